@@ -1,0 +1,7 @@
+"""The paged KV cache: fixed-size blocks, handed out on demand and shared by reference count."""
+
+from llm_numba.kvcache.allocator import BlockAllocator
+from llm_numba.kvcache.block_table import BlockTable
+from llm_numba.kvcache.cache import PagedKVCache, default_num_blocks
+
+__all__ = ["BlockAllocator", "BlockTable", "PagedKVCache", "default_num_blocks"]

@@ -1,0 +1,95 @@
+"""The memory behind the blocks: keys and values of every layer."""
+
+import os
+
+import numpy as np
+
+from llm_numba import ops
+from llm_numba.errors import CacheError
+from llm_numba.kvcache.allocator import BlockAllocator
+from llm_numba.kvcache.block_table import BlockTable
+
+# Without num_blocks the cache takes at most this part of the machine's free memory.
+MEMORY_FRACTION = 0.5
+
+
+class PagedKVCache:
+    """Keys and values of all layers in blocks of ``block_size`` tokens.
+
+    Parameters
+    ----------
+    num_layers, num_blocks, block_size, num_kv_heads, head_dim : int
+        L, and the shape of a layer's keys: ``[num_blocks, block_size, G, D]``.
+    dtype : dtype
+
+    Attributes
+    ----------
+    layers : list of (k_cache, v_cache)
+    allocator : BlockAllocator
+    """
+
+    def __init__(
+        self,
+        num_layers: int,
+        num_blocks: int,
+        block_size: int,
+        num_kv_heads: int,
+        head_dim: int,
+        dtype: np.dtype,
+    ) -> None:
+        shape = (num_blocks, block_size, num_kv_heads, head_dim)
+        # Zeros, not uninitialised memory: a masked key has weight 0, and 0 times NaN is NaN.
+        # The operating system hands these pages out only when they are first written.
+        self.layers = [(np.zeros(shape, dtype), np.zeros(shape, dtype)) for _ in range(num_layers)]
+        self.block_size = block_size
+        self.allocator = BlockAllocator(num_blocks)
+
+    def new_table(self) -> BlockTable:
+        """Return an empty block table for a new sequence."""
+        return BlockTable(self.allocator, self.block_size, self._copy_block)
+
+    def blocks_for(self, num_tokens: int) -> int:
+        """Return how many blocks a sequence of that many tokens fills or begins."""
+        return -(-num_tokens // self.block_size)
+
+    def _copy_block(self, source: int, target: int) -> None:
+        for k_cache, v_cache in self.layers:
+            for cache in (k_cache, v_cache):
+                ops.copy_blocks(cache, np.array([source]), np.array([target]))
+
+
+def default_num_blocks(
+    block_bytes: int, blocks_per_sequence: int, max_num_seqs: int, max_model_len: int
+) -> int:
+    """Choose the number of blocks from the machine's free memory.
+
+    Parameters
+    ----------
+    block_bytes : int
+        Bytes of a block over all layers, keys and values.
+    blocks_per_sequence : int
+        Blocks that a sequence of full length fills.
+    max_num_seqs : int
+        Sequences at a time; more blocks than these can fill are never useful.
+    max_model_len : int
+        Tokens of a full-length sequence, for the message.
+
+    Returns
+    -------
+    int
+
+    Raises
+    ------
+    CacheError
+        If not even one sequence of full length fits.
+    """
+    free_bytes = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    affordable = int(free_bytes * MEMORY_FRACTION) // block_bytes
+    if affordable < blocks_per_sequence:
+        needed = blocks_per_sequence * block_bytes
+        raise CacheError(
+            f"A KV cache for one sequence of {max_model_len} tokens takes {needed / 1e9:.2f} GB, "
+            f"more than {MEMORY_FRACTION:.0%} of the {free_bytes / 1e9:.2f} GB of free memory.",
+            "Lower max_model_len, or set num_blocks yourself.",
+        )
+    return min(affordable, blocks_per_sequence * max_num_seqs)

@@ -1,0 +1,64 @@
+"""NumPy twins of every operation: the meaning that the kernels are held to.
+
+Operands are float32, and so is what is computed from them; tests pass float64 and get float64
+throughout, a ground truth that is better than the thing it judges. Shapes are given in axis letters:
+
+=====  ==========================  =====  ==============================
+B      sequences in a batch        H      query heads
+N      tokens in a batch           G      KV heads
+S      queries of one sequence     D      components of a head
+T      keys of one sequence        E, F   hidden and MLP width
+V      vocabulary                  W      blocks in a block table
+=====  ==========================  =====  ==============================
+"""
+
+from llm_numba.reference.activation import gelu, gelu_tanh, silu, silu_mul
+from llm_numba.reference.attention import (
+    causal_attention,
+    paged_attention,
+    paged_decode_attention,
+)
+from llm_numba.reference.embedding import embedding, embedding_with_positions
+from llm_numba.reference.gemm import linear
+from llm_numba.reference.kv import copy_blocks, gather_kv, write_kv
+from llm_numba.reference.layernorm import add_layer_norm, add_rms_norm, layer_norm, rms_norm
+from llm_numba.reference.rope import RopeScaling, rope, rope_frequencies, rope_tables
+from llm_numba.reference.sampling import (
+    apply_penalties,
+    argmax,
+    philox_uniform,
+    sample,
+    sampling_probabilities,
+)
+from llm_numba.reference.softmax import log_softmax, softmax
+
+__all__ = [
+    "RopeScaling",
+    "add_layer_norm",
+    "add_rms_norm",
+    "apply_penalties",
+    "argmax",
+    "causal_attention",
+    "copy_blocks",
+    "embedding",
+    "embedding_with_positions",
+    "gather_kv",
+    "gelu",
+    "gelu_tanh",
+    "layer_norm",
+    "linear",
+    "log_softmax",
+    "paged_attention",
+    "paged_decode_attention",
+    "philox_uniform",
+    "rms_norm",
+    "rope",
+    "rope_frequencies",
+    "rope_tables",
+    "sample",
+    "sampling_probabilities",
+    "silu",
+    "silu_mul",
+    "softmax",
+    "write_kv",
+]

@@ -1,0 +1,190 @@
+r"""From logits to the next token.
+
+penalties -> temperature -> min-p -> top-k -> top-p -> one random number
+
+Everything is per row: a row's token depends on its own logits, seed, stream and position, never on
+what else is in the batch. The random number comes from a *counter-based* generator, a hash of
+(seed; position, stream), so there is no state to keep and any token can be drawn again.
+
+References
+----------
+Keskar et al., "CTRL", 2019 (repetition penalty); Holtzman et al., "The Curious Case of Neural Text
+Degeneration", 2020 (top-p); Nguyen et al., "Min P Sampling", 2024; Salmon et al., "Parallel Random
+Numbers: As Easy as 1, 2, 3", SC 2011 (Philox).
+"""
+
+import numpy as np
+
+from llm_numba.reference.softmax import softmax
+
+_PHILOX_MULTIPLIERS = (0xD2511F53, 0xCD9E8D57)
+_PHILOX_WEYL = (0x9E3779B9, 0xBB67AE85)
+_MASK32 = 0xFFFFFFFF
+
+
+def argmax(logits: np.ndarray) -> np.ndarray:
+    """Pick each row's largest logit, the first of equals.
+
+    Parameters
+    ----------
+    logits : float [B, V]
+
+    Returns
+    -------
+    int64 [B]
+    """
+    return logits.argmax(axis=-1)
+
+
+def apply_penalties(
+    logits: np.ndarray,
+    counts: np.ndarray,
+    in_prompt: np.ndarray,
+    repetition: np.ndarray,
+    presence: np.ndarray,
+    frequency: np.ndarray,
+) -> np.ndarray:
+    """Make tokens that were seen before less likely.
+
+    Parameters
+    ----------
+    logits : float [B, V]
+    counts : int [B, V]
+        How often each token was generated so far.
+    in_prompt : bool [B, V]
+        Whether each token occurs in the prompt; only the repetition penalty looks at it.
+    repetition : float [B]
+        Positive logits of seen tokens are divided by it, negative ones multiplied.
+    presence : float [B]
+        Subtracted once from generated tokens.
+    frequency : float [B]
+        Subtracted from generated tokens once for each time.
+
+    Returns
+    -------
+    float [B, V]
+    """
+    generated = counts > 0
+    factor = np.where(generated | in_prompt, repetition[:, None], 1.0).astype(logits.dtype)
+    logits = np.where(logits > 0, logits / factor, logits * factor)
+    penalty = presence[:, None] * generated + frequency[:, None] * counts
+    return logits - penalty.astype(logits.dtype)
+
+
+def sampling_probabilities(
+    logits: np.ndarray,
+    temperature: np.ndarray,
+    top_k: np.ndarray,
+    top_p: np.ndarray,
+    min_p: np.ndarray,
+) -> np.ndarray:
+    """Compute the distribution that the next token is drawn from.
+
+    Parameters
+    ----------
+    logits : float [B, V]
+    temperature : float [B]
+        Above 0.
+    top_k : int [B]
+        Keep the k most likely tokens; 0 keeps all.
+    top_p : float [B]
+        Keep the fewest most likely tokens whose probabilities reach this sum; 1 keeps all.
+    min_p : float [B]
+        Keep tokens at least this many times as likely as the most likely one; 0 keeps all.
+
+    Returns
+    -------
+    float [B, V]
+        Sums to 1 in each row. Tokens exactly as likely as the last one kept are kept too, so the
+        result does not depend on the order of a sort.
+    """
+    probs = softmax(logits / temperature[:, None].astype(logits.dtype))
+    probs[probs < min_p[:, None] * probs.max(axis=-1, keepdims=True)] = 0.0
+    limited = np.flatnonzero((top_k > 0) | (top_p < 1.0))
+    for b in limited:
+        probs[b, probs[b] < _least_kept(probs[b], int(top_k[b]), float(top_p[b]))] = 0.0
+    return probs / probs.sum(axis=-1, keepdims=True)
+
+
+def _least_kept(probs: np.ndarray, top_k: int, top_p: float) -> float:
+    """Return the smallest probability that top-k, then top-p, let pass in one row [V]."""
+    descending = np.sort(probs)[::-1]
+    if top_k > 0:
+        descending = descending[:top_k]
+    if top_p < 1.0:
+        # A token stays while the mass *before* it is still short of top_p; the first always does.
+        mass = np.cumsum(descending, dtype=np.float64)
+        mass_before = mass - descending
+        descending = descending[: max(1, np.count_nonzero(mass_before < top_p * mass[-1]))]
+    return descending[-1]
+
+
+def sample(probs: np.ndarray, uniform: np.ndarray) -> np.ndarray:
+    """Draw one token a row by inverting the cumulative distribution, in order of token id.
+
+    Parameters
+    ----------
+    probs : float [B, V]
+    uniform : float [B]
+        In [0, 1).
+
+    Returns
+    -------
+    int64 [B]
+        Never a token of probability 0.
+    """
+    cumulative = np.cumsum(probs, axis=-1, dtype=np.float64)
+    target = uniform[:, None] * cumulative[:, -1:]
+    return np.argmax(cumulative > target, axis=-1)
+
+
+def philox_uniform(seeds: np.ndarray, streams: np.ndarray, positions: np.ndarray) -> np.ndarray:
+    """Hash (seed; position, stream) to a uniform random number, Philox4x32-10.
+
+    Parameters
+    ----------
+    seeds : uint64 [B]
+        The key: a request's seed.
+    streams : int [B]
+        Which of a request's n samples.
+    positions : int [B]
+        Which token of it.
+
+    Returns
+    -------
+    float64 [B]
+        In [0, 1), of 24 random bits, so float32 holds it exactly.
+    """
+    words = [
+        philox4x32((int(position), int(stream), 0, 0), int(seed))[0]
+        for seed, stream, position in zip(seeds, streams, positions, strict=True)
+    ]
+    return np.array([(word >> 8) * 2.0**-24 for word in words])
+
+
+def philox4x32(counter: tuple[int, int, int, int], seed: int) -> tuple[int, int, int, int]:
+    """Run the ten rounds of Philox4x32.
+
+    Parameters
+    ----------
+    counter : four 32-bit integers
+    seed : 64-bit integer
+        The key, low word first.
+
+    Returns
+    -------
+    four 32-bit integers
+        Uniformly random bits, a bijection of the counter.
+    """
+    c0, c1, c2, c3 = counter
+    k0, k1 = seed & _MASK32, seed >> 32 & _MASK32
+    for _ in range(10):
+        product0, product1 = _PHILOX_MULTIPLIERS[0] * c0, _PHILOX_MULTIPLIERS[1] * c2
+        c0, c1, c2, c3 = (
+            product1 >> 32 ^ c1 ^ k0,
+            product1 & _MASK32,
+            product0 >> 32 ^ c3 ^ k1,
+            product0 & _MASK32,
+        )
+        k0, k1 = k0 + _PHILOX_WEYL[0] & _MASK32, k1 + _PHILOX_WEYL[1] & _MASK32
+    return c0, c1, c2, c3
