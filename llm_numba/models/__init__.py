@@ -1,0 +1,34 @@
+"""Models: configuration, weights, tokenizer and the two architectures."""
+
+from llm_numba.models.batch import ForwardBatch
+from llm_numba.models.checkpoint import Checkpoint, TensorInfo
+from llm_numba.models.config import ModelConfig
+from llm_numba.models.families import FAMILIES, load_config, parse_config
+from llm_numba.models.generation_config import GenerationConfig, load_generation_config
+from llm_numba.models.loading import (
+    Model,
+    bundled_models,
+    load_model,
+    open_model,
+    resolve_model,
+)
+from llm_numba.models.tokenizer import IncrementalDetokenizer, Tokenizer
+
+__all__ = [
+    "FAMILIES",
+    "Checkpoint",
+    "ForwardBatch",
+    "GenerationConfig",
+    "IncrementalDetokenizer",
+    "Model",
+    "ModelConfig",
+    "TensorInfo",
+    "Tokenizer",
+    "bundled_models",
+    "load_config",
+    "load_generation_config",
+    "load_model",
+    "open_model",
+    "parse_config",
+    "resolve_model",
+]

@@ -1,0 +1,253 @@
+"""Weights on disk: one safetensors file, or several behind an index.
+
+Files are mapped into memory and converted tensor by tensor into the format the device computes in,
+so loading needs little more memory than the model itself. A checkpoint is untrusted input: nothing
+is ever unpickled, and an index cannot name a file outside its directory.
+"""
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import ml_dtypes  # noqa: F401  teaches NumPy the name "bfloat16", which safetensors asks for
+import numpy as np
+from safetensors import SafetensorError, safe_open
+
+from llm_numba.errors import CheckpointError
+from llm_numba.models.fields import read_json
+
+Progress = Callable[[str, int, int], None]
+
+SINGLE_FILE = "model.safetensors"
+INDEX_FILE = "model.safetensors.index.json"
+STORAGE_BYTES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2}
+# A mapped page counts as memory in use until its file is closed; files are reopened this often.
+REOPEN_AFTER_BYTES = 32 << 20
+
+
+@dataclass(frozen=True)
+class TensorInfo:
+    """Where a tensor is and what it looks like.
+
+    Attributes
+    ----------
+    path : Path
+    shape : tuple of int
+    storage : str
+        safetensors' name of the number format, e.g. ``BF16``.
+    """
+
+    path: Path
+    shape: tuple[int, ...]
+    storage: str
+
+    @property
+    def num_elements(self) -> int:
+        """Numbers in the tensor."""
+        return int(np.prod(self.shape, dtype=np.int64))
+
+    @property
+    def num_bytes(self) -> int:
+        """Bytes on disk; 0 for a format we do not read."""
+        return self.num_elements * STORAGE_BYTES.get(self.storage, 0)
+
+
+class Checkpoint:
+    """The tensors of a checkpoint directory, by name; nothing is read but headers.
+
+    Parameters
+    ----------
+    directory : Path
+
+    Attributes
+    ----------
+    tensors : dict of str to TensorInfo
+
+    Raises
+    ------
+    CheckpointError
+        If files are missing or damaged.
+    """
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        self.tensors: dict[str, TensorInfo] = {}
+        for path in self._files():
+            self._read_header(path)
+
+    def _files(self) -> list[Path]:
+        if (self.directory / INDEX_FILE).exists():
+            return self._shards()
+        if (self.directory / SINGLE_FILE).exists():
+            return [self.directory / SINGLE_FILE]
+        pickles = sorted(p.name for p in self.directory.glob("*.bin"))
+        found = f" (only {pickles[0]}, whose pickle format can run code)" if pickles else ""
+        raise CheckpointError(
+            f"{self.directory} holds neither {SINGLE_FILE} nor {INDEX_FILE}{found}.",
+            "Export the model with save_pretrained(..., safe_serialization=True).",
+        )
+
+    def _shards(self) -> list[Path]:
+        index = self.directory / INDEX_FILE
+        weight_map = read_json(index, CheckpointError).get("weight_map")
+        if not isinstance(weight_map, dict) or not weight_map:
+            raise CheckpointError(
+                f"{index} has no 'weight_map'.", "Download or export the checkpoint again."
+            )
+        shards = []
+        for name in sorted({str(value) for value in weight_map.values()}):
+            if Path(name).name != name or name in ("", ".", ".."):
+                raise CheckpointError(
+                    f"{index} names {name!r}, which is not a file of its own directory.",
+                    "Do not use this checkpoint, or correct its index.",
+                )
+            if not (self.directory / name).exists():
+                raise CheckpointError(
+                    f"{index} names {name}, which is missing.", "Download that file too."
+                )
+            shards.append(self.directory / name)
+        return shards
+
+    def _read_header(self, path: Path) -> None:
+        with open_safetensors(path) as file:
+            for name in file.keys():  # noqa: SIM118  no mapping, it only has this method
+                entry = file.get_slice(name)
+                self.tensors[name] = TensorInfo(path, tuple(entry.get_shape()), entry.get_dtype())
+
+    def validate(self, expected: dict[str, tuple[int, ...]], ignored: Callable[[str], bool]) -> None:
+        """Check that exactly the expected tensors are there, in a format that can be read.
+
+        Parameters
+        ----------
+        expected : dict of str to shape
+        ignored : callable(name) -> bool
+            Tensors that may be there and are not needed.
+
+        Raises
+        ------
+        CheckpointError
+            Naming the tensors that are missing, extra, misshapen or in another format.
+        """
+        have = self.tensors
+        problems = {
+            "missing": [n for n in expected if n not in have],
+            "not part of the model": [n for n in have if n not in expected and not ignored(n)],
+            "of the wrong shape": [
+                f"{n} is {list(have[n].shape)} and should be {list(shape)}"
+                for n, shape in expected.items()
+                if n in have and have[n].shape != shape
+            ],
+            f"in a format other than {', '.join(STORAGE_BYTES)}": [
+                f"{n} is {have[n].storage}"
+                for n in expected
+                if n in have and have[n].storage not in STORAGE_BYTES
+            ],
+        }
+        found = [f"{what}: {_some(names)}" for what, names in problems.items() if names]
+        if found:
+            raise CheckpointError(
+                f"The weights in {self.directory} do not fit its config.json; {'; '.join(found)}.",
+                "Use the config.json and the weights of one and the same model.",
+            )
+
+
+def _some(names: list[str], most: int = 5) -> str:
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more
+
+
+def open_safetensors(path: Path) -> safe_open:
+    """Open a safetensors file.
+
+    Parameters
+    ----------
+    path : Path
+
+    Raises
+    ------
+    CheckpointError
+        If it cannot be read or is damaged, with the byte counts.
+    """
+    try:
+        return safe_open(path, framework="numpy")
+    except (SafetensorError, OSError) as failure:
+        raise CheckpointError(
+            f"{path} cannot be read: {_damage(path) or failure}.", "Download that file again."
+        ) from None
+
+
+def _damage(path: Path) -> str | None:
+    """Say which byte count is wrong: 8 bytes of header length, the header, the data."""
+    try:
+        size = path.stat().st_size
+        with path.open("rb") as file:
+            header_size = int.from_bytes(file.read(8), "little")
+            if size < 8 or 8 + header_size > size:
+                return f"its header should end at byte {8 + header_size}, the file has {size} bytes"
+            header = json.loads(file.read(header_size))
+            ends = [e["data_offsets"][1] for n, e in header.items() if n != "__metadata__"]
+    except (OSError, ValueError, TypeError, KeyError, AttributeError):
+        return None
+    whole = 8 + header_size + max(ends, default=0)
+    return None if whole == size else f"it should have {whole} bytes and has {size}"
+
+
+class WeightLoader:
+    """Reads tensors of a validated checkpoint into arrays of the compute format.
+
+    Parameters
+    ----------
+    checkpoint : Checkpoint
+    dtype : dtype
+    progress : callable(name, done_bytes, total_bytes), optional
+    """
+
+    def __init__(
+        self, checkpoint: Checkpoint, dtype: np.dtype, progress: Progress | None = None
+    ) -> None:
+        self._checkpoint = checkpoint
+        self._dtype = dtype
+        self._progress = progress
+        self._total = sum(info.num_bytes for info in checkpoint.tensors.values())
+        self._done = 0
+        self._path: Path | None = None
+        self._file: safe_open | None = None
+        self._read_since_open = 0
+
+    def __call__(self, *names: str, transpose: bool = False) -> np.ndarray:
+        """Read tensors stacked along their first axis.
+
+        Parameters
+        ----------
+        *names : str
+            Fused weights (query, key and value; gate and up) are one array from the start.
+        transpose : bool
+            Swap the two axes of each tensor: GPT-2 stores [K, N].
+
+        Returns
+        -------
+        ndarray
+            Contiguous, in the compute format.
+        """
+        shapes = [self._checkpoint.tensors[name].shape for name in names]
+        shapes = [shape[::-1] for shape in shapes] if transpose else shapes
+        out = np.empty((sum(shape[0] for shape in shapes), *shapes[0][1:]), self._dtype)
+        row = 0
+        for name, shape in zip(names, shapes, strict=True):
+            tensor = self._read(name)
+            out[row : row + shape[0]] = tensor.T if transpose else tensor
+            row += shape[0]
+        return out
+
+    def _read(self, name: str) -> np.ndarray:
+        info = self._checkpoint.tensors[name]
+        if info.path != self._path or self._read_since_open > REOPEN_AFTER_BYTES:
+            self._file, self._path = open_safetensors(info.path), info.path
+            self._read_since_open = 0
+        tensor = self._file.get_tensor(name)
+        self._read_since_open += info.num_bytes
+        self._done += info.num_bytes
+        if self._progress:
+            self._progress(name, self._done, self._total)
+        return tensor

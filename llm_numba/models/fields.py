@@ -1,0 +1,78 @@
+"""Reading the JSON files of a checkpoint, with errors that name the file and the key."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from llm_numba.errors import ConfigError, LLMNumbaError
+
+
+def read_json(path: Path, error: type[LLMNumbaError] = ConfigError) -> dict[str, Any]:
+    """Read a JSON object from a file of a checkpoint.
+
+    Parameters
+    ----------
+    path : Path
+    error : type
+        The error raised for an unreadable file.
+
+    Raises
+    ------
+    LLMNumbaError
+        Of the given type, naming the file and, for bad JSON, the line.
+    """
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as failure:
+        raise error(
+            f"{path} cannot be read: {failure.strerror}.",
+            "Point to a directory in Hugging Face layout whose files you may read.",
+        ) from None
+    except (json.JSONDecodeError, UnicodeDecodeError) as failure:
+        raise error(
+            f"{path} is not valid JSON: {failure}.", "Download or export the checkpoint again."
+        ) from None
+    if not isinstance(value, dict):
+        raise error(f"{path} holds no JSON object.", "Download or export the checkpoint again.")
+    return value
+
+
+class Fields:
+    """Typed access to a JSON object, with errors that name the file and the key.
+
+    Parameters
+    ----------
+    raw : dict
+    source : str
+        What to call the object in errors.
+    """
+
+    def __init__(self, raw: dict[str, Any], source: str) -> None:
+        self.raw = raw
+        self.source = source
+
+    def fail(self, problem: str, remedy: str) -> ConfigError:
+        """Build the error for a problem in this file."""
+        return ConfigError(f"{self.source}: {problem}.", remedy)
+
+    def get(self, key: str, kind: type, default: Any = None, *, required: bool = False) -> Any:
+        """Return a value of the expected type; JSON null counts as left out."""
+        value = self.raw.get(key)
+        if value is None:
+            if required:
+                raise self.fail(f"'{key}' is missing", "Use the config.json the model came with.")
+            return default
+        if kind is float and isinstance(value, int) and not isinstance(value, bool):
+            value = float(value)
+        if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
+            raise self.fail(
+                f"'{key}' is {value!r}, not of type {kind.__name__}", "Correct that value."
+            )
+        return value
+
+    def size(self, key: str, default: int | None = None) -> int:
+        """Return a positive integer, required where there is no default."""
+        value = self.get(key, int, default, required=default is None)
+        if value <= 0:
+            raise self.fail(f"'{key}' is {value}, not a positive number", "Correct that value.")
+        return value

@@ -1,0 +1,185 @@
+r"""GPT-2: learned positions, LayerNorm with bias, a plain MLP.
+
+A layer is two blocks on a residual stream r, each behind a LayerNorm::
+
+    r -> norm -> q, k, v -> KV write -> attention -> output product -> + r
+    r -> norm -> product, GELU -> product -> + r
+
+Its linear layers are stored as [K, N] ("Conv1D"), transposed here once while they load.
+
+References
+----------
+Radford et al., "Language Models are Unsupervised Multitask Learners", 2019.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from llm_numba import ops
+from llm_numba.kvcache import PagedKVCache
+from llm_numba.models.batch import ForwardBatch
+from llm_numba.models.checkpoint import WeightLoader
+from llm_numba.models.config import ModelConfig
+
+
+@dataclass(frozen=True)
+class Affine:
+    """A weight with its bias: of a linear layer, [N, K] and [N]; of a LayerNorm, [E] and [E]."""
+
+    weight: np.ndarray
+    bias: np.ndarray
+
+
+@dataclass(frozen=True)
+class GPT2Layer:
+    """One layer's weights."""
+
+    norm_1: Affine
+    qkv: Affine
+    out: Affine
+    norm_2: Affine
+    up: Affine
+    down: Affine
+
+
+class GPT2Model:
+    """A decoder of the GPT-2 family.
+
+    Parameters
+    ----------
+    config : ModelConfig
+    load : WeightLoader
+    prefix : str
+        What tensor names begin with: "transformer." or, in the original files, nothing.
+    """
+
+    def __init__(self, config: ModelConfig, load: WeightLoader, prefix: str) -> None:
+        def affine(name: str, transpose: bool = False) -> Affine:
+            weight = load(f"{prefix}{name}.weight", transpose=transpose)
+            return Affine(weight, load(f"{prefix}{name}.bias"))
+
+        self.config = config
+        self.wte = load(f"{prefix}wte.weight")
+        self.wpe = load(f"{prefix}wpe.weight")
+        self.layers = [
+            GPT2Layer(
+                norm_1=affine(f"h.{i}.ln_1"),
+                qkv=affine(f"h.{i}.attn.c_attn", transpose=True),
+                out=affine(f"h.{i}.attn.c_proj", transpose=True),
+                norm_2=affine(f"h.{i}.ln_2"),
+                up=affine(f"h.{i}.mlp.c_fc", transpose=True),
+                down=affine(f"h.{i}.mlp.c_proj", transpose=True),
+            )
+            for i in range(config.num_layers)
+        ]
+        self.final_norm = affine("ln_f")
+        self.lm_head = self.wte if config.tie_word_embeddings else load("lm_head.weight")
+
+    def forward(self, batch: ForwardBatch, kv_cache: PagedKVCache) -> np.ndarray:
+        """Run every layer over the new tokens and store their keys and values.
+
+        Parameters
+        ----------
+        batch : ForwardBatch
+        kv_cache : PagedKVCache
+
+        Returns
+        -------
+        float [N, E]
+            Hidden states behind the final norm.
+        """
+        eps, activation = self.config.norm_eps, self.config.activation
+        residual = ops.embedding_with_positions(
+            batch.token_ids, batch.positions, self.wte, self.wpe
+        )
+        first = self.layers[0].norm_1
+        x = ops.layer_norm(residual, first.weight, first.bias, eps)
+        following = [layer.norm_1 for layer in self.layers[1:]] + [self.final_norm]
+        for i, layer in enumerate(self.layers):
+            x = self._attention(i, x, batch, kv_cache)
+            norm = layer.norm_2
+            x, residual = ops.add_layer_norm(x, residual, norm.weight, norm.bias, eps)
+            x = ops.linear(x, layer.up.weight, layer.up.bias, activation=activation)
+            x = ops.linear(x, layer.down.weight, layer.down.bias)
+            norm = following[i]
+            x, residual = ops.add_layer_norm(x, residual, norm.weight, norm.bias, eps)
+        return x
+
+    def logits(self, hidden: np.ndarray) -> np.ndarray:
+        """Score every token of the vocabulary as the next one.
+
+        Parameters
+        ----------
+        hidden : float [N, E]
+
+        Returns
+        -------
+        float [N, V]
+        """
+        return ops.linear(hidden, self.lm_head)
+
+    def _attention(
+        self, i: int, x: np.ndarray, batch: ForwardBatch, kv_cache: PagedKVCache
+    ) -> np.ndarray:
+        config, layer = self.config, self.layers[i]
+        H, D = config.num_heads, config.head_dim
+        heads = ops.linear(x, layer.qkv.weight, layer.qkv.bias).reshape(len(x), 3, H, D)
+        k_cache, v_cache = kv_cache.layers[i]
+        ops.write_kv(heads[:, 1], heads[:, 2], k_cache, v_cache, batch.slot_mapping)
+        mixed = ops.paged_attention(
+            heads[:, 0],
+            k_cache,
+            v_cache,
+            batch.block_tables,
+            batch.query_starts,
+            batch.context_lens,
+            config.attention_scales[i],
+        )
+        return ops.linear(mixed.reshape(len(x), H * D), layer.out.weight, layer.out.bias)
+
+
+def gpt2_tensors(config: ModelConfig, prefix: str) -> dict[str, tuple[int, ...]]:
+    """List the tensors that a checkpoint of this family holds.
+
+    Parameters
+    ----------
+    config : ModelConfig
+    prefix : str
+        See :class:`GPT2Model`.
+
+    Returns
+    -------
+    dict of str to shape
+    """
+    E, F = config.hidden_size, config.intermediate_size
+    tensors: dict[str, tuple[int, ...]] = {
+        f"{prefix}wte.weight": (config.vocab_size, E),
+        f"{prefix}wpe.weight": (config.max_position_embeddings, E),
+        f"{prefix}ln_f.weight": (E,),
+        f"{prefix}ln_f.bias": (E,),
+    }
+    if not config.tie_word_embeddings:
+        tensors["lm_head.weight"] = (config.vocab_size, E)
+    products = {
+        "attn.c_attn": (E, 3 * E),
+        "attn.c_proj": (E, E),
+        "mlp.c_fc": (E, F),
+        "mlp.c_proj": (F, E),
+    }
+    for i in range(config.num_layers):
+        for name in ("ln_1", "ln_2"):
+            tensors[f"{prefix}h.{i}.{name}.weight"] = (E,)
+            tensors[f"{prefix}h.{i}.{name}.bias"] = (E,)
+        for name, (inputs, outputs) in products.items():
+            tensors[f"{prefix}h.{i}.{name}.weight"] = (inputs, outputs)
+            tensors[f"{prefix}h.{i}.{name}.bias"] = (outputs,)
+    return tensors
+
+
+def gpt2_ignores(name: str) -> bool:
+    """Whether a tensor may be in a checkpoint without being needed.
+
+    Old exports hold the causal mask of each layer; some hold a tied LM head a second time.
+    """
+    return name == "lm_head.weight" or name.endswith((".attn.bias", ".attn.masked_bias"))

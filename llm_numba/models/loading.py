@@ -1,0 +1,162 @@
+"""From a name or a path to a model that can run."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+
+from llm_numba.errors import ModelNotFoundError
+from llm_numba.kvcache import PagedKVCache
+from llm_numba.models.batch import ForwardBatch
+from llm_numba.models.checkpoint import Checkpoint, Progress, WeightLoader
+from llm_numba.models.config import ModelConfig
+from llm_numba.models.families import load_config
+from llm_numba.models.gpt2 import GPT2Model, gpt2_ignores, gpt2_tensors
+from llm_numba.models.llama import LlamaModel, llama_ignores, llama_tensors
+
+BUNDLED_DIR = Path(__file__).parent / "bundled"
+
+
+class Model(Protocol):
+    """What the engine asks of a model."""
+
+    config: ModelConfig
+
+    def forward(self, batch: ForwardBatch, kv_cache: PagedKVCache) -> np.ndarray:
+        """Return hidden states, float [N, E]."""
+
+    def logits(self, hidden: np.ndarray) -> np.ndarray:
+        """Return scores, float [N, V]."""
+
+
+def bundled_models() -> list[str]:
+    """Return the names of the models that come with the package."""
+    return sorted(path.parent.name for path in BUNDLED_DIR.glob("*/config.json"))
+
+
+def resolve_model(name: str | Path) -> Path:
+    """Find the directory of a model.
+
+    Parameters
+    ----------
+    name : str or Path
+        A bundled model's name, a directory in Hugging Face layout, or a hub id ("owner/name"),
+        which is downloaded unless it is in the local hub cache.
+
+    Returns
+    -------
+    Path
+
+    Raises
+    ------
+    ModelNotFoundError
+        If there is no such model, or the hub cannot be reached.
+    """
+    bundled = bundled_models()
+    if str(name) in bundled:
+        return BUNDLED_DIR / str(name)
+    path = Path(name).expanduser()
+    if path.is_dir():
+        return path
+    if path.exists():
+        raise ModelNotFoundError(
+            f"{path} is a file, not a directory.",
+            "Point to the directory that holds config.json, the weights and tokenizer.json.",
+        )
+    if isinstance(name, str) and name.count("/") == 1 and name[0] not in "./~":
+        return _download(name)
+    raise ModelNotFoundError(
+        f"There is no model {str(name)!r}: no such directory, and not bundled.",
+        f"Bundled: {', '.join(bundled)}; or give a directory in Hugging Face layout, or a hub id "
+        "like 'owner/name'.",
+    )
+
+
+def _download(hub_id: str) -> Path:
+    try:
+        from huggingface_hub import snapshot_download
+    except ImportError:
+        raise ModelNotFoundError(
+            f"There is no directory {hub_id!r}, and models of the hub need huggingface_hub.",
+            "Run: pip install 'llm-numba[hub]'.",
+        ) from None
+    try:
+        return Path(
+            snapshot_download(hub_id, allow_patterns=["*.safetensors", "*.json", "*.jinja"])
+        )
+    except Exception as failure:  # the hub's client raises whatever its network stack raises
+        reason = str(failure).strip().splitlines()
+        raise ModelNotFoundError(
+            f"There is no directory {hub_id!r}, and the hub gave no such model: "
+            f"{reason[0] if reason else type(failure).__name__}",
+            "Check the name and the network, or give a local directory.",
+        ) from None
+
+
+@dataclass(frozen=True)
+class ModelFiles:
+    """A checkpoint directory, read as far as its headers and found sound.
+
+    Attributes
+    ----------
+    config : ModelConfig
+    checkpoint : Checkpoint
+    build : callable(WeightLoader, num_positions) -> Model
+    """
+
+    config: ModelConfig
+    checkpoint: Checkpoint
+    build: Callable[[WeightLoader, int], Model]
+
+
+def open_model(directory: Path) -> ModelFiles:
+    """Read the configuration and the headers of a checkpoint and hold them against each other.
+
+    Parameters
+    ----------
+    directory : Path
+
+    Returns
+    -------
+    ModelFiles
+
+    Raises
+    ------
+    ConfigError, CheckpointError
+        If files are missing or damaged, not supported, or do not fit each other.
+    """
+    config = load_config(directory)
+    checkpoint = Checkpoint(directory)
+    if config.architecture == "GPT2LMHeadModel":
+        prefix = "transformer." if "transformer.wte.weight" in checkpoint.tensors else ""
+        checkpoint.validate(gpt2_tensors(config, prefix), gpt2_ignores)
+        return ModelFiles(
+            config, checkpoint, lambda load, num_positions: GPT2Model(config, load, prefix)
+        )
+    checkpoint.validate(llama_tensors(config), llama_ignores)
+    return ModelFiles(
+        config, checkpoint, lambda load, num_positions: LlamaModel(config, load, num_positions)
+    )
+
+
+def load_model(
+    files: ModelFiles, dtype: np.dtype, num_positions: int, progress: Progress | None = None
+) -> Model:
+    """Read the weights.
+
+    Parameters
+    ----------
+    files : ModelFiles
+    dtype : dtype
+        The format to compute in.
+    num_positions : int
+        The longest context that will be asked for.
+    progress : callable(name, done_bytes, total_bytes), optional
+
+    Returns
+    -------
+    Model
+    """
+    return files.build(WeightLoader(files.checkpoint, dtype, progress), num_positions)

@@ -1,0 +1,187 @@
+"""Text to token ids and back: ``tokenizer.json`` with what ``tokenizer_config.json`` adds."""
+
+from pathlib import Path
+from typing import Any
+
+import tokenizers
+
+from llm_numba.errors import TokenizerError
+from llm_numba.models.chat_template import ChatTemplate, find_chat_template
+from llm_numba.models.fields import read_json
+
+# What decoders put where bytes form no character: perhaps the first half of one.
+REPLACEMENT_CHARACTER = "\ufffd"
+
+
+class Tokenizer:
+    """A checkpoint's tokenizer and chat template.
+
+    Parameters
+    ----------
+    directory : Path
+
+    Attributes
+    ----------
+    bos_token, eos_token : str or None
+    chat_template : ChatTemplate or None
+
+    Raises
+    ------
+    TokenizerError
+        If ``tokenizer.json`` is missing or malformed.
+    """
+
+    def __init__(self, directory: Path) -> None:
+        path = directory / "tokenizer.json"
+        if not path.exists():
+            raise TokenizerError(
+                f"{directory} holds no tokenizer.json.",
+                "Export the fast tokenizer with it (save_pretrained), or give prompts as token "
+                "ids.",
+            )
+        try:
+            self._tokenizer = tokenizers.Tokenizer.from_file(str(path))
+        except Exception as failure:  # the library raises bare Exception
+            raise TokenizerError(
+                f"{path} is not a valid tokenizer: {failure}.", "Download that file again."
+            ) from None
+        # Batching is ours; a tokenizer file may ask for truncation or padding all the same.
+        self._tokenizer.no_truncation()
+        self._tokenizer.no_padding()
+        settings = _settings(directory)
+        self.bos_token = _token_text(settings.get("bos_token"))
+        self.eos_token = _token_text(settings.get("eos_token"))
+        self.chat_template = find_chat_template(
+            directory, settings, self.bos_token or "", self.eos_token or ""
+        )
+
+    def __len__(self) -> int:
+        return self._tokenizer.get_vocab_size(with_added_tokens=True)
+
+    def encode(self, text: str, *, add_special_tokens: bool = True) -> list[int]:
+        """Split text into token ids.
+
+        Parameters
+        ----------
+        text : str
+        add_special_tokens : bool
+            Let the tokenizer add its own, such as BOS. Text that begins with the BOS token
+            already gets no second one.
+
+        Returns
+        -------
+        list of int
+        """
+        doubled = self.bos_token and text.startswith(self.bos_token)
+        ids = self._tokenizer.encode(text, add_special_tokens=add_special_tokens).ids
+        if doubled and add_special_tokens and ids[:2] == [self.token_id(self.bos_token)] * 2:
+            return ids[1:]
+        return ids
+
+    def decode(self, token_ids: list[int], *, skip_special_tokens: bool = True) -> str:
+        """Join token ids to text.
+
+        Parameters
+        ----------
+        token_ids : list of int
+        skip_special_tokens : bool
+
+        Returns
+        -------
+        str
+        """
+        return self._tokenizer.decode(token_ids, skip_special_tokens=skip_special_tokens)
+
+    def token_id(self, token: str) -> int | None:
+        """Return the id of a token given as text, or None."""
+        return self._tokenizer.token_to_id(token)
+
+    def apply_chat_template(
+        self, messages: list[dict[str, Any]], *, add_generation_prompt: bool = True
+    ) -> str:
+        """Write a conversation as the model was trained to read it.
+
+        Parameters
+        ----------
+        messages : list of {"role": str, "content": str}
+        add_generation_prompt : bool
+            End with the words that begin the assistant's turn.
+
+        Returns
+        -------
+        str
+            Holds its special tokens, BOS included: encode it with ``add_special_tokens=False``.
+
+        Raises
+        ------
+        ChatTemplateError
+            If there is no template, or it refuses the conversation.
+        """
+        if self.chat_template is None:
+            raise ChatTemplate.missing()
+        return self.chat_template.render(messages, add_generation_prompt)
+
+
+def _settings(directory: Path) -> dict[str, Any]:
+    settings: dict[str, Any] = {}
+    for name in ("special_tokens_map.json", "tokenizer_config.json"):
+        if (directory / name).exists():
+            settings |= read_json(directory / name, TokenizerError)
+    return settings
+
+
+def _token_text(value: Any) -> str | None:
+    # Either the text itself or an object that also says how to strip around it.
+    return value.get("content") if isinstance(value, dict) else value
+
+
+class IncrementalDetokenizer:
+    """Turns tokens into text as they come, without ever taking a character back.
+
+    A character may be spread over several tokens, and a token's text may depend on the one before
+    it (a leading space). So each step decodes a short tail twice, with and without the new tokens,
+    and gives out the difference, unless it ends in half a character.
+
+    Parameters
+    ----------
+    tokenizer : Tokenizer
+    prompt_token_ids : list of int
+        Their last few give the first token its context.
+    """
+
+    CONTEXT = 5
+
+    def __init__(self, tokenizer: Tokenizer, prompt_token_ids: list[int]) -> None:
+        self._tokenizer = tokenizer
+        self._ids = list(prompt_token_ids[-self.CONTEXT :])
+        self._context_start = 0
+        self._shown = len(self._ids)
+
+    def push(self, token_id: int) -> str:
+        """Add a token and return the text that became certain, perhaps none.
+
+        Parameters
+        ----------
+        token_id : int
+
+        Returns
+        -------
+        str
+        """
+        self._ids.append(token_id)
+        text = self._pending()
+        if not text or text.endswith(REPLACEMENT_CHARACTER):
+            return ""
+        self._context_start, self._shown = self._shown, len(self._ids)
+        return text
+
+    def flush(self) -> str:
+        """Return what was held back, half a character included: no more tokens will come."""
+        text = self._pending()
+        self._shown = len(self._ids)
+        return text
+
+    def _pending(self) -> str:
+        before = self._tokenizer.decode(self._ids[self._context_start : self._shown])
+        after = self._tokenizer.decode(self._ids[self._context_start :])
+        return after[len(before) :]
