@@ -50,7 +50,7 @@ class BlockTable:
         """
         size = self._block_size
         first, last = self.num_tokens, self.num_tokens + count
-        if first < last and first % size and self._allocator.is_shared(self.blocks[-1]):
+        if count and self._must_copy():
             private = self._allocator.allocate()
             self._copy_block(self.blocks[-1], private)
             self._allocator.free(self.blocks[-1])
@@ -59,6 +59,17 @@ class BlockTable:
             self.blocks.append(self._allocator.allocate())
         self.num_tokens = last
         return [self.blocks[p // size] * size + p % size for p in range(first, last)]
+
+    def blocks_to_reach(self, num_tokens: int) -> int:
+        """Return how many more blocks the sequence takes to grow to that many tokens."""
+        growing = num_tokens > self.num_tokens
+        missing = max(0, -(-num_tokens // self._block_size) - len(self.blocks))
+        return missing + (growing and self._must_copy())
+
+    def _must_copy(self) -> bool:
+        # The last block has room left, and another sequence sees it too.
+        partial = self.num_tokens % self._block_size != 0
+        return partial and self._allocator.is_shared(self.blocks[-1])
 
     def fork(self) -> "BlockTable":
         """Return a table with the same tokens, sharing every block."""

@@ -1,0 +1,23 @@
+"""The engine: requests in, tokens out."""
+
+from llm_numba.engine.llm import LLM
+from llm_numba.engine.outputs import (
+    CompletionChunk,
+    CompletionOutput,
+    Logprob,
+    RequestMetrics,
+    RequestOutput,
+)
+from llm_numba.engine.sampling_params import SamplingParams
+from llm_numba.engine.session import ChatSession
+
+__all__ = [
+    "LLM",
+    "ChatSession",
+    "CompletionChunk",
+    "CompletionOutput",
+    "Logprob",
+    "RequestMetrics",
+    "RequestOutput",
+    "SamplingParams",
+]

@@ -1,0 +1,315 @@
+"""``LLM``: the door that most programs come in by."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from llm_numba.engine.core import Engine
+from llm_numba.engine.outputs import CompletionChunk, RequestOutput
+from llm_numba.engine.request import Request
+from llm_numba.engine.runner import ModelRunner
+from llm_numba.engine.sampling_params import SamplingParams
+from llm_numba.engine.session import ChatSession
+from llm_numba.errors import CacheError, EngineError, PromptError, TokenizerError
+from llm_numba.kvcache import PagedKVCache, default_num_blocks
+from llm_numba.models import (
+    ModelConfig,
+    Tokenizer,
+    load_generation_config,
+    load_model,
+    open_model,
+    resolve_model,
+)
+from llm_numba.models.checkpoint import Progress
+from llm_numba.runtime import resolve_device, resolve_dtype
+
+Prompt = str | list[int]
+
+
+class LLM:
+    """A model, ready to generate.
+
+    Not thread-safe: one thread at a time may call its methods.
+
+    Parameters
+    ----------
+    model : str or Path
+        A bundled model's name, a directory in Hugging Face layout, or a hub id.
+    device : {"auto", "cpu", "cuda"}
+    dtype : str, optional
+        The format to compute in: float32 (the default) or float64 on the CPU.
+    block_size : int
+        Tokens a block of the KV cache.
+    num_blocks : int, optional
+        Blocks of the KV cache; by default what ``max_num_seqs`` full sequences need, or half of
+        the free memory if that is less.
+    max_num_seqs : int
+        Sequences that run at a time.
+    max_num_batched_tokens : int
+        Prompt tokens a step.
+    max_model_len : int, optional
+        The longest sequence in tokens, at most (and by default) the model's own limit.
+    progress : callable(name, done_bytes, total_bytes), optional
+        Called for each tensor while weights are read.
+
+    Raises
+    ------
+    LLMNumbaError
+        One of its subclasses, with cause and remedy, if the model cannot be found, read or run.
+
+    Examples
+    --------
+    >>> llm = LLM()
+    >>> answer = llm.generate("Once upon a time", SamplingParams(temperature=0, max_tokens=50))[0]
+    >>> print(answer.outputs[0].text)
+    """
+
+    def __init__(
+        self,
+        model: str | Path = "storyteller",
+        *,
+        device: str = "auto",
+        dtype: str | None = None,
+        block_size: int = 16,
+        num_blocks: int | None = None,
+        max_num_seqs: int = 64,
+        max_num_batched_tokens: int = 2048,
+        max_model_len: int | None = None,
+        progress: Progress | None = None,
+    ) -> None:
+        for name, value in {
+            "block_size": block_size,
+            "num_blocks": num_blocks,
+            "max_num_seqs": max_num_seqs,
+            "max_num_batched_tokens": max_num_batched_tokens,
+            "max_model_len": max_model_len,
+        }.items():
+            if value is not None and value < 1:
+                raise EngineError(f"{name}={value} is out of range.", f"{name} must be at least 1.")
+        self.device = resolve_device(device)
+        self.dtype = resolve_dtype(dtype, self.device)
+        self.model_dir = resolve_model(model)
+        files = open_model(self.model_dir)
+        self.config: ModelConfig = files.config
+        self._generation = load_generation_config(self.model_dir, self.config)
+        has_tokenizer = (self.model_dir / "tokenizer.json").exists()
+        self._tokenizer = Tokenizer(self.model_dir) if has_tokenizer else None
+
+        longest = self.config.max_position_embeddings
+        self.max_model_len = max_model_len or longest
+        if self.max_model_len > longest:
+            raise EngineError(
+                f"max_model_len={max_model_len} is more than the {longest} positions the model "
+                "was trained for.",
+                f"Choose at most {longest}.",
+            )
+        kv_cache = self._new_cache(block_size, num_blocks, max_num_seqs)
+        self._engine = Engine(
+            ModelRunner(load_model(files, self.dtype, self.max_model_len, progress), kv_cache),
+            self._tokenizer,
+            self._generation.eos_token_ids,
+            self.max_model_len,
+            max_num_seqs,
+            max_num_batched_tokens,
+        )
+
+    def _new_cache(
+        self, block_size: int, num_blocks: int | None, max_num_seqs: int
+    ) -> PagedKVCache:
+        config = self.config
+        token_bytes = 2 * config.num_layers * config.num_kv_heads * config.head_dim
+        token_bytes *= self.dtype.itemsize
+        blocks_per_sequence = -(-self.max_model_len // block_size)
+        if num_blocks is None:
+            num_blocks = default_num_blocks(
+                token_bytes * block_size, blocks_per_sequence, max_num_seqs, self.max_model_len
+            )
+        if num_blocks < blocks_per_sequence:
+            raise CacheError(
+                f"num_blocks={num_blocks} blocks of {block_size} tokens cannot hold one sequence "
+                f"of max_model_len={self.max_model_len} tokens.",
+                f"Give at least {blocks_per_sequence} blocks, or lower max_model_len.",
+            )
+        return PagedKVCache(
+            config.num_layers,
+            num_blocks,
+            block_size,
+            config.num_kv_heads,
+            config.head_dim,
+            self.dtype,
+        )
+
+    @property
+    def tokenizer(self) -> Tokenizer:
+        """The model's tokenizer.
+
+        Raises
+        ------
+        TokenizerError
+            If its directory has none.
+        """
+        if self._tokenizer is None:
+            raise TokenizerError(
+                f"{self.model_dir} holds no tokenizer.json.",
+                "Export the tokenizer with it (save_pretrained), or give prompts as token ids.",
+            )
+        return self._tokenizer
+
+    def default_sampling_params(self, **changes: Any) -> SamplingParams:
+        """Return what the model's ``generation_config.json`` recommends.
+
+        Parameters
+        ----------
+        **changes
+            Fields of :class:`SamplingParams` to set otherwise.
+        """
+        return SamplingParams(**{**self._generation.sampling, **changes})
+
+    def generate(
+        self,
+        prompts: Prompt | list[Prompt],
+        params: SamplingParams | list[SamplingParams] | None = None,
+    ) -> list[RequestOutput]:
+        """Continue prompts, all in one batch.
+
+        Parameters
+        ----------
+        prompts : str, list of int, or a list of them
+            Text, or token ids.
+        params : SamplingParams or list of them, optional
+            For all prompts, or one each; by default :meth:`default_sampling_params`.
+
+        Returns
+        -------
+        list of RequestOutput
+            In the order of the prompts.
+
+        Raises
+        ------
+        PromptError
+            If a prompt is empty, too long, or holds ids outside the vocabulary; then none is run.
+        """
+        requests = self._requests(prompts, params)
+        for _ in self._engine.run(requests):
+            pass
+        return [request.result() for request in requests]
+
+    def stream(
+        self,
+        prompts: Prompt | list[Prompt],
+        params: SamplingParams | list[SamplingParams] | None = None,
+    ) -> Iterator[CompletionChunk]:
+        """Continue prompts and hand out each token as it comes.
+
+        Parameters
+        ----------
+        prompts, params
+            As for :meth:`generate`; checked before the first chunk is asked for.
+
+        Returns
+        -------
+        iterator of CompletionChunk
+            Closing it ends its requests.
+        """
+        return self._engine.run(self._requests(prompts, params))
+
+    def chat(
+        self,
+        messages: list[dict[str, str]],
+        params: SamplingParams | None = None,
+        *,
+        session: ChatSession | None = None,
+    ) -> RequestOutput:
+        """Answer a conversation.
+
+        Parameters
+        ----------
+        messages : list of {"role": str, "content": str}
+        params : SamplingParams, optional
+        session : ChatSession, optional
+            Keeps the KV cache for the next turn.
+
+        Returns
+        -------
+        RequestOutput
+
+        Raises
+        ------
+        ChatTemplateError
+            If the model has no chat template, or it refuses the conversation.
+        """
+        request = self._chat_request(messages, params)
+        for _ in self._engine.run([request], session):
+            pass
+        return request.result()
+
+    def stream_chat(
+        self,
+        messages: list[dict[str, str]],
+        params: SamplingParams | None = None,
+        *,
+        session: ChatSession | None = None,
+    ) -> Iterator[CompletionChunk]:
+        """Answer a conversation and hand out each token as it comes; see :meth:`chat`."""
+        return self._engine.run([self._chat_request(messages, params)], session)
+
+    def chat_session(self) -> ChatSession:
+        """Open a conversation that keeps its KV cache between turns."""
+        return ChatSession()
+
+    def logits(self, token_ids: list[int]) -> np.ndarray:
+        """Score what follows each token of a text.
+
+        Parameters
+        ----------
+        token_ids : list of S int
+
+        Returns
+        -------
+        float32 [S, V]
+            float64 with ``dtype="float64"``. Row s scores the token behind ``token_ids[s]``.
+        """
+        return self._engine.logits(list(token_ids))
+
+    def _chat_request(
+        self, messages: list[dict[str, str]], params: SamplingParams | None
+    ) -> Request:
+        text = self.tokenizer.apply_chat_template(messages, add_generation_prompt=True)
+        # The template wrote the special tokens, BOS among them: the tokenizer must add none.
+        token_ids = self.tokenizer.encode(text, add_special_tokens=False)
+        return self._engine.new_request(
+            text, token_ids, params or self.default_sampling_params(max_tokens=None)
+        )
+
+    def _requests(
+        self,
+        prompts: Prompt | list[Prompt],
+        params: SamplingParams | list[SamplingParams] | None,
+    ) -> list[Request]:
+        if isinstance(prompts, str) or (prompts and isinstance(prompts[0], int | np.integer)):
+            prompts = [prompts]
+        if not prompts:
+            raise PromptError("There is no prompt.", "Give at least one.")
+        if params is None:
+            params = self.default_sampling_params()
+        if isinstance(params, SamplingParams):
+            params = [params] * len(prompts)
+        if len(params) != len(prompts):
+            raise PromptError(
+                f"There are {len(prompts)} prompts and {len(params)} SamplingParams.",
+                "Give one SamplingParams for all prompts, or one for each.",
+            )
+        return [
+            self._engine.new_request(
+                prompt if isinstance(prompt, str) else None, self._encode(prompt), p
+            )
+            for prompt, p in zip(prompts, params, strict=True)
+        ]
+
+    def _encode(self, prompt: Prompt) -> list[int]:
+        if isinstance(prompt, str):
+            # Empty text stays empty: BOS alone is no prompt.
+            return self.tokenizer.encode(prompt) if prompt else []
+        return [int(token_id) for token_id in prompt]

@@ -1,0 +1,185 @@
+"""A request and its samples, from arrival to the last token."""
+
+import time
+from collections import deque
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from llm_numba.engine.outputs import (
+    CompletionChunk,
+    CompletionOutput,
+    Logprob,
+    RequestMetrics,
+    RequestOutput,
+)
+from llm_numba.engine.sampling_params import SamplingParams
+from llm_numba.engine.stopping import StopStrings
+from llm_numba.kvcache import BlockTable
+from llm_numba.models import IncrementalDetokenizer
+
+
+@dataclass(eq=False)
+class Request:
+    """A prompt to be continued.
+
+    Attributes
+    ----------
+    request_id : str
+    prompt : str or None
+    prompt_token_ids : list of int
+    params : SamplingParams
+    seed : int
+        The user's, or one drawn for this request.
+    max_tokens : int
+        The user's, or what the context leaves room for.
+    sequences : list of Sequence
+        One for each of ``params.n``.
+    chunks : deque of CompletionChunk
+        What the user has not seen yet.
+    """
+
+    request_id: str
+    prompt: str | None
+    prompt_token_ids: list[int]
+    params: SamplingParams
+    seed: int
+    max_tokens: int
+    sequences: list["Sequence"] = field(default_factory=list)
+    chunks: deque[CompletionChunk] = field(default_factory=deque)
+    arrival_time: float = field(default_factory=time.perf_counter)
+    metrics: RequestMetrics = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.metrics = RequestMetrics(len(self.prompt_token_ids))
+
+    @property
+    def finished(self) -> bool:
+        """Whether every sample is complete."""
+        return bool(self.sequences) and all(sequence.finished for sequence in self.sequences)
+
+    @property
+    def final_length(self) -> int:
+        """Tokens of a sample at its longest, prompt included."""
+        return len(self.prompt_token_ids) + self.max_tokens
+
+    def result(self) -> RequestOutput:
+        """Return the request with its answers so far."""
+        return RequestOutput(
+            self.request_id,
+            self.prompt,
+            self.prompt_token_ids,
+            [sequence.output for sequence in self.sequences],
+            self.finished,
+            self.metrics,
+        )
+
+    def record_progress(self) -> None:
+        """Update the timings, now that a token has come."""
+        elapsed = time.perf_counter() - self.arrival_time
+        if not self.metrics.num_generated_tokens:
+            self.metrics.time_to_first_token = elapsed
+        self.metrics.decode_time = elapsed - self.metrics.time_to_first_token
+        self.metrics.num_generated_tokens = sum(len(s.output.token_ids) for s in self.sequences)
+
+
+class Sequence:
+    """One sample of a request: its tokens, its blocks, its text.
+
+    Parameters
+    ----------
+    request : Request
+    index : int
+        Which of the request's n.
+    table : BlockTable
+        Holds the keys and values of the first ``table.num_tokens`` tokens.
+    detokenizer : IncrementalDetokenizer or None
+        None leaves the text empty.
+    vocab_size : int
+    """
+
+    def __init__(
+        self,
+        request: Request,
+        index: int,
+        table: BlockTable,
+        detokenizer: IncrementalDetokenizer | None,
+        vocab_size: int,
+    ) -> None:
+        params = request.params
+        self.request = request
+        self.table = table
+        self.output = CompletionOutput(index)
+        if params.logprobs is not None:
+            self.output.logprobs, self.output.cumulative_logprob = [], 0.0
+        self._detokenizer = detokenizer
+        self._stop_strings = StopStrings(params.stop_strings)
+        # What penalties need to know of the past; most requests have none.
+        self.counts = self.in_prompt = None
+        if params.penalized:
+            self.counts = np.zeros(vocab_size, np.int32)
+            self.in_prompt = np.zeros(vocab_size, bool)
+            self.in_prompt[request.prompt_token_ids] = True
+
+    @property
+    def finished(self) -> bool:
+        """Whether the last token has come."""
+        return self.output.finish_reason is not None
+
+    def token_ids(self) -> list[int]:
+        """Return the prompt and the answer so far."""
+        return self.request.prompt_token_ids + self.output.token_ids
+
+    def uncomputed_token_ids(self) -> list[int]:
+        """Return the tokens whose keys and values are not in the cache yet."""
+        past_prompt = self.table.num_tokens - len(self.request.prompt_token_ids)
+        if past_prompt >= 0:
+            return self.output.token_ids[past_prompt:]
+        return self.token_ids()[self.table.num_tokens :]
+
+    def append(
+        self, token_id: int, logprobs: dict[int, Logprob] | None, eos_token_ids: frozenset[int]
+    ) -> None:
+        """Take the next token, decide whether it is the last, and tell the user.
+
+        Parameters
+        ----------
+        token_id : int
+        logprobs : dict of int to Logprob, optional
+        eos_token_ids : frozenset of int
+        """
+        output, params = self.output, self.request.params
+        output.token_ids.append(token_id)
+        if logprobs is not None:
+            output.logprobs.append(logprobs)
+            output.cumulative_logprob += logprobs[token_id].logprob
+        if self.counts is not None:
+            self.counts[token_id] += 1
+
+        new_text = ""
+        if token_id in eos_token_ids and not params.ignore_eos:
+            output.finish_reason = "stop"
+        elif token_id in (params.stop_token_ids or ()):
+            output.finish_reason, output.stop_reason = "stop", token_id
+        else:
+            new_text = self._detokenizer.push(token_id) if self._detokenizer else ""
+            if len(output.token_ids) == self.request.max_tokens:
+                output.finish_reason = "length"
+        if self.finished and self._detokenizer:
+            new_text += self._detokenizer.flush()
+        new_text, stop_string = self._stop_strings.push(new_text, last=self.finished)
+        if stop_string is not None:
+            output.finish_reason, output.stop_reason = "stop", stop_string
+        output.text += new_text
+
+        self.request.record_progress()
+        self.request.chunks.append(
+            CompletionChunk(
+                self.request.request_id,
+                output.index,
+                new_text,
+                [token_id],
+                output.finish_reason,
+                self.request.result() if self.request.finished else None,
+            )
+        )

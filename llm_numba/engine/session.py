@@ -1,0 +1,79 @@
+"""A conversation that keeps its KV cache between turns."""
+
+from llm_numba.errors import EngineError
+from llm_numba.kvcache import BlockTable
+
+
+class ChatSession:
+    """Remembers which tokens' keys and values are in the cache, and where.
+
+    Each turn sends the whole conversation; the part that the last turn computed already is taken
+    from the cache. When memory runs short the engine may drop an idle session's cache: its next
+    turn then computes everything again and gives the same answer.
+
+    Attributes
+    ----------
+    token_ids : list of int
+        The tokens whose keys and values are kept.
+    """
+
+    def __init__(self) -> None:
+        self.token_ids: list[int] = []
+        self._table: BlockTable | None = None
+        self._busy = False
+
+    @property
+    def holds_blocks(self) -> bool:
+        """Whether the cache has something of this conversation that nobody is using now."""
+        return self._table is not None
+
+    def lend(self, prompt_token_ids: list[int]) -> BlockTable | None:
+        """Hand out the table, cut back to what the new prompt begins with.
+
+        Parameters
+        ----------
+        prompt_token_ids : list of int
+
+        Returns
+        -------
+        BlockTable or None
+            Without the prompt's last token, whose logits are needed; None if nothing is kept.
+
+        Raises
+        ------
+        EngineError
+            If a turn of this session is still running.
+        """
+        if self._busy:
+            raise EngineError(
+                "This chat session is still answering its last turn.",
+                "Finish or close that stream first, or open another session.",
+            )
+        self._busy = True
+        table, self._table = self._table, None
+        if table is not None:
+            table.truncate(_common_prefix(self.token_ids, prompt_token_ids[:-1]))
+        return table
+
+    def give_back(self, token_ids: list[int], table: BlockTable) -> None:
+        """Keep a table for the next turn.
+
+        Parameters
+        ----------
+        token_ids : list of int
+            The conversation; the table holds its beginning.
+        table : BlockTable
+        """
+        self.token_ids = token_ids[: table.num_tokens]
+        self._table, self._busy = table, False
+
+    def close(self) -> None:
+        """Free the blocks. The session may be used again, from nothing."""
+        if self._table is not None:
+            self._table.free()
+            self._table = None
+        self.token_ids = []
+
+
+def _common_prefix(a: list[int], b: list[int]) -> int:
+    return next((i for i, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), min(len(a), len(b)))
