@@ -84,5 +84,5 @@ def silu_mul(gate_up: np.ndarray) -> np.ndarray:
     -------
     float [..., F]
     """
-    gate, up = np.split(gate_up, 2, axis=-1)
-    return silu(gate) * up
+    width = gate_up.shape[-1] // 2
+    return silu(gate_up[..., :width]) * gate_up[..., width:]

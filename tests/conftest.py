@@ -1,0 +1,110 @@
+"""Fixtures that several folders of tests share."""
+
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+# One BLAS thread a test worker: the arrays are small, and workers share the cores.
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+
+import ml_dtypes
+import numpy as np
+import pytest
+import tokenizers
+from safetensors.numpy import save_file
+
+from llm_numba import LLM
+from llm_numba.models import parse_config
+from llm_numba.models.llama import llama_tensors
+
+TINY_CONFIG = {
+    "architectures": ["LlamaForCausalLM"],
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "vocab_size": 272,
+    "max_position_embeddings": 96,
+    "rms_norm_eps": 1e-5,
+    "rope_theta": 10000.0,
+    "tie_word_embeddings": True,
+    "bos_token_id": 256,
+    "eos_token_id": 257,
+    "dtype": "bfloat16",
+}
+SPECIAL_TOKENS = ["<s>", "</s>", "<user>", "<assistant>", "<end>"]
+CHAT_TEMPLATE = (
+    "<s>{% for m in messages %}<{{ m.role }}>{{ m.content }}<end>{% endfor %}"
+    "{% if add_generation_prompt %}<assistant>{% endif %}"
+)
+
+
+def byte_tokenizer() -> tokenizers.Tokenizer:
+    """A tokenizer with one token a byte (ids 0-255) and the special tokens behind them."""
+    alphabet = sorted(tokenizers.pre_tokenizers.ByteLevel.alphabet())
+    tokenizer = tokenizers.Tokenizer(
+        tokenizers.models.BPE(vocab={letter: i for i, letter in enumerate(alphabet)}, merges=[])
+    )
+    tokenizer.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = tokenizers.decoders.ByteLevel()
+    tokenizer.add_special_tokens(SPECIAL_TOKENS)
+    tokenizer.post_processor = tokenizers.processors.TemplateProcessing(
+        single="<s> $A", special_tokens=[("<s>", 256)]
+    )
+    return tokenizer
+
+
+def write_tiny_checkpoint(directory: Path, seed: int = 0, **changes: Any) -> Path:
+    """Write a random Llama of some 20,000 parameters, with a byte tokenizer and chat template."""
+    config = TINY_CONFIG | changes
+    (directory / "config.json").write_text(json.dumps(config))
+    rng = np.random.default_rng(seed)
+    tensors = {
+        name: rng.normal(scale=0.3 if len(shape) > 1 else 1.0, size=shape)
+        for name, shape in llama_tensors(parse_config(config)).items()
+    }
+    save_file(
+        {name: tensor.astype(ml_dtypes.bfloat16) for name, tensor in tensors.items()},
+        directory / "model.safetensors",
+    )
+    byte_tokenizer().save(str(directory / "tokenizer.json"))
+    (directory / "tokenizer_config.json").write_text(
+        json.dumps({"bos_token": "<s>", "eos_token": "</s>", "chat_template": CHAT_TEMPLATE})
+    )
+    (directory / "generation_config.json").write_text(
+        json.dumps({"eos_token_id": [257, 260], "temperature": 0.7})
+    )
+    return directory
+
+
+@pytest.fixture
+def tiny_checkpoint(tmp_path: Path) -> Callable[..., Path]:
+    """A factory of tiny checkpoints; keyword arguments change config.json."""
+
+    def write(name: str = "tiny", **changes: Any) -> Path:
+        directory = tmp_path / name
+        directory.mkdir()
+        return write_tiny_checkpoint(directory, **changes)
+
+    return write
+
+
+@pytest.fixture(scope="session")
+def tiny_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One tiny checkpoint that nobody changes."""
+    return write_tiny_checkpoint(tmp_path_factory.mktemp("tiny"))
+
+
+@pytest.fixture(scope="session")
+def tiny_llm(tiny_dir: Path) -> LLM:
+    """A tiny random model, for tests that leave no request behind."""
+    return LLM(tiny_dir)
+
+
+@pytest.fixture(scope="session")
+def storyteller() -> LLM:
+    """The bundled model."""
+    return LLM("storyteller")
