@@ -49,9 +49,7 @@ class ModelRunner:
         hidden, _ = self._forward([(token_ids, table)])
         return self.model.logits(hidden)
 
-    def _forward(
-        self, work: list[tuple[list[int], BlockTable]]
-    ) -> tuple[np.ndarray, ForwardBatch]:
+    def _forward(self, work: list[tuple[list[int], BlockTable]]) -> tuple[np.ndarray, ForwardBatch]:
         before = [table.num_tokens for _, table in work]
         try:
             batch = self._batch(work, before)

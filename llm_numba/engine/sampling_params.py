@@ -114,8 +114,11 @@ class SamplingParams:
         if not number or value > high or value < low or (above and value == low):
             what = "a whole number" if kind is int else "a number"
             least = f"above {low}" if above else f"of at least {low}"
-            raise self._error(name, value, f"{what} {least}" + f" and at most {high}" * (high < math.inf))
+            most = f" and at most {high}" if high < math.inf else ""
+            raise self._error(name, value, f"{what} {least}{most}")
 
     @staticmethod
     def _error(name: str, value: Any, wanted: str) -> SamplingParamsError:
-        return SamplingParamsError(f"{name}={value!r} is out of range.", f"{name} must be {wanted}.")
+        return SamplingParamsError(
+            f"{name}={value!r} is out of range.", f"{name} must be {wanted}."
+        )

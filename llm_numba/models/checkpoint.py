@@ -115,7 +115,9 @@ class Checkpoint:
                 entry = file.get_slice(name)
                 self.tensors[name] = TensorInfo(path, tuple(entry.get_shape()), entry.get_dtype())
 
-    def validate(self, expected: dict[str, tuple[int, ...]], ignored: Callable[[str], bool]) -> None:
+    def validate(
+        self, expected: dict[str, tuple[int, ...]], ignored: Callable[[str], bool]
+    ) -> None:
         """Check that exactly the expected tensors are there, in a format that can be read.
 
         Parameters

@@ -241,18 +241,14 @@ def _rope(fields: Fields, head_dim: int) -> tuple[float, int, RopeScaling]:
             f"Supported are: {', '.join(ROPE_KINDS)}.",
         )
     theta = rope.get("rope_theta", float, fields.get("rope_theta", float, 10000.0))
-    part = rope.get(
-        "partial_rotary_factor", float, fields.get("partial_rotary_factor", float, 1.0)
-    )
+    part = rope.get("partial_rotary_factor", float, fields.get("partial_rotary_factor", float, 1.0))
     scaled, llama3 = kind != "default", kind == "llama3"
     scaling = RopeScaling(
         kind=kind,
         factor=rope.get("factor", float, 1.0, required=scaled),
         low_freq_factor=rope.get("low_freq_factor", float, 1.0, required=llama3),
         high_freq_factor=rope.get("high_freq_factor", float, 4.0, required=llama3),
-        original_context=rope.get(
-            "original_max_position_embeddings", int, 8192, required=llama3
-        ),
+        original_context=rope.get("original_max_position_embeddings", int, 8192, required=llama3),
     )
     return theta, int(head_dim * part), scaling
 

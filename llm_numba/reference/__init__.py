@@ -1,7 +1,8 @@
 """NumPy twins of every operation: the meaning that the kernels are held to.
 
 Operands are float32, and so is what is computed from them; tests pass float64 and get float64
-throughout, a ground truth that is better than the thing it judges. Shapes are given in axis letters:
+throughout, a ground truth that is better than the thing it judges. Shapes are given in axis
+letters:
 
 =====  ==========================  =====  ==============================
 B      sequences in a batch        H      query heads

@@ -6,7 +6,10 @@ an angle that grows with the position p:
 .. math::
 
     \begin{pmatrix} y_i \\ y_{i+d/2} \end{pmatrix} =
-    \begin{pmatrix} \cos p\theta_i & -\sin p\theta_i \\ \sin p\theta_i & \cos p\theta_i \end{pmatrix}
+    \begin{pmatrix}
+    \cos p\theta_i & -\sin p\theta_i \\
+    \sin p\theta_i & \cos p\theta_i
+    \end{pmatrix}
     \begin{pmatrix} x_i \\ x_{i+d/2} \end{pmatrix},
     \qquad \theta_i = \mathrm{base}^{-2i/d}
 
