@@ -44,7 +44,7 @@ class LLM:
         Tokens a block of the KV cache.
     num_blocks : int, optional
         Blocks of the KV cache; by default what ``max_num_seqs`` full sequences need, or half of
-        the free memory if that is less.
+        the available memory if that is less.
     max_num_seqs : int
         Sequences that run at a time.
     max_num_batched_tokens : int
@@ -124,7 +124,7 @@ class LLM:
         blocks_per_sequence = -(-self.max_model_len // block_size)
         if num_blocks is None:
             num_blocks = default_num_blocks(
-                token_bytes * block_size, blocks_per_sequence, max_num_seqs, self.max_model_len
+                token_bytes * block_size, block_size, self.max_model_len, max_num_seqs
             )
         if num_blocks < blocks_per_sequence:
             raise CacheError(

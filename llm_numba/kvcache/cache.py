@@ -1,15 +1,14 @@
 """The memory behind the blocks: keys and values of every layer."""
 
-import os
-
 import numpy as np
 
 from llm_numba import ops
 from llm_numba.errors import CacheError
 from llm_numba.kvcache.allocator import BlockAllocator
 from llm_numba.kvcache.block_table import BlockTable
+from llm_numba.runtime import available_memory
 
-# Without num_blocks the cache takes at most this part of the machine's free memory.
+# Without num_blocks the cache takes at most this part of the available memory.
 MEMORY_FRACTION = 0.5
 
 
@@ -59,20 +58,20 @@ class PagedKVCache:
 
 
 def default_num_blocks(
-    block_bytes: int, blocks_per_sequence: int, max_num_seqs: int, max_model_len: int
+    block_bytes: int, block_size: int, max_model_len: int, max_num_seqs: int
 ) -> int:
-    """Choose the number of blocks from the machine's free memory.
+    """Choose the number of blocks from the machine's available memory.
 
     Parameters
     ----------
     block_bytes : int
         Bytes of a block over all layers, keys and values.
-    blocks_per_sequence : int
-        Blocks that a sequence of full length fills.
+    block_size : int
+        Tokens a block.
+    max_model_len : int
+        Tokens of a sequence of full length.
     max_num_seqs : int
         Sequences at a time; more blocks than these can fill are never useful.
-    max_model_len : int
-        Tokens of a full-length sequence, for the message.
 
     Returns
     -------
@@ -83,13 +82,14 @@ def default_num_blocks(
     CacheError
         If not even one sequence of full length fits.
     """
-    free_bytes = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    affordable = int(free_bytes * MEMORY_FRACTION) // block_bytes
+    available = available_memory()
+    affordable = int(available * MEMORY_FRACTION) // block_bytes
+    blocks_per_sequence = -(-max_model_len // block_size)
     if affordable < blocks_per_sequence:
         needed = blocks_per_sequence * block_bytes
         raise CacheError(
             f"A KV cache for one sequence of {max_model_len} tokens takes {needed / 1e9:.2f} GB, "
-            f"more than {MEMORY_FRACTION:.0%} of the {free_bytes / 1e9:.2f} GB of free memory.",
-            "Lower max_model_len, or set num_blocks yourself.",
+            f"more than {MEMORY_FRACTION:.0%} of the {available / 1e9:.2f} GB available.",
+            f"Set max_model_len to at most {affordable * block_size}, or set num_blocks yourself.",
         )
     return min(affordable, blocks_per_sequence * max_num_seqs)

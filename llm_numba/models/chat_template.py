@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from llm_numba.errors import ChatTemplateError
+from llm_numba.models.fields import read_text
 
 
 class ChatTemplate:
@@ -98,7 +99,8 @@ def find_chat_template(
     """
     path = directory / "chat_template.jinja"
     if path.exists():
-        return ChatTemplate(path.read_text(encoding="utf-8"), str(path), bos_token, eos_token)
+        source = read_text(path, ChatTemplateError)
+        return ChatTemplate(source, str(path), bos_token, eos_token)
     source = settings.get("chat_template")
     if isinstance(source, list):  # several, by name
         named = {entry.get("name"): entry.get("template") for entry in source}

@@ -7,6 +7,33 @@ from typing import Any
 from llm_numba.errors import ConfigError, LLMNumbaError
 
 
+def read_text(path: Path, error: type[LLMNumbaError]) -> str:
+    """Read a text file of a checkpoint.
+
+    Parameters
+    ----------
+    path : Path
+    error : type
+        The error raised for an unreadable file.
+
+    Raises
+    ------
+    LLMNumbaError
+        Of the given type, naming the file.
+    """
+    try:
+        return path.read_text(encoding="utf-8")
+    except OSError as failure:
+        raise error(
+            f"{path} cannot be read: {failure.strerror}.",
+            "Point to a directory in Hugging Face layout whose files you may read.",
+        ) from None
+    except UnicodeDecodeError as failure:
+        raise error(
+            f"{path} is not UTF-8 text: {failure}.", "Download or export the checkpoint again."
+        ) from None
+
+
 def read_json(path: Path, error: type[LLMNumbaError] = ConfigError) -> dict[str, Any]:
     """Read a JSON object from a file of a checkpoint.
 
@@ -22,13 +49,8 @@ def read_json(path: Path, error: type[LLMNumbaError] = ConfigError) -> dict[str,
         Of the given type, naming the file and, for bad JSON, the line.
     """
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as failure:
-        raise error(
-            f"{path} cannot be read: {failure.strerror}.",
-            "Point to a directory in Hugging Face layout whose files you may read.",
-        ) from None
-    except (json.JSONDecodeError, UnicodeDecodeError) as failure:
+        value = json.loads(read_text(path, error))
+    except (json.JSONDecodeError, RecursionError) as failure:
         raise error(
             f"{path} is not valid JSON: {failure}.", "Download or export the checkpoint again."
         ) from None

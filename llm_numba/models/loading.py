@@ -1,5 +1,6 @@
 """From a name or a path to a model that can run."""
 
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -58,9 +59,10 @@ def resolve_model(name: str | Path) -> Path:
     if str(name) in bundled:
         return BUNDLED_DIR / str(name)
     path = Path(name).expanduser()
-    if path.is_dir():
+    # os.path, because Path's methods raise where a parent directory may not be searched.
+    if os.path.isdir(path):
         return path
-    if path.exists():
+    if os.path.exists(path):
         raise ModelNotFoundError(
             f"{path} is a file, not a directory.",
             "Point to the directory that holds config.json, the weights and tokenizer.json.",
