@@ -1,0 +1,103 @@
+"""The model card and the record of a training run."""
+
+from __future__ import annotations
+
+import platform
+import subprocess
+from importlib.metadata import version
+from typing import Any
+
+_CARD = """\
+---
+license: bsd-3-clause
+language: en
+pipeline_tag: text-generation
+---
+
+# storyteller
+
+A Llama of {parameters:,} parameters that tells short stories in simple English and answers
+questions about them. It was trained from nothing on text that a seeded program writes, so its
+skill can be measured, and no third-party text went into it. It is the bundled model of
+`llm_numba`, and that project's functional test.
+
+| | |
+| --- | --- |
+| architecture | `LlamaForCausalLM`: {num_hidden_layers} layers, hidden size {hidden_size}, \
+{num_attention_heads} query heads, {num_key_value_heads} key/value heads, head size {head_dim}, \
+MLP {intermediate_size}, tied embeddings |
+| tokenizer | byte-level BPE, {vocab_size} tokens, trained on the same text |
+| context | {max_position_embeddings} tokens |
+| data | stories of `llm_numba.train.stories`, training stream of seed {seed} |
+| training | {steps:,} steps, {tokens:,} tokens, {seconds:.0f} s on one {device} |
+| final loss | {loss:.4f} nats a token (mean of the last 50 steps) |
+| recall | {accuracy:.2%} of {questions:,} questions about {stories:,} held-out stories |
+| licence | BSD-3-Clause |
+
+## Recall by kind of question
+
+Greedy decoding on the bfloat16 weights, the answer exact to the letter.
+
+| kind | questions | accuracy |
+| --- | ---: | ---: |
+{kinds}
+
+One story in 64, by a hash of its facts (people, things with their colours, places, causes), is
+held out: the training stream skips it, however it would have been worded.
+
+## Reproduce
+
+    pip install llm-numba[train]
+    python -m llm_numba.train --seed {seed} --steps {steps} --output storyteller
+
+Another GPU or another PyTorch rounds differently, so the weights will not be equal bit for bit.
+
+## Limits
+
+It knows the words of its stories and little else. Its people have a few dozen first names, though
+it can copy a name it has not seen. A request for anything outside its world (a dragon, the news,
+a sum) gets a story all the same. It has no system role, and knows one language.
+"""
+
+
+def environment(device: str) -> dict[str, Any]:
+    """Return what a run depends on: the device, its driver, and the packages' versions."""
+    packages = ("torch", "numpy", "tokenizers", "safetensors")
+    record: dict[str, Any] = {
+        "device": platform.processor() or platform.machine(),
+        "driver": None,
+        "python": platform.python_version(),
+        "packages": {name: version(name) for name in packages},
+    }
+    if device.startswith("cuda"):
+        import torch
+
+        record["device"] = torch.cuda.get_device_name()
+        query = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
+        record["driver"] = subprocess.run(
+            query, capture_output=True, text=True, check=True
+        ).stdout.split("\n")[0]
+    return record
+
+
+def card(record: dict[str, Any]) -> str:
+    """Return README.md for the run that ``record`` describes."""
+    recall = record["recall"]
+    kinds = "\n".join(
+        f"| {kind} | {entry['questions']:,} | {entry['accuracy']:.2%} |"
+        for kind, entry in recall["by_kind"].items()
+    )
+    return _CARD.format(
+        **record["config"],
+        parameters=record["parameters"],
+        seed=record["recipe"]["seed"],
+        steps=record["steps"],
+        tokens=record["tokens"],
+        seconds=record["seconds"],
+        device=record["environment"]["device"],
+        loss=record["curve"][-1]["loss"],
+        accuracy=recall["accuracy"],
+        questions=recall["questions"],
+        stories=recall["stories"],
+        kinds=kinds,
+    )
