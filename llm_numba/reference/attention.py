@@ -138,7 +138,7 @@ def paged_attention(
     float [N, H, D]
     """
     batch = len(context_lens)
-    if len(q) == batch:
+    if (np.diff(query_starts) == 1).all():
         return paged_decode_attention(
             q, k_cache, v_cache, block_tables, context_lens, scale, window
         )
