@@ -1,0 +1,79 @@
+# Every target works from a fresh clone: what it needs is installed into .venv first, once.
+# Another interpreter: `make test PYTHON=python3.12`.
+
+PYTHON ?= python3
+VENV := .venv
+RUN := $(VENV)/bin/python
+PIP := $(RUN) -m pip install --quiet --disable-pip-version-check
+
+# One BLAS thread a test worker: pytest-xdist already fills the cores.
+TEST_ENV := OPENBLAS_NUM_THREADS=1 OMP_NUM_THREADS=1 MKL_NUM_THREADS=1
+PYTEST := $(TEST_ENV) $(RUN) -m pytest -n auto --maxprocesses 8
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test test-slow test-all lint docs parity bench-cpu clean FORCE
+
+help: ## Show this list
+	@echo 'make TARGET, one of:'
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+demo: $(VENV)/.installed ## Tell a story with the bundled model and ask it questions
+	@$(RUN) -m llm_numba demo
+
+test: $(VENV)/.installed-test ## Run the tests (a few minutes)
+	$(PYTEST) -m 'not slow and not parity'
+
+test-slow: $(VENV)/.installed-test ## Run only the slow tests
+	$(PYTEST) -m 'slow and not parity'
+
+test-all: $(VENV)/.installed-test ## Run the tests, the slow ones too
+	$(PYTEST) -m 'not parity'
+
+lint: $(VENV)/.installed-test ## Check style, format and the direction of imports
+	$(RUN) -m ruff check .
+	$(RUN) -m ruff format --check .
+	$(VENV)/bin/lint-imports
+
+docs: $(VENV)/.installed-docs ## Build the documentation into docs/_build/html
+	$(RUN) -m sphinx -W --keep-going -q docs docs/_build/html
+	@echo 'Open docs/_build/html/index.html'
+
+parity: $(VENV)/.installed-parity $(VENV)/.installed-test ## Compare with Transformers, live (installs PyTorch)
+	$(RUN) -m pytest -m parity
+
+bench-cpu: $(VENV)/.installed ## Measure speed and memory on this CPU into docs/results
+	$(RUN) -m llm_numba bench cpu
+
+clean: ## Remove .venv and everything that was built
+	rm -rf $(VENV) build dist docs/_build docs/_generated .pytest_cache .ruff_cache .hypothesis .import_linter_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# The environment. Each stamp is written last, so what was cut short starts again. Scripts and
+# the editable install hold absolute paths: an environment that was moved, lost its interpreter,
+# or was made by another PYTHON is made anew.
+MADE_BY := $(CURDIR) $(PYTHON)
+IS_MADE := $(shell [ "`cat $(VENV)/.made 2>/dev/null`" = '$(MADE_BY)' ] && $(RUN) -c '' 2>/dev/null && echo yes)
+
+$(VENV)/.made: $(if $(IS_MADE),,FORCE)
+	@command -v $(PYTHON) >/dev/null || \
+	  { echo 'There is no $(PYTHON). Install Python 3.11 or newer, or name one: make PYTHON=python3.12'; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "llm_numba needs Python 3.11 or newer; $(PYTHON) is `$(PYTHON) -V 2>&1`." \
+	    'Name a newer one: make PYTHON=python3.12'; exit 1; }
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || \
+	  { echo "$(PYTHON) cannot make virtual environments. On Debian or Ubuntu: sudo apt install" \
+	    "`$(PYTHON) -c 'import sys; print("python%d.%d-venv" % sys.version_info[:2])'`"; exit 1; }
+	@echo 'Making $(VENV) with $(PYTHON)'
+	@rm -rf $(VENV)
+	@$(PYTHON) -m venv $(VENV)
+	@echo '$(MADE_BY)' > $@
+
+$(VENV)/.installed: pyproject.toml $(VENV)/.made
+	@echo 'Installing llm_numba into $(VENV) (once; about a minute)'
+	@$(PIP) -e .
+	@touch $@
+
+$(VENV)/.installed-%: pyproject.toml $(VENV)/.made
+	@echo 'Installing llm_numba[$*] into $(VENV) (once)'
+	@$(PIP) -e '.[$*]'
+	@touch $@ $(VENV)/.installed

@@ -1,0 +1,188 @@
+"""The benchmark record: one JSON file that says what was measured, where, when and how.
+
+::
+
+    {"schema": 1, "benchmark": "cpu", "command": [...], "date": "2030-01-31T12:00:00+00:00",
+     "environment": {...},                          what it ran on, see environment.py
+     "settings": {...},                             shapes and counts
+     "results": [{"name": "decode/batch=1", "what": "...", "shape": {...},
+                  "unit": "tokens/s", "median": 1.0, "p10": 1.0, "p90": 1.0, "n": 5, "warmup": 1,
+                  "target": {"at_least": 300.0}}]}  `target` only where there is one
+
+Plots and pages read these files; nobody types a figure from them.
+"""
+
+import json
+import os
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from errno import EISDIR
+from pathlib import Path
+from tempfile import TemporaryFile
+from typing import Any
+
+from llm_numba.bench.environment import capture_environment, checkout, command_line
+from llm_numba.bench.timing import Statistic
+from llm_numba.errors import LLMNumbaError
+
+SCHEMA = 1
+
+
+@dataclass(frozen=True)
+class Result:
+    """One measured quantity of a record.
+
+    Attributes
+    ----------
+    name : str
+        A key that stays the same from run to run, ``"prefill/tokens=400"``.
+    what : str
+        What was measured, in a few words for a table.
+    statistic : Statistic
+        The figures.
+    shape : dict
+        Sizes that the figure depends on.
+    at_least, at_most : float or None
+        The target for the median, in the statistic's unit.
+    """
+
+    name: str
+    what: str
+    statistic: Statistic
+    shape: dict[str, Any] = field(default_factory=dict)
+    at_least: float | None = None
+    at_most: float | None = None
+
+    @property
+    def meets_target(self) -> bool | None:
+        """Whether the median meets the target; ``None`` where there is no target."""
+        if self.at_least is not None:
+            return self.statistic.median >= self.at_least
+        if self.at_most is not None:
+            return self.statistic.median <= self.at_most
+        return None
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the result as a JSON object."""
+        entry = {"name": self.name, "what": self.what, "shape": self.shape}
+        entry |= self.statistic.to_json()
+        if self.at_least is not None:
+            entry["target"] = {"at_least": self.at_least}
+        elif self.at_most is not None:
+            entry["target"] = {"at_most": self.at_most}
+        return entry
+
+
+def make_record(
+    benchmark: str, settings: dict[str, Any], results: Iterable[Result]
+) -> dict[str, Any]:
+    """Assemble a record, with the environment as it is now.
+
+    Parameters
+    ----------
+    benchmark : str
+        Name of the benchmark, the first word of its file's name.
+    settings : dict
+        Shapes and counts that hold for all results.
+    results : iterable of Result
+        What was measured.
+    """
+    return {
+        "schema": SCHEMA,
+        "benchmark": benchmark,
+        "command": command_line(),
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        "environment": capture_environment(),
+        "settings": settings,
+        "results": [result.to_json() for result in results],
+    }
+
+
+def default_path(benchmark: str, device: str) -> Path:
+    """Return where a benchmark's record goes: one file per benchmark and device.
+
+    Parameters
+    ----------
+    benchmark, device : str
+        Both end up in the file's name, the device as lower-case words.
+
+    Returns
+    -------
+    Path
+        In ``docs/results`` of the checkout, or in the current directory of an installed package.
+    """
+    words = re.findall(r"[a-z0-9.]+", re.sub(r"\((r|tm)\)", "", device.lower()))
+    root = checkout()
+    directory = root / "docs" / "results" if root else Path()
+    return directory / f"{benchmark}_{'-'.join(words)}.json"
+
+
+def write_record(path: Path, record: dict[str, Any]) -> None:
+    """Write a record.
+
+    Parameters
+    ----------
+    path : Path
+        See :func:`write_text`.
+    record : dict
+        A JSON object.
+    """
+    write_text(path, json.dumps(record, indent=1, allow_nan=False) + "\n")
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a file by rename: a reader finds the old one or the new one, never half of one.
+
+    Parameters
+    ----------
+    path : Path
+        The file; its directory is made where needed.
+    text : str
+        Its contents.
+
+    Raises
+    ------
+    LLMNumbaError
+        If it cannot be written.
+    """
+    partial = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            partial.write_text(text, encoding="utf-8")
+            partial.replace(path)
+        finally:
+            partial.unlink(missing_ok=True)
+    except OSError as failure:
+        raise _unwritable(path, failure) from failure
+
+
+def require_writable(path: Path) -> None:
+    """Find out before long work whether its result can be written.
+
+    Parameters
+    ----------
+    path : Path
+        A file for :func:`write_text`.
+
+    Raises
+    ------
+    LLMNumbaError
+        If it cannot be written.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if path.is_dir():
+            raise IsADirectoryError(EISDIR, os.strerror(EISDIR))
+        with TemporaryFile(dir=path.parent):
+            pass
+    except OSError as failure:
+        raise _unwritable(path, failure) from failure
+
+
+def _unwritable(path: Path, failure: OSError) -> LLMNumbaError:
+    return LLMNumbaError(
+        f"{path} cannot be written: {failure.strerror}.", "Name another file with --out."
+    )

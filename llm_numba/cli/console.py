@@ -1,0 +1,116 @@
+"""What the commands share of the terminal: two streams, errors, a progress bar for slow loading.
+
+Models write arbitrary text. It goes to stdout as it is, never through Rich's markup, and on a
+terminal without the control characters that could move the cursor or change the title.
+"""
+
+import sys
+import time
+import unicodedata
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from llm_numba.errors import LLMNumbaError
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.text import Text
+
+# A shorter wait needs no explanation, and a bar that flashes up is only noise.
+_PATIENCE_S = 0.5
+
+
+def notes() -> "Console":
+    """Return the console for everything that is not the asked-for text: stderr."""
+    from rich.console import Console
+
+    return Console(stderr=True, highlight=False)
+
+
+def tables() -> "Console":
+    """Return the console for tables that were asked for: stdout."""
+    from rich.console import Console
+
+    return Console(highlight=False)
+
+
+def write(text: str) -> None:
+    """Write a model's text to stdout at once.
+
+    Parameters
+    ----------
+    text : str
+        Written as it is; on a terminal, control characters other than line breaks and tabs are
+        left out.
+    """
+    sys.stdout.write(printable(text) if sys.stdout.isatty() else text)
+    sys.stdout.flush()
+
+
+def printable(text: str) -> str:
+    """Return the text without control characters, line breaks and tabs excepted."""
+    if text.isascii() and text.isprintable():
+        return text
+    return "".join(c for c in text if c in "\n\t" or unicodedata.category(c) != "Cc")
+
+
+def styled(text: str, style: str = "") -> "Text":
+    """Return text that Rich shows as it is: ``[bold]`` in a prompt or a path stays ``[bold]``."""
+    from rich.text import Text
+
+    return Text(printable(text), style)
+
+
+def report(error: LLMNumbaError) -> None:
+    """Print an error's cause and its remedy on stderr, a line each."""
+    console = notes()
+    for label, style, sentence in (
+        ("Error: ", "bold red", error.cause),
+        ("  Fix: ", "bold green", error.remedy),
+    ):
+        line = styled(label, style).append_text(styled(" ".join(sentence.split()), "not bold"))
+        console.print(line, soft_wrap=True)
+
+
+@contextmanager
+def loading_bar(what: str) -> Iterator[Callable[[str, int, int], None]]:
+    """Show a progress bar if loading takes long and stderr is a terminal.
+
+    Parameters
+    ----------
+    what : str
+        What is loaded, shown before the bar.
+
+    Yields
+    ------
+    callable
+        ``progress(name, done_bytes, total_bytes)`` for :class:`llm_numba.LLM`.
+    """
+    console = notes()
+    if not console.is_terminal:
+        yield lambda name, done, total: None
+        return
+
+    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
+
+    bar = Progress(
+        TextColumn("{task.description}", markup=False),
+        BarColumn(),
+        DownloadColumn(),
+        TransferSpeedColumn(),
+        console=console,
+        transient=True,
+    )
+    task = bar.add_task(f"Loading {printable(what)}", total=None)
+    begin = time.perf_counter()
+
+    def progress(name: str, done: int, total: int) -> None:
+        if time.perf_counter() - begin > _PATIENCE_S:
+            bar.start()
+        bar.update(task, completed=done, total=total)
+
+    try:
+        yield progress
+    finally:
+        bar.stop()

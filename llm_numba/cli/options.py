@@ -1,0 +1,198 @@
+"""Options that several commands take, as groups.
+
+A group is a dataclass whose fields are Typer options; a command names it as the type of one
+parameter and :func:`takes_groups` spreads it out for Typer, which knows single options only::
+
+    @app.command()
+    @takes_groups
+    def chat(model: ModelOptions, sampling: SamplingOptions, *, stats: bool = False): ...
+"""
+
+import functools
+import inspect
+from collections.abc import Callable
+from dataclasses import dataclass, fields, is_dataclass
+from inspect import Parameter
+from typing import TYPE_CHECKING, Annotated, Any
+
+from typer import Option
+
+from llm_numba.cli.console import loading_bar
+
+if TYPE_CHECKING:
+    from llm_numba.engine import LLM, SamplingParams
+
+_MODEL, _SAMPLING = "Model", "Sampling (unset: the model's own defaults)"
+
+
+@dataclass(frozen=True)
+class ModelOptions:
+    """Which model to load, where, and the memory to give it."""
+
+    model: Annotated[
+        str,
+        Option("--model", "-m", help="Bundled name, directory, or hub id.", rich_help_panel=_MODEL),
+    ] = "storyteller"
+    device: Annotated[str, Option(help="auto, cpu or cuda.", rich_help_panel=_MODEL)] = "auto"
+    dtype: Annotated[
+        str | None,
+        Option(help="Number format to compute in: float32 or float64.", rich_help_panel=_MODEL),
+    ] = None
+    block_size: Annotated[
+        int, Option(help="Tokens in a block of the KV cache.", rich_help_panel=_MODEL)
+    ] = 16
+    num_blocks: Annotated[
+        int | None,
+        Option(help="Blocks of the KV cache; unset: as many as needed.", rich_help_panel=_MODEL),
+    ] = None
+    max_model_len: Annotated[
+        int | None,
+        Option(help="Longest sequence; unset: the model's context.", rich_help_panel=_MODEL),
+    ] = None
+
+    def load(self) -> "LLM":
+        """Load the model, with a progress bar if it takes long."""
+        from llm_numba.engine import LLM
+
+        with loading_bar(self.model) as progress:
+            return LLM(
+                self.model,
+                device=self.device,
+                dtype=self.dtype,
+                block_size=self.block_size,
+                num_blocks=self.num_blocks,
+                max_model_len=self.max_model_len,
+                progress=progress,
+            )
+
+
+@dataclass(frozen=True)
+class SamplingOptions:
+    """How to choose the next token and when to stop."""
+
+    max_tokens: Annotated[
+        int | None,
+        Option(
+            help="Most tokens to generate; unset: until the context is full.",
+            rich_help_panel=_SAMPLING,
+        ),
+    ] = None
+    temperature: Annotated[
+        float | None,
+        Option(help="Divides the logits; 0 takes the likeliest token.", rich_help_panel=_SAMPLING),
+    ] = None
+    top_k: Annotated[
+        int | None,
+        Option(help="Keep the k likeliest tokens; 0 keeps all.", rich_help_panel=_SAMPLING),
+    ] = None
+    top_p: Annotated[
+        float | None,
+        Option(help="Keep the likeliest tokens that sum to p.", rich_help_panel=_SAMPLING),
+    ] = None
+    min_p: Annotated[
+        float | None,
+        Option(
+            help="Drop tokens less likely than this share of the likeliest.",
+            rich_help_panel=_SAMPLING,
+        ),
+    ] = None
+    repetition_penalty: Annotated[
+        float | None,
+        Option(help="Above 1: seen tokens become less likely.", rich_help_panel=_SAMPLING),
+    ] = None
+    presence_penalty: Annotated[
+        float | None,
+        Option(help="Taken from the logit of generated tokens.", rich_help_panel=_SAMPLING),
+    ] = None
+    frequency_penalty: Annotated[
+        float | None,
+        Option(help="The same, once per occurrence.", rich_help_panel=_SAMPLING),
+    ] = None
+    seed: Annotated[
+        int | None, Option(help="Makes sampling repeatable.", rich_help_panel=_SAMPLING)
+    ] = None
+    stop: Annotated[
+        list[str] | None,
+        Option(help="Stop before this text; may be repeated.", rich_help_panel=_SAMPLING),
+    ] = None
+    stop_token_ids: Annotated[
+        list[int] | None,
+        Option(
+            "--stop-token-id",
+            help="Stop after this token; may be repeated.",
+            rich_help_panel=_SAMPLING,
+        ),
+    ] = None
+    ignore_eos: Annotated[
+        bool,
+        Option(
+            "--ignore-eos",
+            help="Go on after the end-of-text token.",
+            rich_help_panel=_SAMPLING,
+        ),
+    ] = False
+
+    def check(self, **more: Any) -> None:
+        """Refuse values that are out of range, before a large model is loaded in vain.
+
+        Parameters
+        ----------
+        **more
+            Further fields of :class:`~llm_numba.SamplingParams`.
+        """
+        from llm_numba.engine import SamplingParams
+
+        SamplingParams(**self._given(), **more)
+
+    def params(self, llm: "LLM", **more: Any) -> "SamplingParams":
+        """Return the model's own defaults with what was set here in their place.
+
+        Parameters
+        ----------
+        llm : LLM
+            The model.
+        **more
+            Further fields of :class:`~llm_numba.SamplingParams`.
+        """
+        return llm.default_sampling_params(**{"max_tokens": None, **self._given(), **more})
+
+    def _given(self) -> dict[str, Any]:
+        values = {field.name: getattr(self, field.name) for field in fields(self)}
+        # By identity: temperature 0 was set, although 0 == False.
+        return {k: v for k, v in values.items() if v is not None and v is not False and v != []}
+
+
+def takes_groups(command: Callable[..., None]) -> Callable[..., None]:
+    """Spread a command's option groups into single options, which is what Typer reads.
+
+    Parameters
+    ----------
+    command : callable
+        A function with parameters whose annotation is an option group.
+
+    Returns
+    -------
+    callable
+        The same command with the groups' fields for parameters.
+    """
+    groups: dict[str, type] = {}
+    parameters: list[Parameter] = []
+    for parameter in inspect.signature(command).parameters.values():
+        if not is_dataclass(parameter.annotation):
+            parameters.append(parameter.replace(kind=Parameter.KEYWORD_ONLY))
+            continue
+        groups[parameter.name] = parameter.annotation
+        parameters += [
+            Parameter(f.name, Parameter.KEYWORD_ONLY, default=f.default, annotation=f.type)
+            for f in fields(parameter.annotation)
+        ]
+
+    @functools.wraps(command)
+    def spread(**values: Any) -> None:
+        for name, group in groups.items():
+            values[name] = group(**{f.name: values.pop(f.name) for f in fields(group)})
+        command(**values)
+
+    spread.__signature__ = inspect.Signature(parameters)
+    spread.__annotations__ = {p.name: p.annotation for p in parameters}
+    return spread

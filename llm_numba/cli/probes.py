@@ -1,0 +1,164 @@
+"""Experiments that may crash, each run in a process of its own: ``python -m llm_numba.cli.probes``.
+
+A wrong driver or a mixture of two MPIs ends in a segmentation fault or waits for ever, neither of
+which an ``except`` can catch. :func:`start` runs one probe in a child, :func:`finish` turns its
+end, whichever it is, into facts. A probe tries the thing itself: a version number proves little.
+"""
+
+import ctypes
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+_CC_MAJOR, _CC_MINOR = 75, 76  # CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR, _MINOR
+
+
+def cpu_path() -> dict[str, Any]:
+    """Generate a few tokens with the bundled model on the CPU."""
+    from llm_numba.engine import LLM, SamplingParams
+
+    begin = time.perf_counter()
+    llm = LLM(device="cpu")
+    params = SamplingParams(max_tokens=8, temperature=0.0, ignore_eos=True)
+    (output,) = llm.generate("Once upon a time", params)
+    return {"tokens": len(output.outputs[0].token_ids), "seconds": time.perf_counter() - begin}
+
+
+def blas_library() -> dict[str, Any]:
+    """Multiply two matrices, then name the BLAS that did it and its threads."""
+    import numpy as np
+
+    from llm_numba.bench.environment import blas
+
+    ones = np.ones((64, 64), np.float32)
+    return {**blas(), "right": bool(np.all(ones @ ones == 64))}
+
+
+def cuda_driver() -> dict[str, Any]:
+    """Ask the CUDA driver for its version and devices."""
+    driver = ctypes.CDLL("libcuda.so.1")
+
+    def call(name: str, *arguments: Any) -> None:
+        if code := getattr(driver, name)(*arguments):
+            message = ctypes.c_char_p()
+            driver.cuGetErrorString(code, ctypes.byref(message))
+            raise RuntimeError(f"{name}: {(message.value or b'unknown error').decode()}")
+
+    def attribute(device: ctypes.c_int, which: int) -> int:
+        value = ctypes.c_int()
+        call("cuDeviceGetAttribute", ctypes.byref(value), which, device)
+        return value.value
+
+    call("cuInit", 0)
+    version, count = ctypes.c_int(), ctypes.c_int()
+    call("cuDriverGetVersion", ctypes.byref(version))
+    call("cuDeviceGetCount", ctypes.byref(count))
+    devices = []
+    for ordinal in range(count.value):
+        device, name, size = ctypes.c_int(), ctypes.create_string_buffer(128), ctypes.c_size_t()
+        call("cuDeviceGet", ctypes.byref(device), ordinal)
+        call("cuDeviceGetName", name, len(name), device)
+        call("cuDeviceTotalMem_v2", ctypes.byref(size), device)
+        capability = f"{attribute(device, _CC_MAJOR)}.{attribute(device, _CC_MINOR)}"
+        devices.append(
+            {
+                "name": name.value.decode(),
+                "memory_bytes": size.value,
+                "compute_capability": capability,
+            }
+        )
+    return {"cuda": f"{version.value // 1000}.{version.value % 1000 // 10}", "devices": devices}
+
+
+def numba_cuda() -> dict[str, Any]:
+    """Compile a kernel with Numba and run it."""
+    import numpy as np
+    from numba import cuda
+
+    @cuda.jit
+    def double(x: Any) -> None:
+        i = cuda.grid(1)
+        if i < x.size:
+            x[i] *= 2
+
+    x = cuda.to_device(np.arange(64, dtype=np.float32))
+    double[2, 32](x)
+    return {"right": bool(np.array_equal(x.copy_to_host(), 2 * np.arange(64)))}
+
+
+def cupy() -> dict[str, Any]:
+    """Add numbers with CuPy."""
+    import cupy
+
+    return {"right": int(cupy.arange(10).sum()) == 45}
+
+
+def mpi() -> dict[str, Any]:
+    """Load mpi4py with its MPI library and start it as a single rank."""
+    from mpi4py import MPI
+
+    version = MPI.Get_library_version().strip("\x00\n ").splitlines()[0]
+    maps = Path("/proc/self/maps").read_text().split()
+    libraries = sorted({word for word in maps if "/libmpi" in word})
+    return {"library": version, "path": libraries[0] if libraries else None}
+
+
+PROBES: dict[str, Callable[[], dict[str, Any]]] = {
+    probe.__name__: probe for probe in (cpu_path, blas_library, cuda_driver, numba_cuda, cupy, mpi)
+}
+
+
+def start(name: str) -> subprocess.Popen[str]:
+    """Start a probe in a child process.
+
+    Parameters
+    ----------
+    name : str
+        A key of ``PROBES``.
+    """
+    return subprocess.Popen(
+        [sys.executable, "-m", "llm_numba.cli.probes", name],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        errors="replace",
+    )
+
+
+def finish(child: subprocess.Popen[str], timeout: float) -> dict[str, Any]:
+    """Wait for a probe and return what it found out.
+
+    Parameters
+    ----------
+    child : Popen
+        From :func:`start`.
+    timeout : float
+        Seconds after which it is ended.
+
+    Returns
+    -------
+    dict
+        The probe's facts, or ``{"error": sentence}`` if it failed, crashed or did not end.
+    """
+    try:
+        out, err = child.communicate(timeout=timeout)
+    except subprocess.TimeoutExpired:
+        return {"error": f"no answer within {timeout:g} s"}
+    finally:
+        if child.poll() is None:
+            child.kill()
+            child.communicate()
+    if child.returncode == 0:
+        return json.loads(out.splitlines()[-1])
+    if child.returncode < 0:
+        return {"error": f"crashed with signal {-child.returncode}"}
+    return {"error": (err.strip().splitlines() or [f"exit code {child.returncode}"])[-1]}
+
+
+if __name__ == "__main__":
+    print(json.dumps(PROBES[sys.argv[1]]()))

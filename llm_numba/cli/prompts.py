@@ -1,0 +1,78 @@
+"""Where prompts come from: arguments, a file, a file with one prompt a line, or a pipe."""
+
+import sys
+from pathlib import Path
+
+from llm_numba.errors import PromptError
+
+
+def read_prompts(arguments: list[str], file: Path | None, prompts_file: Path | None) -> list[str]:
+    """Collect the prompts of a command line, in the order in which they were given.
+
+    Parameters
+    ----------
+    arguments : list of str
+        Prompts from the command line itself.
+    file : Path or None
+        A text that is one prompt.
+    prompts_file : Path or None
+        A text with one prompt a line; empty lines are skipped.
+
+    Returns
+    -------
+    list of str
+        At least one prompt. Without any of the three, standard input is one prompt. The line
+        break that ends a file is not part of its prompt, as in the shell's ``$(cat file)``.
+
+    Raises
+    ------
+    PromptError
+        If there is no prompt, or its file cannot be read as UTF-8 text.
+    """
+    prompts = [_checked(argument) for argument in arguments]
+    if file is not None:
+        prompts.append(_without_last_break(_read(file)))
+    if prompts_file is not None:
+        prompts += [line for line in _read(prompts_file).splitlines() if line.strip()]
+        if not prompts:
+            raise PromptError(
+                f"{prompts_file} holds no prompt.", "Write one prompt on each of its lines."
+            )
+    if prompts:
+        return prompts
+    if sys.stdin.isatty():
+        raise PromptError(
+            "There is no prompt.",
+            'Give one: llm-numba generate "Once upon a time", --file, --prompts-file or a pipe.',
+        )
+    return [_without_last_break(_decode(sys.stdin.buffer.read(), "standard input"))]
+
+
+def _read(path: Path) -> str:
+    try:
+        return _decode(path.read_bytes(), str(path))
+    except OSError as error:
+        raise PromptError(
+            f"The prompt file {path} cannot be read: {error.strerror}.",
+            "Give the path of a readable text file.",
+        ) from error
+
+
+def _decode(data: bytes, source: str) -> str:
+    try:
+        return data.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise PromptError(
+            f"The prompt in {source} is not UTF-8 text: byte {error.start} is"
+            f" 0x{data[error.start]:02x}.",
+            "Convert it, for example with iconv -t UTF-8.",
+        ) from error
+
+
+def _checked(argument: str) -> str:
+    # Python hides undecodable bytes of the command line in lone surrogates.
+    return _decode(argument.encode("utf-8", "surrogateescape"), "the arguments")
+
+
+def _without_last_break(text: str) -> str:
+    return text.removesuffix("\n").removesuffix("\r")

@@ -1,0 +1,59 @@
+"""``llm-numba eval`` on a handful of stories: its table, its file, its comparison."""
+
+import json
+
+import pytest
+
+from llm_numba.train.recall import RecallResult, evaluate_recall
+
+FEW = ("--stories", 12, "--batch-size", 5)
+
+
+@pytest.fixture
+def model(tiny_checkpoint):
+    """A random model whose context holds a story; it knows no answer."""
+    return tiny_checkpoint(max_position_embeddings=4096)
+
+
+def test_outcome_is_that_of_the_python_api(cli, model, tmp_path):
+    from llm_numba import LLM
+
+    result = cli.invoke("eval", "-m", model, *FEW, "--seed", 3, "--out", tmp_path / "o.json")
+    assert result.exit_code == 0, result.output
+    written = RecallResult.from_json((tmp_path / "o.json").read_text())
+    assert written == evaluate_recall(LLM(model), 12, seed=3, batch_size=4)
+    for kind, (right, asked) in written.count_by_kind.items():
+        row = next(line for line in result.stdout.splitlines() if line.startswith(f"{kind} "))
+        assert row.split()[1:3] == [str(right), str(asked)]
+    assert result.stdout.splitlines()[-1].split()[:3] == ["all", "0", "12"]
+
+
+def test_comparison_is_paired(cli, model, tmp_path):
+    path = tmp_path / "other.json"
+    cli.invoke("eval", "-m", model, *FEW, "--out", path)
+    outcome = json.loads(path.read_text())
+    # The other one is given three right answers.
+    outcome["correct"] = "111" + outcome["correct"][3:]
+    path.write_text(json.dumps(outcome))
+    result = cli.invoke("eval", "-m", model, *FEW, "--compare", path)
+    assert result.exit_code == 0, result.output
+    assert "-25.00 percentage points" in result.stdout
+    assert "0 right here only, 3 right there only" in result.stdout
+    assert "p = 0.25" in result.stdout
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", "{}", '{"seed": 0, "correct": 5}'])
+def test_file_that_is_no_outcome(cli, model, tmp_path, text):
+    (tmp_path / "o.json").write_text(text)
+    arguments = ("eval", "-m", model, *FEW, "--compare", tmp_path / "o.json")
+    cli.refuses(*arguments, words=["o.json", "--out"])
+
+
+def test_other_stories_cannot_be_compared(cli, model, tmp_path):
+    cli.invoke("eval", "-m", model, *FEW, "--out", tmp_path / "o.json")
+    arguments = ("eval", "-m", model, "--stories", 13, "--compare", tmp_path / "o.json")
+    cli.refuses(*arguments, words=["12 stories", "--stories 12"])
+
+
+def test_outcome_that_cannot_be_written_is_told_first(cli, model, tmp_path):
+    cli.refuses("eval", "-m", model, "--out", tmp_path, words=[str(tmp_path), "cannot be written"])

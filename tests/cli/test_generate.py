@@ -1,0 +1,135 @@
+"""``llm-numba generate``: what goes to stdout, what to stderr, and in which order."""
+
+import json
+
+import pytest
+
+from llm_numba import LLM, SamplingParams
+from llm_numba.cli.transcript import Transcript
+
+GREEDY = ("--temperature", 0, "--max-tokens", 12)
+PROMPTS = ["Once upon a time", "Mia", "The [bold]red[/bold] ball"]
+
+
+@pytest.fixture(scope="module")
+def expected(tiny):
+    """What the Python API answers to the prompts, one by one."""
+    llm = LLM(tiny.path)
+    params = SamplingParams(temperature=0.0, max_tokens=12)
+    return [llm.generate(prompt, params)[0].outputs[0] for prompt in PROMPTS]
+
+
+def test_stdout_carries_the_text_alone(cli, tiny, expected):
+    result = cli.invoke("generate", PROMPTS[0], "-m", tiny, *GREEDY, "--stats")
+    assert result.exit_code == 0
+    assert result.stdout == expected[0].text + "\n"
+    assert "prompt 17 tokens" in result.stderr
+    assert "tokens/s" in result.stderr
+
+
+def test_without_stats_stderr_is_silent(cli, tiny):
+    assert cli.invoke("generate", PROMPTS[0], "-m", tiny, *GREEDY).stderr == ""
+
+
+@pytest.mark.parametrize("way", ["argument", "flag", "file", "stdin"])
+def test_prompt_may_come_from_anywhere(cli, tiny, tmp_path, expected, way):
+    (tmp_path / "prompt.txt").write_text(PROMPTS[0] + "\n")
+    arguments = {
+        "argument": [PROMPTS[0]],
+        "flag": ["--prompt", PROMPTS[0]],
+        "file": ["--file", tmp_path / "prompt.txt"],
+        "stdin": [],
+    }[way]
+    stdin = PROMPTS[0] + "\n" if way == "stdin" else ""
+    result = cli.invoke("generate", *arguments, "-m", tiny, *GREEDY, stdin=stdin)
+    assert result.stdout == expected[0].text + "\n"
+
+
+def test_only_the_last_line_break_of_a_file_is_dropped(cli, tiny):
+    result = cli.invoke("generate", "-m", tiny, *GREEDY, "--json", stdin=" a\n\n\n")
+    assert json.loads(result.stdout)["prompt"] == " a\n\n"
+
+
+def test_prompts_file_runs_as_one_batch_in_its_order(cli, tiny, tmp_path, expected):
+    (tmp_path / "prompts.txt").write_text("\n\n".join(PROMPTS) + "\n")
+    arguments = ("--prompts-file", tmp_path / "prompts.txt", "-m", tiny, *GREEDY, "--stats")
+    result = cli.invoke("generate", *arguments)
+    assert result.stdout == "\n".join(completion.text + "\n" for completion in expected)
+    headings = [line for line in result.stderr.splitlines() if line.startswith("──")]
+    assert headings == [f"── prompt {i} of 3" for i in (1, 2, 3)]
+    assert "3 requests" in result.stderr
+
+
+def test_echo_writes_prompts_untouched_by_markup(cli, tiny, expected):
+    result = cli.invoke("generate", PROMPTS[2], "-m", tiny, *GREEDY, "--echo")
+    assert result.stdout == PROMPTS[2] + expected[2].text + "\n"
+
+
+def test_json_is_one_object_a_line_with_the_names_of_the_api(cli, tiny, expected):
+    result = cli.invoke("generate", *PROMPTS, "-m", tiny, *GREEDY, "--json", "--logprobs", 2)
+    answers = [json.loads(line) for line in result.stdout.splitlines()]
+    assert [answer["prompt"] for answer in answers] == PROMPTS
+    for answer, completion in zip(answers, expected, strict=True):
+        (output,) = answer["outputs"]
+        assert output["text"] == completion.text
+        assert output["token_ids"] == completion.token_ids
+        assert output["finish_reason"] == completion.finish_reason
+        assert len(output["logprobs"]) == len(completion.token_ids)
+        # Greedy: the chosen token is the likeliest, so two tokens are two entries.
+        assert all(len(step) == 2 for step in output["logprobs"])
+        assert answer["metrics"]["num_generated_tokens"] == len(completion.token_ids)
+
+
+def test_n_completions_differ_and_repeat_with_their_seed(cli, tiny):
+    arguments = ("generate", "Mia", "-m", tiny, "-n", 3, "--seed", 5, "--max-tokens", 8, "--json")
+    first, second = cli.invoke(*arguments), cli.invoke(*arguments)
+    texts = [output["text"] for output in json.loads(first.stdout)["outputs"]]
+    assert len(set(texts)) == 3
+    assert texts == [output["text"] for output in json.loads(second.stdout)["outputs"]]
+
+
+def test_model_defaults_hold_until_an_option_says_otherwise(cli, damaged):
+    (damaged.path / "generation_config.json").write_text(json.dumps({"do_sample": False}))
+    arguments = ("generate", "Mia", "-m", damaged, "--max-tokens", 20, "--json")
+
+    def token_ids(*more):
+        return json.loads(cli.invoke(*arguments, *more).stdout)["outputs"][0]["token_ids"]
+
+    greedy = token_ids()
+    assert greedy == token_ids("--temperature", 0)
+    assert greedy != token_ids("--temperature", 5, "--seed", 1)
+
+
+def test_unset_max_tokens_fills_the_context(cli, tiny):
+    arguments = ("-m", tiny, "--max-model-len", 40, "--ignore-eos", "--json")
+    answer = json.loads(cli.invoke("generate", "0123456789", *arguments).stdout)
+    assert answer["metrics"]["num_generated_tokens"] == 29
+    assert answer["outputs"][0]["finish_reason"] == "length"
+
+
+def test_stop_text_ends_the_answer_before_it(cli, tiny, expected):
+    stop = next(c for c in expected[0].text[1:] if c.isprintable() and c != "\ufffd")
+    result = cli.invoke("generate", PROMPTS[0], "-m", tiny, *GREEDY, "--stop", stop)
+    assert result.stdout == expected[0].text.split(stop)[0] + "\n"
+
+
+def test_transcript_writes_in_order_whatever_comes_first(capsys):
+    transcript = Transcript(["a", "b"])
+    transcript.add(1, 0, "second", finished=True)
+    assert capsys.readouterr().out == ""
+    transcript.add(0, 0, "fi", finished=False)
+    assert capsys.readouterr().out == "fi"
+    transcript.add(0, 0, "rst", finished=True)
+    assert capsys.readouterr().out == "rst\n\nsecond\n"
+
+
+def test_transcript_ends_a_line_only_once(capsys):
+    transcript = Transcript(["a"])
+    transcript.add(0, 0, "text\n", finished=True)
+    transcript.end_line()
+    assert capsys.readouterr().out == "text\n"
+
+
+def test_piping_works_in_a_real_process(cli, tiny, expected):
+    done = cli.run("generate", "-m", tiny, *GREEDY, stdin=PROMPTS[0])
+    assert (done.returncode, done.stdout, done.stderr) == (0, expected[0].text + "\n", "")

@@ -1,0 +1,164 @@
+"""Ctrl-C, closed pipes and terminals: the command ends at once and leaves nothing behind."""
+
+import os
+import pty
+import select
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+# Makes the terminal the process's own, so that the key ^C becomes a signal; then runs the command.
+TAKE_TERMINAL = "import os, sys; os.login_tty(0); os.execv(sys.argv[1], sys.argv[1:])"
+ENDLESS = ("--ignore-eos", "--max-tokens", 60000)
+
+
+@pytest.fixture
+def endless(damaged):
+    """A model with a context so long that it writes for minutes."""
+    damaged.edit_json("config.json", max_position_embeddings=65536)
+    return damaged
+
+
+class Screen:
+    """What a program shows on a pseudo-terminal, and the keys pressed there."""
+
+    def __init__(self, descriptor: int) -> None:
+        self._descriptor = descriptor
+        self._unread = b""
+
+    def until(self, wanted: bytes, seconds: float = 30.0) -> None:
+        """Wait for a text; what comes behind it is left for the next call."""
+        end = time.monotonic() + seconds
+        while wanted not in self._unread:
+            ready, _, _ = select.select([self._descriptor], [], [], max(0, end - time.monotonic()))
+            assert ready, self._unread
+            self._unread += os.read(self._descriptor, 4096)
+        self._unread = self._unread.split(wanted, 1)[1]
+
+    def rest(self) -> bytes:
+        """Return what the program showed before it left."""
+        while True:
+            try:
+                self._unread += os.read(self._descriptor, 4096)
+            except OSError:  # how Linux reports the end of a pseudo-terminal
+                return self._unread
+
+    def press(self, keys: bytes) -> None:
+        """Press keys."""
+        os.write(self._descriptor, keys)
+
+
+@pytest.fixture
+def terminal(cli):
+    """Start commands on a pseudo-terminal, and end them after the test."""
+    children = []
+
+    def start(*arguments):
+        ours, theirs = pty.openpty()
+        child = subprocess.Popen(
+            [sys.executable, "-c", TAKE_TERMINAL, *cli.argv(*arguments)],
+            stdin=theirs,
+            stdout=theirs,
+            stderr=theirs,
+            env=cli.environment | {"TERM": "xterm", "COLUMNS": "80"},
+        )
+        os.close(theirs)
+        children.append((child, ours))
+        return child, Screen(ours)
+
+    yield start
+    for child, ours in children:
+        if child.poll() is None:
+            child.kill()
+        child.wait()
+        os.close(ours)
+
+
+def test_ctrl_c_while_streaming_exits_130_at_once(cli, endless):
+    with subprocess.Popen(
+        cli.argv("generate", "Mia", "-m", endless, *ENDLESS),
+        bufsize=0,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env=cli.environment,
+    ) as child:
+        assert child.stdout.read(1)
+        child.send_signal(signal.SIGINT)
+        out, err = child.communicate(timeout=10)
+    assert child.returncode == 130
+    assert out.endswith(b"\n")
+    assert err == b""
+
+
+def test_ctrl_c_in_a_batch_exits_130(cli, endless):
+    with subprocess.Popen(
+        cli.argv("generate", "Mia", "Tom", "-n", "2", "-m", endless, *ENDLESS),
+        bufsize=0,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env=cli.environment,
+    ) as child:
+        assert child.stdout.read(1)
+        child.send_signal(signal.SIGINT)
+        _, err = child.communicate(timeout=10)
+    assert child.returncode == 130
+    assert b"Traceback" not in err
+
+
+def test_closed_pipe_ends_quietly(cli, endless):
+    with subprocess.Popen(
+        cli.argv("generate", "Mia", "-m", endless, *ENDLESS),
+        bufsize=0,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env=cli.environment,
+    ) as child:
+        assert child.stdout.read(1)
+        child.stdout.close()
+        err = child.stderr.read()
+        assert child.wait(timeout=10) == 1
+    assert err == b""
+
+
+def test_chat_on_a_terminal_stops_an_answer_and_goes_on(terminal, endless):
+    child, screen = terminal("chat", "-m", endless, *ENDLESS)
+    screen.until(b">>> ")
+    screen.press(b"hello\n")
+    screen.until(b"hello")
+    screen.until(b"\n")
+    time.sleep(0.5)
+    screen.press(b"\x03")
+    screen.until(b"(stopped)")
+    screen.until(b">>> ")
+    screen.press(b"/exit\n")
+    assert child.wait(timeout=10) == 0
+
+
+def test_ctrl_c_at_the_chat_prompt_exits_130(terminal, endless):
+    child, screen = terminal("chat", "-m", endless)
+    screen.until(b">>> ")
+    # CPython overlooks a signal between showing the prompt and waiting for the first key.
+    time.sleep(0.3)
+    screen.press(b"\x03")
+    assert child.wait(timeout=10) == 130
+    assert screen.rest() == b"\r\n"
+
+
+def test_end_of_input_leaves_the_chat(terminal, endless):
+    child, screen = terminal("chat", "-m", endless)
+    screen.until(b">>> ")
+    screen.press(b"\x04")
+    assert child.wait(timeout=10) == 0
+
+
+def test_mistake_at_the_chat_prompt_is_told_and_the_chat_goes_on(terminal, tiny):
+    child, screen = terminal("chat", "-m", tiny, "--max-model-len", 32)
+    screen.until(b">>> ")
+    screen.press(b"a" * 100 + b"\n")
+    screen.until(b"Fix: ")
+    screen.until(b">>> ")
+    screen.press(b"/exit\n")
+    assert child.wait(timeout=10) == 0

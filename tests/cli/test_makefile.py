@@ -1,0 +1,76 @@
+"""The Makefile: its list of targets, and the environment that it makes, mends and keeps."""
+
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+
+pytestmark = pytest.mark.skipif(shutil.which("make") is None, reason="make is not installed")
+
+
+def make(*arguments: object) -> subprocess.CompletedProcess[str]:
+    command = ["make", "--no-print-directory", "-C", str(ROOT), *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=120)
+
+
+def test_make_alone_lists_every_target_with_a_line():
+    phony = re.search(r"^\.PHONY: (.*)$", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    targets = [name for name in phony[1].split() if name != "FORCE"]
+    lines = make().stdout.splitlines()[1:]
+    assert [line.split()[0] for line in lines] == targets
+    assert {"demo", "test", "test-all", "lint", "docs", "parity", "bench-cpu", "clean"} <= {
+        *targets
+    }
+    assert all(len(line.split()) > 2 for line in lines)
+
+
+def test_list_makes_no_environment(tmp_path):
+    make("help", f"VENV={tmp_path / 'venv'}")
+    assert not (tmp_path / "venv").exists()
+
+
+@pytest.mark.parametrize(
+    ("script", "message"),
+    [("exit 1", "needs Python 3.11 or newer"),
+     ('case "$2" in *ensurepip*) exit 1;; esac; echo python3.11-venv', "apt install python3.11-venv")],
+)  # fmt: skip
+def test_unfit_interpreter_is_told(tmp_path, script, message):
+    fake = tmp_path / "python"
+    fake.write_text(f"#!/bin/sh\n{script}\n")
+    fake.chmod(0o755)
+    done = make("demo", f"VENV={tmp_path / 'venv'}", f"PYTHON={fake}")
+    assert done.returncode == 2
+    assert message in done.stdout
+    assert not (tmp_path / "venv").exists()
+
+
+def test_missing_interpreter_is_told(tmp_path):
+    done = make("test", f"VENV={tmp_path / 'venv'}", "PYTHON=python-that-is-not-there")
+    assert done.returncode == 2
+    assert "There is no python-that-is-not-there" in done.stdout
+
+
+def test_environment_heals_and_is_kept(tmp_path):
+    venv = tmp_path / "venv"
+    stamp = venv / ".made"
+    arguments = (stamp, f"VENV={venv}", f"PYTHON={sys.executable}")
+    # What an interrupted run leaves: files, and no stamp.
+    (venv / "bin").mkdir(parents=True)
+    (venv / "bin" / "leftover").touch()
+    assert make(*arguments).returncode == 0
+    assert not (venv / "bin" / "leftover").exists()
+    made = stamp.stat().st_mtime_ns
+
+    make(*arguments)
+    assert stamp.stat().st_mtime_ns == made
+
+    # What a moved directory looks like: the stamp names another one.
+    stamp.write_text(f"/elsewhere {sys.executable}\n")
+    (venv / "bin" / "leftover").touch()
+    assert make(*arguments).returncode == 0
+    assert not (venv / "bin" / "leftover").exists()
