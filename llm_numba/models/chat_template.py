@@ -6,15 +6,19 @@ neither change them nor reach into Python.
 
 import datetime
 import json
+from functools import cached_property
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from llm_numba.errors import ChatTemplateError
 from llm_numba.models.fields import read_text
 
+if TYPE_CHECKING:
+    import jinja2
+
 
 class ChatTemplate:
-    """A compiled chat template.
+    """A chat template, compiled when it is first used.
 
     Parameters
     ----------
@@ -22,44 +26,63 @@ class ChatTemplate:
         Jinja.
     where : str
         The file it comes from, for errors.
-    bos_token, eos_token : str
-        Given to the template.
-
-    Raises
-    ------
-    ChatTemplateError
-        If the source is not valid Jinja.
+    special_tokens : dict of str to str
+        ``bos_token`` and the like, given to the template by these names.
     """
 
-    def __init__(self, source: str, where: str, bos_token: str, eos_token: str) -> None:
-        # Here, not above: most programs never chat, and Jinja takes a while to import.
-        import jinja2
-        from jinja2.ext import loopcontrols
-        from jinja2.sandbox import ImmutableSandboxedEnvironment
-
+    def __init__(self, source: str, where: str, special_tokens: dict[str, str]) -> None:
+        self._source = source
         self._where = where
-        self._tokens = {"bos_token": bos_token, "eos_token": eos_token}
+        self._special_tokens = special_tokens
+
+    @cached_property
+    def _template(self) -> "jinja2.Template":
+        # Here, not above: most programs never chat, and Jinja takes a while to import.
+        import jinja2.sandbox
+        from jinja2.ext import loopcontrols
+
         # As Transformers sets it up, so that a template means the same in both.
-        environment = ImmutableSandboxedEnvironment(
-            trim_blocks=True, lstrip_blocks=True, extensions=[loopcontrols]
+        environment = jinja2.sandbox.ImmutableSandboxedEnvironment(
+            trim_blocks=True, lstrip_blocks=True, extensions=[loopcontrols, _generation_tag()]
         )
         environment.filters["tojson"] = _to_json
         environment.globals["raise_exception"] = _raise_exception
         environment.globals["strftime_now"] = _strftime_now
         try:
-            self._template = environment.from_string(source)
+            return environment.from_string(self._source)
         except jinja2.TemplateSyntaxError as failure:
             raise ChatTemplateError(
-                f"The chat template in {where} is not valid, line {failure.lineno}: "
+                f"The chat template in {self._where} is not valid, line {failure.lineno}: "
                 f"{failure.message}.",
                 "Download that file again, or use `generate` with a plain prompt.",
             ) from None
 
     def render(self, messages: list[dict[str, Any]], add_generation_prompt: bool) -> str:
-        """Lay out a conversation; see :meth:`Tokenizer.apply_chat_template`."""
+        """Lay out a conversation.
+
+        Parameters
+        ----------
+        messages : list of {"role": str, "content": str}
+        add_generation_prompt : bool
+            End with the words that begin the assistant's turn.
+
+        Returns
+        -------
+        str
+
+        Raises
+        ------
+        ChatTemplateError
+            If the template is not valid Jinja, or refuses the conversation.
+        """
+        template = self._template
         try:
-            return self._template.render(
-                messages=messages, add_generation_prompt=add_generation_prompt, **self._tokens
+            return template.render(
+                messages=messages,
+                add_generation_prompt=add_generation_prompt,
+                tools=None,
+                documents=None,
+                **self._special_tokens,
             )
         except Exception as failure:  # whatever a stranger's program may raise
             raise ChatTemplateError(
@@ -77,7 +100,7 @@ class ChatTemplate:
 
 
 def find_chat_template(
-    directory: Path, settings: dict[str, Any], bos_token: str, eos_token: str
+    directory: Path, settings: dict[str, Any], special_tokens: dict[str, str]
 ) -> ChatTemplate | None:
     """Find a checkpoint's chat template, in its own file or in ``tokenizer_config.json``.
 
@@ -86,7 +109,8 @@ def find_chat_template(
     directory : Path
     settings : dict
         The contents of ``tokenizer_config.json``.
-    bos_token, eos_token : str
+    special_tokens : dict of str to str
+        See :class:`ChatTemplate`.
 
     Returns
     -------
@@ -95,19 +119,34 @@ def find_chat_template(
     Raises
     ------
     ChatTemplateError
-        If there is one and it is not valid.
+        If there is one and it cannot be read.
     """
     path = directory / "chat_template.jinja"
     if path.exists():
         source = read_text(path, ChatTemplateError)
-        return ChatTemplate(source, str(path), bos_token, eos_token)
+        return ChatTemplate(source, str(path), special_tokens)
     source = settings.get("chat_template")
     if isinstance(source, list):  # several, by name
         named = {entry.get("name"): entry.get("template") for entry in source}
         source = named.get("default")
     if not isinstance(source, str):
         return None
-    return ChatTemplate(source, str(directory / "tokenizer_config.json"), bos_token, eos_token)
+    return ChatTemplate(source, str(directory / "tokenizer_config.json"), special_tokens)
+
+
+def _generation_tag() -> "type[jinja2.ext.Extension]":
+    from jinja2.ext import Extension
+
+    class Generation(Extension):
+        """``{% generation %}`` marks the assistant's words for training; here they pass."""
+
+        tags = frozenset({"generation"})
+
+        def parse(self, parser: "jinja2.parser.Parser") -> "list[jinja2.nodes.Node]":
+            next(parser.stream)
+            return parser.parse_statements(("name:endgeneration",), drop_needle=True)
+
+    return Generation
 
 
 def _to_json(value: Any, indent: int | None = None, **options: Any) -> str:

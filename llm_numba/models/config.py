@@ -27,8 +27,6 @@ class ModelConfig:
     qk_norm : bool
         RMSNorm on each head's query and key before RoPE (Qwen3).
     rope_theta : float
-    rotary_dim : int
-        Components of a head that RoPE turns.
     rope_scaling : RopeScaling
     windows : tuple of (int or None), one a layer
         Sliding window in tokens; None sees everything.
@@ -57,7 +55,6 @@ class ModelConfig:
     mlp_bias: bool
     qk_norm: bool
     rope_theta: float
-    rotary_dim: int
     rope_scaling: RopeScaling
     windows: tuple[int | None, ...]
     attention_scales: tuple[float, ...]

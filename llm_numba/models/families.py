@@ -59,8 +59,9 @@ def parse_config(raw: dict[str, Any], source: str = "config.json") -> ModelConfi
         See :func:`load_config`.
     """
     fields = Fields(raw, source)
-    names = raw.get("architectures") or [None]
-    architecture = names[0] if isinstance(names, list) else names
+    model_type = raw.get("model_type")
+    named = raw.get("architectures") or MODEL_TYPES.get(str(model_type), model_type)
+    architecture = str(named[0] if isinstance(named, list) else named)
     if architecture not in FAMILIES:
         raise fields.fail(
             f"architecture {architecture!r} is not supported",
@@ -149,8 +150,10 @@ def _decoder(
     hidden_size = fields.size("hidden_size")
     num_layers = fields.size("num_hidden_layers")
     num_heads = fields.size("num_attention_heads")
+    if default_kv_heads is None or "num_key_value_heads" in fields.raw:
+        default_kv_heads = num_heads  # what null stands for
     head_dim = fields.size("head_dim", default_head_dim or hidden_size // num_heads)
-    theta, rotary_dim, scaling = _rope(fields, head_dim)
+    theta, scaling = _rope(fields)
     activation = _activation(fields, fields.get("hidden_act", str, "silu"))
     if activation != "silu":
         raise fields.fail(
@@ -164,7 +167,7 @@ def _decoder(
         vocab_size=fields.size("vocab_size"),
         num_layers=num_layers,
         num_heads=num_heads,
-        num_kv_heads=fields.size("num_key_value_heads", default_kv_heads or num_heads),
+        num_kv_heads=fields.size("num_key_value_heads", default_kv_heads),
         head_dim=head_dim,
         max_position_embeddings=fields.size("max_position_embeddings", default_positions),
         norm_eps=fields.get("rms_norm_eps", float, 1e-6),
@@ -175,7 +178,6 @@ def _decoder(
         mlp_bias=mlp_bias,
         qk_norm=qk_norm,
         rope_theta=theta,
-        rotary_dim=rotary_dim,
         rope_scaling=scaling,
         windows=_windows(fields, num_layers, window, first_window_layer),
         attention_scales=(head_dim**-0.5,) * num_layers,
@@ -210,7 +212,6 @@ def _gpt2(architecture: str, fields: Fields) -> ModelConfig:
         mlp_bias=True,
         qk_norm=False,
         rope_theta=0.0,
-        rotary_dim=0,
         rope_scaling=RopeScaling(),
         windows=(None,) * num_layers,
         attention_scales=tuple(scale / (i + 1 if by_layer else 1) for i in range(num_layers)),
@@ -228,9 +229,18 @@ FAMILIES: dict[str, Callable[[str, Fields], ModelConfig]] = {
     "GPT2LMHeadModel": _gpt2,
 }
 
+# What a config.json without "architectures" goes by.
+MODEL_TYPES = {
+    "llama": "LlamaForCausalLM",
+    "mistral": "MistralForCausalLM",
+    "qwen2": "Qwen2ForCausalLM",
+    "qwen3": "Qwen3ForCausalLM",
+    "gpt2": "GPT2LMHeadModel",
+}
 
-def _rope(fields: Fields, head_dim: int) -> tuple[float, int, RopeScaling]:
-    """Read rope_theta, the turned components and the scaling, in either spelling."""
+
+def _rope(fields: Fields) -> tuple[float, RopeScaling]:
+    """Read rope_theta and the scaling, in either spelling."""
     newer = fields.get("rope_parameters", dict, {})
     rope = Fields({**fields.get("rope_scaling", dict, {}), **newer}, fields.source)
     kind = rope.get("rope_type", str, rope.get("type", str, "default"))
@@ -242,6 +252,11 @@ def _rope(fields: Fields, head_dim: int) -> tuple[float, int, RopeScaling]:
         )
     theta = rope.get("rope_theta", float, fields.get("rope_theta", float, 10000.0))
     part = rope.get("partial_rotary_factor", float, fields.get("partial_rotary_factor", float, 1.0))
+    if part != 1.0:
+        raise fields.fail(
+            f"'partial_rotary_factor' is {part}, but in this family RoPE turns whole heads",
+            "Remove that value if the model was trained without it.",
+        )
     scaled, llama3 = kind != "default", kind == "llama3"
     scaling = RopeScaling(
         kind=kind,
@@ -250,7 +265,7 @@ def _rope(fields: Fields, head_dim: int) -> tuple[float, int, RopeScaling]:
         high_freq_factor=rope.get("high_freq_factor", float, 4.0, required=llama3),
         original_context=rope.get("original_max_position_embeddings", int, 8192, required=llama3),
     )
-    return theta, int(head_dim * part), scaling
+    return theta, scaling
 
 
 def _windows(

@@ -76,9 +76,7 @@ class LlamaModel:
         self.final_norm = load("model.norm.weight")
         tied = config.tie_word_embeddings
         self.lm_head = self.embed_tokens if tied else load("lm_head.weight")
-        frequencies = ops.rope_frequencies(
-            config.rotary_dim, config.rope_theta, config.rope_scaling
-        )
+        frequencies = ops.rope_frequencies(config.head_dim, config.rope_theta, config.rope_scaling)
         self.cos, self.sin = ops.rope_tables(frequencies, num_positions, self.embed_tokens.dtype)
 
     def forward(self, batch: ForwardBatch, kv_cache: PagedKVCache) -> np.ndarray:

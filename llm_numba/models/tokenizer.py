@@ -49,11 +49,14 @@ class Tokenizer:
         self._tokenizer.no_truncation()
         self._tokenizer.no_padding()
         settings = _settings(directory)
-        self.bos_token = _token_text(settings.get("bos_token"))
-        self.eos_token = _token_text(settings.get("eos_token"))
-        self.chat_template = find_chat_template(
-            directory, settings, self.bos_token or "", self.eos_token or ""
-        )
+        special_tokens = {
+            name: text
+            for name, value in settings.items()
+            if name.endswith("_token") and (text := _token_text(value))
+        }
+        self.bos_token = special_tokens.get("bos_token")
+        self.eos_token = special_tokens.get("eos_token")
+        self.chat_template = find_chat_template(directory, settings, special_tokens)
 
     def __len__(self) -> int:
         return self._tokenizer.get_vocab_size(with_added_tokens=True)
@@ -132,7 +135,8 @@ def _settings(directory: Path) -> dict[str, Any]:
 
 def _token_text(value: Any) -> str | None:
     # Either the text itself or an object that also says how to strip around it.
-    return value.get("content") if isinstance(value, dict) else value
+    text = value.get("content") if isinstance(value, dict) else value
+    return text if isinstance(text, str) else None
 
 
 class IncrementalDetokenizer:

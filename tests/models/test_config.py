@@ -89,7 +89,6 @@ def test_values_left_out_take_the_defaults_that_transformers_gives_the_family(fa
         "dtype": "float32",
     } | defaults
     assert {name: getattr(config, name) for name in expected} == expected
-    assert config.rotary_dim == config.head_dim
     assert config.attention_scales == (config.head_dim**-0.5,) * 3
 
 
@@ -106,7 +105,6 @@ def test_gpt2_takes_its_own_defaults():
         "qkv_bias": True,
         "out_bias": True,
         "mlp_bias": True,
-        "rotary_dim": 0,
         "windows": (None, None, None),
         "attention_scales": (0.25, 0.25, 0.25),
     }
@@ -181,13 +179,16 @@ def test_where_both_spellings_are_there_the_newer_counts():
     assert (config.rope_theta, config.dtype) == (5e5, "float16")
 
 
-@pytest.mark.parametrize(
-    "spelling",
-    [{"partial_rotary_factor": 0.5}, {"rope_parameters": {"partial_rotary_factor": 0.5}}],
-)
-def test_a_partial_rotary_factor_turns_only_that_part_of_a_head(spelling):
-    config = parse_config(raw("Llama", head_dim=16, **spelling))
-    assert (config.head_dim, config.rotary_dim) == (16, 8)
+@pytest.mark.parametrize("family", ["Mistral", "Qwen2"])
+def test_null_kv_heads_are_as_many_as_query_heads_whatever_the_family_defaults_to(family):
+    config = parse_config(raw(family, num_attention_heads=16, num_key_value_heads=None))
+    assert (config.num_heads, config.num_kv_heads) == (16, 16)
+
+
+@pytest.mark.parametrize("model_type", ["llama", "mistral", "qwen2", "qwen3"])
+def test_without_architectures_the_model_type_names_the_family(model_type):
+    least = {**SIZES, "model_type": model_type}
+    assert parse_config(least).architecture.lower() == f"{model_type}forcausallm"
 
 
 def test_head_dim_need_not_be_hidden_size_over_heads():

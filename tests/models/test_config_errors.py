@@ -87,6 +87,14 @@ def test_a_value_of_the_wrong_type_is_shown_with_the_right_one(key, value, kind)
     assert f"'{key}' is {value!r}, not of type {kind}" in error.cause
 
 
+@pytest.mark.parametrize(
+    "spelling",
+    [{"partial_rotary_factor": 0.5}, {"rope_parameters": {"partial_rotary_factor": 0.5}}],
+)
+def test_a_partial_rotary_factor_is_refused_because_these_families_turn_whole_heads(spelling):
+    assert "'partial_rotary_factor' is 0.5" in refusal({**LLAMA, **spelling}).cause
+
+
 @pytest.mark.parametrize("architectures", [None, [], ["T5ForConditionalGeneration"], "Llama", 5])
 def test_an_unsupported_architecture_lists_the_supported_ones(architectures):
     error = refusal({**LLAMA, "architectures": architectures})
