@@ -1,0 +1,37 @@
+"""What the engine's tests share: a count of blocks in use, and engines with odd cache sizes."""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from llm_numba import LLM
+
+
+@pytest.fixture(scope="session")
+def blocks_in_use() -> Callable[[LLM], int]:
+    """Blocks of an engine's KV cache that somebody owns."""
+
+    def count(llm: LLM) -> int:
+        allocator = llm._engine._kv_cache.allocator
+        return allocator.num_blocks - allocator.num_free
+
+    return count
+
+
+@pytest.fixture
+def tiny_llm(tiny_llm: LLM, blocks_in_use) -> Iterator[LLM]:
+    """The shared tiny model, held to it that every test gives its blocks back."""
+    yield tiny_llm
+    assert blocks_in_use(tiny_llm) == 0
+
+
+@pytest.fixture
+def new_llm(tiny_dir: Path) -> Callable[..., LLM]:
+    """A fresh engine on the shared tiny weights; keyword arguments go to `LLM`."""
+
+    def new(**options: Any) -> LLM:
+        return LLM(tiny_dir, **options)
+
+    return new
