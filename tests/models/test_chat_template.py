@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from llm_numba import LLM, SamplingParams
 from llm_numba.errors import ChatTemplateError
 from llm_numba.models import Tokenizer
 
@@ -97,6 +98,14 @@ def test_the_special_tokens_are_given_by_name(render):
     assert render("{{ bos_token }}|{{ eos_token }}") == "<s>|</s>"
 
 
+def test_special_tokens_of_any_kind_are_given_by_name(tiny_checkpoint):
+    directory = tiny_checkpoint()
+    declared = {"bos_token": "<s>", "unk_token": {"content": "<unk>"}, "pad_token": "<pad>"}
+    (directory / "tokenizer_config.json").write_text(json.dumps(declared))
+    (directory / "chat_template.jinja").write_text("{{ bos_token }}{{ unk_token }}{{ pad_token }}")
+    assert layout(directory) == "<s><unk><pad>"
+
+
 def test_tokens_that_the_checkpoint_does_not_declare_are_empty(tiny_checkpoint):
     directory = tiny_checkpoint()
     (directory / "tokenizer_config.json").write_text("{}")
@@ -125,6 +134,26 @@ def test_tojson_writes_plain_json(render):
 
 def test_tojson_indents_on_request(render):
     assert render("{{ messages[1] | tojson(indent=2) }}") == json.dumps(CONVERSATION[1], indent=2)
+
+
+@pytest.mark.parametrize(
+    ("options", "text"),
+    [
+        ("separators=(',', ':')", '{"role":"assistant","content":"Ho"}'),
+        ("sort_keys=True", '{"content": "Ho", "role": "assistant"}'),
+    ],
+)
+def test_tojson_takes_the_options_of_json(render, options, text):
+    assert render(f"{{{{ messages[1] | tojson({options}) }}}}") == text
+
+
+def test_tools_and_documents_are_none_as_transformers_gives_them(render):
+    assert render("{% if tools is none and documents is none %}none{% endif %}") == "none"
+
+
+def test_marks_for_training_leave_the_text_between_them(render):
+    source = "{% for m in messages %}{% generation %}{{ m.role }}.{% endgeneration %}{% endfor %}"
+    assert render(source) == "user.assistant.user."
 
 
 def test_today_can_be_asked_for(render):
@@ -207,6 +236,16 @@ def test_a_template_that_is_no_jinja_is_named_with_the_line(tiny_checkpoint, sou
     with pytest.raises(ChatTemplateError) as caught:
         layout(path.parent)
     assert f"The chat template in {path} is not valid, line {line}: " in caught.value.cause
+
+
+def test_a_template_that_is_no_jinja_stops_nobody_who_does_not_chat(tiny_checkpoint):
+    directory = tiny_checkpoint()
+    (directory / "chat_template.jinja").write_text("{% if %}")
+    llm = LLM(directory)
+    assert len(llm.generate("plain", SamplingParams(max_tokens=1))) == 1
+    with pytest.raises(ChatTemplateError, match="is not valid") as caught:
+        llm.chat(CONVERSATION)
+    assert "`generate`" in caught.value.remedy
 
 
 def test_a_template_in_tokenizer_config_json_is_named_by_that_file(tiny_checkpoint):

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
+import llm_numba.models.checkpoint as checkpoint_module
 from llm_numba import LLM
 from llm_numba.models import Checkpoint, load_config, load_model, open_model
 from llm_numba.models.checkpoint import WeightLoader
@@ -86,15 +87,22 @@ def test_transposed_tensors_are_transposed_one_by_one_and_contiguous(tmp_path: P
     assert stacked.flags.c_contiguous
 
 
-def test_a_file_is_reopened_once_enough_was_read_and_still_reads_right(
+def test_a_file_is_reopened_once_enough_was_read_so_that_its_pages_are_let_go(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr("llm_numba.models.checkpoint.REOPEN_AFTER_BYTES", 16)
+    """Ten tensors of 24 bytes; each open file serves two, the second of which passes 32."""
     tensors = {f"t{i}": numbers(2, 3) + i for i in range(10)}
     save_file(tensors, tmp_path / "model.safetensors")
-    load = WeightLoader(Checkpoint(tmp_path), np.dtype(np.float32))
+    checkpoint = Checkpoint(tmp_path)
+    opened, open_file = [], checkpoint_module.open_safetensors
+    monkeypatch.setattr(checkpoint_module, "REOPEN_AFTER_BYTES", 32)
+    monkeypatch.setattr(
+        checkpoint_module, "open_safetensors", lambda path: opened.append(path) or open_file(path)
+    )
+    load = WeightLoader(checkpoint, np.dtype(np.float32))
     for name, tensor in tensors.items():
         np.testing.assert_array_equal(load(name), tensor)
+    assert opened == [tmp_path / "model.safetensors"] * 5
 
 
 @pytest.mark.parametrize("sharded", [False, True], ids=["single file", "sharded"])

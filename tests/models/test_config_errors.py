@@ -95,7 +95,10 @@ def test_a_partial_rotary_factor_is_refused_because_these_families_turn_whole_he
     assert "'partial_rotary_factor' is 0.5" in refusal({**LLAMA, **spelling}).cause
 
 
-@pytest.mark.parametrize("architectures", [None, [], ["T5ForConditionalGeneration"], "Llama", 5])
+@pytest.mark.parametrize(
+    "architectures",
+    [None, [], ["T5ForConditionalGeneration"], "Llama", 5, [["LlamaForCausalLM"]], {"a": 1}],
+)
 def test_an_unsupported_architecture_lists_the_supported_ones(architectures):
     error = refusal({**LLAMA, "architectures": architectures})
     assert "is not supported" in error.cause

@@ -74,6 +74,15 @@ def test_special_tokens_may_be_declared_in_their_own_file(tiny_checkpoint):
     assert (tokenizer.bos_token, tokenizer.eos_token) == ("<s>", "</s>")
 
 
+@pytest.mark.parametrize("declared", [5, ["<s>"], None, {"content": 5}, {}])
+def test_a_special_token_that_is_no_text_counts_as_not_declared(tiny_checkpoint, declared):
+    directory = tiny_checkpoint()
+    (directory / "tokenizer_config.json").write_text(json.dumps({"bos_token": declared}))
+    tokenizer = Tokenizer(directory)
+    assert tokenizer.bos_token is None
+    assert tokenizer.encode("ab").count(BOS) == 1
+
+
 def test_a_tokenizer_file_that_asks_for_truncation_and_padding_gets_neither(tiny_checkpoint):
     directory = tiny_checkpoint()
     path = str(directory / "tokenizer.json")
