@@ -24,7 +24,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--steps", type=int, help="optimiser steps (default: what --minutes allow)")
     parser.add_argument("--minutes", type=float, default=7.0)
-    parser.add_argument("--rows", type=int, default=64, help="rows of 1,024 tokens a step")
+    parser.add_argument("--rows", type=int, default=32, help="rows of 1,024 tokens a step")
     parser.add_argument("--device", default="cuda")
     parser.add_argument("--workers", type=int, default=max(1, (os.cpu_count() or 2) - 2))
     parser.add_argument("--stories", type=int, default=2000, help="held-out stories to ask about")
@@ -76,7 +76,7 @@ def run(options: argparse.Namespace) -> None:
     asked = [chat.render([{"role": "user", "content": text}]) + chat.ASSISTANT
              for text in _REQUESTS]
     prompts = [chat.BEGIN + text for text in _OPENINGS] + asked
-    for seed in range(3):
+    for seed in range(2):
         texts = probe.sample(model, tokenizer, prompts, 0.7, seed)
         for prompt, text in zip(prompts, texts, strict=True):
             print(f"\n{prompt}{text}")

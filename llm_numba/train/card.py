@@ -30,7 +30,7 @@ MLP {intermediate_size}, tied embeddings |
 | context | {max_position_embeddings} tokens |
 | data | stories of `llm_numba.train.stories`, training stream of seed {seed} |
 | training | {steps:,} steps, {tokens:,} tokens, {seconds:.0f} s on one {device} |
-| final loss | {loss:.4f} nats a token (mean of the last 50 steps) |
+| final loss | {loss:.4f} nats a token, {answer_loss:.4f} in answers (means of 50 steps) |
 | recall | {accuracy:.2%} of {questions:,} questions about {stories:,} held-out stories |
 | licence | BSD-3-Clause |
 
@@ -96,6 +96,7 @@ def card(record: dict[str, Any]) -> str:
         seconds=record["seconds"],
         device=record["environment"]["device"],
         loss=record["curve"][-1]["loss"],
+        answer_loss=record["curve"][-1]["answer_loss"],
         accuracy=recall["accuracy"],
         questions=recall["questions"],
         stories=recall["stories"],

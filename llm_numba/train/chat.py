@@ -140,6 +140,12 @@ def told(story: Story, rng: Random, questions: int) -> list[Message]:
     return messages
 
 
+def is_answer(message: Message, story: Story) -> bool:
+    """Return whether ``message`` answers a question about ``story``."""
+    answers = {question.answer for question in story.questions}
+    return message["role"] == "assistant" and message["content"] in answers
+
+
 def read(story: Story, rng: Random, questions: int) -> list[Message]:
     """Return a conversation in which the user brings ``story`` and asks about it."""
     first, *others = story.questions[:questions]

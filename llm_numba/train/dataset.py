@@ -25,13 +25,11 @@ from llm_numba.train.stories import Story, training_story
 
 ROW_LENGTH = 1024
 DOCUMENTS_PER_JOB = 1024
+ANSWER_BIT = 1 << 15
+"""Set in an id whose token belongs to an answer; ids need the lower bits only."""
 _OPEN_ROWS = 16
+_SHARES = {"story": 0.15, "plain": 0.45, "told": 0.75}  # cumulative; the rest is read
 _QUESTIONS = (8, 6, 4, 2, 1)
-
-
-def question_block(questions: Iterable[Question]) -> str:
-    """Return questions and answers in the plain form, a line each."""
-    return "".join(f"Question: {q.text}\nAnswer: {q.answer}\n" for q in questions)
 
 
 def recall_prompt(story: Story, question: Question) -> str:
@@ -39,7 +37,11 @@ def recall_prompt(story: Story, question: Question) -> str:
     return f"{story.text}\n\nQuestion: {question.text}\nAnswer:"
 
 
-def document(story: Story, rng: Random, questions: int) -> str:
+Piece = tuple[str, bool]
+"""A part of a document, and whether it is an answer."""
+
+
+def document(story: Story, rng: Random, questions: int) -> list[Piece]:
     """Return ``story`` as a training document in one of the four forms.
 
     Parameters
@@ -50,25 +52,40 @@ def document(story: Story, rng: Random, questions: int) -> str:
         Chooses the form and its wording.
     questions : int
         The largest number of questions to ask, at least 1.
+
+    Returns
+    -------
+    list of Piece
+        Joined, they are the document; apart, they give the same tokens.
     """
     drawn = rng.random()
-    if drawn < 0.25:
-        return chat.BEGIN + story.text + chat.END
-    if drawn < 0.5:
-        block = question_block(story.questions[:questions])
-        return f"{chat.BEGIN}{story.text}\n\n{block}{chat.END}"
-    turns = chat.told if drawn < 0.75 else chat.read
-    return chat.render(turns(story, rng, questions)) + chat.END
+    if drawn < _SHARES["story"]:
+        return [(chat.BEGIN + story.text + chat.END, False)]
+    if drawn < _SHARES["plain"]:
+        pieces = [(f"{chat.BEGIN}{story.text}\n\n", False)]
+        for question in story.questions[:questions]:
+            pieces.append((f"Question: {question.text}\nAnswer:", False))
+            pieces.append((f" {question.answer}\n", True))
+        return [*pieces, (chat.END, False)]
+    turns = chat.told if drawn < _SHARES["told"] else chat.read
+    pieces = [(chat.BEGIN, False)]
+    for message in turns(story, rng, questions):
+        pieces.append((f"<|{message['role']}|>", False))
+        pieces.append((message["content"] + chat.EOT, chat.is_answer(message, story)))
+    return [*pieces, (chat.END, False)]
 
 
 def encode_document(tokenizer: Tokenizer, story: Story) -> list[int]:
     """Return the token ids of ``story``'s document, with fewer questions if it is too long.
 
-    The rare story that exceeds :data:`ROW_LENGTH` tokens even with one question gives no ids.
+    The tokens of answers carry :data:`ANSWER_BIT`, so that the loss can tell them apart. The rare
+    story that exceeds :data:`ROW_LENGTH` tokens even with one question gives no ids.
     """
     for questions in _QUESTIONS:
-        text = document(story, Random(story.seed), questions)
-        ids = tokenizer.encode(text, add_special_tokens=False).ids
+        ids: list[int] = []
+        for text, is_answer in document(story, Random(story.seed), questions):
+            piece = tokenizer.encode(text, add_special_tokens=False).ids
+            ids += [token | ANSWER_BIT for token in piece] if is_answer else piece
         if len(ids) <= ROW_LENGTH:
             return ids
     return []

@@ -43,7 +43,7 @@ _CLAIMS: dict[str, tuple[tuple[str, str, tuple[str, ...]], ...]] = {
     ),
     "search": (
         ("who", "{who}", ("Who looked {spot}?", "Who searched {spot}?")),
-        ("what", "{junk}", ("What did {who} see {spot}?", "What was {spot}?")),
+        ("what", "only {junk}", ("What did {who} see {spot}?", "What was {spot}?")),
     ),
     "find": (
         ("who", "{who}", ("Who found {what}?", "Who found {what.short}?",
@@ -138,7 +138,7 @@ _CLAIMS: dict[str, tuple[tuple[str, str, tuple[str, ...]], ...]] = {
                                   "Why did {who} bake for {whom}?")),
     ),
     "short": (
-        ("what", "{missing}", ("What was missing in the kitchen?", "What did {who} not have?")),
+        ("what", "some {missing}", ("What was missing in the kitchen?", "What did {who} need?")),
         ("why", "because {why}", ("Why was there no {missing}?",
                                   "Why did {who} have no {missing}?")),
     ),
@@ -158,7 +158,7 @@ _CLAIMS: dict[str, tuple[tuple[str, str, tuple[str, ...]], ...]] = {
         ("who", "{who}", ("Who knew another way?", "Who showed {whom} the way?")),
         ("where", "past {place}", ("Where did {who} lead {whom}?",)),
     ),
-    "pastime": (("what", "{pastime}", ("What did {who} and {whom} want to do?",)),),
+    "pastime": (("what", "to {pastime}", ("What did {who} and {whom} want to do?",)),),
     "shelter": (
         ("where", "{place.to}", ("Where did {who} and {whom} run?", "Where did they run?")),
         ("why", "because {why}", ("Why did {who} and {whom} run {place.to}?",
@@ -181,7 +181,8 @@ _CLAIMS: dict[str, tuple[tuple[str, str, tuple[str, ...]], ...]] = {
         ("what", "{material}", ("What did {who} bring them?", "What did {who} give them?")),
     ),
     "feel": (
-        ("feeling", "{feeling}", ("How did {who} feel when {when}?", "How was {who} when {when}?")),
+        ("feeling", "{who} felt {feeling}", ("How did {who} feel when {when}?",
+                                             "How was {who} when {when}?")),
     ),
 }
 
@@ -201,7 +202,7 @@ _GUARDS: dict[str, tuple[tuple[str, str, tuple[str, ...]], ...]] = {
         ("what", "{what2}", ("What did {whom} give to {who}?",)),
     ),
     "keep": _GIVEN,
-    "search": (("what", "{junk}", ("What did {who} find?",)),),
+    "search": (("what", "only {junk}", ("What did {who} find?",)),),
     "provide": (("what", "some {missing}", ("What did {who} give to {whom}?",
                                             "What did {whom} get from {who}?")),),
     "go": (("where", "{place.to}", ("Where did {whom} and {who} go?",
@@ -261,7 +262,7 @@ def _claims(events: list[Event], world: World) -> list[tuple[list[Question], boo
                 groups.append((_fill(kind, answer, wordings, event.roles), askable))
     for thing, holder in world.holders.items():
         colour = (f"What colour was {thing.short}?", f"Which colour did {thing.short} have?")
-        groups.append((_fill("colour", thing.colour, colour, {}), True))
+        groups.append((_fill("colour", f"it was {thing.colour}", colour, {}), True))
         if holder is not None:
             texts = (f"Who has {thing} at the end?", f"Who has {thing.short} at the end?",
                      f"At the end of the story, who has {thing}?")

@@ -38,7 +38,8 @@ def train_tokenizer(seed: int, num_stories: int = 20_000) -> Tokenizer:
     )
     stories = islice(training_stories(seed), num_stories)
     documents = (dataset.document(story, Random(story.seed), 8) for story in stories)
-    tokenizer.train_from_iterator(documents, trainer)
+    texts = ("".join(text for text, _ in pieces) for pieces in documents)
+    tokenizer.train_from_iterator(texts, trainer)
     begin = tokenizer.token_to_id(chat.BEGIN)
     tokenizer.post_processor = processors.Sequence([
         processors.ByteLevel(trim_offsets=False),

@@ -39,6 +39,9 @@ class Recipe:
         The time for the optimiser steps, compilation included, where ``steps`` is None.
     rows : int
         Packed rows of 1,024 tokens a step.
+    answer_weight : float
+        How much more than another token a token of an answer counts in the loss. Answers are a
+        tenth of the text, but they are what the model is for.
     peak_learning_rate, final_learning_rate : float
         The schedule rises to the peak over ``warmup_steps`` and falls on a cosine to the end.
     warmup_steps : int
@@ -52,10 +55,11 @@ class Recipe:
     seed: int = 1
     steps: int | None = None
     minutes: float = 7.0
-    rows: int = 64
-    peak_learning_rate: float = 3e-3
-    final_learning_rate: float = 3e-5
-    warmup_steps: int = 300
+    rows: int = 32
+    answer_weight: float = 8.0
+    peak_learning_rate: float = 2e-3
+    final_learning_rate: float = 2e-5
+    warmup_steps: int = 500
     weight_decay: float = 0.1
     betas: tuple[float, float] = (0.9, 0.95)
     max_grad_norm: float = 1.0
@@ -80,7 +84,8 @@ class Progress:
     seconds : float
         Wall time of the steps.
     curve : list of dict
-        Step, learning rate and the mean loss since the last entry, in nats a token.
+        Step, learning rate, and the mean cross-entropy since the last entry, in nats a token,
+        of all tokens ("loss") and of answers ("answer_loss").
     """
 
     steps: int
@@ -146,7 +151,7 @@ def _optimise(
     loss_of = torch.compile(batch_loss) if device.startswith("cuda") else batch_loss
     steps = recipe.steps
     curve: list[dict] = []
-    tokens, loss_sum, started = 0, torch.zeros((), device=device), time.perf_counter()
+    tokens, losses, started = 0, torch.zeros(2, device=device), time.perf_counter()
     for step, rows in enumerate(stream):
         if step == _TIMED_STEPS.start:
             timed_from = _now(device)
@@ -162,38 +167,61 @@ def _optimise(
             group["lr"] = rate
         batch = torch.from_numpy(rows.astype(np.int64)).to(device, non_blocking=True)
         with torch.autocast(torch.device(device).type, torch.bfloat16):
-            loss = loss_of(model, batch, begin, pad)
-        loss.backward()
+            objective, parts = loss_of(model, batch, begin, pad, recipe.answer_weight)
+        objective.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), recipe.max_grad_norm)
         optimiser.step()
         optimiser.zero_grad(set_to_none=True)
-        loss_sum += loss.detach()
+        losses += parts
         tokens += int((rows != pad).sum())
         if (step + 1) % _LOG_EVERY == 0:
-            mean = loss_sum.item() / _LOG_EVERY
-            loss_sum.zero_()
-            curve.append({"step": step + 1, "learning_rate": rate, "loss": round(mean, 4)})
+            loss, answer_loss = (round(part / _LOG_EVERY, 4) for part in losses.tolist())
+            losses.zero_()
+            curve.append({"step": step + 1, "learning_rate": rate, "loss": loss,
+                          "answer_loss": answer_loss})
             seconds = time.perf_counter() - started
-            print(f"step {step + 1}: loss {mean:.4f}, {tokens / seconds:,.0f} tokens/s",
-                  flush=True)
+            print(f"step {step + 1}: loss {loss:.4f}, of answers {answer_loss:.4f}, "
+                  f"{tokens / seconds:,.0f} tokens/s", flush=True)
         if steps and (step + 1) % max(1, steps // 4) == 0 and step + 1 < steps:
             save_checkpoint(model, tokenizer, output)
     seconds = _now(device) - started
     return Progress(steps, tokens, seconds, curve)
 
 
-def batch_loss(model: Llama, tokens: Tensor, begin: int, pad: int) -> Tensor:
-    """Return the mean cross-entropy of each next token within its document, in nats.
+def batch_loss(
+    model: Llama, rows: Tensor, begin: int, pad: int, answer_weight: float
+) -> tuple[Tensor, Tensor]:
+    """Return the training objective and the two cross-entropies that are recorded.
 
-    ``tokens`` [B, S] are packed rows; nothing is asked of padding or of the token that begins
-    the next document.
+    Parameters
+    ----------
+    model : Llama
+    rows : int64 [B, S]
+        Packed documents, answers marked. Nothing is asked of padding, nor of the token that
+        begins the next document.
+    begin, pad : int
+        Token ids.
+    answer_weight : float
+        The weight of an answer's tokens; others have 1.
+
+    Returns
+    -------
+    objective : scalar
+        The weighted mean cross-entropy of the next token, in nats.
+    parts : [2]
+        The plain mean over all tokens, and over answers.
     """
-    targets = functional.pad(tokens[:, 1:], (0, 1), value=pad)
-    targets = torch.where((targets == begin) | (targets == pad), -100, targets)
+    tokens = rows & (dataset.ANSWER_BIT - 1)
+    targets = functional.pad(tokens[:, 1:], (0, 1), value=pad).flatten()
+    answer = functional.pad(rows[:, 1:] >= dataset.ANSWER_BIT, (0, 1)).flatten().float()
+    asked = ((targets != begin) & (targets != pad)).float()
     logits = model(tokens, document_mask(tokens, begin))
-    return functional.cross_entropy(
-        logits.flatten(0, 1).float(), targets.flatten(), ignore_index=-100
-    )
+    loss = functional.cross_entropy(logits.flatten(0, 1).float(), targets, reduction="none")
+    weight = asked + (answer_weight - 1) * answer
+    objective = (weight * loss).sum() / weight.sum()
+    loss = loss.detach()
+    parts = torch.stack([(asked * loss).sum() / asked.sum(), (answer * loss).sum() / answer.sum()])
+    return objective, parts
 
 
 def _now(device: str) -> float:

@@ -330,8 +330,14 @@ PASTIMES = (
     "paint pictures", "gather mushrooms", "learn to whistle",
 )
 WARMERS = (
-    "hot soup", "warm milk", "fresh bread", "sweet tea", "pancakes", "roasted chestnuts",
-    "apple juice", "toast with jam",
+    "a bowl of hot soup",
+    "a cup of warm milk",
+    "some fresh bread",
+    "a pot of sweet tea",
+    "some pancakes",
+    "some roasted chestnuts",
+    "a glass of apple juice",
+    "some toast with jam",
 )
 ANIMALS = ("kitten", "puppy", "duckling", "lamb", "rabbit", "squirrel", "piglet", "hedgehog")
 PET_NAMES = (
@@ -404,8 +410,14 @@ COLLAPSES = (
     "they were in too much of a hurry",
 )
 MATERIALS = (
-    "strong planks", "a bag of nails", "a good saw", "thick rope", "some old bricks",
-    "a big hammer", "a tin of paint", "a box of screws",
+    "some strong planks",
+    "a bag of nails",
+    "a good saw",
+    "a thick rope",
+    "some old bricks",
+    "a big hammer",
+    "a tin of paint",
+    "a box of screws",
 )
 CLOTH_TOOLS = ("a needle and thread", "some wool", "a small patch", "a few stitches", "a pin")
 HARD_TOOLS = (
