@@ -1,0 +1,162 @@
+"""Tables, bar charts and single figures from the records in ``docs/results``.
+
+::
+
+    ```{bench-table} cpu_*.json
+    :results: decode/*, prefill/*
+    ```
+    ```{bench-bars} cpu_*.json
+    :results: decode/batch=*
+    ```
+    {bench}`cpu_*.json decode/batch=1`
+
+The first names a record (of several that match, the newest) and the results to show. Beneath stands
+what made it: command, machine, packages, commit. Nobody types a figure from a record.
+"""
+
+import json
+import shlex
+from fnmatch import fnmatch
+from pathlib import Path
+from typing import Any, ClassVar
+
+import drawing
+from docutils import nodes
+from docutils.parsers.rst import directives
+from figure_directive import figure_nodes
+from sphinx.application import Sphinx
+from sphinx.environment import BuildEnvironment
+from sphinx.errors import ExtensionError
+from sphinx.util.docutils import SphinxDirective, SphinxRole
+
+RESULTS = Path(__file__).parents[1] / "results"
+
+
+def load(env: BuildEnvironment, pattern: str) -> dict[str, Any]:
+    """Read the newest record whose file name matches."""
+    records = []
+    for path in sorted(RESULTS.glob(pattern)):
+        env.note_dependency(str(path))
+        records.append({**json.loads(path.read_text()), "file": f"docs/results/{path.name}"})
+    if not records:
+        raise ExtensionError(f"no record docs/results/{pattern}; `llm-numba bench` writes one")
+    return max(records, key=lambda record: record["date"])
+
+
+def select(record: dict[str, Any], patterns: str) -> list[dict[str, Any]]:
+    """Return the results whose names match one of the comma-separated patterns, in that order."""
+    found = [
+        result
+        for pattern in patterns.split(",")
+        for result in record["results"]
+        if fnmatch(result["name"], pattern.strip())
+    ]
+    if not found:
+        raise ExtensionError(f"{record['file']} has no result {patterns!r}")
+    return found
+
+
+def figure(value: float) -> str:
+    """Return a number with three digits or more, as the terminal shows it."""
+    return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
+
+
+def provenance(record: dict[str, Any]) -> str:
+    """Say in Markdown what made a record."""
+    environment = record["environment"]
+    device, blas, git = environment["device"], environment["blas"], environment["git"] or {}
+    commit = git.get("commit", "unknown")[:12] + (" with changes" if git.get("dirty") else "")
+    return (
+        f"`{shlex.join(record['command'])}` on {device['name']}, {device['cores']} cores, "
+        f"Python {environment['python']}, NumPy {environment['packages']['numpy']} with "
+        f"{blas['name']} {blas['version']}, {blas['threads']} threads; commit `{commit}`, "
+        f"{record['date'][:10]}. Record: `{record['file']}`."
+    )
+
+
+class BenchTable(SphinxDirective):
+    """A table of medians with their spread."""
+
+    required_arguments = 1
+    option_spec: ClassVar = {"results": directives.unchanged_required}
+
+    def run(self) -> list[nodes.Node]:
+        """Parse the generated Markdown in place."""
+        record = load(self.env, self.arguments[0])
+        results = select(record, self.options["results"])
+        lines = [
+            "| measured | median | p10 to p90 | runs | target |",
+            "| --- " + "| --: " * 4 + "|",
+        ]
+        for result in results:
+            target = result.get("target", {})
+            bound = next((f"{sign} {figure(target[key])}" for key, sign in
+                          (("at_least", "≥"), ("at_most", "≤")) if key in target), "")  # fmt: skip
+            lines.append(
+                f"| {result['what']} | {figure(result['median'])} {result['unit']} "
+                f"| {figure(result['p10'])} to {figure(result['p90'])} | {result['n']} | {bound} |"
+            )
+        lines += ["", "{.provenance}", provenance(record)]
+        return self.parse_text_to_nodes("\n".join(lines))
+
+
+class BenchBars(SphinxDirective):
+    """Horizontal bars of medians, with whiskers from the 10th to the 90th percentile."""
+
+    required_arguments = 1
+    option_spec: ClassVar = {
+        "results": directives.unchanged_required,
+        "label": directives.unchanged_required,
+        "alt": directives.unchanged_required,
+        "made-by-below": directives.flag,
+    }
+
+    def run(self) -> list[nodes.Node]:
+        """Draw, and say beneath what made it."""
+        record = load(self.env, self.arguments[0])
+        results = select(record, self.options["results"])
+        svg = drawing.bars([
+            (self.options["label"].format(**result["shape"]), result["median"], result["p10"],
+             result["p90"], f"{figure(result['median'])} {result['unit']}")
+            for result in results
+        ])  # fmt: skip
+        drawn = figure_nodes(svg, self.options["alt"], "")
+        if "made-by-below" in self.options:  # a table of the same record follows
+            return drawn
+        return [*drawn, *self.parse_text_to_nodes("{.provenance}\n" + provenance(record))]
+
+
+class BenchFigure(SphinxRole):
+    """A result's median with its unit: ``FILE NAME``."""
+
+    def run(self) -> tuple[list[nodes.Node], list[nodes.system_message]]:
+        """Look it up."""
+        pattern, name = self.text.split()
+        result = select(load(self.env, pattern), name)[0]
+        unit = {"x": "times"}.get(result["unit"], result["unit"])
+        return [nodes.Text(f"{figure(result['median'])} {unit}")], []
+
+
+class WeightTraffic(SphinxRole):
+    """The bytes of weights that decoding at batch 1 reads, a token and a second."""
+
+    def run(self) -> tuple[list[nodes.Node], list[nodes.system_message]]:
+        """Work it out from a record."""
+        record = load(self.env, self.text)
+        rate = select(record, "decode/batch=1")[0]["median"]
+        model = record["settings"]["model"]
+        weights = select(record, f"load_peak/{model}")[0]["shape"]["float32_bytes"]
+        words = (
+            f"{weights / 1e6:.1f} MB of weights a token at {figure(rate)} tokens/s are "
+            f"{weights * rate / 1e9:.1f} GB/s"
+        )
+        return [nodes.Text(words)], []
+
+
+def setup(app: Sphinx) -> dict[str, Any]:
+    """Register the directives and the role."""
+    app.add_directive("bench-table", BenchTable)
+    app.add_directive("bench-bars", BenchBars)
+    app.add_role("bench", BenchFigure())
+    app.add_role("weight-traffic", WeightTraffic())
+    return {"parallel_read_safe": True, "parallel_write_safe": True}

@@ -1,0 +1,51 @@
+"""``figure-of``: a drawing made while the site is built, from the code and the bundled model.
+
+::
+
+    ```{figure-of} attention.causal_weights
+    :alt: what a reader who cannot see it should know
+    The caption.
+    ```
+
+names a function in ``docs/_ext/figures`` that returns a :class:`drawing.Drawing`. The SVG goes into
+the page itself, so that it takes the page's colours, light or dark.
+"""
+
+from html import escape
+from importlib import import_module
+from typing import Any, ClassVar
+
+from docutils import nodes
+from docutils.parsers.rst import directives
+from drawing import Drawing
+from sphinx.application import Sphinx
+from sphinx.util.docutils import SphinxDirective
+
+
+def figure_nodes(drawing: Drawing, alt: str, caption: str) -> list[nodes.Node]:
+    """Return the nodes that put a drawing into a page; the caption is HTML."""
+    below = f"<figcaption>{caption}</figcaption>" if caption else ""
+    html = f'<figure class="drawing"><div>{drawing.svg(escape(alt))}</div>{below}</figure>'
+    return [nodes.raw("", html, format="html")]
+
+
+class FigureOf(SphinxDirective):
+    """Draw a figure."""
+
+    required_arguments = 1
+    has_content = True
+    option_spec: ClassVar = {"alt": directives.unchanged_required}
+
+    def run(self) -> list[nodes.Node]:
+        """Call the named function."""
+        module, _, function = self.arguments[0].rpartition(".")
+        figures = import_module(f"figures.{module}")
+        self.env.note_dependency(figures.__file__)
+        drawing = getattr(figures, function)()
+        return figure_nodes(drawing, self.options["alt"], escape(" ".join(self.content)))
+
+
+def setup(app: Sphinx) -> dict[str, Any]:
+    """Register the directive."""
+    app.add_directive("figure-of", FigureOf)
+    return {"parallel_read_safe": True, "parallel_write_safe": True}

@@ -1,0 +1,68 @@
+import sys
+from pathlib import Path
+
+DOCS = Path(__file__).parent
+sys.path.insert(0, str(DOCS / "_ext"))
+
+import llm_numba  # noqa: E402
+from llm_numba.models import load_config, resolve_model  # noqa: E402
+
+project = "llm_numba"
+author = "The llm_numba developers"
+copyright = f"2026, {author}"
+version = release = llm_numba.__version__
+
+extensions = [
+    "myst_parser",
+    "sphinx.ext.autodoc",
+    "sphinx.ext.napoleon",
+    "sphinx.ext.viewcode",
+    "sphinx_copybutton",
+    # Ours, in docs/_ext.
+    "bench_records",
+    "cli_reference",
+    "figure_directive",
+    "mathml",
+    "parity_table",
+    "source_role",
+]
+exclude_patterns = ["_build", "_generated", "results"]
+
+myst_enable_extensions = ["attrs_block", "colon_fence", "dollarmath", "substitution"]
+myst_heading_anchors = 3
+
+# The sizes of the bundled model, for prose and tables: {{ E }}.
+_config = load_config(resolve_model("storyteller"))
+myst_substitutions = {
+    "L": _config.num_layers,
+    "E": _config.hidden_size,
+    "H": _config.num_heads,
+    "G": _config.num_kv_heads,
+    "D": _config.head_dim,
+    "F": _config.intermediate_size,
+    "V": f"{_config.vocab_size:,}",
+    "context": f"{_config.max_position_embeddings:,}",
+    "kv_bytes": f"{2 * _config.num_layers * _config.num_kv_heads * _config.head_dim * 4:,}",
+}
+
+autodoc_member_order = "bysource"
+autodoc_typehints_format = "short"
+napoleon_google_docstring = False
+napoleon_use_ivar = True
+napoleon_use_rtype = False
+
+# Dashes stay as they are typed: --json is an option.
+smartquotes_action = "qe"
+
+# The browser draws formulas itself: nothing is fetched, and nothing is bundled.
+html_math_renderer = "mathml"
+html_theme = "furo"
+html_title = "llm_numba"
+html_static_path = ["_static"]
+html_css_files = ["llm_numba.css"]
+html_copy_source = False
+html_show_sphinx = False
+pygments_style = "friendly"
+pygments_dark_style = "github-dark"
+
+copybutton_exclude = ".linenos, .gp, .go"
