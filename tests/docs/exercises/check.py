@@ -1,0 +1,204 @@
+"""Tell whether a solution of an exercise of the walkthrough is right.
+
+    python tests/docs/exercises/check.py NAME your_file.py
+
+Your file defines the function that the exercise asks for. Exit code 0 and one line when it is
+right; 1, and the first case that fails, when it is not.
+"""
+
+import argparse
+import json
+import runpy
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from math import prod
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from safetensors.numpy import save_file
+
+from llm_numba import ops
+from llm_numba.kvcache import BlockAllocator, BlockTable
+from llm_numba.models import Tokenizer, parse_config, resolve_model
+from llm_numba.models.llama import llama_tensors
+
+# What a check yields: the case in words, what the solution gave, what is right.
+Case = tuple[str, Any, Any]
+
+
+def check_merge(merge: Callable) -> Iterator[Case]:
+    """merge(pieces, ranks): byte-pair encoding of one word."""
+    directory = resolve_model("storyteller")
+    pairs = json.loads((directory / "tokenizer.json").read_text())["model"]["merges"]
+    pairs = [tuple(pair.split(" ")) if isinstance(pair, str) else tuple(pair) for pair in pairs]
+    ranks = {pair: rank for rank, pair in enumerate(pairs)}
+    library = Tokenizer(directory)
+    vocabulary = json.loads((directory / "tokenizer.json").read_text())["model"]["vocab"]
+    for word in ("grandmother", "umbrella", "windmill", "xylophone", "aaaa", "Numba", "e"):
+        right = library.encode(word, add_special_tokens=False)
+        pieces = merge(list(word), dict(ranks))
+        yield f"merge(list({word!r}), ranks)", [vocabulary.get(p, p) for p in pieces], right
+    tie = {("a", "b"): 0, ("b", "a"): 1}
+    yield "merge(list('ababa'), ...)", list(merge(list("ababa"), tie)), ["ab", "ab", "a"]
+
+
+def check_read_header(read_header: Callable) -> Iterator[Case]:
+    """read_header(path): name -> (dtype, shape, first byte in the file, end)."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "model.safetensors"
+        tensors = {"a": np.arange(6, dtype=np.float32).reshape(2, 3), "b": np.ones(5, np.float16)}
+        save_file(tensors, path, metadata={"format": "np"})
+        found = read_header(path)
+        yield "names, without __metadata__", sorted(found), ["a", "b"]
+        for name, tensor in tensors.items():
+            dtype, shape, begin, end = found[name]
+            yield f"dtype of {name}", dtype, {4: "F32", 2: "F16"}[tensor.itemsize]
+            yield f"shape of {name}", list(shape), list(tensor.shape)
+            stored = path.read_bytes()[begin:end]
+            yield f"bytes {begin} to {end} of {name}", stored, tensor.tobytes()
+
+
+def check_rms_norm(rms_norm: Callable) -> Iterator[Case]:
+    """rms_norm(x, weight, eps), without NumPy's help if you like."""
+    rng = np.random.default_rng(0)
+    for rows, width, size in ((1, 1, 1.0), (3, 7, 1.0), (2, 64, 1e-4), (2, 256, 1e6)):
+        x, weight = size * rng.normal(size=(rows, width)), rng.normal(size=width)
+        given = np.asarray(rms_norm(x.copy(), weight, 1e-5))
+        yield f"x [{rows}, {width}] of size {size:g}", given, ops.rms_norm(x, weight, 1e-5)
+    nothing = np.zeros((1, 4))
+    yield "a row of zeros", np.asarray(rms_norm(nothing.copy(), np.ones(4), 1e-5)), nothing
+
+
+def check_attend(attend: Callable) -> Iterator[Case]:
+    """attend(q, keys_and_values, scale): one query, each key and value seen once."""
+    rng = np.random.default_rng(0)
+    for T, D, size in ((1, 4, 1.0), (33, 8, 1.0), (500, 32, 1.0), (9, 16, 60.0)):
+        q, k, v = size * rng.normal(size=D), size * rng.normal(size=(T, D)), rng.normal(size=(T, D))
+        right = ops.causal_attention(q[None, None], k[:, None], v[:, None], D**-0.5)[0, 0]
+        yield f"T = {T}, D = {D}, scores of size {size:g}", attend(q, _once(k, v), D**-0.5), right
+
+
+def _once(k: np.ndarray, v: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Hand out keys and values in the same two arrays: what was not used is gone."""
+    key, value = np.empty_like(k[0]), np.empty_like(v[0])
+    for t in range(len(k)):
+        key[:], value[:] = k[t], v[t]
+        yield key, value
+    key[:], value[:] = np.nan, np.nan
+
+
+def check_append_slots(append_slots: Callable) -> Iterator[Case]:
+    """append_slots(blocks, num_tokens, count, block_size, take): the slots of new tokens."""
+    for block_size, counts in ((4, (6, 3, 1, 0, 9)), (1, (2, 1)), (16, (16, 1, 31))):
+        allocator, ours = BlockAllocator(64), BlockAllocator(64)
+        table = BlockTable(allocator, block_size, lambda source, target: None)
+        allocator.allocate(), ours.allocate()  # another sequence holds block 0
+        blocks: list[int] = []
+        num_tokens = 0
+        for count in counts:
+            given = append_slots(blocks, num_tokens, count, block_size, ours.allocate)
+            right = table.append_slots(count)
+            what = f"{count} more after {num_tokens} tokens, blocks of {block_size}"
+            yield f"slots: {what}", list(given), right
+            yield f"blocks: {what}", list(blocks), table.blocks
+            num_tokens += count
+
+
+def check_layer_parameters(layer_parameters: Callable) -> Iterator[Case]:
+    """layer_parameters(E, F, H, G, D): weights in one layer of Llama, norms included."""
+    for E, F, H, G, D in ((256, 640, 8, 4, 32), (4096, 14336, 32, 8, 128), (64, 96, 4, 1, 32)):
+        config = parse_config({
+            "architectures": ["LlamaForCausalLM"], "hidden_size": E, "intermediate_size": F,
+            "num_hidden_layers": 1, "num_attention_heads": H, "num_key_value_heads": G,
+            "head_dim": D, "vocab_size": 1,
+        })  # fmt: skip
+        right = sum(prod(s) for n, s in llama_tensors(config).items() if ".layers." in n)
+        yield f"E={E}, F={F}, H={H}, G={G}, D={D}", layer_parameters(E, F, H, G, D), right
+
+
+def check_top_p(top_p: Callable) -> Iterator[Case]:
+    """top_p(probs, p): the distribution after the cut, summing to 1."""
+    rng = np.random.default_rng(0)
+    rows = [np.array([0.5, 0.3, 0.2]), np.array([0.25] * 4), np.array([0.1, 0.6, 0.1, 0.2])]
+    rows += [rng.dirichlet(np.ones(50) * 0.2) for _ in range(3)]
+    one, none = np.ones(1), np.zeros(1)
+    for row in rows:
+        for p in (0.05, 0.5, 0.65, 0.9, 1.0):
+            logits = np.log(row)[None]
+            right = ops.sampling_probabilities(logits, one, none.astype(int), one * p, none)[0]
+            yield f"p = {p} of {np.round(row, 3).tolist()}", np.asarray(top_p(row.copy(), p)), right
+
+
+def check_flatten(flatten: Callable) -> Iterator[Case]:
+    """flatten(new, before): positions, query_starts and context_lens of a batch."""
+    batches = ([5, 3], [0, 0]), ([1, 1, 1], [9, 0, 4]), ([7, 1, 2], [0, 31, 5]), ([4], [2])
+    for new, before in batches:
+        positions, starts, lens = flatten(list(new), list(before))
+        pairs = list(zip(new, before, strict=True))
+        what = f"new={new}, before={before}: "
+        yield what + "positions", list(positions), [p for n, b in pairs for p in range(b, b + n)]
+        yield what + "query_starts", list(starts), [sum(new[:i]) for i in range(len(new) + 1)]
+        yield what + "context_lens", list(lens), [n + b for n, b in pairs]
+
+
+def check_characters(characters: Callable) -> Iterator[Case]:
+    """characters(pieces): text as soon as it is certain, for each piece of UTF-8 bytes."""
+    texts = ("Zoë 𝄞 €", (1, 1, 1)), ("naïve", (3, 2)), ("日本語", (2, 2, 2, 2)), ("a", (1,))
+    for text, sizes in texts:
+        data, pieces = text.encode(), []
+        for size in sizes:
+            pieces.append(data[:size])
+            data = data[size:]
+        pieces += [bytes([byte]) for byte in data]
+        right, seen = [], b""
+        for piece in pieces:
+            shown = len(seen.decode(errors="ignore"))
+            seen += piece
+            right.append(seen.decode(errors="ignore")[shown:])
+        yield f"characters({pieces})", list(characters(iter(pieces))), right
+
+
+CHECKS: dict[str, Callable[[Callable], Iterator[Case]]] = {
+    name.removeprefix("check_"): function
+    for name, function in dict(globals()).items()
+    if name.startswith("check_")
+}
+
+
+def first_failure(name: str, function: Callable) -> str | None:
+    """Return the first wrong case in words, or None."""
+    try:
+        for what, given, right in CHECKS[name](function):
+            if not _equal(given, right):
+                return f"{what}\n  gives     {given!r}\n  should be {right!r}"
+    except Exception as failure:  # whatever a first attempt raises
+        return f"{type(failure).__name__}: {failure}"
+    return None
+
+
+def _equal(given: Any, right: Any) -> bool:
+    if not isinstance(right, np.ndarray):
+        return bool(given == right)
+    given = np.asarray(given, np.float64)
+    return given.shape == right.shape and np.allclose(given, right, rtol=1e-9, atol=1e-12)
+
+
+def main() -> None:
+    """Check one file."""
+    parser = argparse.ArgumentParser(description="Check a solution of an exercise.")
+    parser.add_argument("name", choices=sorted(CHECKS))
+    parser.add_argument("file", type=Path)
+    arguments = parser.parse_args()
+    function = runpy.run_path(str(arguments.file)).get(arguments.name)
+    if function is None:
+        sys.exit(f"{arguments.file} defines no function {arguments.name}")
+    failure = first_failure(arguments.name, function)
+    if failure:
+        sys.exit(f"{arguments.name} is not right yet:\n{failure}")
+    print(f"{arguments.name} is right")
+
+
+if __name__ == "__main__":
+    main()

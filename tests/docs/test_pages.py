@@ -1,0 +1,58 @@
+"""What the pages list is what the code has."""
+
+import re
+import tomllib
+from dataclasses import fields
+from pathlib import Path
+
+from llm_numba import SamplingParams
+from llm_numba.models import FAMILIES
+
+ROOT = Path(__file__).parents[2]
+DOCS = ROOT / "docs"
+
+
+def page(name: str) -> str:
+    return (DOCS / name).read_text()
+
+
+def code_words(text: str) -> set[str]:
+    return set(re.findall(r"`([^`\n]+)`", text))
+
+
+def test_the_models_page_names_every_family():
+    assert code_words(page("models.md")) >= FAMILIES.keys()
+
+
+def test_the_models_page_names_every_key_that_is_read():
+    read = set()
+    for module in ("families", "generation_config"):
+        source = (ROOT / "llm_numba" / "models" / f"{module}.py").read_text()
+        # Keys are strings that stand alone in a call: fields.get("head_dim", ...).
+        read |= set(re.findall(r'\.(?:get|size)\(\s*"(\w+)"', source))
+        read |= set(re.findall(r'token_id_list\(fields, "(\w+)"\)', source))
+        read |= set(re.findall(r'^    "(\w+)": (?:float|int),$', source, re.MULTILINE))
+    section = page("models.md").partition("## What is read")[2].partition("## What is refused")
+    named = code_words(section[0] + section[2])
+    assert "num_key_value_heads" in read
+    assert read <= named
+
+
+def test_the_next_token_page_names_every_parameter_that_shapes_the_choice():
+    not_about_the_choice = {
+        "n", "stop", "stop_token_ids", "ignore_eos", "max_tokens", "logprobs",
+    }  # fmt: skip
+    shaping = {field.name for field in fields(SamplingParams)} - not_about_the_choice
+    table = page("walkthrough/next-token.md").partition("```")[0]
+    assert shaping <= {word.partition("=")[0] for word in code_words(table)}
+
+
+def test_getting_started_names_every_extra():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    assert project["optional-dependencies"].keys() <= code_words(page("getting-started.md"))
+
+
+def test_no_listing_is_typed_into_a_page():
+    """Python on a page is included from a file that a test runs."""
+    for path in DOCS.glob("**/*.md"):
+        assert "```python" not in path.read_text(), path
