@@ -135,7 +135,7 @@ def inspect(name: str) -> Inspection:
             problems.append(problem)
     return Inspection(
         name=name,
-        directory=str(directory),
+        directory=str(directory.resolve()),
         config=None if config is None else asdict(config),
         weights={} if checkpoint is None else _by_role(checkpoint),
         storage={} if checkpoint is None else _by_storage(checkpoint),
