@@ -18,6 +18,8 @@ import sys
 
 def main() -> None:
     """Run the command line on ``sys.argv`` and exit."""
+    # Models write any character; a terminal that has no such character shows a question mark.
+    sys.stdout.reconfigure(errors="replace")
     try:
         # Imported here, so that Ctrl-C while modules load ends as quietly as later on.
         from llm_numba.cli.app import app

@@ -89,15 +89,17 @@ class CommandLine:
         root = str(Path(__file__).parents[2])
         return os.environ | {"PYTHONPATH": root, "OPENBLAS_NUM_THREADS": "1", "NO_COLOR": "1"}
 
-    def run(self, *arguments: object, stdin: str = "") -> subprocess.CompletedProcess[str]:
-        """Run a command in a process of its own."""
+    def run(
+        self, *arguments: object, stdin: str = "", **variables: str
+    ) -> subprocess.CompletedProcess[str]:
+        """Run a command in a process of its own, with some environment variables set."""
         return subprocess.run(
             self.argv(*arguments),
             input=stdin,
             capture_output=True,
             text=True,
             timeout=60,
-            env=self.environment,
+            env=self.environment | variables,
         )
 
 

@@ -133,3 +133,10 @@ def test_transcript_ends_a_line_only_once(capsys):
 def test_piping_works_in_a_real_process(cli, tiny, expected):
     done = cli.run("generate", "-m", tiny, *GREEDY, stdin=PROMPTS[0])
     assert (done.returncode, done.stdout, done.stderr) == (0, expected[0].text + "\n", "")
+
+
+def test_terminal_without_a_character_shows_a_question_mark(cli, tiny):
+    arguments = ("generate", "Mia é", "-m", tiny, *GREEDY, "--echo")
+    done = cli.run(*arguments, PYTHONIOENCODING="ascii")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.startswith("Mia ?")

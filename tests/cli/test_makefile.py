@@ -14,11 +14,13 @@ ROOT = Path(__file__).parents[2]
 pytestmark = pytest.mark.skipif(shutil.which("make") is None, reason="make is not installed")
 
 
-def make(*arguments: object) -> subprocess.CompletedProcess[str]:
-    command = ["make", "--no-print-directory", "-C", str(ROOT), *map(str, arguments)]
+def make(*arguments: object, cwd: Path = ROOT) -> subprocess.CompletedProcess[str]:
+    command = ["make", "--no-print-directory", *map(str, arguments)]
     # The variables of the `make test` that may be running this.
     environment = {name: value for name, value in os.environ.items() if "MAKE" not in name}
-    return subprocess.run(command, capture_output=True, text=True, timeout=120, env=environment)
+    return subprocess.run(
+        command, capture_output=True, text=True, timeout=300, env=environment, cwd=cwd
+    )
 
 
 def test_make_alone_lists_every_target_with_a_line():
@@ -79,3 +81,21 @@ def test_environment_heals_and_is_kept(tmp_path):
     (venv / "bin" / "leftover").touch()
     assert make(*arguments).returncode == 0
     assert not (venv / "bin" / "leftover").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not (ROOT / ".git").exists(), reason="this is not a git checkout")
+def test_clean_clone_tells_a_story_and_installs_once(tmp_path):
+    # Needs git and a package index, as the two commands of the README do.
+    clone = tmp_path / "clone"
+    subprocess.run(["git", "clone", "--quiet", str(ROOT), str(clone)], check=True)
+    arguments = ("demo", f"PYTHON={sys.executable}")
+    first, second = make(*arguments, cwd=clone), make(*arguments, cwd=clone)
+    for done in (first, second):
+        assert done.returncode == 0, done.stderr
+        assert "tokens/s" in done.stderr
+    assert "Installing" in first.stdout
+    assert "Installing" not in second.stdout
+    assert second.stdout.strip()
+    # Greedy: the same story, whenever it is told.
+    assert first.stdout.endswith(second.stdout)
