@@ -117,7 +117,7 @@ def _decode(timer: GenerationTimer, settings: CPUSettings) -> Iterator[Result]:
         ratios = [rate / base for rate, base in zip(samples, rates[first], strict=True)]
         yield Result(
             f"decode_speedup/batch={batch}",
-            f"tokens/s of a batch of {batch} over a batch of {first}",
+            f"the same over a batch of {first}",
             summarize(ratios, "x", warmup=settings.warmup),
             {"batch": batch, "baseline_batch": first, **lengths},
             at_least=4.0 if (first, batch) == (1, 16) else None,
@@ -146,7 +146,7 @@ def _load(model: str, label: str, processes: int, at_most: float | None = None) 
     )
     yield Result(
         f"load_peak/{label}",
-        f"peak memory of loading {label} over its float32 weights",
+        f"its peak memory over {label} in float32",
         summarize([cost["peak_bytes"] / weights for cost in costs], "x"),
         shape,
         at_most=at_most,
@@ -155,9 +155,9 @@ def _load(model: str, label: str, processes: int, at_most: float | None = None) 
 
 def _startup(settings: CPUSettings) -> Iterator[Result]:
     processes = {
-        "python": ("starting Python, importing nothing", ["-c", ""], None),
-        "import": ("the same with: import llm_numba", ["-c", "import llm_numba"], 300.0),
-        "import_llm": ("the same with: from llm_numba import LLM",
+        "python": ("start Python, import nothing", ["-c", ""], None),
+        "import": ("and import llm_numba", ["-c", "import llm_numba"], 300.0),
+        "import_llm": ("and import LLM from it",
                        ["-c", "from llm_numba import LLM"], 300.0),
         "help": ("llm-numba --help", ["-m", "llm_numba", "--help"], None),
     }  # fmt: skip
