@@ -17,7 +17,7 @@ from llm_numba.engine.sampler import sample_tokens, top_logprobs
 from llm_numba.engine.sampling_params import SamplingParams
 from llm_numba.engine.scheduler import Scheduler
 from llm_numba.engine.session import ChatSession
-from llm_numba.errors import CacheError, PromptError
+from llm_numba.errors import CacheError, PromptError, TokenizerError
 from llm_numba.models import IncrementalDetokenizer, Tokenizer
 
 
@@ -82,6 +82,11 @@ class Engine:
             If its samples can never be in the cache together.
         """
         self.check_prompt(prompt_token_ids, room_for_answer=1)
+        if params.stop and self._tokenizer is None:
+            raise TokenizerError(
+                "Stop strings are looked for in text, and this model has no tokenizer.json.",
+                "Use stop_token_ids, or add the tokenizer to its directory.",
+            )
         room = self._max_model_len - len(prompt_token_ids)
         request = Request(
             request_id=str(self._num_requests),
@@ -143,7 +148,7 @@ class Engine:
         """
         table = None
         if session is not None:
-            table = session.lend(request.prompt_token_ids)
+            table = session.lend(request.prompt_token_ids, self._kv_cache)
             self._session_of[request] = session
             self._sessions.pop(session, None)
         request.sequences = [self._new_sequence(request, i) for i in range(request.params.n)]
@@ -197,13 +202,23 @@ class Engine:
         """Compute one step: prompts of newly admitted requests, or one token of each sequence."""
         scheduled = self._scheduler.schedule()
         assert scheduled, "no running sequence, and none that waits can be admitted"
+        try:
+            self._compute(scheduled)
+        except BaseException:
+            self._roll_back(scheduled)
+            raise
+        finally:
+            self._scheduler.remove_finished()
+
+    def _compute(self, scheduled: list[Sequence]) -> None:
         logits = self._runner.next_token_logits(
             [(sequence.uncomputed_token_ids(), sequence.table) for sequence in scheduled]
         )
         sequences: list[Sequence] = []
         rows: list[int] = []
         for row, sequence in enumerate(scheduled):
-            group = [sequence] if sequence.output.token_ids else sequence.request.sequences
+            request = sequence.request
+            group = [sequence] if request.metrics.num_generated_tokens else request.sequences
             # The samples of one prompt share its blocks and part at their first token.
             for twin in group[1:]:
                 twin.table = sequence.table.fork()
@@ -221,7 +236,22 @@ class Engine:
             sequence.append(token_id, logprobs, self._eos_token_ids)
             if sequence.finished:
                 self._release(sequence)
-        self._scheduler.remove_finished()
+
+    def _roll_back(self, scheduled: list[Sequence]) -> None:
+        """Leave requests as if a step that failed had not been, but for tokens that came.
+
+        Whoever was stepping ends its own requests; others that shared the step go on in the next.
+        """
+        for request in reversed({sequence.request: None for sequence in scheduled}):
+            if not request.metrics.num_generated_tokens:
+                for twin in request.sequences[1:]:
+                    twin.table.free()
+                self._scheduler.put_back(request)
+            for sequence in request.sequences:
+                if not sequence.finished:
+                    # The last token's key is computed again, for the logits behind it.
+                    known = len(sequence.token_ids()) - 1
+                    sequence.table.truncate(min(sequence.table.num_tokens, known))
 
     def _release(self, sequence: Sequence) -> None:
         session = self._session_of.get(sequence.request)

@@ -7,12 +7,13 @@ from typing import Any
 import numpy as np
 
 from llm_numba.engine.core import Engine
+from llm_numba.engine.inputs import Prompt, check_messages, pair_prompts, token_id_list
 from llm_numba.engine.outputs import CompletionChunk, RequestOutput
 from llm_numba.engine.request import Request
 from llm_numba.engine.runner import ModelRunner
 from llm_numba.engine.sampling_params import SamplingParams
 from llm_numba.engine.session import ChatSession
-from llm_numba.errors import CacheError, EngineError, PromptError, TokenizerError
+from llm_numba.errors import CacheError, EngineError, TokenizerError
 from llm_numba.kvcache import PagedKVCache, default_num_blocks
 from llm_numba.models import (
     ModelConfig,
@@ -24,8 +25,6 @@ from llm_numba.models import (
 )
 from llm_numba.models.checkpoint import Progress
 from llm_numba.runtime import resolve_device, resolve_dtype
-
-Prompt = str | list[int]
 
 
 class LLM:
@@ -86,8 +85,11 @@ class LLM:
             "max_num_batched_tokens": max_num_batched_tokens,
             "max_model_len": max_model_len,
         }.items():
-            if value is not None and value < 1:
-                raise EngineError(f"{name}={value} is out of range.", f"{name} must be at least 1.")
+            whole = isinstance(value, int) and not isinstance(value, bool)
+            if value is not None and (not whole or value < 1):
+                raise EngineError(
+                    f"{name}={value!r} is out of range.", f"{name} must be at least 1."
+                )
         self.device = resolve_device(device)
         self.dtype = resolve_dtype(dtype, self.device)
         self.model_dir = resolve_model(model)
@@ -271,11 +273,12 @@ class LLM:
         float32 [S, V]
             float64 with ``dtype="float64"``. Row s scores the token behind ``token_ids[s]``.
         """
-        return self._engine.logits(list(token_ids))
+        return self._engine.logits(token_id_list(token_ids))
 
     def _chat_request(
         self, messages: list[dict[str, str]], params: SamplingParams | None
     ) -> Request:
+        check_messages(messages)
         text = self.tokenizer.apply_chat_template(messages, add_generation_prompt=True)
         # The template wrote the special tokens, BOS among them: the tokenizer must add none.
         token_ids = self.tokenizer.encode(text, add_special_tokens=False)
@@ -288,28 +291,16 @@ class LLM:
         prompts: Prompt | list[Prompt],
         params: SamplingParams | list[SamplingParams] | None,
     ) -> list[Request]:
-        if isinstance(prompts, str) or (prompts and isinstance(prompts[0], int | np.integer)):
-            prompts = [prompts]
-        if not prompts:
-            raise PromptError("There is no prompt.", "Give at least one.")
-        if params is None:
-            params = self.default_sampling_params()
-        if isinstance(params, SamplingParams):
-            params = [params] * len(prompts)
-        if len(params) != len(prompts):
-            raise PromptError(
-                f"There are {len(prompts)} prompts and {len(params)} SamplingParams.",
-                "Give one SamplingParams for all prompts, or one for each.",
-            )
+        pairs = pair_prompts(prompts, params, self.default_sampling_params)
         return [
             self._engine.new_request(
                 prompt if isinstance(prompt, str) else None, self._encode(prompt), p
             )
-            for prompt, p in zip(prompts, params, strict=True)
+            for prompt, p in pairs
         ]
 
     def _encode(self, prompt: Prompt) -> list[int]:
         if isinstance(prompt, str):
             # Empty text stays empty: BOS alone is no prompt.
             return self.tokenizer.encode(prompt) if prompt else []
-        return [int(token_id) for token_id in prompt]
+        return token_id_list(prompt)

@@ -63,6 +63,8 @@ class RequestMetrics:
         Seconds from the request to its first token, waiting included.
     decode_time : float
         Seconds from the first token to the last.
+    num_samples : int
+        Answers that the generated tokens belong to.
     """
 
     num_prompt_tokens: int
@@ -70,6 +72,7 @@ class RequestMetrics:
     num_generated_tokens: int = 0
     time_to_first_token: float = 0.0
     decode_time: float = 0.0
+    num_samples: int = 1
 
     @property
     def prompt_tokens_per_second(self) -> float:
@@ -79,8 +82,8 @@ class RequestMetrics:
 
     @property
     def decode_tokens_per_second(self) -> float:
-        """Tokens a second behind the first."""
-        later = self.num_generated_tokens - 1
+        """Tokens a second behind the first of each sample."""
+        later = self.num_generated_tokens - self.num_samples
         return later / self.decode_time if self.decode_time else 0.0
 
 

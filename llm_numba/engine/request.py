@@ -51,7 +51,7 @@ class Request:
     metrics: RequestMetrics = field(init=False)
 
     def __post_init__(self) -> None:
-        self.metrics = RequestMetrics(len(self.prompt_token_ids))
+        self.metrics = RequestMetrics(len(self.prompt_token_ids), num_samples=self.params.n)
 
     @property
     def finished(self) -> bool:

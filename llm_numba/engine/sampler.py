@@ -27,7 +27,7 @@ def sample_tokens(logits: np.ndarray, sequences: list[Sequence]) -> list[int]:
     EngineError
         If a row holds NaN or infinity: the weights are damaged, or overflow.
     """
-    if not np.isfinite(logits.max()):
+    if not np.isfinite(logits.max(axis=-1)).all():
         raise EngineError(
             "The model's logits are not finite numbers.",
             "Check the weights: they may be damaged, or belong to another config.json.",
@@ -62,7 +62,7 @@ def _draw(logits: np.ndarray, sequences: list[Sequence]) -> np.ndarray:
     probs = ops.sampling_probabilities(
         logits,
         np.array([p.temperature for p in params]),
-        np.array([max(p.top_k, 0) for p in params]),
+        np.array([min(max(p.top_k, 0), logits.shape[-1]) for p in params]),
         np.array([p.top_p for p in params]),
         np.array([p.min_p for p in params]),
     )

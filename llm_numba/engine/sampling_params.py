@@ -64,11 +64,11 @@ class SamplingParams:
 
     def __post_init__(self) -> None:
         self._check("n", int, self.n, 1)
-        self._check("temperature", float, self.temperature, 0)
+        self._check("temperature", float, self.temperature, 0, 1000)
         self._check("top_k", int, self.top_k, -1)
         self._check("top_p", float, self.top_p, 0, 1, above=True)
         self._check("min_p", float, self.min_p, 0, 1)
-        self._check("repetition_penalty", float, self.repetition_penalty, 0, above=True)
+        self._check("repetition_penalty", float, self.repetition_penalty, 0.001, 1000)
         self._check("presence_penalty", float, self.presence_penalty, -2, 2)
         self._check("frequency_penalty", float, self.frequency_penalty, -2, 2)
         if self.seed is not None:
@@ -77,8 +77,16 @@ class SamplingParams:
             self._check("max_tokens", int, self.max_tokens, 1)
         if self.logprobs is not None:
             self._check("logprobs", int, self.logprobs, 0)
-        if any(not isinstance(text, str) or not text for text in self.stop_strings):
+        texts = [self.stop] if isinstance(self.stop, str) else self.stop
+        if texts is not None and not (
+            isinstance(texts, list | tuple)
+            and all(isinstance(text, str) and text for text in texts)
+        ):
             raise self._error("stop", self.stop, "a non-empty string, or a list of them")
+        if not isinstance(self.stop_token_ids, list | tuple | None):
+            raise self._error("stop_token_ids", self.stop_token_ids, "a list of token ids")
+        if not isinstance(self.ignore_eos, bool):
+            raise self._error("ignore_eos", self.ignore_eos, "True or False")
         for token_id in self.stop_token_ids or []:
             self._check("stop_token_ids", int, token_id, 0)
         if self.n > 1 and self.greedy:
@@ -87,7 +95,8 @@ class SamplingParams:
     @property
     def greedy(self) -> bool:
         """Whether the most likely token is taken."""
-        return self.temperature == 0
+        # Below this the division by it overflows, and the most likely token is taken in any case.
+        return self.temperature < 1e-5
 
     @property
     def stop_strings(self) -> list[str]:
@@ -110,7 +119,7 @@ class SamplingParams:
         above: bool = False,
     ) -> None:
         number = isinstance(value, int if kind is int else int | float)
-        number = number and not isinstance(value, bool) and math.isfinite(value)
+        number = number and not isinstance(value, bool) and -math.inf < value < math.inf
         if not number or value > high or value < low or (above and value == low):
             what = "a whole number" if kind is int else "a number"
             least = f"above {low}" if above else f"of at least {low}"

@@ -60,14 +60,13 @@ class Scheduler:
         num_tokens = 0
         while self.waiting:
             request = self.waiting[0]
-            num_tokens += len(request.sequences[0].uncomputed_token_ids())
-            full = len(self.running) + len(request.sequences) > self._max_num_seqs
-            if full or (admitted and num_tokens > self._max_num_batched_tokens):
+            if len(self.running) + len(request.sequences) > self._max_num_seqs:
                 break
             while not (fits := self.num_spare_blocks() >= self._num_blocks_wanted(request)):
                 if not self._reclaim():
                     break
-            if not fits:
+            num_tokens += len(request.sequences[0].uncomputed_token_ids())
+            if not fits or (admitted and num_tokens > self._max_num_batched_tokens):
                 break
             admitted.append(self.waiting.popleft())
             self.running.extend(request.sequences)
@@ -84,6 +83,11 @@ class Scheduler:
     def remove_finished(self) -> None:
         """Forget the sequences that are complete."""
         self.running = [sequence for sequence in self.running if not sequence.finished]
+
+    def put_back(self, request: Request) -> None:
+        """Queue a request again, before all others: its first step failed."""
+        self.running = [sequence for sequence in self.running if sequence.request is not request]
+        self.waiting.appendleft(request)
 
     def abort(self, request: Request) -> None:
         """Forget a request, wherever it is."""

@@ -56,6 +56,11 @@ class ChatTemplate:
                 f"{failure.message}.",
                 "Download that file again, or use `generate` with a plain prompt.",
             ) from None
+        except (SyntaxError, RecursionError) as failure:  # of the Python that Jinja makes of it
+            raise ChatTemplateError(
+                f"The chat template in {self._where} is nested too deeply: {failure}.",
+                "Download that file again, or use `generate` with a plain prompt.",
+            ) from None
 
     def render(self, messages: list[dict[str, Any]], add_generation_prompt: bool) -> str:
         """Lay out a conversation.
@@ -127,8 +132,14 @@ def find_chat_template(
         return ChatTemplate(source, str(path), special_tokens)
     source = settings.get("chat_template")
     if isinstance(source, list):  # several, by name
-        named = {entry.get("name"): entry.get("template") for entry in source}
-        source = named.get("default")
+        source = next(
+            (
+                e.get("template")
+                for e in source
+                if isinstance(e, dict) and e.get("name") == "default"
+            ),
+            None,
+        )
     if not isinstance(source, str):
         return None
     return ChatTemplate(source, str(directory / "tokenizer_config.json"), special_tokens)
@@ -149,9 +160,17 @@ def _generation_tag() -> "type[jinja2.ext.Extension]":
     return Generation
 
 
-def _to_json(value: Any, indent: int | None = None, **options: Any) -> str:
+def _to_json(
+    value: Any,
+    ensure_ascii: bool = False,
+    indent: int | None = None,
+    separators: tuple[str, str] | None = None,
+    sort_keys: bool = False,
+) -> str:
     # Jinja's own filter would escape <, > and & for HTML.
-    return json.dumps(value, ensure_ascii=False, indent=indent, **options)
+    return json.dumps(
+        value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys
+    )
 
 
 def _raise_exception(message: str) -> NoReturn:

@@ -6,6 +6,7 @@ is ever unpickled, and an index cannot name a file outside its directory.
 """
 
 import json
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -77,10 +78,10 @@ class Checkpoint:
             self._read_header(path)
 
     def _files(self) -> list[Path]:
-        if (self.directory / INDEX_FILE).exists():
-            return self._shards()
         if (self.directory / SINGLE_FILE).exists():
             return [self.directory / SINGLE_FILE]
+        if (self.directory / INDEX_FILE).exists():
+            return self._shards()
         pickles = sorted(p.name for p in self.directory.glob("*.bin"))
         found = f" (only {pickles[0]}, whose pickle format can run code)" if pickles else ""
         raise CheckpointError(
@@ -102,7 +103,8 @@ class Checkpoint:
                     f"{index} names {name!r}, which is not a file of its own directory.",
                     "Do not use this checkpoint, or correct its index.",
                 )
-            if not (self.directory / name).exists():
+            # os.path, because Path's method raises where a name is too long.
+            if not os.path.exists(self.directory / name):
                 raise CheckpointError(
                     f"{index} names {name}, which is missing.", "Download that file too."
                 )
@@ -119,6 +121,8 @@ class Checkpoint:
         self, expected: dict[str, tuple[int, ...]], ignored: Callable[[str], bool]
     ) -> None:
         """Check that exactly the expected tensors are there, in a format that can be read.
+
+        Those that are there and not needed are forgotten.
 
         Parameters
         ----------
@@ -152,6 +156,7 @@ class Checkpoint:
                 f"The weights in {self.directory} do not fit its config.json; {'; '.join(found)}.",
                 "Use the config.json and the weights of one and the same model.",
             )
+        self.tensors = {name: have[name] for name in expected}
 
 
 def _some(names: list[str], most: int = 5) -> str:
@@ -185,13 +190,15 @@ def _damage(path: Path) -> str | None:
         size = path.stat().st_size
         with path.open("rb") as file:
             header_size = int.from_bytes(file.read(8), "little")
-            if size < 8 or 8 + header_size > size:
+            if size < 8:
+                return f"8 bytes say how long its header is, the file has {size} bytes"
+            if 8 + header_size > size:
                 return f"its header should end at byte {8 + header_size}, the file has {size} bytes"
             header = json.loads(file.read(header_size))
             ends = [e["data_offsets"][1] for n, e in header.items() if n != "__metadata__"]
-    except (OSError, ValueError, TypeError, KeyError, AttributeError):
+            whole = 8 + header_size + max(ends, default=0)
+    except (OSError, ValueError, TypeError, LookupError, AttributeError, RecursionError):
         return None
-    whole = 8 + header_size + max(ends, default=0)
     return None if whole == size else f"it should have {whole} bytes and has {size}"
 
 

@@ -82,6 +82,7 @@ def _llama(architecture: str, fields: Fields) -> ModelConfig:
         architecture,
         fields,
         default_positions=2048,
+        default_eos=2,
         qkv_bias=bias,
         out_bias=bias,
         mlp_bias=fields.get("mlp_bias", bool, False),
@@ -89,10 +90,14 @@ def _llama(architecture: str, fields: Fields) -> ModelConfig:
 
 
 def _mistral(architecture: str, fields: Fields) -> ModelConfig:
-    # Here a missing key and null differ: Transformers' default is a window, null is none.
-    window = fields.get("sliding_window", int, None if "sliding_window" in fields.raw else 4096)
+    window = _window(fields)
     return _decoder(
-        architecture, fields, default_positions=131072, default_kv_heads=8, window=window
+        architecture,
+        fields,
+        default_positions=131072,
+        default_kv_heads=8,
+        default_eos=2,
+        window=window,
     )
 
 
@@ -122,12 +127,19 @@ def _qwen3(architecture: str, fields: Fields) -> ModelConfig:
     )
 
 
+def _window(fields: Fields) -> int | None:
+    # Here a missing key and null differ: Transformers' default is a window, null is none.
+    if "sliding_window" in fields.raw and fields.raw["sliding_window"] is None:
+        return None
+    return fields.size("sliding_window", 4096)
+
+
 def _qwen_window(fields: Fields) -> dict:
     # The first max_window_layers layers see everything, those behind them the window.
     if not fields.get("use_sliding_window", bool, False):
         return {"window": None}
     return {
-        "window": fields.get("sliding_window", int, 4096),
+        "window": _window(fields),
         "first_window_layer": fields.get("max_window_layers", int, 28),
     }
 
@@ -139,6 +151,7 @@ def _decoder(
     default_positions: int,
     default_kv_heads: int | None = None,
     default_head_dim: int | None = None,
+    default_eos: int | None = None,
     qkv_bias: bool = False,
     out_bias: bool = False,
     mlp_bias: bool = False,
@@ -153,6 +166,11 @@ def _decoder(
     if default_kv_heads is None or "num_key_value_heads" in fields.raw:
         default_kv_heads = num_heads  # what null stands for
     head_dim = fields.size("head_dim", default_head_dim or hidden_size // num_heads)
+    if head_dim % 2:
+        raise fields.fail(
+            f"'head_dim' is {head_dim}, but RoPE turns components in pairs",
+            "Correct that value; it is hidden_size over num_attention_heads if left out.",
+        )
     theta, scaling = _rope(fields)
     activation = _activation(fields, fields.get("hidden_act", str, "silu"))
     if activation != "silu":
@@ -170,7 +188,7 @@ def _decoder(
         num_kv_heads=fields.size("num_key_value_heads", default_kv_heads),
         head_dim=head_dim,
         max_position_embeddings=fields.size("max_position_embeddings", default_positions),
-        norm_eps=fields.get("rms_norm_eps", float, 1e-6),
+        norm_eps=fields.positive("rms_norm_eps", 1e-6),
         activation=activation,
         tie_word_embeddings=fields.get("tie_word_embeddings", bool, False),
         qkv_bias=qkv_bias,
@@ -183,7 +201,7 @@ def _decoder(
         attention_scales=(head_dim**-0.5,) * num_layers,
         dtype=_storage_dtype(fields),
         bos_token_id=fields.get("bos_token_id", int),
-        eos_token_ids=token_id_list(fields, "eos_token_id"),
+        eos_token_ids=token_id_list(fields, "eos_token_id", default_eos),
     )
 
 
@@ -191,6 +209,11 @@ def _gpt2(architecture: str, fields: Fields) -> ModelConfig:
     hidden_size = fields.size("n_embd")
     num_layers = fields.size("n_layer")
     num_heads = fields.size("n_head")
+    if hidden_size % num_heads:
+        raise fields.fail(
+            f"'n_embd' is {hidden_size}, which {num_heads} heads ('n_head') do not divide",
+            "Correct those values.",
+        )
     head_dim = hidden_size // num_heads
     scale = head_dim**-0.5 if fields.get("scale_attn_weights", bool, True) else 1.0
     by_layer = fields.get("scale_attn_by_inverse_layer_idx", bool, False)
@@ -204,7 +227,7 @@ def _gpt2(architecture: str, fields: Fields) -> ModelConfig:
         num_kv_heads=num_heads,
         head_dim=head_dim,
         max_position_embeddings=fields.size("n_positions", 1024),
-        norm_eps=fields.get("layer_norm_epsilon", float, 1e-5),
+        norm_eps=fields.positive("layer_norm_epsilon", 1e-5),
         activation=_activation(fields, fields.get("activation_function", str, "gelu_new")),
         tie_word_embeddings=fields.get("tie_word_embeddings", bool, True),
         qkv_bias=True,
@@ -217,7 +240,7 @@ def _gpt2(architecture: str, fields: Fields) -> ModelConfig:
         attention_scales=tuple(scale / (i + 1 if by_layer else 1) for i in range(num_layers)),
         dtype=_storage_dtype(fields),
         bos_token_id=fields.get("bos_token_id", int),
-        eos_token_ids=token_id_list(fields, "eos_token_id"),
+        eos_token_ids=token_id_list(fields, "eos_token_id", 50256),
     )
 
 
@@ -250,7 +273,7 @@ def _rope(fields: Fields) -> tuple[float, RopeScaling]:
             "supported",
             f"Supported are: {', '.join(ROPE_KINDS)}.",
         )
-    theta = rope.get("rope_theta", float, fields.get("rope_theta", float, 10000.0))
+    theta = rope.positive("rope_theta", fields.positive("rope_theta", 10000.0))
     part = rope.get("partial_rotary_factor", float, fields.get("partial_rotary_factor", float, 1.0))
     if part != 1.0:
         raise fields.fail(
@@ -260,11 +283,15 @@ def _rope(fields: Fields) -> tuple[float, RopeScaling]:
     scaled, llama3 = kind != "default", kind == "llama3"
     scaling = RopeScaling(
         kind=kind,
-        factor=rope.get("factor", float, 1.0, required=scaled),
-        low_freq_factor=rope.get("low_freq_factor", float, 1.0, required=llama3),
-        high_freq_factor=rope.get("high_freq_factor", float, 4.0, required=llama3),
+        factor=rope.positive("factor", 1.0, required=scaled),
+        low_freq_factor=rope.positive("low_freq_factor", 1.0, required=llama3),
+        high_freq_factor=rope.positive("high_freq_factor", 4.0, required=llama3),
         original_context=rope.get("original_max_position_embeddings", int, 8192, required=llama3),
     )
+    if llama3 and scaling.low_freq_factor >= scaling.high_freq_factor:
+        raise fields.fail(
+            "'low_freq_factor' is not below 'high_freq_factor'", "Correct those values."
+        )
     return theta, scaling
 
 
@@ -275,7 +302,7 @@ def _windows(
     if kinds is None:
         return tuple(window if i >= first_window_layer else None for i in range(num_layers))
     known = {"full_attention": None, "sliding_attention": window}
-    if len(kinds) != num_layers or not set(kinds) <= known.keys():
+    if len(kinds) != num_layers or any(str(kind) not in known for kind in kinds):
         raise fields.fail(
             f"'layer_types' does not give one of {', '.join(known)} for each of the {num_layers} "
             "layers",
@@ -296,20 +323,21 @@ def _storage_dtype(fields: Fields) -> str:
     return fields.get("dtype", str, fields.get("torch_dtype", str, "float32"))
 
 
-def token_id_list(fields: Fields, key: str) -> tuple[int, ...]:
+def token_id_list(fields: Fields, key: str, default: int | None = None) -> tuple[int, ...]:
     """Read one token id or a list of them.
 
     Parameters
     ----------
     fields : Fields
     key : str
+    default : int, optional
+        Where the key is left out; null is none.
 
     Returns
     -------
     tuple of int
-        Empty where the key is left out.
     """
-    value = fields.raw.get(key)
+    value = fields.raw.get(key, default)
     ids = [] if value is None else value if isinstance(value, list) else [value]
     if not all(isinstance(i, int) and not isinstance(i, bool) for i in ids):
         raise fields.fail(f"'{key}' is {value!r}, no token id", "Correct that value.")

@@ -1,6 +1,7 @@
 """Reading the JSON files of a checkpoint, with errors that name the file and the key."""
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -50,7 +51,7 @@ def read_json(path: Path, error: type[LLMNumbaError] = ConfigError) -> dict[str,
     """
     try:
         value = json.loads(read_text(path, error))
-    except (json.JSONDecodeError, RecursionError) as failure:
+    except (ValueError, RecursionError) as failure:  # a number of 5,000 digits is a ValueError
         raise error(
             f"{path} is not valid JSON: {failure}.", "Download or export the checkpoint again."
         ) from None
@@ -90,6 +91,13 @@ class Fields:
             raise self.fail(
                 f"'{key}' is {value!r}, not of type {kind.__name__}", "Correct that value."
             )
+        return value
+
+    def positive(self, key: str, default: float, *, required: bool = False) -> float:
+        """Return a finite number above 0."""
+        value = self.get(key, float, default, required=required)
+        if not 0 < value < math.inf:
+            raise self.fail(f"'{key}' is {value}, not a positive number", "Correct that value.")
         return value
 
     def size(self, key: str, default: int | None = None) -> int:

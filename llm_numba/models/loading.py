@@ -58,7 +58,9 @@ def resolve_model(name: str | Path) -> Path:
     bundled = bundled_models()
     if str(name) in bundled:
         return BUNDLED_DIR / str(name)
-    path = Path(name).expanduser()
+    path = Path(os.path.expanduser(name))
+    if not str(name):
+        raise ModelNotFoundError("The model's name is empty.", "Give a name or a directory.")
     # os.path, because Path's methods raise where a parent directory may not be searched.
     if os.path.isdir(path):
         return path
@@ -86,7 +88,11 @@ def _download(hub_id: str) -> Path:
         ) from None
     try:
         return Path(
-            snapshot_download(hub_id, allow_patterns=["*.safetensors", "*.json", "*.jinja"])
+            snapshot_download(
+                hub_id,
+                allow_patterns=["*.safetensors", "*.json", "*.jinja"],
+                ignore_patterns=["*/*", "consolidated*"],  # the same weights in other layouts
+            )
         )
     except Exception as failure:  # the hub's client raises whatever its network stack raises
         reason = str(failure).strip().splitlines()

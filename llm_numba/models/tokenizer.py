@@ -5,7 +5,7 @@ from typing import Any
 
 import tokenizers
 
-from llm_numba.errors import TokenizerError
+from llm_numba.errors import PromptError, TokenizerError
 from llm_numba.models.chat_template import ChatTemplate, find_chat_template
 from llm_numba.models.fields import read_json
 
@@ -75,6 +75,13 @@ class Tokenizer:
         -------
         list of int
         """
+        try:
+            text.encode()
+        except UnicodeEncodeError as failure:
+            raise PromptError(
+                f"The text is not valid Unicode: {failure.reason} at character {failure.start}.",
+                "Give text whose bytes are UTF-8.",
+            ) from None
         doubled = self.bos_token and text.startswith(self.bos_token)
         ids = self._tokenizer.encode(text, add_special_tokens=add_special_tokens).ids
         if doubled and add_special_tokens and ids[:2] == [self.token_id(self.bos_token)] * 2:
@@ -157,7 +164,14 @@ class IncrementalDetokenizer:
 
     def __init__(self, tokenizer: Tokenizer, prompt_token_ids: list[int]) -> None:
         self._tokenizer = tokenizer
-        self._ids = list(prompt_token_ids[-self.CONTEXT :])
+        start = max(0, len(prompt_token_ids) - self.CONTEXT)
+        # A context that begins inside a character would spoil those behind it: decoders that fall
+        # back to bytes give up a whole run of them for one that does not fit.
+        while start and tokenizer.decode(prompt_token_ids[start:]).startswith(
+            REPLACEMENT_CHARACTER
+        ):
+            start -= 1
+        self._ids = list(prompt_token_ids[start:])
         self._context_start = 0
         self._shown = len(self._ids)
 

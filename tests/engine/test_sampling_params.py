@@ -10,11 +10,11 @@ from llm_numba.errors import LLMNumbaError, SamplingParamsError
 
 RANGES = {
     "n": "n must be a whole number of at least 1.",
-    "temperature": "temperature must be a number of at least 0.",
+    "temperature": "temperature must be a number of at least 0 and at most 1000.",
     "top_k": "top_k must be a whole number of at least -1.",
     "top_p": "top_p must be a number above 0 and at most 1.",
     "min_p": "min_p must be a number of at least 0 and at most 1.",
-    "repetition_penalty": "repetition_penalty must be a number above 0.",
+    "repetition_penalty": "repetition_penalty must be a number of at least 0.001 and at most 1000.",
     "presence_penalty": "presence_penalty must be a number of at least -2 and at most 2.",
     "frequency_penalty": "frequency_penalty must be a number of at least -2 and at most 2.",
     "seed": f"seed must be a whole number of at least 0 and at most {2**64 - 1}.",

@@ -25,6 +25,8 @@ def refusal(directory: Path) -> CheckpointError:
 
 
 def write_index(directory: Path, weight_map: object) -> Path:
+    """Turn a single file into a first shard; beside a single file an index is not looked at."""
+    (directory / "model.safetensors").rename(directory / "first.safetensors")
     path = directory / "model.safetensors.index.json"
     path.write_text(json.dumps({"weight_map": weight_map}))
     return path
@@ -221,6 +223,13 @@ def test_an_untied_model_needs_its_lm_head(tiny_checkpoint):
     assert "missing: lm_head.weight." in refusal(directory).cause
 
 
+def test_beside_a_single_file_an_index_is_not_looked_at(tiny_checkpoint):
+    directory = tiny_checkpoint()
+    tensors = Checkpoint(directory).tensors
+    (directory / "model.safetensors.index.json").write_text("{")
+    assert Checkpoint(directory).tensors == tensors
+
+
 # -- An index is untrusted --------------------------------------------------------------------
 
 
@@ -249,7 +258,7 @@ def test_a_missing_shard_is_named(tiny_checkpoint):
 
 def test_a_damaged_shard_is_named(tiny_checkpoint):
     directory = tiny_checkpoint()
-    write_index(directory, {"a": "model.safetensors", "b": "second.safetensors"})
+    write_index(directory, {"a": "first.safetensors", "b": "second.safetensors"})
     (directory / "second.safetensors").write_bytes(b"")
     assert str(directory / "second.safetensors") in refusal(directory).cause
 
@@ -263,7 +272,7 @@ def test_an_index_without_a_weight_map_is_named(tiny_checkpoint, weight_map):
 
 def test_an_index_that_is_no_json_is_named(tiny_checkpoint):
     directory = tiny_checkpoint()
-    path = directory / "model.safetensors.index.json"
+    path = write_index(directory, {})
     path.write_text("{")
     assert refusal(directory).cause.startswith(f"{path} is not valid JSON")
 

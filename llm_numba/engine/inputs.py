@@ -1,0 +1,110 @@
+"""The forms that prompts and conversations may come in, and errors for all others."""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from llm_numba.engine.sampling_params import SamplingParams
+from llm_numba.errors import PromptError, SamplingParamsError
+
+Prompt = str | list[int]
+
+
+def pair_prompts(
+    prompts: Any, params: Any, default: Callable[[], SamplingParams]
+) -> list[tuple[Prompt, SamplingParams]]:
+    """Give each prompt its parameters.
+
+    Parameters
+    ----------
+    prompts : str, list of int, or a list of them
+    params : SamplingParams, a list of them, or None
+    default : callable() -> SamplingParams
+        What None stands for.
+
+    Returns
+    -------
+    list of (prompt, SamplingParams)
+
+    Raises
+    ------
+    PromptError
+        If there is no prompt, something is none, or the numbers differ.
+    SamplingParamsError
+        If something given as parameters is none.
+    """
+    prompts = _prompt_list(prompts)
+    params = default() if params is None else params
+    if isinstance(params, SamplingParams):
+        params = [params] * len(prompts)
+    if not isinstance(params, list | tuple) or not all(
+        isinstance(p, SamplingParams) for p in params
+    ):
+        raise SamplingParamsError(
+            f"{params!r} is no SamplingParams.", "Give SamplingParams(...), or a list of them."
+        )
+    if len(params) != len(prompts):
+        raise PromptError(
+            f"There are {len(prompts)} prompts and {len(params)} SamplingParams.",
+            "Give one SamplingParams for all prompts, or one for each.",
+        )
+    return list(zip(prompts, params, strict=True))
+
+
+def _prompt_list(prompts: Any) -> list[Prompt]:
+    if isinstance(prompts, np.ndarray):
+        prompts = prompts.tolist()
+    if isinstance(prompts, str):
+        return [prompts]
+    if prompts is None or (isinstance(prompts, list | tuple) and not prompts):
+        raise PromptError("There is no prompt.", "Give at least one.")
+    if not isinstance(prompts, list | tuple):
+        raise _no_prompt(prompts)
+    return [prompts] if isinstance(prompts[0], int | np.integer) else list(prompts)
+
+
+def token_id_list(prompt: Any) -> list[int]:
+    """Return a prompt of token ids as plain integers.
+
+    Parameters
+    ----------
+    prompt : sequence of int
+
+    Raises
+    ------
+    PromptError
+        If it is anything else.
+    """
+    if not isinstance(prompt, list | tuple | np.ndarray) or not all(
+        isinstance(token_id, int | np.integer) for token_id in prompt
+    ):
+        raise _no_prompt(prompt)
+    return [int(token_id) for token_id in prompt]
+
+
+def _no_prompt(value: Any) -> PromptError:
+    return PromptError(
+        f"{value!r} is no prompt.", "Give text, a list of token ids, or a list of those."
+    )
+
+
+def check_messages(messages: Any) -> None:
+    """Refuse what is no conversation.
+
+    Parameters
+    ----------
+    messages : list of {"role": str, "content": str}
+
+    Raises
+    ------
+    PromptError
+    """
+    is_list = isinstance(messages, list | tuple) and len(messages) > 0
+    if not is_list or not all(
+        isinstance(m, dict) and isinstance(m.get("role"), str) and "content" in m for m in messages
+    ):
+        raise PromptError(
+            f"{messages!r} is no conversation.",
+            'Give a list of {"role": ..., "content": ...}, with at least one message.',
+        )
