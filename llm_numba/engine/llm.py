@@ -107,7 +107,10 @@ class LLM:
                 "was trained for.",
                 f"Choose at most {longest}.",
             )
-        kv_cache = self._new_cache(block_size, num_blocks, max_num_seqs)
+        num_weights = sum(info.num_elements for info in files.checkpoint.tensors.values())
+        kv_cache = self._new_cache(
+            block_size, num_blocks, max_num_seqs, num_weights * self.dtype.itemsize
+        )
         self._engine = Engine(
             ModelRunner(load_model(files, self.dtype, self.max_model_len, progress), kv_cache),
             self._tokenizer,
@@ -118,7 +121,7 @@ class LLM:
         )
 
     def _new_cache(
-        self, block_size: int, num_blocks: int | None, max_num_seqs: int
+        self, block_size: int, num_blocks: int | None, max_num_seqs: int, weight_bytes: int
     ) -> PagedKVCache:
         config = self.config
         token_bytes = 2 * config.num_layers * config.num_kv_heads * config.head_dim
@@ -126,7 +129,11 @@ class LLM:
         blocks_per_sequence = -(-self.max_model_len // block_size)
         if num_blocks is None:
             num_blocks = default_num_blocks(
-                token_bytes * block_size, block_size, self.max_model_len, max_num_seqs
+                token_bytes * block_size,
+                block_size,
+                self.max_model_len,
+                max_num_seqs,
+                weight_bytes,
             )
         if num_blocks < blocks_per_sequence:
             raise CacheError(

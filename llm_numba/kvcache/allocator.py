@@ -27,6 +27,25 @@ class BlockAllocator:
         """Blocks that nobody owns."""
         return len(self._free)
 
+    def require(self, count: int) -> None:
+        """Make sure that so many blocks are free, for those who need all of them or none.
+
+        Parameters
+        ----------
+        count : int
+
+        Raises
+        ------
+        CacheError
+            If fewer are free.
+        """
+        if count > self.num_free:
+            raise CacheError(
+                f"{count} more of the {self.num_blocks} blocks of the KV cache are needed, and "
+                f"{self.num_free} are free.",
+                "Raise num_blocks, or run fewer or shorter sequences at a time.",
+            )
+
     def allocate(self) -> int:
         """Take a free block, with one owner.
 
@@ -35,11 +54,7 @@ class BlockAllocator:
         CacheError
             If none is free.
         """
-        if not self._free:
-            raise CacheError(
-                f"All {self.num_blocks} blocks of the KV cache are in use.",
-                "Raise num_blocks, or run fewer or shorter sequences at a time.",
-            )
+        self.require(1)
         block = self._free.pop()
         self._owners[block] = 1
         return block

@@ -50,6 +50,8 @@ class BlockTable:
         """
         size = self._block_size
         first, last = self.num_tokens, self.num_tokens + count
+        # A fork would share blocks left over from half a growth, and both would write to them.
+        self._allocator.require(self.blocks_to_reach(last))
         if count and self._must_copy():
             private = self._allocator.allocate()
             self._copy_block(self.blocks[-1], private)

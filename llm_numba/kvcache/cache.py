@@ -58,7 +58,7 @@ class PagedKVCache:
 
 
 def default_num_blocks(
-    block_bytes: int, block_size: int, max_model_len: int, max_num_seqs: int
+    block_bytes: int, block_size: int, max_model_len: int, max_num_seqs: int, weight_bytes: int = 0
 ) -> int:
     """Choose the number of blocks from the machine's available memory.
 
@@ -72,6 +72,8 @@ def default_num_blocks(
         Tokens of a sequence of full length.
     max_num_seqs : int
         Sequences at a time; more blocks than these can fill are never useful.
+    weight_bytes : int
+        Memory that the weights are yet to take.
 
     Returns
     -------
@@ -82,14 +84,17 @@ def default_num_blocks(
     CacheError
         If not even one sequence of full length fits.
     """
-    available = available_memory()
+    available = max(0, available_memory() - weight_bytes)
     affordable = int(available * MEMORY_FRACTION) // block_bytes
     blocks_per_sequence = -(-max_model_len // block_size)
     if affordable < blocks_per_sequence:
         needed = blocks_per_sequence * block_bytes
         raise CacheError(
             f"A KV cache for one sequence of {max_model_len} tokens takes {needed / 1e9:.2f} GB, "
-            f"more than {MEMORY_FRACTION:.0%} of the {available / 1e9:.2f} GB available.",
-            f"Set max_model_len to at most {affordable * block_size}, or set num_blocks yourself.",
+            f"more than {MEMORY_FRACTION:.0%} of the {available / 1e9:.2f} GB that are available "
+            "beside the weights.",
+            f"Set max_model_len to at most {affordable * block_size}, or set num_blocks yourself."
+            if affordable
+            else "Take a smaller model, or a machine with more memory.",
         )
     return min(affordable, blocks_per_sequence * max_num_seqs)

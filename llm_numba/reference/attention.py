@@ -4,7 +4,7 @@ r"""Causal attention with grouped KV heads, over contiguous or paged keys and va
 
 Query head h reads KV head h // (H/G). A query at position p sees keys at positions
 p - window < t <= p (all t <= p without a window). 4 S T D FLOPs a query head, half of that when
-causal; decoding one token reads every key and value of its context once.
+S = T; decoding one token reads every key and value of its context once.
 
 References
 ----------
@@ -25,7 +25,7 @@ QUERY_TILE = 128
 def causal_attention(
     q: np.ndarray, k: np.ndarray, v: np.ndarray, scale: float, window: int | None = None
 ) -> np.ndarray:
-    """Attend from the last S of T positions to all positions before them.
+    """Attend from each of the last S of T positions to itself and to those before it.
 
     Parameters
     ----------
@@ -35,7 +35,7 @@ def causal_attention(
     scale : float
         Usually 1/sqrt(D).
     window : int, optional
-        How many positions a query sees, itself included.
+        How many positions a query sees, itself included; at least 1.
 
     Returns
     -------

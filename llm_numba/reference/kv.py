@@ -29,6 +29,7 @@ def write_kv(
     ----------
     k, v : float [N, G, D]
     k_cache, v_cache : float [num_blocks, block_size, G, D]
+        Contiguous.
     slot_mapping : int [N]
         The slot of each token; no slot twice.
     """
@@ -52,10 +53,12 @@ def gather_kv(cache: np.ndarray, block_tables: np.ndarray, length: int) -> np.nd
     float [B, T, G, D]
         Rows past a sequence's own length hold whatever the padding block holds.
     """
-    batch, width = block_tables.shape
     _, block_size, num_kv_heads, head_dim = cache.shape
-    pages = cache.take(block_tables, axis=0)
-    return pages.reshape(batch, width * block_size, num_kv_heads, head_dim)[:, :length]
+    # A table is as wide as the longest sequence of its batch; only the blocks asked for are read.
+    used = block_tables[:, : -(-length // block_size)]
+    pages = cache.take(used, axis=0)
+    rows = used.shape[1] * block_size
+    return pages.reshape(len(used), rows, num_kv_heads, head_dim)[:, :length]
 
 
 def copy_blocks(cache: np.ndarray, sources: np.ndarray, targets: np.ndarray) -> None:

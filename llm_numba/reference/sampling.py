@@ -21,6 +21,9 @@ _PHILOX_MULTIPLIERS = (0xD2511F53, 0xCD9E8D57)
 _PHILOX_WEYL = (0x9E3779B9, 0xBB67AE85)
 _MASK32 = 0xFFFFFFFF
 
+# Below this temperature only the most likely tokens are left, and logits divided by it overflow.
+_COLDEST = 1e-30
+
 
 def argmax(logits: np.ndarray) -> np.ndarray:
     """Pick each row's largest logit, the first of equals.
@@ -98,7 +101,8 @@ def sampling_probabilities(
         Sums to 1 in each row. Tokens exactly as likely as the last one kept are kept too, so the
         result does not depend on the order of a sort.
     """
-    probs = softmax(logits / temperature[:, None].astype(logits.dtype))
+    temperature = np.maximum(temperature, _COLDEST).astype(logits.dtype)
+    probs = softmax(logits / temperature[:, None])
     probs[probs < min_p[:, None] * probs.max(axis=-1, keepdims=True)] = 0.0
     limited = np.flatnonzero((top_k > 0) | (top_p < 1.0))
     for b in limited:

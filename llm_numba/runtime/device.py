@@ -4,6 +4,7 @@ import numpy as np
 
 from llm_numba.errors import DeviceError
 
+_CUDA_ERROR_NO_DEVICE = 100
 _CPU_DTYPES = {"float32": np.dtype(np.float32), "float64": np.dtype(np.float64)}
 
 
@@ -43,11 +44,11 @@ def _why_no_cuda() -> str:
         driver = ctypes.CDLL("libcuda.so.1")
     except OSError:
         return "no NVIDIA driver (libcuda.so.1) is installed on this machine"
-    count = ctypes.c_int(0)
-    if driver.cuInit(0) != 0 or driver.cuDeviceGetCount(ctypes.byref(count)) != 0:
-        return "the NVIDIA driver is installed but does not start"
-    if count.value == 0:
+    status = driver.cuInit(0)
+    if status == _CUDA_ERROR_NO_DEVICE:
         return "the NVIDIA driver finds no GPU"
+    if status != 0:
+        return f"the NVIDIA driver is installed but does not start (error {status})"
     return "this version of llm_numba runs models on the CPU only"
 
 

@@ -1,10 +1,11 @@
 """How much memory may still be taken."""
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
-_MEMINFO = Path("/proc/meminfo")
-_CGROUP = Path("/sys/fs/cgroup")
+_PROC = Path("/proc")
+_CGROUPS = Path("/sys/fs/cgroup")
 
 
 def available_memory() -> int:
@@ -14,24 +15,40 @@ def available_memory() -> int:
     -------
     int
         What the kernel estimates to be available (free, or page cache that can be dropped), or
-        what the control group of a container or a batch job leaves, if that is less.
+        what the control groups (version 2) of a container or a batch job leave, if that is less.
     """
-    available = [_available_to_machine()]
-    try:
-        limit = (_CGROUP / "memory.max").read_text().strip()
-        if limit != "max":
-            used = int((_CGROUP / "memory.current").read_text())
-            available.append(max(0, int(limit) - used))
-    except (OSError, ValueError):
-        pass  # no control group of version 2, or it sets no limit
-    return min(available)
+    return min([_available_to_machine(), *_left_by_control_groups()])
 
 
 def _available_to_machine() -> int:
     try:
-        for line in _MEMINFO.read_text().splitlines():
-            if line.startswith("MemAvailable:"):
-                return int(line.split()[1]) * 1024
+        return _field(_PROC / "meminfo", "MemAvailable:") * 1024
+    except (OSError, KeyError):
+        return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+
+
+def _left_by_control_groups() -> Iterator[int]:
+    # A batch system sets its limit on the job's group or on one above it; a container sees its own
+    # group as the root.
+    try:
+        lines = (_PROC / "self/cgroup").read_text().splitlines()
     except OSError:
-        pass
-    return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+        return
+    own = next((line[len("0::/") :] for line in lines if line.startswith("0::/")), "")
+    for group in [_CGROUPS / own, *(_CGROUPS / own).parents]:
+        if not group.is_relative_to(_CGROUPS):
+            return
+        try:
+            limit = int((group / "memory.max").read_text())
+            used = int((group / "memory.current").read_text())
+            # Files that were read count as used, though they give way: a checkpoint, for one.
+            files = sum(_field(group / "memory.stat", f"{age}active_file") for age in ("", "in"))
+        except (OSError, ValueError, KeyError):
+            continue  # no such group here, or no limit ("max")
+        yield max(0, limit - used + files)
+
+
+def _field(path: Path, name: str) -> int:
+    """Read one number of a table of names and numbers."""
+    table = (line.split() for line in path.read_text().splitlines())
+    return {row[0]: int(row[1]) for row in table if len(row) > 1}[name]

@@ -79,5 +79,18 @@ def test_too_little_memory_for_one_sequence_names_the_length_that_fits(available
     assert default_num_blocks(10**9, 16, max_model_len=6 * 16, max_num_seqs=3) == 6
 
 
+def test_the_weights_that_are_yet_to_be_read_leave_less_for_the_cache(available):
+    available(2 * 21 * 1000 + 5000)
+    assert default_num_blocks(1000, 16, 100, 10, weight_bytes=5000) == 21
+    assert default_num_blocks(1000, 16, 100, 10, weight_bytes=7000) == 20
+
+
+def test_no_memory_beside_the_weights_asks_for_a_smaller_model(available):
+    available(1000)
+    with pytest.raises(CacheError) as caught:
+        default_num_blocks(1000, 16, 100, 10, weight_bytes=2000)
+    assert "smaller model" in caught.value.remedy
+
+
 def test_the_real_machine_has_room_for_a_small_cache():
     assert default_num_blocks(1024, 16, max_model_len=160, max_num_seqs=2) == 20

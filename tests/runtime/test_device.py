@@ -1,0 +1,72 @@
+"""Which device and which number format a user's words turn into."""
+
+import ctypes
+
+import numpy as np
+import pytest
+
+from llm_numba.errors import DeviceError
+from llm_numba.runtime import resolve_device, resolve_dtype
+
+
+class Driver:
+    """A made-up NVIDIA driver that starts, or does not, with the given status."""
+
+    def __init__(self, status):
+        self.status = status
+
+    def cuInit(self, flags):  # noqa: N802
+        assert flags == 0
+        return self.status
+
+
+@pytest.mark.parametrize("device", ["auto", "cpu"])
+def test_the_cpu_is_always_there(device):
+    assert resolve_device(device) == "cpu"
+
+
+@pytest.mark.parametrize("device", ["gpu", "CUDA", "cuda:0", ""])
+def test_an_unknown_device_is_named_with_the_known_ones(device):
+    with pytest.raises(DeviceError) as caught:
+        resolve_device(device)
+    assert repr(device) in caught.value.cause
+    assert "auto, cpu, cuda" in caught.value.remedy
+
+
+@pytest.mark.parametrize(
+    ("driver", "why"),
+    [
+        (OSError("no such file"), "no NVIDIA driver"),
+        (Driver(100), "finds no GPU"),  # CUDA_ERROR_NO_DEVICE
+        (Driver(803), "does not start"),  # CUDA_ERROR_SYSTEM_DRIVER_MISMATCH
+        (Driver(0), "on the CPU only"),
+    ],
+    ids=["no driver", "no GPU", "broken driver", "a GPU"],
+)
+def test_cuda_says_why_it_cannot_be_had(driver, why, monkeypatch):
+    def load(name):
+        assert name == "libcuda.so.1"
+        if isinstance(driver, OSError):
+            raise driver
+        return driver
+
+    monkeypatch.setattr(ctypes, "CDLL", load)
+    with pytest.raises(DeviceError) as caught:
+        resolve_device("cuda")
+    assert why in caught.value.cause
+    assert "device='cpu'" in caught.value.remedy
+
+
+@pytest.mark.parametrize(
+    ("dtype", "result"), [(None, np.float32), ("float32", np.float32), ("float64", np.float64)]
+)
+def test_the_cpu_computes_in_float32_unless_told_otherwise(dtype, result):
+    assert resolve_dtype(dtype, "cpu") == np.dtype(result)
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16", "int8", "single"])
+def test_a_format_that_the_cpu_does_not_compute_in_is_refused(dtype):
+    with pytest.raises(DeviceError) as caught:
+        resolve_dtype(dtype, "cpu")
+    assert repr(dtype) in caught.value.cause
+    assert "float32, float64" in caught.value.remedy

@@ -1,0 +1,141 @@
+"""The rules of the house: what may be imported, how long a file may be, what must be documented."""
+
+import importlib
+import inspect
+import itertools
+import os
+import pkgutil
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+
+import llm_numba
+
+ROOT = Path(__file__).parents[1]
+PACKAGE = ROOT / "llm_numba"
+MAX_LINES = 400
+
+# Records every attempt to import, so that `try: import cupy` shows on a machine without CuPy too.
+WATCH_IMPORTS = """
+import sys
+
+class Watch:
+    def find_spec(self, name, path=None, target=None):
+        print(name)
+
+sys.meta_path.insert(0, Watch())
+"""
+
+
+def run_python(*arguments: str) -> subprocess.CompletedProcess[str]:
+    paths = [str(ROOT), os.environ.get("PYTHONPATH", "")]
+    return subprocess.run(
+        [sys.executable, *arguments],
+        cwd=ROOT,
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, paths))},
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+
+
+def imported_by(statement: str) -> set[str]:
+    result = run_python("-c", f"{WATCH_IMPORTS}\n{statement}")
+    assert result.returncode == 0, result.stderr
+    return set(result.stdout.split())
+
+
+# -- Imports ------------------------------------------------------------------------------------
+
+
+def test_importing_the_package_imports_nothing_but_the_standard_library():
+    others = {name.partition(".")[0] for name in imported_by("import llm_numba")}
+    assert "llm_numba" in others
+    assert others - {"llm_numba"} <= sys.stdlib_module_names
+
+
+def test_the_engine_asks_for_no_package_that_a_laptop_may_lack():
+    names = imported_by("from llm_numba import LLM")
+    assert "numpy" in names
+    heavy = {"numba", "cupy", "cuda", "mpi4py", "torch", "transformers", "huggingface_hub"}
+    assert not heavy & {name.partition(".")[0] for name in names}
+
+
+def test_imports_only_go_down_the_floors():
+    pytest.importorskip("importlinter", reason="import-linter is not installed")
+    script = "from importlinter.cli import lint_imports_command as lint; lint()"
+    result = run_python("-c", script, "--no-cache")
+    assert result.returncode == 0, result.stdout + result.stderr
+    contracts = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["importlinter"]
+    assert f"Contracts: {len(contracts['contracts'])} kept, 0 broken" in result.stdout
+
+
+# -- Public names -------------------------------------------------------------------------------
+
+
+def packages() -> list[str]:
+    found = pkgutil.walk_packages(llm_numba.__path__, "llm_numba.")
+    return ["llm_numba", "llm_numba.ops", *(module.name for module in found if module.ispkg)]
+
+
+@pytest.mark.parametrize("package", packages())
+def test_public_names_exist_and_say_what_they_are(package):
+    module = importlib.import_module(package)
+    assert module.__doc__
+    for name in getattr(module, "__all__", []):
+        public = getattr(module, name)
+        if not inspect.isclass(public) and not inspect.isfunction(public):
+            continue
+        assert inspect.getdoc(public), f"{package}.{name} has no docstring"
+        members = vars(public) if inspect.isclass(public) else {}
+        for attribute, member in members.items():
+            if not attribute.startswith("_") and (
+                inspect.isfunction(member) or is_property(member)
+            ):
+                assert inspect.getdoc(member), f"{package}.{name}.{attribute} has no docstring"
+
+
+@pytest.mark.parametrize("package", packages())
+def test_public_functions_and_classes_document_each_parameter(package):
+    module = importlib.import_module(package)
+    for name in getattr(module, "__all__", []):
+        public = getattr(module, name)
+        if not inspect.isclass(public) and not inspect.isfunction(public):
+            continue
+        documented = inspect.getdoc(public)
+        for parameter in inspect.signature(public).parameters.values():
+            # A protocol's constructor, and only that, takes *args and **kwargs.
+            if parameter.kind not in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
+                assert parameter.name in documented, f"{package}.{name}: {parameter.name}?"
+
+
+def is_property(member: object) -> bool:
+    return isinstance(member, property)
+
+
+# -- Files --------------------------------------------------------------------------------------
+
+
+def test_no_source_file_is_longer_than_400_lines():
+    lengths = {
+        str(path.relative_to(ROOT)): len(path.read_text().splitlines())
+        for path in sorted(PACKAGE.rglob("*.py"))
+    }
+    assert {name: length for name, length in lengths.items() if length > MAX_LINES} == {}
+
+
+def test_each_dependency_gives_its_reason():
+    """A dependency on a line of its own has a comment above; so has a group of short extras."""
+    text = (ROOT / "pyproject.toml").read_text()
+    project = tomllib.loads(text)["project"]
+    groups = [project["dependencies"], *project["optional-dependencies"].values()]
+    lines = [line.strip() for line in text.splitlines()]
+    for dependency in itertools.chain.from_iterable(groups):
+        number = next(i for i, line in enumerate(lines) if f'"{dependency}"' in line)
+        above = number - 1
+        while lines[number].endswith("]") and lines[above].endswith("]"):
+            above -= 1
+        assert lines[above].startswith("#"), f"{dependency} has no comment with its reason"
