@@ -24,7 +24,7 @@ SINGLE_FILE = "model.safetensors"
 INDEX_FILE = "model.safetensors.index.json"
 STORAGE_BYTES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2}
 # A mapped page counts as memory in use until its file is closed; files are reopened this often.
-REOPEN_AFTER_BYTES = 32 << 20
+REOPEN_AFTER_BYTES = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -177,7 +177,12 @@ def open_safetensors(path: Path) -> safe_open:
         If it cannot be read or is damaged, with the byte counts.
     """
     try:
+        path.open("rb").close()
         return safe_open(path, framework="numpy")
+    except PermissionError:
+        raise CheckpointError(
+            f"{path} may not be read.", "Ask for permission to read it."
+        ) from None
     except (SafetensorError, OSError) as failure:
         raise CheckpointError(
             f"{path} cannot be read: {_damage(path) or failure}.", "Download that file again."

@@ -340,3 +340,16 @@ def test_headers_alone_decide_whether_a_checkpoint_fits(tiny_checkpoint):
     Checkpoint(directory)
     with pytest.raises(CheckpointError, match=r"missing: model\.norm\.weight"):
         open_model(directory)
+
+
+def test_weights_without_permission_ask_for_permission(tiny_checkpoint, monkeypatch):
+    # Root may read everything, so the operating system's refusal is acted out.
+    directory = tiny_checkpoint()
+
+    def refuse(path: Path, mode: str) -> None:
+        raise PermissionError
+
+    monkeypatch.setattr(Path, "open", refuse)
+    error = refusal(directory)
+    assert error.cause == f"{directory / 'model.safetensors'} may not be read."
+    assert "permission" in error.remedy
