@@ -9,11 +9,20 @@ import subprocess
 from dataclasses import asdict
 from pathlib import Path
 
-_OPENINGS = ("Once upon a time", "One morning, Mia", "Long ago", "This is a story about Priya,",
-             "Tom was a")
-_REQUESTS = ("Tell me a story.", "Tell me a story about Tom and a red ball.",
-             "Please tell me a story about a green kite.", "A story about Kenji, please.",
-             "Tell me a long story about an animal in trouble.")
+_OPENINGS = (
+    "Once upon a time",
+    "One morning, Mia",
+    "Long ago",
+    "This is a story about Priya,",
+    "Tom was a",
+)
+_REQUESTS = (
+    "Tell me a story.",
+    "Tell me a story about Tom and a red ball.",
+    "Please tell me a story about a green kite.",
+    "A story about Kenji, please.",
+    "Tell me a long story about an animal in trouble.",
+)
 
 
 def main() -> None:
@@ -25,9 +34,13 @@ def main() -> None:
     parser.add_argument("--steps", type=int, help="optimiser steps (default: what --minutes allow)")
     parser.add_argument("--minutes", type=float, default=7.0)
     parser.add_argument("--rows", type=int, default=32, help="rows of 1,024 tokens a step")
+    parser.add_argument("--learning-rate", type=float, default=2e-3, help="the schedule's peak")
+    parser.add_argument("--resume", type=Path, help="a checkpoint to start from")
+    parser.add_argument("--resume-record", type=Path, help="that checkpoint's record")
     parser.add_argument("--device", default="cuda")
     parser.add_argument("--workers", type=int, default=max(1, (os.cpu_count() or 2) - 2))
     parser.add_argument("--stories", type=int, default=2000, help="held-out stories to ask about")
+    parser.add_argument("--samples", type=int, default=2, help="rounds of sampled texts to print")
     parser.add_argument("--commit", default=None, help="the source's commit (default: git's HEAD)")
     run(parser.parse_args())
 
@@ -42,7 +55,14 @@ def run(options: argparse.Namespace) -> None:
     from llm_numba.train.model import CONFIG
     from llm_numba.train.trainer import Recipe, thin, train
 
-    recipe = Recipe(options.seed, options.steps, options.minutes, options.rows)
+    recipe = Recipe(
+        seed=options.seed,
+        steps=options.steps,
+        minutes=options.minutes,
+        rows=options.rows,
+        peak_learning_rate=options.learning_rate,
+        resume=options.resume and str(options.resume),
+    )
     model, tokenizer, progress = train(recipe, options.device, options.workers, options.output)
     save_checkpoint(model, tokenizer, options.output)
 
@@ -50,9 +70,12 @@ def run(options: argparse.Namespace) -> None:
         for parameter in model.parameters():
             parameter.copy_(parameter.bfloat16().float())
     accuracy = probe.probe_recall(model, tokenizer, options.stories)
-    commit = options.commit or subprocess.run(
-        ["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=True
-    ).stdout.strip()
+    commit = (
+        options.commit
+        or subprocess.run(
+            ["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=True
+        ).stdout.strip()
+    )
     record = {
         "commit": commit,
         "environment": environment(options.device),
@@ -63,6 +86,7 @@ def run(options: argparse.Namespace) -> None:
         "tokens": progress.tokens,
         "seconds": round(progress.seconds, 1),
         "tokens_per_second": round(progress.tokens / progress.seconds),
+        "resumed": options.resume_record and json.loads(options.resume_record.read_text()),
         "recall": {"stories": options.stories} | accuracy.record(),
         "curve": thin(progress.curve),
     }
@@ -73,10 +97,11 @@ def run(options: argparse.Namespace) -> None:
     partial.rename(options.record)
     print(json.dumps(record["recall"], indent=1))
 
-    asked = [chat.render([{"role": "user", "content": text}]) + chat.ASSISTANT
-             for text in _REQUESTS]
+    asked = [
+        chat.render([{"role": "user", "content": text}]) + chat.ASSISTANT for text in _REQUESTS
+    ]
     prompts = [chat.BEGIN + text for text in _OPENINGS] + asked
-    for seed in range(2):
+    for seed in range(options.samples):
         texts = probe.sample(model, tokenizer, prompts, 0.7, seed)
         for prompt, text in zip(prompts, texts, strict=True):
             print(f"\n{prompt}{text}")

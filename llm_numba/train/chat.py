@@ -8,7 +8,12 @@ from llm_numba.train.grammar import choose
 from llm_numba.train.stories import Story
 
 BEGIN, END, USER, ASSISTANT, EOT, PAD = SPECIAL_TOKENS = (
-    "<|begin|>", "<|end|>", "<|user|>", "<|assistant|>", "<|eot|>", "<|pad|>",
+    "<|begin|>",
+    "<|end|>",
+    "<|user|>",
+    "<|assistant|>",
+    "<|eot|>",
+    "<|pad|>",
 )
 
 CHAT_TEMPLATE = """\
@@ -51,21 +56,35 @@ _THEMES = {
 }
 _COUNTS = {2: "two", 3: "three", 4: "four"}
 _GREETINGS = (
-    ("[Hello|Hi|Hello there|Good morning|Hey][.|!]",
-     "Hello! [Would you like to hear a story?|Shall I tell you a story?]"),
-    ("[Who are you?|What are you?|What is your name?]",
-     "I am Storyteller. I tell short stories and answer questions about them."),
-    ("[What can you do?|Help.|What should I ask?]",
-     "I can tell you a story about a person or a thing. Then you can ask me about it."),
+    (
+        "[Hello|Hi|Hello there|Good morning|Hey][.|!]",
+        "Hello! [Would you like to hear a story?|Shall I tell you a story?]",
+    ),
+    (
+        "[Who are you?|What are you?|What is your name?]",
+        "I am Storyteller. I tell short stories and answer questions about them.",
+    ),
+    (
+        "[What can you do?|Help.|What should I ask?]",
+        "I can tell you a story about a person or a thing. Then you can ask me about it.",
+    ),
 )
 _THANKS = (
-    ("[Thank you|Thanks|Thank you very much][.|!]",
-     "You are welcome. [Shall I tell you another story?|I am glad you liked it.]"),
+    (
+        "[Thank you|Thanks|Thank you very much][.|!]",
+        "You are welcome. [Shall I tell you another story?|I am glad you liked it.]",
+    ),
     ("[Goodbye|Bye][.|!]", "Goodbye! Come back soon."),
     ("[That was nice|I liked that|What a nice story][.|!]", "I am glad that you liked it."),
 )
-_ASKING = ("{question}", "{question}", "{question}", "In the story, {lower}", "Tell me, {lower}",
-           "Do you remember? {question}")
+_ASKING = (
+    "{question}",
+    "{question}",
+    "{question}",
+    "In the story, {lower}",
+    "Tell me, {lower}",
+    "Do you remember? {question}",
+)
 _READING = (
     "{story}\n\n{question}",
     "{story}\n\n{question}",
@@ -110,8 +129,11 @@ def request(story: Story, rng: Random) -> str:
     if drawn > 0.8:
         wish = f"{_PLEASE} {kind}"
     else:
-        options = [a for a in _ABOUT if (facts.things or "thing" not in a)
-                   and (facts.places or "place" not in a)]
+        options = [
+            a
+            for a in _ABOUT
+            if (facts.things or "thing" not in a) and (facts.places or "place" not in a)
+        ]
         wish = f"{_PLEASE} {kind} about {_pick(options, rng)}"
     if rng.random() < 0.1 and chapters == 1:
         wish = _pick(("A story[| about {hero}], please", "[Another one|One more], please"), rng)

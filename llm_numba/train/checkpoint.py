@@ -45,14 +45,17 @@ def save_checkpoint(
     )
     config = CONFIG | {"bos_token_id": begin, "eos_token_id": end, "pad_token_id": pad}
     _write_json(new / "config.json", config)
-    _write_json(new / "generation_config.json", {
-        "bos_token_id": begin,
-        "eos_token_id": [end, eot],
-        "pad_token_id": pad,
-        "do_sample": True,
-        "temperature": 0.7,
-        "top_p": 0.95,
-    })
+    _write_json(
+        new / "generation_config.json",
+        {
+            "bos_token_id": begin,
+            "eos_token_id": [end, eot],
+            "pad_token_id": pad,
+            "do_sample": True,
+            "temperature": 0.7,
+            "top_p": 0.95,
+        },
+    )
     save_tokenizer(tokenizer, new, CONFIG["max_position_embeddings"])
     if card is not None:
         (new / "README.md").write_text(card)

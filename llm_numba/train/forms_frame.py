@@ -39,8 +39,7 @@ FRAME: dict[str, tuple[str, ...]] = {
         "{who} had got {what.a} [from {who.his} parents|for {who.his} birthday].",
     ),
     "has_friend": (
-        "{whom.His} [best |good |]friend was a {who.child} [named|called] {who}, "
-        "who had {what.a}.",
+        "{whom.His} [best |good |]friend was a {who.child} [named|called] {who}, who had {what.a}.",
         "{whom.His} friend {who} had {what.a}.",
         "Next door lived {whom.his} friend {who}, who [had|owned] {what.a}.",
         "{whom.His} friend {who} [was always|liked] {what.doing} {what.a}.",
@@ -82,14 +81,15 @@ FRAME: dict[str, tuple[str, ...]] = {
     # Feelings and thanks
     "feel_sad": (
         "{who} [was|felt] [very |so |]{feeling}.",
-        "Poor {who}! {who.He} was [very |]{feeling}.",
-        "{who} was so {feeling} that {who.he} [could not speak|sat down on the ground|wept].",
+        "Poor {who}! {who.He} was [very |]{feeling}[| and {sign}].",
+        "{who} was so {feeling} that {who.he} {sign}.",
         '"Oh no!" said {who}, who was [very |]{feeling}.',
-        "That made {who} [very |]{feeling}.",
+        "That made {who} [very |]{feeling}[|, and {who.he} {sign}].",
     ),
     "feel_glad": (
         "{who} [was|felt] [very |so |]{feeling}.",
-        "{who} was so {feeling} that {who.he} [danced|laughed out loud|jumped up and down].",
+        "{who} was so {feeling} that {who.he} {sign}.",
+        "{who} [was|felt] [very |]{feeling} and {sign}.",
         "Now {who} [was|felt] {feeling}.",
         '"How wonderful!" said {who}, who was [very |]{feeling}.',
     ),

@@ -56,7 +56,7 @@ EVENTS: dict[str, tuple[str, ...]] = {
     ),
     "tell": (
         '"I saw [it all|everything]," said {who}. "Look {spot}!"',
-        '{who} had seen [it all|everything] and told {whom} to look {spot}.',
+        "{who} had seen [it all|everything] and told {whom} to look {spot}.",
     ),
     "find_there": (
         "{who} ran to look, and there {who.he} found {what}.",

@@ -214,9 +214,16 @@ class Planner:
         else:
             self.emit("arrive", who=who, intro=intro)
 
-    def feel(self, who: Person, feelings: Sequence[str], when: str, form: str) -> None:
-        """Let ``who`` have a feeling; ``when`` completes "How did Tom feel when ..."."""
-        self.emit(form, "feel", who=who, feeling=self.pick(feelings), when=when)
+    def feel(
+        self, who: Person, feelings: dict[str, str], when: str, form: str, **roles: Any
+    ) -> None:
+        """Let ``who`` have one of ``feelings``.
+
+        ``when`` completes "How did Tom feel when ...".
+        """
+        feeling, sign = self.pick(tuple(feelings.items()))
+        sign = sign.format(his=who.his)
+        self.emit(form, "feel", who=who, feeling=feeling, sign=sign, when=when, **roles)
 
     def thank(self, who: Person, whom: Person) -> None:
         """Let ``who`` thank ``whom``, sometimes with a present."""

@@ -47,8 +47,13 @@ def _search(p: Planner, hero: Person, friend: Person, place: Place) -> str:
     junk = p.rng.sample(words.JUNK, count)
     seekers = [hero, friend] if p.maybe(0.7) else [friend, hero]
     for index, spot in enumerate(wrong):
-        p.emit("search" if index == 0 else "search_on", "search",
-               who=seekers[index], spot=spot, junk=junk[index])
+        p.emit(
+            "search" if index == 0 else "search_on",
+            "search",
+            who=seekers[index],
+            spot=spot,
+            junk=junk[index],
+        )
     return right
 
 
@@ -64,8 +69,7 @@ def broken_and_mended(p: Planner, hero: Person, friend: Person, helper: Person) 
         user = friend
         cause = p.because(words.BORROW_CAUSES, friend, what)
         p.emit("lend", who=hero, whom=friend, what=what, **cause)
-    p.emit("break", who=user, what=what, place=place,
-           **p.because(words.BREAK_CAUSES, user, what))
+    p.emit("break", who=user, what=what, place=place, **p.because(words.BREAK_CAUSES, user, what))
     p.feel(user, SAD, f"{what.short} {what.broke}", "feel_sad")
     p.paragraph()
     tools = words.CLOTH_TOOLS if what.broke == "tore" else words.HARD_TOOLS
@@ -89,8 +93,16 @@ def hidden(p: Planner, hero: Person, friend: Person, helper: Person) -> None:
     p.paragraph()
     place = p.go(hero, friend)
     *wrong, right = p.spots(place, 2)
-    p.emit("hide", who=friend, whom=hero, owner=hero, what=what, spot=right, place=place,
-           **p.because(words.HIDE_CAUSES, friend, what, whom=hero))
+    p.emit(
+        "hide",
+        who=friend,
+        whom=hero,
+        owner=hero,
+        what=what,
+        spot=right,
+        place=place,
+        **p.because(words.HIDE_CAUSES, friend, what, whom=hero),
+    )
     p.paragraph()
     p.emit("search", who=hero, spot=wrong[0], junk=p.pick(words.JUNK))
     p.feel(hero, SAD, f"{hero.he} could not find {what.short}", "feel_sad")
@@ -105,8 +117,7 @@ def hidden(p: Planner, hero: Person, friend: Person, helper: Person) -> None:
     p.emit("sorry", who=friend, whom=hero)
     if p.maybe(0.4):
         p.emit("give_sorry", "give", who=friend, whom=hero, what=other)
-    p.emit("feel_relief", "feel", who=friend, whom=hero, feeling=p.pick(GLAD),
-           when=f"{hero} was not angry")
+    p.feel(friend, GLAD, f"{hero} was not angry", "feel_relief", whom=hero)
     p.emit("close_friends", "close", who=hero, whom=friend, what=what)
 
 
@@ -125,8 +136,14 @@ def traded(p: Planner, hero: Person, friend: Person, helper: Person) -> None:
     if p.maybe(0.7):
         p.arrive(helper)
         giver, gift = p.pick(((hero, other), (friend, what)))
-        p.emit("give_need", "give", who=giver, whom=helper, what=gift,
-               **p.because(words.GIFT_CAUSES, giver, gift, whom=helper))
+        p.emit(
+            "give_need",
+            "give",
+            who=giver,
+            whom=helper,
+            what=gift,
+            **p.because(words.GIFT_CAUSES, giver, gift, whom=helper),
+        )
         p.feel(helper, GLAD, f"{helper.he} got {gift.short}", "feel_glad")
     else:
         p.emit("miss", who=hero, what=what)
@@ -142,16 +159,21 @@ def lent(p: Planner, hero: Person, friend: Person, helper: Person) -> None:
     p.befriend(hero, friend)
     p.paragraph()
     p.go(hero, friend)
-    p.emit("lend", who=hero, whom=friend, what=what,
-           **p.because(words.BORROW_CAUSES, friend, what))
+    p.emit("lend", who=hero, whom=friend, what=what, **p.because(words.BORROW_CAUSES, friend, what))
     p.emit("promise", who=friend, whom=hero, what=what)
     p.paragraph()
     last = friend
     if p.maybe(0.6):
         last = helper
         p.arrive(helper, carrying=0.3)
-        p.emit("lend_on", "lend", who=friend, whom=helper, what=what,
-               **p.because(words.BORROW_CAUSES, helper, what))
+        p.emit(
+            "lend_on",
+            "lend",
+            who=friend,
+            whom=helper,
+            what=what,
+            **p.because(words.BORROW_CAUSES, helper, what),
+        )
     p.emit("wait", who=hero, what=what)
     p.feel(hero, SAD, f"{hero.he} waited for {what.short}", "feel_sad")
     p.paragraph()
@@ -159,8 +181,13 @@ def lent(p: Planner, hero: Person, friend: Person, helper: Person) -> None:
         p.emit("return_late", "return", who=last, whom=hero, what=what)
         p.feel(hero, GLAD, f"{hero.he} got {what.short} back", "feel_glad")
     else:
-        p.emit("keep", who=hero, whom=last, what=what,
-               **p.because(words.GIFT_CAUSES, hero, what, whom=last))
+        p.emit(
+            "keep",
+            who=hero,
+            whom=last,
+            what=what,
+            **p.because(words.GIFT_CAUSES, hero, what, whom=last),
+        )
         p.feel(last, GLAD, f"{last.he} could keep {what.short}", "feel_glad")
     p.emit("close_share", "close", who=hero, whom=last, what=what)
 
@@ -173,8 +200,13 @@ def rescue(p: Planner, hero: Person, friend: Person, helper: Person) -> None:
     place = p.go(hero, friend, indoors=False)
     animal = p.animal()
     p.emit("hear", who=hero, what=animal)
-    p.emit("stuck", what=animal, trap=p.pick(words.TRAPS), place=place,
-           **p.because(words.TRAP_CAUSES, hero, animal))
+    p.emit(
+        "stuck",
+        what=animal,
+        trap=p.pick(words.TRAPS),
+        place=place,
+        **p.because(words.TRAP_CAUSES, hero, animal),
+    )
     p.feel(hero, SAD, f"{hero.he} saw {animal.short}", "feel_sad")
     p.paragraph()
     p.emit("reach", who=hero, what=animal, **p.because(words.CLIMB_TROUBLES, hero, animal))
@@ -197,8 +229,13 @@ def baking(p: Planner, hero: Person, friend: Person, helper: Person) -> None:
     other = p.befriend(hero, friend)
     p.paragraph()
     food, missing = p.pick(words.FOODS), p.pick(words.INGREDIENTS)
-    p.emit("bake_plan", who=hero, whom=friend, food=food,
-           **p.because(words.CARE_CAUSES, hero, whom=friend))
+    p.emit(
+        "bake_plan",
+        who=hero,
+        whom=friend,
+        food=food,
+        **p.because(words.CARE_CAUSES, hero, whom=friend),
+    )
     p.emit("short", who=hero, missing=missing, **p.because(words.SHORTAGES, hero, f"the {missing}"))
     p.feel(hero, SAD, f"there was no {missing}", "feel_sad")
     place = p.place()
@@ -224,8 +261,16 @@ def errand(p: Planner, hero: Person, friend: Person, helper: Person) -> None:
     place = p.place()
     p.emit("entrust", "give", who=helper, whom=hero, what=what)
     intro = p.introduce(friend)
-    p.emit("errand", who=helper, whom=friend, hero=hero, intro=intro, what=what, place=place,
-           **p.because(words.ERRAND_CAUSES, helper, what, whom=friend))
+    p.emit(
+        "errand",
+        who=helper,
+        whom=friend,
+        hero=hero,
+        intro=intro,
+        what=what,
+        place=place,
+        **p.because(words.ERRAND_CAUSES, helper, what, whom=friend),
+    )
     p.emit("set_out", who=hero, what=what)
     p.paragraph()
     p.emit("barred", who=hero, **p.because(words.OBSTACLES, hero))
@@ -260,8 +305,9 @@ def storm(p: Planner, hero: Person, friend: Person, helper: Person) -> None:
     what = p.thing("cloth")
     p.emit("has_dry", "has", who=helper, what=what)
     cold = p.pick((hero, friend))
-    p.emit("lend_dry", "lend", who=helper, whom=cold, what=what,
-           **p.because(words.COLD_CAUSES, cold))
+    p.emit(
+        "lend_dry", "lend", who=helper, whom=cold, what=what, **p.because(words.COLD_CAUSES, cold)
+    )
     p.feel(cold, GLAD, f"{cold.he} had {what.short}", "feel_glad")
     p.paragraph()
     if p.maybe(0.6):
@@ -278,10 +324,15 @@ def building(p: Planner, hero: Person, friend: Person, helper: Person) -> None:
     p.befriend(hero, friend)
     p.paragraph()
     thing = p.pick(words.BUILDINGS)
-    p.emit("build_plan", who=hero, whom=friend, building=thing, place=p.place(indoors=False),
-           **p.because(words.BUILD_CAUSES, hero, helper=helper))
-    p.emit("collapse", who=hero, whom=friend, building=thing,
-           **p.because(words.COLLAPSES, hero))
+    p.emit(
+        "build_plan",
+        who=hero,
+        whom=friend,
+        building=thing,
+        place=p.place(indoors=False),
+        **p.because(words.BUILD_CAUSES, hero, helper=helper),
+    )
+    p.emit("collapse", who=hero, whom=friend, building=thing, **p.because(words.COLLAPSES, hero))
     p.feel(friend, SAD, "it fell down", "feel_sad")
     p.paragraph()
     intro = p.introduce(helper)
@@ -298,7 +349,15 @@ def building(p: Planner, hero: Person, friend: Person, helper: Person) -> None:
 PLOTS: dict[str, Plot] = {
     plot.__name__: plot
     for plot in (
-        lost_and_found, broken_and_mended, hidden, traded, lent, rescue, baking, errand, storm,
+        lost_and_found,
+        broken_and_mended,
+        hidden,
+        traded,
+        lent,
+        rescue,
+        baking,
+        errand,
+        storm,
         building,
     )
 }

@@ -30,9 +30,12 @@ class Accuracy:
             "questions": total,
             "accuracy": sum(self.right.values()) / total,
             "by_kind": {
-                kind: {"questions": self.asked[kind],
-                       "accuracy": self.right[kind] / self.asked[kind]}
-                for kind in KINDS if self.asked[kind]
+                kind: {
+                    "questions": self.asked[kind],
+                    "accuracy": self.right[kind] / self.asked[kind],
+                }
+                for kind in KINDS
+                if self.asked[kind]
             },
             "mistakes": self.mistakes[:: max(1, len(self.mistakes) // 40)],
         }
@@ -72,10 +75,15 @@ def probe_recall(
             asked[question.kind] += 1
             right[question.kind] += exact
             if not exact:
-                mistakes.append({
-                    "kind": question.kind, "tokens": len(prompt), "question": question.text,
-                    "answer": question.answer, "said": tokenizer.decode(said).strip(),
-                })
+                mistakes.append(
+                    {
+                        "kind": question.kind,
+                        "tokens": len(prompt),
+                        "question": question.text,
+                        "answer": question.answer,
+                        "said": tokenizer.decode(said).strip(),
+                    }
+                )
     return Accuracy(right, asked, mistakes)
 
 

@@ -26,6 +26,7 @@ class Question:
 
 KINDS = ("who", "whom", "what", "colour", "where", "why", "feeling", "holder", "tool", "name")
 
+# fmt: off
 # event kind: ((question kind, answer, wordings), ...)
 _CLAIMS: dict[str, tuple[tuple[str, str, tuple[str, ...]], ...]] = {
     "open": (("where", "{home}", ("Where did {who} live?", "Where was {who}'s home?")),),
@@ -183,6 +184,7 @@ _CLAIMS: dict[str, tuple[tuple[str, str, tuple[str, ...]], ...]] = {
     "feel": (
         ("feeling", "{who} felt {feeling}", ("How did {who} feel when {when}?",
                                              "How was {who} when {when}?")),
+        ("who", "{who}", ("Who felt {feeling}?", "Who was {feeling}?")),
     ),
 }
 
@@ -212,6 +214,7 @@ _GUARDS: dict[str, tuple[tuple[str, str, tuple[str, ...]], ...]] = {
                                             "Where did {who} and {whom} go together?",
                                             "Where did {whom} and {who} go together?")),),
 }
+# fmt: on
 
 
 def ask(events: list[Event], world: World, rng: Random, most: int = 8) -> tuple[Question, ...]:
@@ -264,8 +267,11 @@ def _claims(events: list[Event], world: World) -> list[tuple[list[Question], boo
         colour = (f"What colour was {thing.short}?", f"Which colour did {thing.short} have?")
         groups.append((_fill("colour", f"it was {thing.colour}", colour, {}), True))
         if holder is not None:
-            texts = (f"Who has {thing} at the end?", f"Who has {thing.short} at the end?",
-                     f"At the end of the story, who has {thing}?")
+            texts = (
+                f"Who has {thing} at the end?",
+                f"Who has {thing.short} at the end?",
+                f"At the end of the story, who has {thing}?",
+            )
             groups.append((_fill("holder", holder.name, texts, {}), True))
     return groups
 

@@ -128,8 +128,14 @@ def evaluate_recall(
         for (_, question), output in zip(pairs, outputs, strict=True):
             said = output.outputs[0].text.strip()
             if said != question.answer:
-                wrong.append({"story": len(correct), "question": question.text,
-                              "answer": question.answer, "said": said})
+                wrong.append(
+                    {
+                        "story": len(correct),
+                        "question": question.text,
+                        "answer": question.answer,
+                        "said": said,
+                    }
+                )
             correct.append(said == question.answer)
         if progress is not None:
             progress(len(correct), num_stories)

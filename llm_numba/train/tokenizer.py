@@ -41,14 +41,16 @@ def train_tokenizer(seed: int, num_stories: int = 20_000) -> Tokenizer:
     texts = ("".join(text for text, _ in pieces) for pieces in documents)
     tokenizer.train_from_iterator(texts, trainer)
     begin = tokenizer.token_to_id(chat.BEGIN)
-    tokenizer.post_processor = processors.Sequence([
-        processors.ByteLevel(trim_offsets=False),
-        processors.TemplateProcessing(
-            single=f"{chat.BEGIN} $A",
-            pair=f"{chat.BEGIN} $A $B",
-            special_tokens=[(chat.BEGIN, begin)],
-        ),
-    ])
+    tokenizer.post_processor = processors.Sequence(
+        [
+            processors.ByteLevel(trim_offsets=False),
+            processors.TemplateProcessing(
+                single=f"{chat.BEGIN} $A",
+                pair=f"{chat.BEGIN} $A $B",
+                special_tokens=[(chat.BEGIN, begin)],
+            ),
+        ]
+    )
     return tokenizer
 
 

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from safetensors.torch import load_file
 from tokenizers import Tokenizer
 from torch import Tensor
 from torch.nn import functional
@@ -50,6 +51,8 @@ class Recipe:
     betas : tuple of float
         Of AdamW.
     max_grad_norm : float
+    resume : str or None
+        The checkpoint that training starts from, with its tokenizer; None: from nothing.
     """
 
     seed: int = 1
@@ -63,6 +66,7 @@ class Recipe:
     weight_decay: float = 0.1
     betas: tuple[float, float] = (0.9, 0.95)
     max_grad_norm: float = 1.0
+    resume: str | None = None
 
     def learning_rate(self, step: int, steps: int) -> float:
         """Return the learning rate of ``step`` out of ``steps``."""
@@ -118,10 +122,13 @@ def train(
     -------
     model, tokenizer, progress
     """
-    tokenizer = train_tokenizer(recipe.seed)
-    print(f"tokenizer: {tokenizer.get_vocab_size()} tokens", flush=True)
     torch.manual_seed(recipe.seed)
     model = Llama(CONFIG).to(device)
+    if recipe.resume is None:
+        tokenizer = train_tokenizer(recipe.seed)
+    else:
+        tokenizer = Tokenizer.from_file(f"{recipe.resume}/tokenizer.json")
+        model.load_state_dict(load_file(f"{recipe.resume}/model.safetensors"))
     stream = dataset.batches(tokenizer, recipe.seed, recipe.rows, workers)
     try:
         progress = _optimise(model, tokenizer, stream, recipe, device, output)
@@ -142,11 +149,15 @@ def _optimise(
     begin, pad = tokenizer.token_to_id(chat.BEGIN), tokenizer.token_to_id(chat.PAD)
     optimiser = torch.optim.AdamW(
         [
-            {"params": [p for p in model.parameters() if p.ndim == 2],
-             "weight_decay": recipe.weight_decay},
+            {
+                "params": [p for p in model.parameters() if p.ndim == 2],
+                "weight_decay": recipe.weight_decay,
+            },
             {"params": [p for p in model.parameters() if p.ndim == 1], "weight_decay": 0.0},
         ],
-        lr=recipe.peak_learning_rate, betas=recipe.betas, fused=True,
+        lr=recipe.peak_learning_rate,
+        betas=recipe.betas,
+        fused=True,
     )
     loss_of = torch.compile(batch_loss) if device.startswith("cuda") else batch_loss
     steps = recipe.steps
@@ -177,11 +188,15 @@ def _optimise(
         if (step + 1) % _LOG_EVERY == 0:
             loss, answer_loss = (round(part / _LOG_EVERY, 4) for part in losses.tolist())
             losses.zero_()
-            curve.append({"step": step + 1, "learning_rate": rate, "loss": loss,
-                          "answer_loss": answer_loss})
+            curve.append(
+                {"step": step + 1, "learning_rate": rate, "loss": loss, "answer_loss": answer_loss}
+            )
             seconds = time.perf_counter() - started
-            print(f"step {step + 1}: loss {loss:.4f}, of answers {answer_loss:.4f}, "
-                  f"{tokens / seconds:,.0f} tokens/s", flush=True)
+            print(
+                f"step {step + 1}: loss {loss:.4f}, of answers {answer_loss:.4f}, "
+                f"{tokens / seconds:,.0f} tokens/s",
+                flush=True,
+            )
         if steps and (step + 1) % max(1, steps // 4) == 0 and step + 1 < steps:
             save_checkpoint(model, tokenizer, output)
     seconds = _now(device) - started

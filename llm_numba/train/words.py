@@ -11,6 +11,7 @@ from random import Random
 
 from llm_numba.train.entities import Place
 
+# fmt: off
 GIRLS = (
     "Mia", "Lily", "Anna", "Rosa", "Ella", "Nora", "Ruby", "Ivy", "Emma", "Clara", "Alice", "Zoe",
     "Hana", "Lucy", "Maya", "Sara", "Tess", "Olga",
@@ -429,5 +430,23 @@ JUNK = (
     "a surprised mouse", "some feathers",
 )
 
-SAD = ("sad", "upset", "worried", "unhappy", "miserable", "gloomy")
-GLAD = ("happy", "glad", "proud", "pleased", "thankful", "cheerful")
+# Feelings, each with what it makes people do. Words that stand in the same places with the same
+# company get the same embedding, and then no attention can tell which of them a story used:
+# without these signs, six sad words collapsed into one (cosines of 0.99).
+SAD = {
+    "sad": "began to cry",
+    "upset": "could not speak",
+    "worried": "walked up and down",
+    "unhappy": "sat down and sighed",
+    "miserable": "hid {his} face",
+    "gloomy": "looked at {his} feet",
+}
+GLAD = {
+    "happy": "danced",
+    "glad": "laughed out loud",
+    "proud": "stood very straight",
+    "pleased": "smiled all day",
+    "thankful": "bowed three times",
+    "cheerful": "jumped up and down",
+}
+# fmt: on

@@ -23,7 +23,7 @@ from llm_numba.train.telling import FORMS, tell
 from llm_numba.train.world import Event, World
 
 NUM_STORIES = 2000
-GOLDEN_STORIES = "e4a1ccd1e25a0899eaa81d5cdceb5705116051ed95a768a3428b4e736e820366"
+GOLDEN_STORIES = "2f6feb69c5fe93faa905387b6a774c3c185a1368c359d1a91b5d1ab2196cc28b"
 GOLDEN_FINGERPRINTS = [4962641068903395240, 11773119175356879571, 7848232830479883438]
 
 
@@ -156,12 +156,12 @@ def test_holders_are_asked_of_the_final_state(plans, stories):
 
 
 def test_telling_with_other_words_keeps_the_answers(plans):
-    plan = plans[7]
-    texts = {tell(plan.events, Random(seed)) for seed in range(20)}
-    assert len(texts) == 20
-    answers = {question.answer for question in plan.tell().questions if question.kind == "who"}
-    assert answers
-    assert all(answer[:-1].lower() in text.lower() for answer in answers for text in texts)
+    for plan in plans[:50]:
+        texts = {tell(plan.events, Random(seed)).lower() for seed in range(20)}
+        assert len(texts) == 20
+        for question in plan.tell().questions:
+            if question.kind in ("who", "whom", "holder", "name"):
+                assert all(question.answer[:-1].lower() in text for text in texts)
 
 
 def test_chapters_can_be_chosen():
