@@ -345,9 +345,12 @@ def test_headers_alone_decide_whether_a_checkpoint_fits(tiny_checkpoint):
 def test_weights_without_permission_ask_for_permission(tiny_checkpoint, monkeypatch):
     # Root may read everything, so the operating system's refusal is acted out.
     directory = tiny_checkpoint()
+    real_open = Path.open
 
-    def refuse(path: Path, mode: str) -> None:
-        raise PermissionError
+    def refuse(path: Path, mode: str = "r", *args: object, **options: object) -> object:
+        if path.suffix == ".safetensors":
+            raise PermissionError
+        return real_open(path, mode, *args, **options)
 
     monkeypatch.setattr(Path, "open", refuse)
     error = refusal(directory)
