@@ -2,6 +2,8 @@
 
 import re
 import runpy
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -45,10 +47,17 @@ def test_every_listing_and_every_recorded_output_is_on_a_page():
 
 def test_the_readme_shows_the_first_program_and_its_output():
     readme = (ROOT / "README.md").read_text()
-    program = (HERE / "listings" / "first_program.py").read_text()
-    assert f"```python\n{program}```" in readme
-    assert f"```text\n{program_output()}```" in readme
+    program = HERE / "listings" / "first_program.py"
+    assert f"```python\n{program.read_text()}```" in readme
+    assert f"```text\n{program.with_suffix('.out').read_text()}```" in readme
 
 
-def program_output() -> str:
-    return (HERE / "listings" / "first_program.out").read_text()
+def test_the_readme_shows_what_the_demo_tells():
+    command = [sys.executable, "-m", "llm_numba", "demo"]
+    told = subprocess.run(
+        command, cwd=ROOT, check=True, capture_output=True, text=True, timeout=60
+    ).stdout
+    readme = (ROOT / "README.md").read_text()
+    demo = readme.partition("```text demo\n")[2].partition("```")[0].splitlines()
+    shown = [line for line in demo if not line.startswith((">>>", "prompt "))]
+    assert " ".join(shown).split() == told.split()  # the README wraps its lines

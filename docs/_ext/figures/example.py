@@ -7,7 +7,7 @@ import numpy as np
 from llm_numba import LLM
 from llm_numba.models import load_model, open_model
 
-PROMPT = "Emma had a red ball. Jack had a blue kite. Emma lost the red"
+PROMPT = "Emma had a red ball. One day, Emma lost the red"
 
 
 @cache

@@ -31,27 +31,29 @@ def activations() -> Drawing:
 def distributions() -> Drawing:
     """Draw the likeliest next tokens of the listing's prompt at three temperatures."""
     llm = example.llm()
-    ids = llm.tokenizer.encode("Emma had a red ball. Jack had a blue kite. Emma")
+    ids = llm.tokenizer.encode("Once upon a time there was a")
     logits = llm.logits(ids)[-1:]
-    settings = [("temperature 0.5", 0.5, 1.0), ("1", 1.0, 1.0), ("2", 2.0, 1.0),
-                ("1, top-p 0.9", 1.0, 0.9)]  # fmt: skip
+    settings = {"temperature 0.5": (0.5, 1.0), "1": (1.0, 1.0), "2": (2.0, 1.0),
+                "1, top-p 0.9": (1.0, 0.9)}  # fmt: skip
     order = np.argsort(-logits[0], kind="stable")[:6]
-    drawing = Drawing(WIDTH, 30 + 34 * len(order))
-    width = 130
-    for column, (name, temperature, top_p) in enumerate(settings):
-        left = 105 + column * (width + 4)
-        drawing.text(left, 12, name, "strong small", anchor="start")
-        probs = ops.sampling_probabilities(
+    columns = [
+        ops.sampling_probabilities(
             logits, np.array([temperature]), np.array([0]), np.array([top_p]), np.array([0.0])
-        )[0]
-        for row, token in enumerate(order):
-            y = 28 + 34 * row
-            if column == 0:
-                text = llm.tokenizer.decode([int(token)]).replace(" ", "␣")
-                drawing.text(95, y + 11, text, "mono", anchor="end")
-            length = max(1.0, float(probs[token]) * (width - 40))
+        )[0, order]
+        for temperature, top_p in settings.values()
+    ]
+    drawing = Drawing(WIDTH, 30 + 34 * len(order))
+    pitch, scale = 134, 85 / max(probs.max() for probs in columns)
+    for row, token in enumerate(order):
+        text = llm.tokenizer.decode([int(token)]).replace(" ", "␣")
+        drawing.text(95, 39 + 34 * row, text, "mono", anchor="end")
+    for column, (name, probs) in enumerate(zip(settings, columns, strict=True)):
+        left = 105 + column * pitch
+        drawing.text(left, 12, name, "strong small", anchor="start")
+        for row, probability in enumerate(probs):
+            y, length = 28 + 34 * row, max(1.0, float(probability) * scale)
             drawing.rect(left, y, length, 22, "abcd"[column])
-            shown = f"{probs[token]:.3f}" if probs[token] else "out"
+            shown = f"{probability:.3f}" if probability else "out"
             drawing.text(left + length + 5, y + 11, shown, "small dim", anchor="start")
     return drawing
 

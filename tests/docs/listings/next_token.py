@@ -3,7 +3,7 @@ import numpy as np
 from llm_numba import LLM, ops
 
 llm = LLM()
-prompt = "Emma had a red ball. Jack had a blue kite. Emma"
+prompt = "Once upon a time there was a"
 logits = llm.logits(llm.tokenizer.encode(prompt))[-1:]  # [1, V]
 
 

@@ -8,7 +8,7 @@ model = load_model(open_model(llm.model_dir), llm.dtype, num_positions=64)
 config = model.config
 H, G, D, eps = config.num_heads, config.num_kv_heads, config.head_dim, config.norm_eps
 
-token_ids = llm.tokenizer.encode("Emma had a red ball. Jack had a blue kite. Emma lost the red")
+token_ids = llm.tokenizer.encode("Emma had a red ball. One day, Emma lost the red")
 positions = np.arange(len(token_ids))
 
 residual = ops.embedding(np.array(token_ids), model.embed_tokens)  # [S, E]
