@@ -76,19 +76,20 @@ def run(options: argparse.Namespace) -> None:
             ["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=True
         ).stdout.strip()
     )
-    record = {
+    stage = {
         "commit": commit,
         "environment": environment(options.device),
-        "recipe": asdict(recipe),
-        "config": CONFIG,
-        "parameters": sum(parameter.numel() for parameter in model.parameters()),
+        "recipe": asdict(recipe) | {"resume": None},  # a path on this machine says nothing
         "steps": progress.steps,
         "tokens": progress.tokens,
         "seconds": round(progress.seconds, 1),
-        "tokens_per_second": round(progress.tokens / progress.seconds),
-        "resumed": options.resume_record and json.loads(options.resume_record.read_text()),
-        "recall": {"stories": options.stories} | accuracy.record(),
         "curve": thin(progress.curve),
+    }
+    record = {
+        "config": CONFIG,
+        "parameters": sum(parameter.numel() for parameter in model.parameters()),
+        "stages": [*_earlier_stages(options.resume_record), stage],
+        "recall": {"stories": options.stories} | accuracy.record(),
     }
     save_checkpoint(model, tokenizer, options.output, card(record))
     options.record.parent.mkdir(parents=True, exist_ok=True)
@@ -105,6 +106,11 @@ def run(options: argparse.Namespace) -> None:
         texts = probe.sample(model, tokenizer, prompts, 0.7, seed)
         for prompt, text in zip(prompts, texts, strict=True):
             print(f"\n{prompt}{text}")
+
+
+def _earlier_stages(record: Path | None) -> list[dict]:
+    """Return the stages of the run that this one goes on from."""
+    return [] if record is None else json.loads(record.read_text())["stages"]
 
 
 if __name__ == "__main__":

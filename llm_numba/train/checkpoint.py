@@ -40,6 +40,7 @@ def save_checkpoint(
         for name, tensor in model.state_dict().items()
     }
     save_file(tensors, new / "model.safetensors", metadata={"format": "pt"})
+    (new / "model.safetensors").chmod(0o644)
     begin, end, eot, pad = (
         tokenizer.token_to_id(token) for token in (chat.BEGIN, chat.END, chat.EOT, chat.PAD)
     )

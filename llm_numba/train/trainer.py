@@ -52,7 +52,7 @@ class Recipe:
         Of AdamW.
     max_grad_norm : float
     resume : str or None
-        The checkpoint that training starts from, with its tokenizer; None: from nothing.
+        The directory of the checkpoint (and tokenizer) to start from; None: from nothing.
     """
 
     seed: int = 1

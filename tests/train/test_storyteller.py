@@ -1,0 +1,110 @@
+"""The bundled checkpoint: its files, its shapes, and its skill."""
+
+import json
+from pathlib import Path
+
+import pytest
+from safetensors import safe_open
+
+from llm_numba import LLM
+from llm_numba.models import resolve_model
+from llm_numba.train.recall import RecallResult, evaluate_recall, paired_difference
+
+DIRECTORY = resolve_model("storyteller")
+RECORD = Path(__file__).parents[2] / "docs" / "results" / "storyteller_training.json"
+CONFIG = json.loads((DIRECTORY / "config.json").read_text())
+
+
+@pytest.fixture(scope="module")
+def llm():
+    return LLM("storyteller")
+
+
+def shapes():
+    with safe_open(DIRECTORY / "model.safetensors", "numpy") as file:
+        return {name: file.get_slice(name).get_shape() for name in file.keys()}  # noqa: SIM118
+
+
+def test_the_weights_fit_in_ten_megabytes():
+    assert (DIRECTORY / "model.safetensors").stat().st_size < 10_000_000
+
+
+def test_four_tensor_parallel_ranks_divide_every_projection():
+    sharded_axis = {
+        "q_proj": 0,
+        "k_proj": 0,
+        "v_proj": 0,
+        "gate_proj": 0,
+        "up_proj": 0,
+        "o_proj": 1,
+        "down_proj": 1,
+        "embed_tokens": 0,
+    }
+    checked = 0
+    for name, shape in shapes().items():
+        axis = sharded_axis.get(name.split(".")[-2])
+        if axis is not None:
+            assert shape[axis] % 4 == 0, name
+            checked += 1
+    assert checked == 1 + 7 * CONFIG["num_hidden_layers"]
+    assert CONFIG["num_attention_heads"] % 4 == CONFIG["num_key_value_heads"] % 4 == 0
+
+
+def test_two_pipeline_stages_divide_the_layers():
+    assert CONFIG["num_hidden_layers"] % 2 == 0
+
+
+def test_a_conversation_and_a_document_both_stop():
+    generation = json.loads((DIRECTORY / "generation_config.json").read_text())
+    tokenizer = json.loads((DIRECTORY / "tokenizer.json").read_text())
+    names = {token["id"]: token["content"] for token in tokenizer["added_tokens"]}
+    assert [names[index] for index in generation["eos_token_id"]] == ["<|end|>", "<|eot|>"]
+
+
+def test_recall_on_200_held_out_stories_is_at_least_97_percent(llm):
+    """The functional test of the engine: see docs/storyteller.md."""
+    calls = []
+    result = evaluate_recall(llm, 200, progress=lambda done, total: calls.append((done, total)))
+    assert result.num_stories == 200
+    assert calls[-1] == (200, 200)
+    assert result.accuracy >= 0.97, result.wrong
+
+
+def test_the_card_and_the_record_agree():
+    card = (DIRECTORY / "README.md").read_text()
+    record = json.loads(RECORD.read_text())
+    assert f"{record['recall']['accuracy']:.2%}" in card
+    for stage in record["stages"]:
+        assert f"--seed {stage['recipe']['seed']} --steps {stage['steps']}" in card
+    assert record["recall"]["accuracy"] >= 0.97
+    assert {key: CONFIG[key] for key in record["config"]} == record["config"]
+
+
+def test_a_result_survives_json():
+    result = RecallResult(
+        3,
+        ["who", "why", "who"],
+        [True, False, True],
+        [{"story": 1, "question": "Why?", "answer": "Because.", "said": "So."}],
+    )
+    assert RecallResult.from_json(result.to_json()) == result
+    assert result.accuracy == pytest.approx(2 / 3)
+    assert result.accuracy_by_kind == {"who": 1.0, "why": 0.0}
+
+
+def test_the_paired_difference_is_mcnemars_exact_test():
+    kinds = ["who"] * 20
+    first = RecallResult(0, kinds, [True] * 10 + [False] * 9 + [True], [])
+    second = RecallResult(0, kinds, [True] * 9 + [False] + [True] * 9 + [True], [])
+    difference = paired_difference(first, second)
+    assert difference.points == pytest.approx(40.0)
+    assert (difference.only_first, difference.only_second) == (1, 9)
+    # 2 * (C(10, 0) + C(10, 1)) / 2**10
+    assert difference.p_value == pytest.approx(22 / 1024)
+    assert paired_difference(first, first).p_value == 1.0
+
+
+def test_results_of_different_stories_are_not_compared():
+    first = RecallResult(0, ["who"], [True], [])
+    with pytest.raises(ValueError, match="different stories"):
+        paired_difference(first, RecallResult(1, ["who"], [True], []))
