@@ -84,6 +84,7 @@ def run(options: argparse.Namespace) -> None:
         "tokens": progress.tokens,
         "seconds": round(progress.seconds, 1),
         "curve": thin(progress.curve),
+        "accuracy_by_kind": accuracy.by_kind(),
     }
     record = {
         "config": CONFIG,

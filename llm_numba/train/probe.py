@@ -23,6 +23,10 @@ class Accuracy:
     asked: Counter[str]
     mistakes: list[dict]
 
+    def by_kind(self) -> dict[str, float]:
+        """Return the share of right answers to each kind of question."""
+        return {kind: self.right[kind] / self.asked[kind] for kind in KINDS if self.asked[kind]}
+
     def record(self) -> dict:
         """Return the accuracy as JSON-ready numbers."""
         total = sum(self.asked.values())
@@ -30,12 +34,8 @@ class Accuracy:
             "questions": total,
             "accuracy": sum(self.right.values()) / total,
             "by_kind": {
-                kind: {
-                    "questions": self.asked[kind],
-                    "accuracy": self.right[kind] / self.asked[kind],
-                }
-                for kind in KINDS
-                if self.asked[kind]
+                kind: {"questions": self.asked[kind], "accuracy": accuracy}
+                for kind, accuracy in self.by_kind().items()
             },
             "mistakes": self.mistakes[:: max(1, len(self.mistakes) // 40)],
         }

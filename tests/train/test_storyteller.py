@@ -80,6 +80,20 @@ def test_the_card_and_the_record_agree():
     assert {key: CONFIG[key] for key in record["config"]} == record["config"]
 
 
+def test_the_page_quotes_the_record():
+    page = (RECORD.parents[1] / "storyteller.md").read_text()
+    record = json.loads(RECORD.read_text())
+    kinds = record["recall"]["by_kind"] | {"all": record["recall"]}
+    for kind, entry in kinds.items():
+        row = next(line for line in page.splitlines() if line.startswith(f"| {kind} |"))
+        assert row.endswith(f"| {entry['questions']:,} | {entry['accuracy']:.2%} |")
+    stages = record["stages"]
+    assert f"{sum(stage['tokens'] for stage in stages):,} tokens" in page
+    assert f"{sum(stage['seconds'] for stage in stages):.0f} s" in page
+    for stage in stages:
+        assert f"{stage['accuracy_by_kind']['feeling']:.2%}" in page
+
+
 def test_a_result_survives_json():
     result = RecallResult(
         3,
