@@ -1,17 +1,17 @@
 """The plots: each brings a problem with a cause, attempts, help and a way out.
 
 A plot is a function of the planner and the three main people. It only says what happens;
-:mod:`~llm_numba.train.telling` says it in words.
+:mod:`~llm_numba.train.telling` says it in troubles.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 
-from llm_numba.train import words
+from llm_numba.train import troubles
 from llm_numba.train.entities import Person, Place
 from llm_numba.train.planner import Planner
-from llm_numba.train.words import GLAD, SAD
+from llm_numba.train.troubles import GLAD, SAD
 
 Plot = Callable[[Planner, Person, Person, Person], None]
 
@@ -23,7 +23,7 @@ def lost_and_found(p: Planner, hero: Person, friend: Person, helper: Person) -> 
     p.befriend(hero, friend)
     p.paragraph()
     place = p.go(hero, friend, indoors=False)
-    causes = words.LOSS_CAUSES["any"] + words.LOSS_CAUSES[what.sort] * 2
+    causes = troubles.LOSS_CAUSES["any"] + troubles.LOSS_CAUSES[what.sort] * 2
     p.emit("lose", who=hero, what=what, place=place, **p.because(causes, hero, what))
     p.feel(hero, SAD, f"{hero.he} lost {what.short}", "feel_sad")
     p.paragraph()
@@ -44,7 +44,7 @@ def _search(p: Planner, hero: Person, friend: Person, place: Place) -> str:
     """Look in one or two wrong spots; return the right one."""
     count = 1 + p.maybe(0.6)
     *wrong, right = p.spots(place, count + 1)
-    junk = p.rng.sample(words.JUNK, count)
+    junk = p.rng.sample(troubles.JUNK, count)
     seekers = [hero, friend] if p.maybe(0.7) else [friend, hero]
     for index, spot in enumerate(wrong):
         p.emit(
@@ -67,12 +67,14 @@ def broken_and_mended(p: Planner, hero: Person, friend: Person, helper: Person) 
     user = hero
     if p.maybe(0.4):
         user = friend
-        cause = p.because(words.BORROW_CAUSES, friend, what)
+        cause = p.because(troubles.BORROW_CAUSES, friend, what)
         p.emit("lend", who=hero, whom=friend, what=what, **cause)
-    p.emit("break", who=user, what=what, place=place, **p.because(words.BREAK_CAUSES, user, what))
+    p.emit(
+        "break", who=user, what=what, place=place, **p.because(troubles.BREAK_CAUSES, user, what)
+    )
     p.feel(user, SAD, f"{what.short} {what.broke}", "feel_sad")
     p.paragraph()
-    tools = words.CLOTH_TOOLS if what.broke == "tore" else words.HARD_TOOLS
+    tools = troubles.CLOTH_TOOLS if what.broke == "tore" else troubles.HARD_TOOLS
     wrong, right = p.rng.sample(tools, 2)
     p.emit("try", who=friend if user is hero else hero, what=what, tool=wrong)
     p.arrive(helper)
@@ -101,10 +103,10 @@ def hidden(p: Planner, hero: Person, friend: Person, helper: Person) -> None:
         what=what,
         spot=right,
         place=place,
-        **p.because(words.HIDE_CAUSES, friend, what, whom=hero),
+        **p.because(troubles.HIDE_CAUSES, friend, what, whom=hero),
     )
     p.paragraph()
-    p.emit("search", who=hero, spot=wrong[0], junk=p.pick(words.JUNK))
+    p.emit("search", who=hero, spot=wrong[0], junk=p.pick(troubles.JUNK))
     p.feel(hero, SAD, f"{hero.he} could not find {what.short}", "feel_sad")
     if p.maybe(0.6):
         p.arrive(helper)
@@ -128,8 +130,8 @@ def traded(p: Planner, hero: Person, friend: Person, helper: Person) -> None:
     other = p.befriend(hero, friend)
     p.paragraph()
     p.go(hero, friend)
-    p.emit("want", who=hero, what=other, **p.because(words.WANT_CAUSES, hero, other))
-    p.emit("want", who=friend, what=what, **p.because(words.WANT_CAUSES, friend, what))
+    p.emit("want", who=hero, what=other, **p.because(troubles.WANT_CAUSES, hero, other))
+    p.emit("want", who=friend, what=what, **p.because(troubles.WANT_CAUSES, friend, what))
     p.emit("trade", who=hero, whom=friend, what=what, what2=other)
     p.feel(friend, GLAD, f"{friend.he} got {what.short}", "feel_glad")
     p.paragraph()
@@ -142,7 +144,7 @@ def traded(p: Planner, hero: Person, friend: Person, helper: Person) -> None:
             who=giver,
             whom=helper,
             what=gift,
-            **p.because(words.GIFT_CAUSES, giver, gift, whom=helper),
+            **p.because(troubles.GIFT_CAUSES, giver, gift, whom=helper),
         )
         p.feel(helper, GLAD, f"{helper.he} got {gift.short}", "feel_glad")
     else:
@@ -159,7 +161,9 @@ def lent(p: Planner, hero: Person, friend: Person, helper: Person) -> None:
     p.befriend(hero, friend)
     p.paragraph()
     p.go(hero, friend)
-    p.emit("lend", who=hero, whom=friend, what=what, **p.because(words.BORROW_CAUSES, friend, what))
+    p.emit(
+        "lend", who=hero, whom=friend, what=what, **p.because(troubles.BORROW_CAUSES, friend, what)
+    )
     p.emit("promise", who=friend, whom=hero, what=what)
     p.paragraph()
     last = friend
@@ -172,7 +176,7 @@ def lent(p: Planner, hero: Person, friend: Person, helper: Person) -> None:
             who=friend,
             whom=helper,
             what=what,
-            **p.because(words.BORROW_CAUSES, helper, what),
+            **p.because(troubles.BORROW_CAUSES, helper, what),
         )
     p.emit("wait", who=hero, what=what)
     p.feel(hero, SAD, f"{hero.he} waited for {what.short}", "feel_sad")
@@ -186,7 +190,7 @@ def lent(p: Planner, hero: Person, friend: Person, helper: Person) -> None:
             who=hero,
             whom=last,
             what=what,
-            **p.because(words.GIFT_CAUSES, hero, what, whom=last),
+            **p.because(troubles.GIFT_CAUSES, hero, what, whom=last),
         )
         p.feel(last, GLAD, f"{last.he} could keep {what.short}", "feel_glad")
     p.emit("close_share", "close", who=hero, whom=last, what=what)
@@ -203,21 +207,21 @@ def rescue(p: Planner, hero: Person, friend: Person, helper: Person) -> None:
     p.emit(
         "stuck",
         what=animal,
-        trap=p.pick(words.TRAPS),
+        trap=p.pick(troubles.TRAPS),
         place=place,
-        **p.because(words.TRAP_CAUSES, hero, animal),
+        **p.because(troubles.TRAP_CAUSES, hero, animal),
     )
     p.feel(hero, SAD, f"{hero.he} saw {animal.short}", "feel_sad")
     p.paragraph()
-    p.emit("reach", who=hero, what=animal, **p.because(words.CLIMB_TROUBLES, hero, animal))
+    p.emit("reach", who=hero, what=animal, **p.because(troubles.CLIMB_TROUBLES, hero, animal))
     p.emit("fetch", who=friend, place=p.place())
     p.arrive(helper, carrying=0.4)
-    p.emit("rescue", who=helper, what=animal, tool=p.pick(words.RESCUE_TOOLS))
+    p.emit("rescue", who=helper, what=animal, tool=p.pick(troubles.RESCUE_TOOLS))
     p.paragraph()
     owner = p.pick((hero, friend, helper))
     if owner is not helper:
         p.emit("give_pet", "give", who=helper, whom=owner, what=animal)
-    p.emit("name", who=owner, what=animal, pet=p.pick(words.PET_NAMES))
+    p.emit("name", who=owner, what=animal, pet=p.pick(troubles.PET_NAMES))
     p.feel(owner, GLAD, f"{owner.he} could keep {animal.short}", "feel_glad")
     p.emit("close_pet", "close", who=owner, what=animal)
 
@@ -228,15 +232,17 @@ def baking(p: Planner, hero: Person, friend: Person, helper: Person) -> None:
     what = p.own(hero)
     other = p.befriend(hero, friend)
     p.paragraph()
-    food, missing = p.pick(words.FOODS), p.pick(words.INGREDIENTS)
+    food, missing = p.pick(troubles.FOODS), p.pick(troubles.INGREDIENTS)
     p.emit(
         "bake_plan",
         who=hero,
         whom=friend,
         food=food,
-        **p.because(words.CARE_CAUSES, hero, whom=friend),
+        **p.because(troubles.CARE_CAUSES, hero, whom=friend),
     )
-    p.emit("short", who=hero, missing=missing, **p.because(words.SHORTAGES, hero, f"the {missing}"))
+    p.emit(
+        "short", who=hero, missing=missing, **p.because(troubles.SHORTAGES, hero, f"the {missing}")
+    )
     p.feel(hero, SAD, f"there was no {missing}", "feel_sad")
     place = p.place()
     intro = p.introduce(helper)
@@ -269,11 +275,11 @@ def errand(p: Planner, hero: Person, friend: Person, helper: Person) -> None:
         intro=intro,
         what=what,
         place=place,
-        **p.because(words.ERRAND_CAUSES, helper, what, whom=friend),
+        **p.because(troubles.ERRAND_CAUSES, helper, what, whom=friend),
     )
     p.emit("set_out", who=hero, what=what)
     p.paragraph()
-    p.emit("barred", who=hero, **p.because(words.OBSTACLES, hero))
+    p.emit("barred", who=hero, **p.because(troubles.OBSTACLES, hero))
     p.feel(hero, SAD, f"{hero.he} could not go on", "feel_sad")
     guide = p.stranger(grown_up=0.3)
     if guide is helper:
@@ -295,18 +301,23 @@ def storm(p: Planner, hero: Person, friend: Person, helper: Person) -> None:
     p.befriend(hero, friend)
     p.paragraph()
     p.go(hero, friend, indoors=False)
-    p.emit("pastime", who=hero, whom=friend, pastime=p.pick(words.PASTIMES))
+    p.emit("pastime", who=hero, whom=friend, pastime=p.pick(troubles.PASTIMES))
     shelter = p.place(indoors=True)
-    p.emit("shelter", who=hero, whom=friend, place=shelter, **p.because(words.STORMS, hero))
+    p.emit("shelter", who=hero, whom=friend, place=shelter, **p.because(troubles.STORMS, hero))
     p.feel(friend, SAD, "the day was spoiled", "feel_sad")
     p.paragraph()
     intro = p.introduce(helper)
-    p.emit("host", who=helper, whom=hero, intro=intro, food=p.pick(words.WARMERS))
+    p.emit("host", who=helper, whom=hero, intro=intro, food=p.pick(troubles.WARMERS))
     what = p.thing("cloth")
     p.emit("has_dry", "has", who=helper, what=what)
     cold = p.pick((hero, friend))
     p.emit(
-        "lend_dry", "lend", who=helper, whom=cold, what=what, **p.because(words.COLD_CAUSES, cold)
+        "lend_dry",
+        "lend",
+        who=helper,
+        whom=cold,
+        what=what,
+        **p.because(troubles.COLD_CAUSES, cold),
     )
     p.feel(cold, GLAD, f"{cold.he} had {what.short}", "feel_glad")
     p.paragraph()
@@ -323,20 +334,20 @@ def building(p: Planner, hero: Person, friend: Person, helper: Person) -> None:
     what = p.own(hero)
     p.befriend(hero, friend)
     p.paragraph()
-    thing = p.pick(words.BUILDINGS)
+    thing = p.pick(troubles.BUILDINGS)
     p.emit(
         "build_plan",
         who=hero,
         whom=friend,
         building=thing,
         place=p.place(indoors=False),
-        **p.because(words.BUILD_CAUSES, hero, helper=helper),
+        **p.because(troubles.BUILD_CAUSES, hero, helper=helper),
     )
-    p.emit("collapse", who=hero, whom=friend, building=thing, **p.because(words.COLLAPSES, hero))
+    p.emit("collapse", who=hero, whom=friend, building=thing, **p.because(troubles.COLLAPSES, hero))
     p.feel(friend, SAD, "it fell down", "feel_sad")
     p.paragraph()
     intro = p.introduce(helper)
-    p.emit("supply", who=helper, whom=hero, intro=intro, material=p.pick(words.MATERIALS))
+    p.emit("supply", who=helper, whom=hero, intro=intro, material=p.pick(troubles.MATERIALS))
     p.emit("built", who=hero, whom=friend, building=thing)
     p.feel(hero, GLAD, "it was ready", "feel_glad")
     if p.maybe(0.4):

@@ -150,6 +150,7 @@ def test_index_cannot_name_a_file_outside_the_directory(cli, damaged, tmp_path, 
 
 
 def test_index_that_names_a_missing_shard(cli, damaged):
+    os.remove(damaged.path / damaged.weights)
     index = damaged.path / "model.safetensors.index.json"
     index.write_text(json.dumps({"weight_map": {WEIGHT: "model-00001-of-00002.safetensors"}}))
     words = [index.name, "model-00001-of-00002.safetensors", "missing"]
@@ -158,6 +159,7 @@ def test_index_that_names_a_missing_shard(cli, damaged):
 
 @pytest.mark.parametrize("weight_map", [None, [], {}, {WEIGHT: 3}])
 def test_index_without_a_map(cli, damaged, weight_map):
+    os.remove(damaged.path / damaged.weights)
     index = damaged.path / "model.safetensors.index.json"
     index.write_text(json.dumps({"weight_map": weight_map}))
     cli.refuses("generate", "a", "-m", damaged, words=[index.name])
@@ -302,6 +304,7 @@ def test_a_second_error_of_shape_does_not_hide_the_first(cli, damaged):
 
 def test_weights_of_two_files_where_one_is_damaged(cli, damaged):
     tensors = load_file(damaged.path / damaged.weights)
+    os.remove(damaged.path / damaged.weights)
     names = sorted(tensors)
     shards = {"a.safetensors": names[::2], "b.safetensors": names[1::2]}
     for file, part in shards.items():
