@@ -37,12 +37,12 @@ def test_a_listing_prints_what_the_page_shows(listing, capsys, monkeypatch):
     assert all(map(close, decimals, recorded_decimals)), (decimals, recorded_decimals)
 
 
-def test_every_listing_and_every_recorded_output_is_on_a_page():
+def test_every_listing_is_on_a_page():
     pages = [*ROOT.glob("docs/**/*.md"), ROOT / "README.md"]
     text = "\n".join(page.read_text() for page in pages)
     for listing in LISTINGS:
-        assert f"listings/{listing.name}" in text
-        assert f"listings/{listing.stem}.out" in text
+        included = f"listings/{listing.name}" in text and f"listings/{listing.stem}.out" in text
+        assert included or listing.read_text() in text, listing.name
 
 
 def test_the_readme_shows_the_first_program_and_its_output():

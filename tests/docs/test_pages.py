@@ -52,7 +52,8 @@ def test_getting_started_names_every_extra():
     assert project["optional-dependencies"].keys() <= code_words(page("getting-started.md"))
 
 
-def test_no_listing_is_typed_into_a_page():
-    """Python on a page is included from a file that a test runs."""
-    for path in DOCS.glob("**/*.md"):
-        assert "```python" not in path.read_text(), path
+def test_python_on_a_page_is_a_listing_that_a_test_runs():
+    listings = {path.read_text() for path in (ROOT / "tests/docs/listings").glob("*.py")}
+    for path in [*DOCS.glob("**/*.md"), ROOT / "README.md"]:
+        typed = re.findall(r"^```python\n(.*?)^```$", path.read_text(), re.DOTALL | re.MULTILINE)
+        assert set(typed) <= listings, path
