@@ -3,7 +3,7 @@
 import numpy as np
 
 from llm_numba.kvcache import BlockTable, PagedKVCache
-from llm_numba.models import ForwardBatch, Model
+from llm_numba.models import Decoder, ForwardBatch
 
 
 class ModelRunner:
@@ -11,11 +11,11 @@ class ModelRunner:
 
     Parameters
     ----------
-    model : Model
+    model : Decoder
     kv_cache : PagedKVCache
     """
 
-    def __init__(self, model: Model, kv_cache: PagedKVCache) -> None:
+    def __init__(self, model: Decoder, kv_cache: PagedKVCache) -> None:
         self.model = model
         self.kv_cache = kv_cache
 

@@ -3,10 +3,10 @@
 from llm_numba.models.batch import ForwardBatch
 from llm_numba.models.checkpoint import Checkpoint, TensorInfo
 from llm_numba.models.config import ModelConfig
+from llm_numba.models.decoder import Decoder
 from llm_numba.models.families import FAMILIES, load_config, parse_config
 from llm_numba.models.generation_config import GenerationConfig, load_generation_config
 from llm_numba.models.loading import (
-    Model,
     bundled_models,
     load_model,
     open_model,
@@ -17,10 +17,10 @@ from llm_numba.models.tokenizer import IncrementalDetokenizer, Tokenizer
 __all__ = [
     "FAMILIES",
     "Checkpoint",
+    "Decoder",
     "ForwardBatch",
     "GenerationConfig",
     "IncrementalDetokenizer",
-    "Model",
     "ModelConfig",
     "TensorInfo",
     "Tokenizer",

@@ -21,6 +21,7 @@ from llm_numba.kvcache import PagedKVCache
 from llm_numba.models.batch import ForwardBatch
 from llm_numba.models.checkpoint import WeightLoader
 from llm_numba.models.config import ModelConfig
+from llm_numba.models.decoder import Decoder
 
 
 @dataclass(frozen=True)
@@ -43,7 +44,7 @@ class GPT2Layer:
     down: Affine
 
 
-class GPT2Model:
+class GPT2Model(Decoder):
     """A decoder of the GPT-2 family.
 
     Parameters
@@ -59,7 +60,6 @@ class GPT2Model:
             weight = load(f"{prefix}{name}.weight", transpose=transpose)
             return Affine(weight, load(f"{prefix}{name}.bias"))
 
-        self.config = config
         self.wte = load(f"{prefix}wte.weight")
         self.wpe = load(f"{prefix}wpe.weight")
         self.layers = [
@@ -74,21 +74,11 @@ class GPT2Model:
             for i in range(config.num_layers)
         ]
         self.final_norm = affine("ln_f")
-        self.lm_head = self.wte if config.tie_word_embeddings else load("lm_head.weight")
+        tied = config.tie_word_embeddings
+        super().__init__(config, self.wte if tied else load("lm_head.weight"))
 
     def forward(self, batch: ForwardBatch, kv_cache: PagedKVCache) -> np.ndarray:
-        """Run every layer over the new tokens and store their keys and values.
-
-        Parameters
-        ----------
-        batch : ForwardBatch
-        kv_cache : PagedKVCache
-
-        Returns
-        -------
-        float [N, E]
-            Hidden states behind the final norm.
-        """
+        """Run every layer; see :meth:`Decoder.forward`."""
         eps, activation = self.config.norm_eps, self.config.activation
         residual = ops.embedding_with_positions(
             batch.token_ids, batch.positions, self.wte, self.wpe
@@ -105,19 +95,6 @@ class GPT2Model:
             norm = following[i]
             x, residual = ops.add_layer_norm(x, residual, norm.weight, norm.bias, eps)
         return x
-
-    def logits(self, hidden: np.ndarray) -> np.ndarray:
-        """Score every token of the vocabulary as the next one.
-
-        Parameters
-        ----------
-        hidden : float [N, E]
-
-        Returns
-        -------
-        float [N, V]
-        """
-        return ops.linear(hidden, self.lm_head)
 
     def _attention(
         self, i: int, x: np.ndarray, batch: ForwardBatch, kv_cache: PagedKVCache

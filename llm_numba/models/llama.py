@@ -24,6 +24,7 @@ from llm_numba.kvcache import PagedKVCache
 from llm_numba.models.batch import ForwardBatch
 from llm_numba.models.checkpoint import WeightLoader
 from llm_numba.models.config import ModelConfig
+from llm_numba.models.decoder import Decoder
 
 
 @dataclass(frozen=True)
@@ -58,7 +59,7 @@ class LlamaLayer:
     down_bias: np.ndarray | None
 
 
-class LlamaModel:
+class LlamaModel(Decoder):
     """A decoder of the Llama family.
 
     Parameters
@@ -70,28 +71,16 @@ class LlamaModel:
     """
 
     def __init__(self, config: ModelConfig, load: WeightLoader, num_positions: int) -> None:
-        self.config = config
         self.embed_tokens = load("model.embed_tokens.weight")
         self.layers = [_load_layer(config, load, i) for i in range(config.num_layers)]
         self.final_norm = load("model.norm.weight")
         tied = config.tie_word_embeddings
-        self.lm_head = self.embed_tokens if tied else load("lm_head.weight")
+        super().__init__(config, self.embed_tokens if tied else load("lm_head.weight"))
         frequencies = ops.rope_frequencies(config.head_dim, config.rope_theta, config.rope_scaling)
         self.cos, self.sin = ops.rope_tables(frequencies, num_positions, self.embed_tokens.dtype)
 
     def forward(self, batch: ForwardBatch, kv_cache: PagedKVCache) -> np.ndarray:
-        """Run every layer over the new tokens and store their keys and values.
-
-        Parameters
-        ----------
-        batch : ForwardBatch
-        kv_cache : PagedKVCache
-
-        Returns
-        -------
-        float [N, E]
-            Hidden states behind the final norm.
-        """
+        """Run every layer; see :meth:`Decoder.forward`."""
         eps = self.config.norm_eps
         residual = ops.embedding(batch.token_ids, self.embed_tokens)
         x = ops.rms_norm(residual, self.layers[0].input_norm, eps)
@@ -103,19 +92,6 @@ class LlamaModel:
             x = ops.linear(ops.silu_mul(gate_up), layer.down, layer.down_bias)
             x, residual = ops.add_rms_norm(x, residual, following[i], eps)
         return x
-
-    def logits(self, hidden: np.ndarray) -> np.ndarray:
-        """Score every token of the vocabulary as the next one.
-
-        Parameters
-        ----------
-        hidden : float [N, E]
-
-        Returns
-        -------
-        float [N, V]
-        """
-        return ops.linear(hidden, self.lm_head)
 
     def _attention(
         self, i: int, x: np.ndarray, batch: ForwardBatch, kv_cache: PagedKVCache

@@ -4,32 +4,18 @@ import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
 
 import numpy as np
 
 from llm_numba.errors import ModelNotFoundError
-from llm_numba.kvcache import PagedKVCache
-from llm_numba.models.batch import ForwardBatch
 from llm_numba.models.checkpoint import Checkpoint, Progress, WeightLoader
 from llm_numba.models.config import ModelConfig
+from llm_numba.models.decoder import Decoder
 from llm_numba.models.families import load_config
 from llm_numba.models.gpt2 import GPT2Model, gpt2_ignores, gpt2_tensors
 from llm_numba.models.llama import LlamaModel, llama_ignores, llama_tensors
 
 BUNDLED_DIR = Path(__file__).parent / "bundled"
-
-
-class Model(Protocol):
-    """What the engine asks of a model."""
-
-    config: ModelConfig
-
-    def forward(self, batch: ForwardBatch, kv_cache: PagedKVCache) -> np.ndarray:
-        """Return hidden states, float [N, E]."""
-
-    def logits(self, hidden: np.ndarray) -> np.ndarray:
-        """Return scores, float [N, V]."""
 
 
 def bundled_models() -> list[str]:
@@ -111,12 +97,12 @@ class ModelFiles:
     ----------
     config : ModelConfig
     checkpoint : Checkpoint
-    build : callable(WeightLoader, num_positions) -> Model
+    build : callable(WeightLoader, num_positions) -> Decoder
     """
 
     config: ModelConfig
     checkpoint: Checkpoint
-    build: Callable[[WeightLoader, int], Model]
+    build: Callable[[WeightLoader, int], Decoder]
 
 
 def open_model(directory: Path) -> ModelFiles:
@@ -151,7 +137,7 @@ def open_model(directory: Path) -> ModelFiles:
 
 def load_model(
     files: ModelFiles, dtype: np.dtype, num_positions: int, progress: Progress | None = None
-) -> Model:
+) -> Decoder:
     """Read the weights.
 
     Parameters
@@ -165,6 +151,6 @@ def load_model(
 
     Returns
     -------
-    Model
+    Decoder
     """
     return files.build(WeightLoader(files.checkpoint, dtype, progress), num_positions)
