@@ -89,6 +89,17 @@ def make_record(
     results : iterable of Result
         What was measured.
     """
+    return provenance(benchmark, settings) | {"results": [result.to_json() for result in results]}
+
+
+def provenance(benchmark: str, settings: dict[str, Any]) -> dict[str, Any]:
+    """Return all of a record but its results: what was run, where, when and how.
+
+    Parameters
+    ----------
+    benchmark, settings
+        As for :func:`make_record`.
+    """
     return {
         "schema": SCHEMA,
         "benchmark": benchmark,
@@ -96,7 +107,6 @@ def make_record(
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "environment": capture_environment(),
         "settings": settings,
-        "results": [result.to_json() for result in results],
     }
 
 

@@ -1,5 +1,6 @@
 """``llm-numba eval``: how well a model answers questions about stories it has never seen."""
 
+import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -33,15 +34,23 @@ def evaluate(
     Two results of the same stories, of another device or number format for example, can be
     compared with --out and --compare.
     """
-    from llm_numba.bench.record import require_writable, write_text
+    from llm_numba.bench.record import provenance, require_writable, write_record
     from llm_numba.train.recall import paired_difference
 
     other = None if compare is None else read_result(compare, stories, seed)
     if out is not None:
         require_writable(out)
-    result = ask(model.load(), stories, seed, batch_size)
+    llm = model.load()
+    result = ask(llm, stories, seed, batch_size)
     if out is not None:
-        write_text(out, result.to_json() + "\n")
+        settings = {
+            "model": llm.model_dir.name,
+            "device": llm.device,
+            "dtype": str(llm.dtype),
+            "stories": stories,
+            "batch_size": batch_size,
+        }
+        write_record(out, provenance("eval", settings) | result.to_json())
     show(result)
     if other is not None:
         show_difference(paired_difference(other, result), compare)
@@ -82,8 +91,8 @@ def read_result(path: Path, stories: int, seed: int) -> "RecallResult":
     from llm_numba.train.recall import RecallResult
 
     try:
-        result = RecallResult.from_json(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, KeyError, TypeError) as failure:
+        result = RecallResult.from_json(json.loads(path.read_text(encoding="utf-8")))
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as failure:
         raise LLMNumbaError(
             f"{path} cannot be read as the outcome of an evaluation: {failure}.",
             "Write one with: llm-numba eval --out FILE.",

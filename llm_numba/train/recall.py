@@ -6,12 +6,11 @@ asked of two of them, and :func:`paired_difference` compares the answers story b
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from random import Random
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from llm_numba.train.dataset import recall_prompt
 from llm_numba.train.stories import held_out_stories
@@ -68,21 +67,26 @@ class RecallResult:
             counts[kind] = (before[0] + right, before[1] + 1)
         return counts
 
-    def to_json(self) -> str:
-        """Return the result as JSON; :meth:`from_json` reads it back.
+    def to_json(self) -> dict[str, Any]:
+        """Return the result as a JSON object; :meth:`from_json` reads it back.
 
-        ``correct`` is written as a string of 0 and 1, a digit a story.
+        ``kinds`` is written as one string of words, ``correct`` as one of 0 and 1, both in the
+        order of the stories.
         """
-        record = {"accuracy": self.accuracy, "accuracy_by_kind": self.accuracy_by_kind}
-        record |= asdict(self) | {"correct": "".join(str(int(bit)) for bit in self.correct)}
-        return json.dumps(record, indent=1)
+        return {
+            "accuracy": self.accuracy,
+            "accuracy_by_kind": self.accuracy_by_kind,
+            "seed": self.seed,
+            "kinds": " ".join(self.kinds),
+            "correct": "".join(str(int(bit)) for bit in self.correct),
+            "wrong": self.wrong,
+        }
 
     @classmethod
-    def from_json(cls, text: str) -> RecallResult:
-        """Return the result that :meth:`to_json` wrote."""
-        record = json.loads(text)
+    def from_json(cls, record: dict[str, Any]) -> RecallResult:
+        """Return the result that :meth:`to_json` wrote, whatever else stands beside it."""
         correct = [bit == "1" for bit in record["correct"]]
-        return cls(record["seed"], record["kinds"], correct, record["wrong"])
+        return cls(record["seed"], record["kinds"].split(), correct, record["wrong"])
 
 
 def evaluate_recall(

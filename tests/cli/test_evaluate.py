@@ -20,8 +20,12 @@ def test_outcome_is_that_of_the_python_api(cli, model, tmp_path):
 
     result = cli.invoke("eval", "-m", model, *FEW, "--seed", 3, "--out", tmp_path / "o.json")
     assert result.exit_code == 0, result.output
-    written = RecallResult.from_json((tmp_path / "o.json").read_text())
+    written = RecallResult.from_json(json.loads((tmp_path / "o.json").read_text()))
     assert written == evaluate_recall(LLM(model), 12, seed=3, batch_size=4)
+    record = json.loads((tmp_path / "o.json").read_text())
+    assert record["benchmark"] == "eval"
+    assert record["environment"]["packages"]["numpy"]
+    assert record["settings"]["dtype"] == "float32"
     for kind, (right, asked) in written.count_by_kind.items():
         row = next(line for line in result.stdout.splitlines() if line.startswith(f"{kind} "))
         assert row.split()[1:3] == [str(right), str(asked)]

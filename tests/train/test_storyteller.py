@@ -101,7 +101,7 @@ def test_a_result_survives_json():
         [True, False, True],
         [{"story": 1, "question": "Why?", "answer": "Because.", "said": "So."}],
     )
-    assert RecallResult.from_json(result.to_json()) == result
+    assert RecallResult.from_json(json.loads(json.dumps(result.to_json()))) == result
     assert result.accuracy == pytest.approx(2 / 3)
     assert result.accuracy_by_kind == {"who": 1.0, "why": 0.0}
 
