@@ -43,7 +43,7 @@ CHAT_TEMPLATE = (
 
 
 def byte_tokenizer() -> tokenizers.Tokenizer:
-    """A tokenizer with one token a byte (ids 0-255) and the special tokens behind them."""
+    """A tokenizer with one token a byte (ids 0-255) and the special tokens after them."""
     alphabet = sorted(tokenizers.pre_tokenizers.ByteLevel.alphabet())
     tokenizer = tokenizers.Tokenizer(
         tokenizers.models.BPE(vocab={letter: i for i, letter in enumerate(alphabet)}, merges=[])

@@ -249,7 +249,7 @@ class Engine:
                 self._scheduler.put_back(request)
             for sequence in request.sequences:
                 if not sequence.finished:
-                    # The last token's key is computed again, for the logits behind it.
+                    # The last token's key is computed again, for the logits that follow it.
                     known = len(sequence.token_ids()) - 1
                     sequence.table.truncate(min(sequence.table.num_tokens, known))
 

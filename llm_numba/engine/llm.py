@@ -278,7 +278,7 @@ class LLM:
         Returns
         -------
         float32 [S, V]
-            float64 with ``dtype="float64"``. Row s scores the token behind ``token_ids[s]``.
+            float64 with ``dtype="float64"``. Row s scores the token after ``token_ids[s]``.
         """
         return self._engine.logits(token_id_list(token_ids))
 

@@ -82,7 +82,7 @@ class RequestMetrics:
 
     @property
     def decode_tokens_per_second(self) -> float:
-        """Tokens a second behind the first of each sample."""
+        """Tokens a second after the first of each sample."""
         later = self.num_generated_tokens - self.num_samples
         return later / self.decode_time if self.decode_time else 0.0
 

@@ -7,7 +7,7 @@ import numpy as np
 
 @dataclass(frozen=True)
 class ForwardBatch:
-    """New tokens of several sequences, one sequence behind the other, without padding.
+    """New tokens of several sequences, one sequence after the other, without padding.
 
     A prompt of 7 tokens and two sequences that decode one token each are N = 9 tokens and B = 3
     sequences with ``query_starts`` = [0, 7, 8, 9].

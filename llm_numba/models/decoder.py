@@ -35,7 +35,7 @@ class Decoder(ABC):
         Returns
         -------
         float [N, E]
-            Hidden states behind the final norm.
+            Hidden states, after the final norm.
         """
 
     def logits(self, hidden: np.ndarray) -> np.ndarray:

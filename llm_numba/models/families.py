@@ -135,7 +135,7 @@ def _window(fields: Fields) -> int | None:
 
 
 def _qwen_window(fields: Fields) -> dict:
-    # The first max_window_layers layers see everything, those behind them the window.
+    # The first max_window_layers layers see everything, those after them the window.
     if not fields.get("use_sliding_window", bool, False):
         return {"window": None}
     return {

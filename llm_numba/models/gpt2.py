@@ -1,6 +1,6 @@
 r"""GPT-2: learned positions, LayerNorm with bias, a plain MLP.
 
-A layer is two blocks on a residual stream r, each behind a LayerNorm::
+A layer is two blocks on a residual stream r, each after a LayerNorm::
 
     r -> norm -> q, k, v -> KV write -> attention -> output product -> + r
     r -> norm -> product, GELU -> product -> + r

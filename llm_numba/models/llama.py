@@ -1,6 +1,6 @@
 r"""Llama, and its relatives Mistral, Qwen2 and Qwen3.
 
-A layer is two blocks on a residual stream r, each behind an RMSNorm::
+A layer is two blocks on a residual stream r, each after an RMSNorm::
 
     r -> norm -> q, k, v -> (QK norm) -> RoPE -> KV write -> attention -> output product -> + r
     r -> norm -> gate, up -> SiLU(gate) * up -> down product -> + r

@@ -165,7 +165,7 @@ class IncrementalDetokenizer:
     def __init__(self, tokenizer: Tokenizer, prompt_token_ids: list[int]) -> None:
         self._tokenizer = tokenizer
         start = max(0, len(prompt_token_ids) - self.CONTEXT)
-        # A context that begins inside a character would spoil those behind it: decoders that fall
+        # A context that begins inside a character would spoil those after it: decoders that fall
         # back to bytes give up a whole run of them for one that does not fit.
         while start and tokenizer.decode(prompt_token_ids[start:]).startswith(
             REPLACEMENT_CHARACTER

@@ -123,7 +123,7 @@ def paged_attention(
     Parameters
     ----------
     q : float [N, H, D]
-        The new tokens of all sequences, one sequence behind the other.
+        The new tokens of all sequences, one sequence after the other.
     k_cache, v_cache : float [num_blocks, block_size, G, D]
     block_tables : int [B, W]
     query_starts : int [B + 1]

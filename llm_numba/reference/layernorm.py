@@ -1,4 +1,4 @@
-r"""Layer normalisation and RMS normalisation, alone and behind a residual addition.
+r"""Layer normalisation and RMS normalisation, alone and after a residual addition.
 
 .. math::
 

@@ -82,7 +82,7 @@ def test_logits_are_float32_a_row_for_each_token(tiny_llm: LLM):
 
 
 def test_logits_of_a_text_begin_with_those_of_its_beginning(tiny_llm: LLM):
-    """No token sees those behind it."""
+    """No token sees those after it."""
     token_ids = list(range(40))
     whole = tiny_llm.logits(token_ids)
     np.testing.assert_allclose(tiny_llm.logits(token_ids[:25]), whole[:25], rtol=0, atol=1e-4)

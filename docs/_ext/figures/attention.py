@@ -34,7 +34,7 @@ def _weights() -> np.ndarray:
 
 
 def chosen_head() -> tuple[int, int]:
-    """Find the head whose last query looks most at the token behind the earlier same token.
+    """Find the head whose last query looks most at the token after the earlier same token.
 
     The prompt ends in a token that occurred before; a head that finds what followed it there is
     called an induction head (Olsson et al., "In-context Learning and Induction Heads", 2022).

@@ -34,7 +34,7 @@ def safetensors_layout() -> Drawing:
     for x, width, title, size, what in (
         (10, 110, "header length", "8 bytes", "little-endian"),
         (120, 220, "header", f"{header:,} bytes", "JSON: dtype, shape, offsets"),
-        (340, 290, "data", f"{data:,} bytes", "one tensor behind the other"),
+        (340, 290, "data", f"{data:,} bytes", "one tensor after the other"),
     ):
         drawing.box(x, 10, width, 56, [title, size], "soft")
         drawing.text(x + width / 2, 82, what, "dim small")

@@ -11,7 +11,7 @@ with path.open("rb") as file:
     name = "model.layers.0.self_attn.k_proj.weight"
     print(name, header[name]["dtype"], header[name]["shape"])
 
-    # The data begins behind the header; bfloat16 is the upper half of a float32.
+    # The data begins after the header; bfloat16 is the upper half of a float32.
     begin, end = header[name]["data_offsets"]
     file.seek(8 + header_size + begin)
     stored = np.frombuffer(file.read(end - begin), np.uint16)
