@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+from llm_numba.bench.bandwidth import weight_bandwidth
 from llm_numba.bench.generation import GenerationTimer
 from llm_numba.bench.record import Result
 from llm_numba.bench.startup import load_cost, process_time
@@ -41,6 +42,8 @@ class CPUSettings:
     synthetic_megabytes : float
         Size of the random bfloat16 checkpoint whose loading is measured: a small model drowns in
         the interpreter's own memory.
+    bandwidth_megabytes : float
+        Size of the matrix whose reading is timed.
     """
 
     model: str = "storyteller"
@@ -52,6 +55,7 @@ class CPUSettings:
     new_tokens: int = 128
     batch_sizes: tuple[int, ...] = (1, 2, 4, 8, 16)
     synthetic_megabytes: float = 200.0
+    bandwidth_megabytes: float = 400.0
 
     def to_json(self) -> dict:
         """Return the settings as a JSON object."""
@@ -76,6 +80,7 @@ def measure(settings: CPUSettings) -> Iterator[Result]:
     timer = GenerationTimer(LLM(settings.model, device="cpu"))
     yield _prefill(timer, settings)
     yield from _decode(timer, settings)
+    yield _bandwidth(settings)
 
 
 def _prefill(timer: GenerationTimer, settings: CPUSettings) -> Result:
@@ -117,7 +122,7 @@ def _decode(timer: GenerationTimer, settings: CPUSettings) -> Iterator[Result]:
         ratios = [rate / base for rate, base in zip(samples, rates[first], strict=True)]
         yield Result(
             f"decode_speedup/batch={batch}",
-            f"the same over a batch of {first}",
+            f"batch of {batch} over a batch of {first}",
             summarize(ratios, "x", warmup=settings.warmup),
             {"batch": batch, "baseline_batch": first, **lengths},
             at_least=4.0 if (first, batch) == (1, 16) else None,
@@ -140,16 +145,26 @@ def _load(model: str, label: str, processes: int, at_most: float | None = None) 
     costs = [load_cost(model) for _ in range(processes)]
     yield Result(
         f"load_time/{label}",
-        f"loading {label}",
+        f"loading the {label} checkpoint",
         summarize([1e3 * cost["seconds"] for cost in costs], "ms"),
         shape,
     )
     yield Result(
         f"load_peak/{label}",
-        f"its peak memory over {label} in float32",
+        "peak memory of that, over its weights in float32",
         summarize([cost["peak_bytes"] / weights for cost in costs], "x"),
         shape,
         at_most=at_most,
+    )
+
+
+def _bandwidth(settings: CPUSettings) -> Result:
+    megabytes, repeats, warmup = settings.bandwidth_megabytes, settings.repeats, settings.warmup
+    return Result(
+        "bandwidth/read",
+        f"reading a matrix of {megabytes:g} MB, in a product with a vector",
+        summarize(weight_bandwidth(megabytes, repeats, warmup), "GB/s", warmup=warmup),
+        {"bytes": int(megabytes * 1e6)},
     )
 
 

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
+from llm_numba.bench.bandwidth import weight_bandwidth
 from llm_numba.bench.generation import GenerationTimer
 from llm_numba.bench.startup import load_cost
 from llm_numba.bench.synthetic import write_checkpoint
@@ -38,6 +39,7 @@ def test_everything_is_measured(record, tiny_dir):
         "load_peak/synthetic", "prefill/tokens=20", "decode/batch=1",
         "decode/batch=2", "decode_speedup/batch=2", "decode/batch=4", "decode_speedup/batch=4",
         "decode/batch=8", "decode_speedup/batch=8", "decode/batch=16", "decode_speedup/batch=16",
+        "bandwidth/read",
     ]  # fmt: skip
 
 
@@ -131,3 +133,10 @@ def test_peak_memory_of_loading_covers_the_weights(tmp_path):
     cost = load_cost(str(tmp_path))
     assert cost["seconds"] > 0
     assert cost["peak_bytes"] > 4 * parameters
+
+
+def test_bandwidth_counts_the_matrix_once_a_product(monkeypatch):
+    clock = iter(range(100))
+    monkeypatch.setattr("llm_numba.bench.bandwidth.time.perf_counter", lambda: next(clock))
+    # Every product takes one second by this clock; 1.6 MB are 97 rows of 4,096 numbers.
+    assert weight_bandwidth(1.6, repeats=3, warmup=2) == [97 * 4096 * 4 / 1e9] * 3
