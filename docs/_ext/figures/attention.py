@@ -64,7 +64,7 @@ def causal_weights() -> Drawing:
             drawing.rect(x, y, cell - 2, cell - 2, "soft")
             drawing.rect(x, y, cell - 2, cell - 2, "a", opacity=min(0.999, float(weight)))
             if weight >= 0.1:
-                style = "small on" if weight > 0.5 else "small"
+                style = "small on" if weight > 0.7 else "small"
                 shown = f"{weight:.1f}".removeprefix("0")
                 drawing.text(x + cell / 2 - 1, y + cell / 2 - 1, shown, style)
     drawing.text(
@@ -136,5 +136,6 @@ def block_tables() -> Drawing:
                 drawing.text(sx + 7.5, 145, str(positions[block][slot]), "small")
             drawing.rect(sx, 130, 15, 30, "line", radius=0)
         drawing.text(x + 30, 174, f"block {block}", "small")
-        drawing.text(x + 30, 192, f"slots {4 * block} to {4 * block + 3}", "dim small")
+        drawing.text(x + 30, 192, f"{4 * block} to {4 * block + 3}", "dim small")
+    drawing.text(26, 192, "slots", "dim small")
     return drawing

@@ -27,7 +27,7 @@ def floors() -> Drawing:
             drawing.box(34 + j * width, y, width - 6, 36, package, "soft", text="mono")
         drawing.text(352, y + 18, purpose, "dim", anchor="start")
     drawing.arrow([(630, 14), (630, 44 * len(FLOORS) - 10)])
-    drawing.text(616, 22 * len(FLOORS), "imports", "dim small", turn=90)
+    drawing.text(616, 44 * 5 + 22, "imports", "dim small", turn=90)
     return drawing
 
 
