@@ -1,4 +1,4 @@
-"""LLM inference that a person can read from the prompt to the last PTX instruction.
+"""LLM inference that a person can read, from the prompt to the next token.
 
 >>> from llm_numba import LLM, SamplingParams
 >>> llm = LLM()

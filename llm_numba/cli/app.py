@@ -52,7 +52,7 @@ def llm_numba_command(
         typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version."),
     ] = False,
 ) -> None:
-    """LLM inference that a person can read, from the prompt to the last PTX instruction."""
+    """LLM inference that a person can read, from the prompt to the next token."""
 
 
 app.command()(demo)

@@ -92,9 +92,13 @@ def read_result(path: Path, stories: int, seed: int) -> "RecallResult":
 
     try:
         result = RecallResult.from_json(json.loads(path.read_text(encoding="utf-8")))
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as failure:
+    except (OSError, ValueError) as failure:
         raise LLMNumbaError(
-            f"{path} cannot be read as the outcome of an evaluation: {failure}.",
+            f"{path} cannot be read: {failure}.", "Write one with: llm-numba eval --out FILE."
+        ) from failure
+    except (LookupError, TypeError, AttributeError) as failure:
+        raise LLMNumbaError(
+            f"{path} holds JSON that is not the outcome of an evaluation.",
             "Write one with: llm-numba eval --out FILE.",
         ) from failure
     if (result.num_stories, result.seed) != (stories, seed):

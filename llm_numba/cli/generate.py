@@ -13,6 +13,7 @@ from llm_numba.cli.options import ModelOptions, SamplingOptions, takes_groups
 from llm_numba.cli.prompts import read_prompts
 from llm_numba.cli.stats import print_batch, print_request
 from llm_numba.cli.transcript import Transcript
+from llm_numba.errors import SamplingParamsError
 
 if TYPE_CHECKING:
     from llm_numba.engine import LLM, RequestOutput, SamplingParams
@@ -64,6 +65,10 @@ def generate(
     """
     prompts = read_prompts([*(words or []), *(prompt or [])], file, prompts_file)
     sampling.check(n=n, logprobs=logprobs)
+    if logprobs is not None and not as_json:
+        raise SamplingParamsError(
+            f"--logprobs={logprobs} has nowhere to be written.", "Add --json, which writes them."
+        )
     llm = model.load()
     params = sampling.params(llm, n=n, logprobs=logprobs)
     begin = time.perf_counter()

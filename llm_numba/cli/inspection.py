@@ -56,6 +56,8 @@ class Inspection:
         By role; empty if no header can be read.
     storage : dict of str to int
         Bytes on disk of each number format, by safetensors' names.
+    has_tokenizer : bool
+        Without one it loads all the same, and takes prompts of token ids only.
     problems : list of LLMNumbaError
         What keeps it from loading here.
     """
@@ -65,6 +67,7 @@ class Inspection:
     config: dict[str, Any] | None
     weights: dict[str, Weights]
     storage: dict[str, int]
+    has_tokenizer: bool
     problems: list[LLMNumbaError]
 
     @property
@@ -91,6 +94,7 @@ class Inspection:
             "storage_bytes": self.storage,
             "float32_bytes": 4 * self.total.parameters,
             "kv_bytes_per_token": None if values is None else 4 * values,
+            "has_tokenizer": self.has_tokenizer,
             "loads": not self.problems,
             "problems": [{"cause": p.cause, "remedy": p.remedy} for p in self.problems],
         }
@@ -128,7 +132,9 @@ def inspect(name: str) -> Inspection:
     except LLMNumbaError as problem:
         problems.append(problem)
     # Whether the two fit each other can be asked only once each of them is sound.
-    for check in ([] if problems else [open_model]) + [Tokenizer]:
+    has_tokenizer = (directory / "tokenizer.json").exists()
+    checks = [] if problems else [open_model]
+    for check in [*checks, Tokenizer] if has_tokenizer else checks:
         try:
             check(directory)
         except LLMNumbaError as problem:
@@ -139,6 +145,7 @@ def inspect(name: str) -> Inspection:
         config=None if config is None else asdict(config),
         weights={} if checkpoint is None else _by_role(checkpoint),
         storage={} if checkpoint is None else _by_storage(checkpoint),
+        has_tokenizer=has_tokenizer,
         problems=problems,
     )
 

@@ -111,7 +111,8 @@ def _facts(found: Inspection) -> list[tuple[str, str]]:
         formats = ", ".join(f"{name} {size(count)}" for name, count in found.storage.items())
         facts.append(("Stored as", formats))
         facts.append(("In memory", f"{size(4 * found.total.parameters)} in float32"))
-    facts.append(("Loads here", "no" if found.problems else "yes"))
+    loads = "yes" if found.has_tokenizer else "yes, for prompts of token ids: no tokenizer.json"
+    facts.append(("Loads here", "no" if found.problems else loads))
     return [(label, printable(value)) for label, value in facts]
 
 

@@ -60,7 +60,7 @@ def _read(path: Path) -> str:
 
 def _decode(data: bytes, source: str) -> str:
     try:
-        return data.decode("utf-8")
+        return data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise PromptError(
             f"The prompt in {source} is not UTF-8 text: byte {error.start} is"

@@ -17,7 +17,7 @@ from llm_numba.engine.sampler import sample_tokens, top_logprobs
 from llm_numba.engine.sampling_params import SamplingParams
 from llm_numba.engine.scheduler import Scheduler
 from llm_numba.engine.session import ChatSession
-from llm_numba.errors import CacheError, PromptError, TokenizerError
+from llm_numba.errors import CacheError, PromptError, SamplingParamsError, TokenizerError
 from llm_numba.models import IncrementalDetokenizer, Tokenizer
 
 
@@ -78,10 +78,19 @@ class Engine:
         ------
         PromptError
             If the prompt is empty, fills the context, or holds ids outside the vocabulary.
+        SamplingParamsError
+            If a stop token is outside the vocabulary.
         CacheError
             If its samples can never be in the cache together.
         """
         self.check_prompt(prompt_token_ids, room_for_answer=1)
+        vocab_size = self._runner.model.config.vocab_size
+        unknown = [i for i in params.stop_token_ids or [] if i >= vocab_size]
+        if unknown:
+            raise SamplingParamsError(
+                f"stop_token_ids={unknown} are outside the model's vocabulary.",
+                f"stop_token_ids must be below {vocab_size}.",
+            )
         if params.stop and self._tokenizer is None:
             raise TokenizerError(
                 "Stop strings are looked for in text, and this model has no tokenizer.json.",

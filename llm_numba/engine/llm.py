@@ -14,7 +14,7 @@ from llm_numba.engine.runner import ModelRunner
 from llm_numba.engine.sampling_params import SamplingParams
 from llm_numba.engine.session import ChatSession
 from llm_numba.errors import CacheError, EngineError, TokenizerError
-from llm_numba.kvcache import PagedKVCache, default_num_blocks
+from llm_numba.kvcache import PagedKVCache, check_num_blocks, default_num_blocks
 from llm_numba.models import (
     ModelConfig,
     Tokenizer,
@@ -141,6 +141,7 @@ class LLM:
                 f"of max_model_len={self.max_model_len} tokens.",
                 f"Give at least {blocks_per_sequence} blocks, or lower max_model_len.",
             )
+        check_num_blocks(num_blocks, token_bytes * block_size)
         return PagedKVCache(
             config.num_layers,
             num_blocks,
@@ -220,7 +221,7 @@ class LLM:
         Returns
         -------
         iterator of CompletionChunk
-            Closing it ends its requests.
+            Requests are queued when the first chunk is asked for; closing the iterator ends them.
         """
         return self._engine.run(self._requests(prompts, params))
 

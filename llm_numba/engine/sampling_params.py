@@ -28,7 +28,8 @@ class SamplingParams:
     presence_penalty, frequency_penalty : float
         Subtracted from the logit of a token of the answer: once, and once for each occurrence.
     seed : int, optional
-        The same seed gives the same answer, whatever else runs; None draws a new one.
+        The same seed gives the same answer, whatever else runs; None draws a new one. Prompts
+        that share a seed share their random numbers, so give each its own to see variety.
     stop : str or list of str, optional
         Text that ends an answer; not part of it.
     stop_token_ids : list of int, optional

@@ -2,6 +2,6 @@
 
 from llm_numba.kvcache.allocator import BlockAllocator
 from llm_numba.kvcache.block_table import BlockTable
-from llm_numba.kvcache.cache import PagedKVCache, default_num_blocks
+from llm_numba.kvcache.cache import PagedKVCache, check_num_blocks, default_num_blocks
 
-__all__ = ["BlockAllocator", "BlockTable", "PagedKVCache", "default_num_blocks"]
+__all__ = ["BlockAllocator", "BlockTable", "PagedKVCache", "check_num_blocks", "default_num_blocks"]

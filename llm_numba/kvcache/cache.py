@@ -57,6 +57,29 @@ class PagedKVCache:
                 ops.copy_blocks(cache, np.array([source]), np.array([target]))
 
 
+def check_num_blocks(num_blocks: int, block_bytes: int) -> None:
+    """Refuse a cache that the machine has no memory for.
+
+    Parameters
+    ----------
+    num_blocks, block_bytes : int
+        How many blocks, and the bytes of one over all layers, keys and values.
+
+    Raises
+    ------
+    CacheError
+        Naming the number of blocks that would fit.
+    """
+    available = available_memory()
+    if num_blocks * block_bytes > available:
+        raise CacheError(
+            f"num_blocks={num_blocks} blocks of {block_bytes / 1e6:.3g} MB take "
+            f"{num_blocks * block_bytes / 1e9:.3g} GB, and {available / 1e9:.3g} GB of memory are "
+            "available.",
+            f"Give at most {available // block_bytes} blocks.",
+        )
+
+
 def default_num_blocks(
     block_bytes: int, block_size: int, max_model_len: int, max_num_seqs: int, weight_bytes: int = 0
 ) -> int:

@@ -81,6 +81,8 @@ class ChatTemplate:
             If the template is not valid Jinja, or refuses the conversation.
         """
         template = self._template
+        import jinja2.exceptions
+
         try:
             return template.render(
                 messages=messages,
@@ -89,9 +91,16 @@ class ChatTemplate:
                 documents=None,
                 **self._special_tokens,
             )
+        except jinja2.exceptions.SecurityError as failure:
+            raise ChatTemplateError(
+                f"The chat template in {self._where} reaches for what no template may touch: "
+                f"{_reason(failure)}.",
+                "Do not trust this checkpoint, or use `generate` with a plain prompt.",
+            ) from None
         except Exception as failure:  # whatever a stranger's program may raise
             raise ChatTemplateError(
-                f"The chat template in {self._where} refuses this conversation: {failure}.",
+                f"The chat template in {self._where} refuses this conversation: "
+                f"{_reason(failure)}.",
                 "Check the order and the roles of the messages (user, assistant, user, ...).",
             ) from None
 
@@ -171,6 +180,10 @@ def _to_json(
     return json.dumps(
         value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys
     )
+
+
+def _reason(failure: Exception) -> str:
+    return str(failure).strip().rstrip(".") or type(failure).__name__
 
 
 def _raise_exception(message: str) -> NoReturn:

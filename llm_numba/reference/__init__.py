@@ -1,4 +1,4 @@
-"""NumPy twins of every operation: the meaning that the kernels are held to.
+"""Every operation that the models need, in NumPy: what it means, before how it is made fast.
 
 Operands are float32, and so is what is computed from them; tests pass float64 and get float64
 throughout, a ground truth that is better than the thing it judges. Shapes are given in axis

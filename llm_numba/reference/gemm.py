@@ -46,8 +46,8 @@ def linear(
     Notes
     -----
     BLAS copies its right-hand operand into an order of its own. ``x @ weight.T`` would have it
-    repack the large matrix at each call; ``weight @ x.T`` has it repack the small one, which
-    halves the time of a decode step with a few rows.
+    repack the large matrix at each call; ``weight @ x.T`` has it repack the small one, which is
+    what counts where x has a few rows only.
     """
     y = np.ascontiguousarray((weight @ x.T).T)
     if bias is not None:

@@ -3,6 +3,8 @@
 import json
 import os
 import pickle
+import shlex
+import subprocess
 from pathlib import Path
 
 import numpy as np
@@ -330,3 +332,56 @@ def test_real_process_ends_with_2_and_no_traceback(cli, arguments):
     assert done.stdout == ""
     assert done.stderr.strip()
     assert "Traceback" not in done.stderr
+
+
+def test_more_blocks_than_memory_names_how_many_fit(cli, tiny):
+    cli.refuses(
+        "generate", "a", "-m", tiny, "--num-blocks", 10**12, words=["num_blocks", "at most"]
+    )
+
+
+def test_logprobs_without_json_have_nowhere_to_go(cli, tiny):
+    cli.refuses("generate", "a", "-m", tiny, "--logprobs", 2, words=["--logprobs", "--json"])
+
+
+def test_stop_token_outside_the_vocabulary(cli, tiny):
+    words = ["stop_token_ids", "272"]
+    cli.refuses("generate", "a", "-m", tiny, "--stop-token-id", 272, words=words)
+
+
+def test_comparison_with_a_file_of_something_else(cli, tiny, tmp_path):
+    (tmp_path / "list.json").write_text("[]")
+    words = ["list.json", "not the outcome of an evaluation"]
+    cli.refuses("eval", "-m", tiny, "--compare", tmp_path / "list.json", words=words)
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="this system has no /dev/full")
+@pytest.mark.parametrize("arguments", [("generate", "a", *SHORT), ("--help",)])
+def test_full_disk_is_told_without_a_traceback(cli, tiny, arguments):
+    model = ("-m", tiny) if arguments[0] == "generate" else ()
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(
+            cli.argv(*arguments, *model),
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            env=cli.environment,
+            timeout=60,
+        )
+    assert done.returncode == 1
+    assert done.stderr.splitlines() == [
+        "Error: The output cannot be written: No space left on device.",
+        "  Fix: Make room, or write to another place.",
+    ]
+
+
+def test_closed_stdout_is_no_error(cli, tiny):
+    command = shlex.join(cli.argv("generate", "a", "-m", tiny, *SHORT))
+    done = subprocess.run(
+        ["sh", "-c", f"{command} >&-"],
+        capture_output=True,
+        text=True,
+        env=cli.environment,
+        timeout=60,
+    )
+    assert (done.returncode, done.stderr) == (0, "")

@@ -140,3 +140,9 @@ def test_terminal_without_a_character_shows_a_question_mark(cli, tiny):
     done = cli.run(*arguments, PYTHONIOENCODING="ascii")
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout.startswith("Mia ?")
+
+
+def test_byte_order_mark_is_no_part_of_a_prompt(cli, tiny, tmp_path):
+    (tmp_path / "prompt.txt").write_bytes(b"\xef\xbb\xbfHello")
+    result = cli.invoke("generate", "--file", tmp_path / "prompt.txt", "-m", tiny, "--json")
+    assert json.loads(result.stdout)["prompt"] == "Hello"

@@ -67,7 +67,7 @@ def test_storage_formats_are_told_apart(cli, damaged):
 
 def test_what_keeps_a_model_from_loading_is_told(cli, damaged):
     damaged.edit_tensors(lambda tensors: tensors.update({"model.surplus": np.zeros(2)}))
-    (damaged.path / "tokenizer.json").unlink()
+    (damaged.path / "tokenizer.json").write_text("{")
     code, found = inspect(cli, damaged)
     assert code == 2
     assert not found["loads"]
@@ -75,6 +75,15 @@ def test_what_keeps_a_model_from_loading_is_told(cli, damaged):
     assert "model.surplus" in causes
     assert "tokenizer.json" in causes
     assert found["weights"]["other"]["parameters"] == 2
+
+
+def test_model_without_a_tokenizer_loads_for_token_ids(cli, damaged):
+    (damaged.path / "tokenizer.json").unlink()
+    code, found = inspect(cli, damaged)
+    assert code == 0
+    assert found["loads"]
+    assert not found["has_tokenizer"]
+    assert "prompts of token ids" in cli.invoke("models", damaged).stdout
 
 
 def test_weights_are_described_without_a_usable_config(cli, damaged):
