@@ -224,7 +224,7 @@ class Engine:
             [(sequence.uncomputed_token_ids(), sequence.table) for sequence in scheduled]
         )
         sequences: list[Sequence] = []
-        rows: list[int] = []
+        rows: list[int] = []  # of the logits, one for each sequence
         for row, sequence in enumerate(scheduled):
             request = sequence.request
             group = [sequence] if request.metrics.num_generated_tokens else request.sequences
@@ -235,13 +235,12 @@ class Engine:
             rows += [row] * len(group)
         if len(sequences) > len(scheduled):
             logits = logits[rows]
-        for row, (sequence, token_id) in enumerate(
-            zip(sequences, sample_tokens(logits, sequences), strict=True)
-        ):
+        token_ids = sample_tokens(logits, sequences)
+        for sequence, row, token_id in zip(sequences, logits, token_ids, strict=True):
             count = sequence.request.params.logprobs
             logprobs = None
             if count is not None:
-                logprobs = top_logprobs(logits[row], token_id, count, self._tokenizer)
+                logprobs = top_logprobs(row, token_id, count, self._tokenizer)
             sequence.append(token_id, logprobs, self._eos_token_ids)
             if sequence.finished:
                 self._release(sequence)
