@@ -9,6 +9,8 @@ import subprocess
 from dataclasses import asdict
 from pathlib import Path
 
+from llm_numba.errors import CheckpointError, DependencyError, DeviceError, LLMNumbaError
+
 _OPENINGS = (
     "Once upon a time",
     "One morning, Mia",
@@ -42,7 +44,42 @@ def main() -> None:
     parser.add_argument("--stories", type=int, default=2000, help="held-out stories to ask about")
     parser.add_argument("--samples", type=int, default=2, help="rounds of sampled texts to print")
     parser.add_argument("--commit", default=None, help="the source's commit (default: git's HEAD)")
-    run(parser.parse_args())
+    options = parser.parse_args()
+    try:
+        check(options)
+    except LLMNumbaError as error:
+        parser.error(str(error))  # exit code 2
+    run(options)
+
+
+def check(options: argparse.Namespace) -> None:
+    """Find out before long work what it will lack.
+
+    Parameters
+    ----------
+    options : argparse.Namespace
+
+    Raises
+    ------
+    DependencyError
+        If PyTorch is not installed.
+    DeviceError
+        If PyTorch sees no GPU and one is asked for.
+    CheckpointError
+        If there is no checkpoint to start from.
+    """
+    try:
+        import torch
+    except ImportError:
+        raise DependencyError(
+            "Training needs PyTorch, which is not installed.", "Install the extra 'train'."
+        ) from None
+    if options.device.startswith("cuda") and not torch.cuda.is_available():
+        raise DeviceError(f"PyTorch finds no device {options.device!r}.", "Give --device cpu.")
+    if options.resume and not (options.resume / "model.safetensors").is_file():
+        raise CheckpointError(
+            f"{options.resume} holds no model.safetensors.", "Give the directory of a checkpoint."
+        )
 
 
 def run(options: argparse.Namespace) -> None:
