@@ -185,8 +185,9 @@ def _optimise(
         optimiser.zero_grad(set_to_none=True)
         losses += parts
         tokens += int((rows != pad).sum())
-        if (step + 1) % _LOG_EVERY == 0:
-            loss, answer_loss = (round(part / _LOG_EVERY, 4) for part in losses.tolist())
+        if (step + 1) % _LOG_EVERY == 0 or step + 1 == steps:
+            count = step % _LOG_EVERY + 1
+            loss, answer_loss = (round(part / count, 4) for part in losses.tolist())
             losses.zero_()
             curve.append(
                 {"step": step + 1, "learning_rate": rate, "loss": loss, "answer_loss": answer_loss}
