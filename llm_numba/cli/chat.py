@@ -10,7 +10,7 @@ from llm_numba.cli.console import notes, report, styled
 from llm_numba.cli.options import ModelOptions, SamplingOptions, takes_groups
 from llm_numba.cli.prose import Prose
 from llm_numba.cli.stats import print_request
-from llm_numba.errors import LLMNumbaError
+from llm_numba.errors import LLMNumbaError, PromptError
 
 if TYPE_CHECKING:
     from llm_numba.engine import LLM, RequestOutput, SamplingParams
@@ -52,6 +52,8 @@ def chat(
                 if not interactive:
                     raise
                 report(error)
+                if isinstance(error, PromptError):
+                    notes().print(styled("/reset forgets the conversation and makes room.", "dim"))
     finally:
         conversation.close()
 

@@ -159,6 +159,7 @@ def test_mistake_at_the_chat_prompt_is_told_and_the_chat_goes_on(terminal, tiny)
     screen.until(b">>> ")
     screen.press(b"a" * 100 + b"\n")
     screen.until(b"Fix: ")
+    screen.until(b"/reset forgets the conversation and makes room.")
     screen.until(b">>> ")
     screen.press(b"/exit\n")
     assert child.wait(timeout=10) == 0
