@@ -13,7 +13,7 @@ from llm_numba.engine.request import Request
 from llm_numba.engine.runner import ModelRunner
 from llm_numba.engine.sampling_params import SamplingParams
 from llm_numba.engine.session import ChatSession
-from llm_numba.errors import CacheError, EngineError, TokenizerError
+from llm_numba.errors import EngineError
 from llm_numba.kvcache import PagedKVCache, check_num_blocks, default_num_blocks
 from llm_numba.models import (
     ModelConfig,
@@ -126,22 +126,13 @@ class LLM:
         config = self.config
         token_bytes = 2 * config.num_layers * config.num_kv_heads * config.head_dim
         token_bytes *= self.dtype.itemsize
-        blocks_per_sequence = -(-self.max_model_len // block_size)
+        block_bytes = token_bytes * block_size
         if num_blocks is None:
             num_blocks = default_num_blocks(
-                token_bytes * block_size,
-                block_size,
-                self.max_model_len,
-                max_num_seqs,
-                weight_bytes,
+                block_bytes, block_size, self.max_model_len, max_num_seqs, weight_bytes
             )
-        if num_blocks < blocks_per_sequence:
-            raise CacheError(
-                f"num_blocks={num_blocks} blocks of {block_size} tokens cannot hold one sequence "
-                f"of max_model_len={self.max_model_len} tokens.",
-                f"Give at least {blocks_per_sequence} blocks, or lower max_model_len.",
-            )
-        check_num_blocks(num_blocks, token_bytes * block_size)
+        else:
+            check_num_blocks(num_blocks, block_bytes, block_size, self.max_model_len)
         return PagedKVCache(
             config.num_layers,
             num_blocks,
@@ -161,10 +152,7 @@ class LLM:
             If its directory has none.
         """
         if self._tokenizer is None:
-            raise TokenizerError(
-                f"{self.model_dir} holds no tokenizer.json.",
-                "Export the tokenizer with it (save_pretrained), or give prompts as token ids.",
-            )
+            raise Tokenizer.missing(self.model_dir)
         return self._tokenizer
 
     def default_sampling_params(self, **changes: Any) -> SamplingParams:

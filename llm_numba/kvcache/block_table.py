@@ -9,6 +9,11 @@ from collections.abc import Callable
 from llm_numba.kvcache.allocator import BlockAllocator
 
 
+def count_blocks(num_tokens: int, block_size: int) -> int:
+    """Return how many blocks so many tokens fill or begin."""
+    return -(-num_tokens // block_size)
+
+
 class BlockTable:
     """Maps a sequence's positions to slots of the cache.
 
@@ -65,7 +70,7 @@ class BlockTable:
     def blocks_to_reach(self, num_tokens: int) -> int:
         """Return how many more blocks the sequence takes to grow to that many tokens."""
         growing = num_tokens > self.num_tokens
-        missing = max(0, -(-num_tokens // self._block_size) - len(self.blocks))
+        missing = max(0, count_blocks(num_tokens, self._block_size) - len(self.blocks))
         return missing + (growing and self._must_copy())
 
     def _must_copy(self) -> bool:
@@ -85,7 +90,7 @@ class BlockTable:
     def truncate(self, num_tokens: int) -> None:
         """Forget the tokens from position ``num_tokens`` on and give back their blocks."""
         assert num_tokens <= self.num_tokens, "a table cannot be truncated to more than it has"
-        needed = -(-num_tokens // self._block_size)
+        needed = count_blocks(num_tokens, self._block_size)
         while len(self.blocks) > needed:
             self._allocator.free(self.blocks.pop())
         self.num_tokens = num_tokens

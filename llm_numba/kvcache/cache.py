@@ -5,7 +5,7 @@ import numpy as np
 from llm_numba import ops
 from llm_numba.errors import CacheError
 from llm_numba.kvcache.allocator import BlockAllocator
-from llm_numba.kvcache.block_table import BlockTable
+from llm_numba.kvcache.block_table import BlockTable, count_blocks
 from llm_numba.runtime import available_memory
 
 # Without num_blocks the cache takes at most this part of the available memory.
@@ -49,7 +49,7 @@ class PagedKVCache:
 
     def blocks_for(self, num_tokens: int) -> int:
         """Return how many blocks a sequence of that many tokens fills or begins."""
-        return -(-num_tokens // self.block_size)
+        return count_blocks(num_tokens, self.block_size)
 
     def _copy_block(self, source: int, target: int) -> None:
         for k_cache, v_cache in self.layers:
@@ -57,19 +57,30 @@ class PagedKVCache:
                 ops.copy_blocks(cache, np.array([source]), np.array([target]))
 
 
-def check_num_blocks(num_blocks: int, block_bytes: int) -> None:
-    """Refuse a cache that the machine has no memory for.
+def check_num_blocks(
+    num_blocks: int, block_bytes: int, block_size: int, max_model_len: int
+) -> None:
+    """Refuse a number of blocks that no sequence, or no machine like this, can do with.
 
     Parameters
     ----------
-    num_blocks, block_bytes : int
-        How many blocks, and the bytes of one over all layers, keys and values.
+    num_blocks : int
+        The user's choice.
+    block_bytes, block_size, max_model_len : int
+        As for :func:`default_num_blocks`.
 
     Raises
     ------
     CacheError
-        Naming the number of blocks that would fit.
+        Naming the number of blocks that one full sequence needs, or that memory holds.
     """
+    blocks_per_sequence = count_blocks(max_model_len, block_size)
+    if num_blocks < blocks_per_sequence:
+        raise CacheError(
+            f"num_blocks={num_blocks} blocks of {block_size} tokens cannot hold one sequence "
+            f"of max_model_len={max_model_len} tokens.",
+            f"Give at least {blocks_per_sequence} blocks, or lower max_model_len.",
+        )
     available = available_memory()
     if num_blocks * block_bytes > available:
         raise CacheError(
@@ -109,7 +120,7 @@ def default_num_blocks(
     """
     available = max(0, available_memory() - weight_bytes)
     affordable = int(available * MEMORY_FRACTION) // block_bytes
-    blocks_per_sequence = -(-max_model_len // block_size)
+    blocks_per_sequence = count_blocks(max_model_len, block_size)
     if affordable < blocks_per_sequence:
         needed = blocks_per_sequence * block_bytes
         raise CacheError(

@@ -34,11 +34,7 @@ class Tokenizer:
     def __init__(self, directory: Path) -> None:
         path = directory / "tokenizer.json"
         if not path.exists():
-            raise TokenizerError(
-                f"{directory} holds no tokenizer.json.",
-                "Export the fast tokenizer with it (save_pretrained), or give prompts as token "
-                "ids.",
-            )
+            raise self.missing(directory)
         try:
             self._tokenizer = tokenizers.Tokenizer.from_file(str(path))
         except Exception as failure:  # the library raises bare Exception
@@ -57,6 +53,14 @@ class Tokenizer:
         self.bos_token = special_tokens.get("bos_token")
         self.eos_token = special_tokens.get("eos_token")
         self.chat_template = find_chat_template(directory, settings, special_tokens)
+
+    @staticmethod
+    def missing(directory: Path) -> TokenizerError:
+        """Build the error for a directory without a tokenizer."""
+        return TokenizerError(
+            f"{directory} holds no tokenizer.json.",
+            "Export the fast tokenizer with it (save_pretrained), or give prompts as token ids.",
+        )
 
     def __len__(self) -> int:
         return self._tokenizer.get_vocab_size(with_added_tokens=True)
