@@ -48,6 +48,25 @@ def write(text: str) -> None:
     sys.stdout.flush()
 
 
+class Lines:
+    """Writes a model's text to stdout and knows whether a line is begun."""
+
+    def __init__(self) -> None:
+        self._at_start = True
+
+    def write(self, text: str) -> None:
+        """Write a piece of text, see :func:`write`."""
+        if text:
+            # Noted first: Ctrl-C may come while the text is being written.
+            self._at_start = text.endswith("\n")
+            write(text)
+
+    def end_line(self) -> None:
+        """End the line that was begun, so that what follows starts on its own."""
+        if not self._at_start:
+            self.write("\n")
+
+
 def printable(text: str) -> str:
     """Return the text without control characters, line breaks and tabs excepted."""
     if text.isascii() and text.isprintable():

@@ -3,7 +3,7 @@
 import shutil
 import sys
 
-from llm_numba.cli.console import write
+from llm_numba.cli.console import Lines
 
 
 class Prose:
@@ -24,17 +24,16 @@ class Prose:
         self._column = 0
         self._gap = ""
         self._word = ""
-        self._at_line_start = True
+        self._lines = Lines()
 
     def add(self, text: str) -> None:
         """Take the next piece of the text."""
-        self._write(text if self._width is None else "".join(map(self._take, text)))
+        self._lines.write(text if self._width is None else "".join(map(self._take, text)))
 
     def end(self) -> None:
         """Write what was held back, and end the line if one was begun."""
-        self._write(self._place())
-        if not self._at_line_start:
-            self._write("\n")
+        self._lines.write(self._place())
+        self._lines.end_line()
 
     def _take(self, character: str) -> str:
         """Return what one more character makes certain."""
@@ -49,7 +48,7 @@ class Prose:
         return certain
 
     def _place(self) -> str:
-        """Return the word that is complete now, behind a gap or on a new line."""
+        """Return the word that is complete now, after a gap or on a new line."""
         if not self._word:
             return ""
         fits = self._column + len(self._gap) + len(self._word) <= self._width
@@ -57,9 +56,3 @@ class Prose:
         self._column = len(self._word) + (self._column + len(before) if before != "\n" else 0)
         placed, self._word, self._gap = before + self._word, "", ""
         return placed
-
-    def _write(self, text: str) -> None:
-        if text:
-            # Noted first: Ctrl-C may come while the text is being written.
-            self._at_line_start = text.endswith("\n")
-            write(text)

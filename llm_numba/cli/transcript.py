@@ -2,7 +2,7 @@
 
 from collections import defaultdict
 
-from llm_numba.cli.console import notes, styled, write
+from llm_numba.cli.console import Lines, notes, styled
 
 
 class Transcript:
@@ -29,7 +29,7 @@ class Transcript:
         self._waiting: dict[tuple[int, int], str] = defaultdict(str)
         self._finished: set[tuple[int, int]] = set()
         self._position = 0
-        self._at_line_start = True
+        self._lines = Lines()
         self._open()
 
     def add(self, number: int, index: int, text: str, *, finished: bool) -> None:
@@ -49,7 +49,7 @@ class Transcript:
             self._finished.add((number, index))
         while self._position < len(self._order):
             key = self._order[self._position]
-            self._put(self._waiting.pop(key, ""))
+            self._lines.write(self._waiting.pop(key, ""))
             if key not in self._finished:
                 return
             self.end_line()
@@ -57,9 +57,8 @@ class Transcript:
             self._open()
 
     def end_line(self) -> None:
-        """End the line that was begun, so that what follows starts on its own."""
-        if not self._at_line_start:
-            self._put("\n")
+        """End the line that was begun, see :meth:`Lines.end_line`."""
+        self._lines.end_line()
 
     def _open(self) -> None:
         """Write what stands above the completion whose turn it is."""
@@ -67,14 +66,8 @@ class Transcript:
             return
         number, index = self._order[self._position]
         if len(self._order) > 1:
-            self._put("\n" if self._position else "")
+            self._lines.write("\n" if self._position else "")
             heading = f"── prompt {number + 1} of {len(self._prompts)}"
             heading += f", completion {index + 1} of {self._n}" if self._n > 1 else ""
             notes().print(styled(heading, "dim"))
-        self._put(self._prompts[number] if self._echo else "")
-
-    def _put(self, text: str) -> None:
-        if text:
-            # Noted first: Ctrl-C may come while the text is being written.
-            self._at_line_start = text.endswith("\n")
-            write(text)
+        self._lines.write(self._prompts[number] if self._echo else "")
