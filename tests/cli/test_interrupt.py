@@ -7,6 +7,8 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import pytest
 
@@ -77,15 +79,22 @@ def terminal(cli):
         os.close(ours)
 
 
-def test_ctrl_c_while_streaming_exits_130_at_once(cli, endless):
+@contextmanager
+def streaming(cli, *arguments: object) -> Iterator[subprocess.Popen[bytes]]:
+    """Run `generate` without an end, and wait for the first character."""
     with subprocess.Popen(
-        cli.argv("generate", "Mia", "-m", endless, *ENDLESS),
+        cli.argv("generate", *arguments, *ENDLESS),
         bufsize=0,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         env=cli.environment,
     ) as child:
         assert child.stdout.read(1)
+        yield child
+
+
+def test_ctrl_c_while_streaming_exits_130_at_once(cli, endless):
+    with streaming(cli, "Mia", "-m", endless) as child:
         child.send_signal(signal.SIGINT)
         out, err = child.communicate(timeout=10)
     assert child.returncode == 130
@@ -94,14 +103,7 @@ def test_ctrl_c_while_streaming_exits_130_at_once(cli, endless):
 
 
 def test_ctrl_c_in_a_batch_exits_130(cli, endless):
-    with subprocess.Popen(
-        cli.argv("generate", "Mia", "Tom", "-n", "2", "-m", endless, *ENDLESS),
-        bufsize=0,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        env=cli.environment,
-    ) as child:
-        assert child.stdout.read(1)
+    with streaming(cli, "Mia", "Tom", "-n", "2", "-m", endless) as child:
         child.send_signal(signal.SIGINT)
         _, err = child.communicate(timeout=10)
     assert child.returncode == 130
@@ -109,14 +111,7 @@ def test_ctrl_c_in_a_batch_exits_130(cli, endless):
 
 
 def test_closed_pipe_ends_quietly(cli, endless):
-    with subprocess.Popen(
-        cli.argv("generate", "Mia", "-m", endless, *ENDLESS),
-        bufsize=0,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        env=cli.environment,
-    ) as child:
-        assert child.stdout.read(1)
+    with streaming(cli, "Mia", "-m", endless) as child:
         child.stdout.close()
         err = child.stderr.read()
         assert child.wait(timeout=10) == 1
