@@ -137,3 +137,14 @@ def test_a_download_asks_for_no_pickle_and_no_code(hub, tmp_path: Path):
         assert wanted(name)
     for name in ("pytorch_model.bin", "modeling_x.py", "original/consolidated.00.pth", "x.pkl"):
         assert not wanted(name)
+
+
+@pytest.mark.parametrize("name", ["~nosuchuserx/model", "~nosuchuserx"])
+def test_the_home_of_nobody_is_no_model(name):
+    with pytest.raises(ModelNotFoundError):
+        LLM(name)
+
+
+def test_an_empty_name_is_no_model():
+    with pytest.raises(ModelNotFoundError):
+        LLM("")
