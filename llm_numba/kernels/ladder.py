@@ -1,0 +1,96 @@
+"""A ladder: the same operation several times, each step with one new idea.
+
+Documentation, tests, simulator, microscope and benchmarks all read the steps from one table, the
+``LADDER`` at the end of each kernel file.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from llm_numba.runtime.launch import Launch
+
+Operands = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Step:
+    """One step of a ladder.
+
+    Attributes
+    ----------
+    name : str
+        Short, as the command line takes it: ``"padded"``.
+    idea : str
+        One sentence: what is new, and what it should buy.
+    plan : callable
+        Takes the ladder's operands by keyword (device arrays, outputs included) and returns the
+        launches that compute the outputs, in order.
+    kernels : tuple of dispatchers
+        The ``@cuda.jit`` kernels of the step, for listings and for compilation without a GPU.
+    capability : tuple of int
+        The least compute capability that has all its instructions.
+    """
+
+    name: str
+    idea: str
+    plan: Callable[..., tuple[Launch, ...]]
+    kernels: tuple[Any, ...]
+    capability: tuple[int, int] = (7, 5)
+
+
+@dataclass(frozen=True)
+class Ladder:
+    """An operation and the steps that lead to its fastest kernel.
+
+    Attributes
+    ----------
+    name : str
+        As the command line takes it: ``"transpose"``.
+    steps : tuple of Step
+        The first is the naive one, the last is what the engine runs.
+    operands : callable
+        ``operands(shape, dtype, seed)`` returns NumPy operands by name, outputs (zeroed or
+        poisoned with NaN) included; ``dtype`` is a NumPy dtype.
+    expect : callable
+        ``expect(**operands)`` returns ``{output name: float64 or integer array}`` that every step
+        must come near, computed by the reference in float64 from the rounded operands.
+    dtypes : tuple of str
+        Storage formats: of "float32", "float16", "bfloat16", or integer names.
+    example : tuple of int
+        A shape small enough for the simulator in a second, and large enough to show the cost.
+    axes : str
+        Names of the axes of the shape, "M N".
+    ceiling : {"memory", "compute"}
+        What bounds the operation on the hardware.
+    fewest_bytes : callable
+        ``fewest_bytes(shape, itemsize)``: bytes that must cross global memory.
+    flops : callable
+        ``flops(shape)``: floating-point operations.
+    """
+
+    name: str
+    steps: tuple[Step, ...]
+    operands: Callable[..., Operands]
+    expect: Callable[..., dict[str, np.ndarray]]
+    dtypes: tuple[str, ...]
+    example: tuple[int, ...]
+    axes: str
+    ceiling: str
+    fewest_bytes: Callable[[tuple[int, ...], int], int]
+    flops: Callable[[tuple[int, ...]], int]
+
+    def step(self, name: str) -> Step:
+        """Return the step of that name.
+
+        Raises
+        ------
+        KeyError
+            If there is none.
+        """
+        for step in self.steps:
+            if step.name == name:
+                return step
+        raise KeyError(name)
