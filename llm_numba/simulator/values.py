@@ -1,0 +1,136 @@
+"""What a register holds: one entry a thread, or one scalar while all threads agree.
+
+=====================  ============================================================
+Numba type             register
+=====================  ============================================================
+bool                   bool
+uint64                 uint64
+every other integer    int64, its value inside the narrower type's range
+float16/32/64, bf16    the same format
+complex64/128          the same format
+tuple, range, record   a Python tuple, :class:`Range` or view of registers
+=====================  ============================================================
+
+Integers live in 64 bits because Numba computes nearly all of them there: only an explicit cast, or
+a store, makes an integer narrow, and there it wraps.
+"""
+
+from typing import Any, NamedTuple
+
+import ml_dtypes
+import numpy as np
+from numba.cuda import types
+from numba.cuda.np import numpy_support
+
+INT64, UINT64 = np.dtype(np.int64), np.dtype(np.uint64)
+
+
+class Range(NamedTuple):
+    """The state of a ``for`` loop over ``range``: the next value, the step, the rounds left."""
+
+    value: Any
+    step: Any
+    count: Any
+
+
+def element_dtype(kind: Any) -> np.dtype:
+    """Return the NumPy dtype of an array element of a Numba type."""
+    if kind == types.bfloat16:
+        return np.dtype(ml_dtypes.bfloat16)
+    return np.dtype(numpy_support.as_dtype(kind))
+
+
+def register_dtype(kind: Any) -> np.dtype | None:
+    """Return the dtype of a register of a Numba type; None if it is no number."""
+    kind = types.unliteral(kind)
+    if isinstance(kind, types.EnumMember):
+        kind = kind.dtype
+    if isinstance(kind, types.Boolean):
+        return np.dtype(bool)
+    if isinstance(kind, types.Integer):
+        return UINT64 if kind == types.uint64 else INT64
+    if kind == types.bfloat16 or isinstance(kind, types.Float | types.Complex):
+        return element_dtype(kind)
+    return None
+
+
+def widen(raw: Any) -> Any:
+    """Bring what was read from memory into a register."""
+    kind = raw.dtype.kind
+    if kind == "i":
+        return raw if raw.dtype == INT64 else raw.astype(INT64)
+    if kind == "u" and raw.dtype != UINT64:
+        return raw.astype(INT64)
+    return raw
+
+
+def float_to_int(value: Any, bits: int, signed: bool) -> Any:
+    """Truncate as the GPU's ``cvt.rzi`` does: out of range saturates, NaN gives 0."""
+    low = -(2 ** (bits - 1)) if signed else 0
+    high = 2 ** (bits - 1) - 1 if signed else 2**bits - 1
+    target = UINT64 if bits == 64 and not signed else INT64
+    wide = np.nan_to_num(np.trunc(np.asarray(value, np.float64)), posinf=np.inf, neginf=-np.inf)
+    # float(2**63) is above the largest int64: what reaches it is set, not converted.
+    result = np.where((wide > low) & (wide < float(high)), wide, 0).astype(target)
+    result = np.where(wide >= float(high), target.type(high), result)
+    result = np.where(wide <= low, target.type(low), result)
+    return result if np.ndim(value) else result[()]
+
+
+def wrap(value: Any, bits: int, signed: bool) -> Any:
+    """Keep the lowest bits of an integer, as a narrow type does; the result is held in 64."""
+    narrow = np.dtype(f"{'i' if signed else 'u'}{bits // 8}")
+    return value.astype(narrow).astype(INT64)
+
+
+def take(value: Any, chosen: np.ndarray) -> Any:
+    """Keep the entries of some threads; what all agree on stays one scalar."""
+    if isinstance(value, np.ndarray):
+        return value[chosen]
+    if isinstance(value, tuple):
+        parts = [take(each, chosen) for each in value]
+        return type(value)(*parts) if hasattr(value, "_fields") else tuple(parts)
+    if hasattr(value, "take_threads"):
+        return value.take_threads(chosen)
+    return value
+
+
+def join(parts: list[tuple[Any, int]], order: np.ndarray) -> Any:
+    """Put the registers of several groups of threads into one.
+
+    Parameters
+    ----------
+    parts : list of (value, number of threads)
+    order : int [n]
+        Where each thread of the new group stands in the parts laid end to end.
+    """
+    values = [value for value, _ in parts]
+    first = next((value for value in values if value is not None), None)
+    if first is None or all(value is first for value in values):
+        return first
+    if isinstance(first, tuple):
+        filled = [first if value is None else value for value in values]
+        counts = [count for _, count in parts]
+        columns = [
+            join([(value[axis], count) for value, count in zip(filled, counts, strict=True)], order)
+            for axis in range(len(first))
+        ]
+        return type(first)(*columns) if hasattr(first, "_fields") else tuple(columns)
+    if hasattr(first, "join_threads"):
+        return first.join_threads(parts, order)
+    if not any(isinstance(value, np.ndarray) for value in values) and _all_equal(values):
+        return first
+    return np.concatenate([_column(value, count, first.dtype) for value, count in parts])[order]
+
+
+def _all_equal(values: list[Any]) -> bool:
+    first = values[0]
+    return first is not None and all(
+        value is not None and value.tobytes() == first.tobytes() for value in values
+    )
+
+
+def _column(value: Any, count: int, dtype: np.dtype) -> np.ndarray:
+    if value is None:  # set on no path that these threads took, so read on none that is right
+        return np.zeros(count, dtype)
+    return value if isinstance(value, np.ndarray) else np.full(count, value)
