@@ -1,0 +1,119 @@
+"""From the element of an array to float32 and back.
+
+Kernels store in one of three formats and compute in float32. A bfloat16 is the top half of a
+float32, so it is widened by a shift; Numba has no such element that all GPUs share, and a kernel
+sees uint16 in its place:
+
+::
+
+    float32    s eeeeeeee mmmmmmmmmmmmmmmmmmmmmmm
+    bfloat16   s eeeeeeee mmmmmmm
+    float16    s eeeee mmmmmmmmmm
+
+Sources: "PTX ISA", ``cvt``; IEEE 754-2019, section 4.3.1 (round to nearest, ties to even).
+"""
+
+from llvmlite import ir
+from numba import types
+from numba.core.errors import TypingError
+from numba.cuda.extending import intrinsic
+
+STORED_FLOATS = (types.float32, types.float16, types.uint16)
+
+WORD = ir.IntType(32)
+HALFWORD = ir.IntType(16)
+FLOAT = ir.FloatType()
+HALF = ir.HalfType()
+
+
+@intrinsic
+def to_float(typing_context, value):
+    """Widen one stored element to float32; exact.
+
+    Instruction: ``cvt.f32.f16`` for float16, ``shl.b32`` for bfloat16, none for float32.
+    Capability: any.
+
+    Parameters
+    ----------
+    value : float32, float16, or uint16 that holds a bfloat16
+
+    Returns
+    -------
+    float32
+    """
+    if value not in STORED_FLOATS:
+        raise TypingError(f"to_float takes float32, float16 or uint16 (bfloat16), not {value}.")
+
+    def codegen(context, builder, signature, args):
+        return widen(builder, value, args[0])
+
+    return types.float32(value), codegen
+
+
+@intrinsic
+def from_float(typing_context, array, value):
+    """Round float32 to the element type of an array: to nearest, ties to even.
+
+    Infinities stay, what is too large becomes infinite, NaN stays NaN.
+
+    Instruction: ``cvt.rn.f16.f32`` for float16; integer additions for bfloat16, because
+    ``cvt.rn.bf16.f32`` came with sm_80. Capability: any.
+
+    Parameters
+    ----------
+    array : array of float32, float16, or uint16 that holds bfloat16
+        Only its type matters.
+    value : float32
+        Not float64: that would be a literal that somebody forgot to wrap.
+
+    Returns
+    -------
+    An element of the array.
+    """
+    if not isinstance(array, types.Array) or array.dtype not in STORED_FLOATS:
+        raise TypingError(f"from_float rounds for arrays of {STORED_FLOATS}, not for {array}.")
+    if value != types.float32:
+        raise TypingError(f"from_float takes a float32, not {value}; wrap it: float32(...).")
+
+    def codegen(context, builder, signature, args):
+        return round_to(builder, array.dtype, args[1])
+
+    return array.dtype(array, value), codegen
+
+
+def widen(builder, stored, element):
+    """Emit what turns an element of type `stored` into float32."""
+    if stored == types.float16:
+        return builder.fpext(builder.bitcast(element, HALF), FLOAT)
+    if stored == types.uint16:
+        word = builder.zext(element, WORD)
+        return builder.bitcast(builder.shl(word, ir.Constant(WORD, 16)), FLOAT)
+    return element
+
+
+def round_to(builder, stored, value):
+    """Emit what rounds float32 to an element of type `stored`."""
+    if stored == types.float16:
+        return builder.bitcast(builder.fptrunc(value, HALF), HALFWORD)
+    if stored == types.uint16:
+        return builder.trunc(_top_half_rounded(builder, value), HALFWORD)
+    return value
+
+
+def _top_half_rounded(builder, value):
+    """Round float32 to bfloat16, in the low half of a word.
+
+    Adding 0x7FFF carries into the half that is kept where the other is above 0x8000, its middle;
+    adding the last bit kept as well carries where it is the middle and that bit is odd. A carry
+    out of the mantissa raises the exponent, as it should, up to infinity. Only NaN needs care.
+    """
+    bits = builder.bitcast(value, WORD)
+    top = builder.lshr(bits, ir.Constant(WORD, 16))
+    odd = builder.and_(top, ir.Constant(WORD, 1))
+    carried = builder.add(bits, builder.add(odd, ir.Constant(WORD, 0x7FFF)))
+    rounded = builder.lshr(carried, ir.Constant(WORD, 16))
+    # Compared as integers: under fastmath LLVM takes it that a float is never NaN.
+    magnitude = builder.and_(bits, ir.Constant(WORD, 0x7FFFFFFF))
+    is_nan = builder.icmp_unsigned(">", magnitude, ir.Constant(WORD, 0x7F800000))
+    quiet = builder.or_(top, ir.Constant(WORD, 0x0040))
+    return builder.select(is_nan, quiet, rounded)

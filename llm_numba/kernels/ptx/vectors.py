@@ -1,0 +1,198 @@
+"""Sixteen bytes at once: the widest load and store of one thread.
+
+A warp that copies float32 by single elements issues four times as many instructions as one that
+takes four at a time, for the same 32-byte sectors.
+
+Source: "PTX ISA", ``ld``, ``st``, "Vectors".
+"""
+
+from llvmlite import ir
+from numba import types
+from numba.core.errors import TypingError
+from numba.cuda.extending import intrinsic
+
+from llm_numba.kernels.ptx.elements import (
+    FLOAT,
+    HALFWORD,
+    STORED_FLOATS,
+    WORD,
+    round_to,
+    widen,
+)
+
+# Elements of each storage format in 16 bytes, for launchers; kernels ask items16.
+VECTOR = {"float32": 4, "int32": 4, "float16": 8, "bfloat16": 8}
+
+_FOUR_WORDS = ir.VectorType(WORD, 4)
+
+
+@intrinsic
+def items16(typing_context, array):
+    """Return how many elements of an array fit in 16 bytes, known when the kernel is compiled.
+
+    Instruction: none. Capability: any.
+
+    Parameters
+    ----------
+    array : array of float32, float16, uint16 (bfloat16) or int32
+        Only its type matters.
+
+    Returns
+    -------
+    int
+        4 or 8.
+    """
+    _, count = _vector_of("items16", array)
+
+    def codegen(context, builder, signature, args):
+        return ir.Constant(context.get_value_type(types.int64), count)
+
+    return types.int64(array), codegen
+
+
+@intrinsic
+def load16(typing_context, array, index):
+    """Load 16 bytes in one access and widen them.
+
+    Instruction: ``ld.global.v4.u32`` (``ld.shared.v4.u32`` for a shared array), then the
+    conversion of :func:`to_float`. Capability: any. A warp's 32 accesses make one request of
+    512 bytes, 16 sectors.
+
+    ::
+
+        byte        0     2     4     6     8     10    12    14
+        word        |     0     |     1     |     2     |     3     |
+        float32     |    v[0]   |    v[1]   |    v[2]   |    v[3]   |
+        2 bytes     | v[0]| v[1]| v[2]| v[3]| v[4]| v[5]| v[6]| v[7]|
+
+    Parameters
+    ----------
+    array : C-contiguous array of float32, float16, uint16 (bfloat16) or int32
+    index : int
+        Element to begin at, counted from the start of the array however many axes it has; its
+        address must be a multiple of 16.
+
+    Returns
+    -------
+    tuple
+        4 float32 or int32 of 4-byte elements, 8 float32 of 2-byte elements.
+    """
+    wide, count = _vector_of("load16", array)
+    result = types.UniTuple(wide, count)
+
+    def codegen(context, builder, signature, args):
+        pointer = _pointer_to_words(context, builder, array, args[0], args[1])
+        words = builder.load(pointer, align=16)
+        values = []
+        for lane in range(4):
+            word = builder.extract_element(words, ir.Constant(WORD, lane))
+            values += _unpack(builder, array.dtype, word)
+        return context.make_tuple(builder, result, values)
+
+    return result(array, types.int64), codegen
+
+
+@intrinsic
+def store16(typing_context, array, index, values):
+    """Round values to the element type of an array and store 16 bytes in one access.
+
+    The inverse of :func:`load16`, with the rounding of :func:`from_float`.
+
+    Instruction: ``st.global.v4.u32`` (``st.shared.v4.u32``). Capability: any.
+
+    Parameters
+    ----------
+    array : C-contiguous array of float32, float16, uint16 (bfloat16) or int32
+    index : int
+        Element to begin at, as for :func:`load16`.
+    values : tuple
+        As :func:`load16` returns it for such an array; :func:`with_item` makes one from another.
+    """
+    wide, count = _vector_of("store16", array)
+    if values != types.UniTuple(wide, count):
+        raise TypingError(f"store16 into {array} takes {count} values of {wide}, not {values}.")
+
+    def codegen(context, builder, signature, args):
+        items = [builder.extract_value(args[2], k) for k in range(count)]
+        words = ir.Constant(_FOUR_WORDS, ir.Undefined)
+        for lane in range(4):
+            share = items[lane * count // 4 : (lane + 1) * count // 4]
+            word = _pack(builder, array.dtype, share)
+            words = builder.insert_element(words, word, ir.Constant(WORD, lane))
+        pointer = _pointer_to_words(context, builder, array, args[0], args[1])
+        builder.store(words, pointer, align=16)
+        return context.get_dummy_value()
+
+    return types.void(array, types.int64, values), codegen
+
+
+@intrinsic
+def with_item(typing_context, values, index, value):
+    """Return a tuple with one item replaced, for tuples that are computed item by item.
+
+    Instruction: none, in a loop with constant bounds: it is unrolled, and every item has a
+    register of its own. Capability: any.
+
+    Parameters
+    ----------
+    values : tuple of float32 or int32
+    index : int
+        Below the tuple's length; beyond it, nothing is replaced.
+    value : as the items
+
+    Returns
+    -------
+    tuple
+    """
+    if not isinstance(values, types.UniTuple) or value != values.dtype:
+        raise TypingError(f"with_item cannot put {value} into {values}.")
+
+    def codegen(context, builder, signature, args):
+        result, index, value = args
+        for k in range(values.count):
+            here = builder.icmp_signed("==", index, ir.Constant(index.type, k))
+            item = builder.select(here, value, builder.extract_value(result, k))
+            result = builder.insert_value(result, item, k)
+        return result
+
+    return values(values, types.int64, value), codegen
+
+
+def _vector_of(name, array):
+    """Return the type of a widened element and the number of elements in 16 bytes."""
+    stored = (*STORED_FLOATS, types.int32)
+    if not isinstance(array, types.Array) or array.dtype not in stored or array.layout != "C":
+        raise TypingError(f"{name} takes a C-contiguous array of {stored}, not {array}.")
+    wide = types.int32 if array.dtype == types.int32 else types.float32
+    return wide, 128 // array.dtype.bitwidth
+
+
+def _pointer_to_words(context, builder, array_type, array, index):
+    """Address of four words that begin at an element.
+
+    The pointer keeps the address space that it came with, so that LLVM can tell global from
+    shared memory, and move the access among others as it may.
+    """
+    data = context.make_array(array_type)(context, builder, array).data
+    return builder.bitcast(builder.gep(data, [index]), _FOUR_WORDS.as_pointer())
+
+
+def _unpack(builder, stored, word):
+    """Split a word into its widened elements, the lower half first."""
+    if stored == types.int32:
+        return [word]
+    if stored == types.float32:
+        return [builder.bitcast(word, FLOAT)]
+    low = builder.trunc(word, HALFWORD)
+    high = builder.trunc(builder.lshr(word, ir.Constant(WORD, 16)), HALFWORD)
+    return [widen(builder, stored, low), widen(builder, stored, high)]
+
+
+def _pack(builder, stored, values):
+    """Join elements, rounded, to a word: the inverse of :func:`_unpack`."""
+    if stored == types.int32:
+        return values[0]
+    if stored == types.float32:
+        return builder.bitcast(values[0], WORD)
+    low, high = (builder.zext(round_to(builder, stored, v), WORD) for v in values)
+    return builder.or_(low, builder.shl(high, ir.Constant(WORD, 16)))

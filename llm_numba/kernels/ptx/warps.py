@@ -1,0 +1,114 @@
+"""Combining numbers: the larger of two, and reductions over a warp in one instruction.
+
+Source: "PTX ISA", ``max``, ``redux.sync``.
+"""
+
+from llvmlite import ir
+from numba import types
+from numba.core.errors import TypingError
+from numba.cuda.extending import intrinsic
+
+from llm_numba.kernels.ptx.elements import WORD
+
+
+@intrinsic
+def maximum(typing_context, a, b):
+    """Take the larger of two numbers; NaN if either is NaN, as ``numpy.maximum`` does.
+
+    Python's ``max`` becomes ``max.f32``, which prefers a number to NaN and so hides it.
+
+    Instruction: ``setp`` and ``selp`` (``max.NaN.f32`` came with sm_80). Capability: any.
+
+    Parameters
+    ----------
+    a, b : float32 or int32
+        Both of one type.
+
+    Returns
+    -------
+    as the operands
+    """
+    if a != b or a not in (types.float32, types.int32):
+        raise TypingError(f"maximum takes two float32 or two int32, not {a} and {b}.")
+
+    def codegen(context, builder, signature, args):
+        left, right = args
+        if a == types.int32:
+            return builder.select(builder.icmp_signed(">", left, right), left, right)
+        # "Unordered or greater" is true if either is NaN; then right may be the number.
+        greater = builder.fcmp_unordered(">", left, right)
+        right_is_nan = builder.fcmp_unordered("uno", right, right)
+        return builder.select(right_is_nan, right, builder.select(greater, left, right))
+
+    return a(a, b), codegen
+
+
+@intrinsic
+def redux_add_sync(typing_context, mask, value):
+    """Add an integer over the lanes of a warp, modulo 2**32, in one instruction.
+
+    Every lane named in the mask must execute it with the same mask, and gets the result.
+
+    Instruction: ``redux.sync.add.s32``. Capability: sm_80.
+
+    Parameters
+    ----------
+    mask : int
+        32 bits, one a lane.
+    value : int32
+
+    Returns
+    -------
+    int32
+    """
+    return _redux("add", value)
+
+
+@intrinsic
+def redux_min_sync(typing_context, mask, value):
+    """Take the smallest of a warp's integers in one instruction; see :func:`redux_add_sync`.
+
+    Instruction: ``redux.sync.min.s32``. Capability: sm_80.
+
+    Parameters
+    ----------
+    mask : int
+    value : int32
+
+    Returns
+    -------
+    int32
+    """
+    return _redux("min", value)
+
+
+@intrinsic
+def redux_max_sync(typing_context, mask, value):
+    """Take the largest of a warp's integers in one instruction; see :func:`redux_add_sync`.
+
+    Instruction: ``redux.sync.max.s32``. Capability: sm_80.
+
+    Parameters
+    ----------
+    mask : int
+    value : int32
+
+    Returns
+    -------
+    int32
+    """
+    return _redux("max", value)
+
+
+def _redux(operation, value):
+    if value != types.int32:
+        raise TypingError(f"redux.sync takes an int32, not {value}; wrap it: int32(...).")
+    function = ir.FunctionType(WORD, [WORD, WORD])
+    assembly = ir.InlineAsm(function, f"redux.sync.{operation}.s32 $0, $1, $2;", "=r,r,r", True)
+
+    def codegen(context, builder, signature, args):
+        mask, value = args
+        # Convergent: LLVM must not move it to where fewer lanes of the warp meet it.
+        return builder.call(assembly, [value, mask], attrs=("convergent",))
+
+    return types.int32(types.uint32, types.int32), codegen
