@@ -13,10 +13,13 @@ sees uint16 in its place:
 Sources: "PTX ISA", ``cvt``; IEEE 754-2019, section 4.3.1 (round to nearest, ties to even).
 """
 
+import numpy as np
 from llvmlite import ir
-from numba import types
-from numba.core.errors import TypingError
+from numba.cuda import types
+from numba.cuda.core.errors import TypingError
 from numba.cuda.extending import intrinsic
+
+from llm_numba.simulator.twins import twin
 
 STORED_FLOATS = (types.float32, types.float16, types.uint16)
 
@@ -50,6 +53,11 @@ def to_float(typing_context, value):
     return types.float32(value), codegen
 
 
+@twin(to_float)
+def _(lanes, value):
+    return widened(value)
+
+
 @intrinsic
 def from_float(typing_context, array, value):
     """Round float32 to the element type of an array: to nearest, ties to even.
@@ -79,6 +87,11 @@ def from_float(typing_context, array, value):
         return round_to(builder, array.dtype, args[1])
 
     return array.dtype(array, value), codegen
+
+
+@twin(from_float)
+def _(lanes, array, value):
+    return rounded_to(array.dtype, value)
 
 
 def widen(builder, stored, element):
@@ -117,3 +130,23 @@ def _top_half_rounded(builder, value):
     is_nan = builder.icmp_unsigned(">", magnitude, ir.Constant(WORD, 0x7F800000))
     quiet = builder.or_(top, ir.Constant(WORD, 0x0040))
     return builder.select(is_nan, quiet, rounded)
+
+
+def widened(element):
+    """Turn stored elements into float32; what is an integer there, holds bfloat16."""
+    if element.dtype.kind in "iu":
+        return (element.astype(np.uint32) << np.uint32(16)).view(np.float32)
+    return element.astype(np.float32)
+
+
+def rounded_to(dtype, value):
+    """Round float32 to elements of a stored dtype; bfloat16 comes as integers."""
+    if dtype != np.uint16:
+        with np.errstate(over="ignore"):  # the instruction, too, gives infinity and no word
+            return value.astype(dtype)
+    bits = value.view(np.uint32).astype(np.int64)
+    top = bits >> 16
+    quiet = top | 0x0040
+    carried = bits + 0x7FFF + (top & 1) >> 16
+    is_nan = (bits & 0x7FFFFFFF) > 0x7F800000
+    return np.where(is_nan, quiet, carried)[()]

@@ -6,9 +6,10 @@ takes four at a time, for the same 32-byte sectors.
 Source: "PTX ISA", ``ld``, ``st``, "Vectors".
 """
 
+import numpy as np
 from llvmlite import ir
-from numba import types
-from numba.core.errors import TypingError
+from numba.cuda import types
+from numba.cuda.core.errors import TypingError
 from numba.cuda.extending import intrinsic
 
 from llm_numba.kernels.ptx.elements import (
@@ -17,8 +18,11 @@ from llm_numba.kernels.ptx.elements import (
     STORED_FLOATS,
     WORD,
     round_to,
+    rounded_to,
     widen,
+    widened,
 )
+from llm_numba.simulator.twins import twin
 
 # Elements of each storage format in 16 bytes, for launchers; kernels ask items16.
 VECTOR = {"float32": 4, "int32": 4, "float16": 8, "bfloat16": 8}
@@ -48,6 +52,11 @@ def items16(typing_context, array):
         return ir.Constant(context.get_value_type(types.int64), count)
 
     return types.int64(array), codegen
+
+
+@twin(items16)
+def _(lanes, array):
+    return np.int64(16 // array.dtype.itemsize)
 
 
 @intrinsic
@@ -92,6 +101,14 @@ def load16(typing_context, array, index):
     return result(array, types.int64), codegen
 
 
+@twin(load16, loads=True)
+def _(lanes, array, index):
+    elements = lanes.load(array, index, count=16 // array.dtype.itemsize)
+    if array.dtype == np.int32:
+        return tuple(elements.T.astype(np.int64))
+    return tuple(widened(elements.T))
+
+
 @intrinsic
 def store16(typing_context, array, index, values):
     """Round values to the element type of an array and store 16 bytes in one access.
@@ -126,6 +143,14 @@ def store16(typing_context, array, index, values):
     return types.void(array, types.int64, values), codegen
 
 
+@twin(store16)
+def _(lanes, array, index, values):
+    elements = np.empty((lanes.n, len(values)), array.dtype)
+    for k, value in enumerate(values):
+        elements[:, k] = value if array.dtype == np.int32 else rounded_to(array.dtype, value)
+    lanes.store(array, index, elements)
+
+
 @intrinsic
 def with_item(typing_context, values, index, value):
     """Return a tuple with one item replaced, for tuples that are computed item by item.
@@ -156,6 +181,13 @@ def with_item(typing_context, values, index, value):
         return result
 
     return values(values, types.int64, value), codegen
+
+
+@twin(with_item)
+def _(lanes, values, index, value):
+    if np.ndim(index) == 0:
+        return tuple(value if k == index else item for k, item in enumerate(values))
+    return tuple(np.where(index == k, value, item) for k, item in enumerate(values))
 
 
 def _vector_of(name, array):

@@ -3,12 +3,14 @@
 Source: "PTX ISA", ``max``, ``redux.sync``.
 """
 
+import numpy as np
 from llvmlite import ir
-from numba import types
-from numba.core.errors import TypingError
+from numba.cuda import types
+from numba.cuda.core.errors import TypingError
 from numba.cuda.extending import intrinsic
 
 from llm_numba.kernels.ptx.elements import WORD
+from llm_numba.simulator.twins import twin
 
 
 @intrinsic
@@ -43,6 +45,11 @@ def maximum(typing_context, a, b):
     return a(a, b), codegen
 
 
+@twin(maximum)
+def _(lanes, a, b):
+    return np.maximum(a, b)
+
+
 @intrinsic
 def redux_add_sync(typing_context, mask, value):
     """Add an integer over the lanes of a warp, modulo 2**32, in one instruction.
@@ -64,6 +71,11 @@ def redux_add_sync(typing_context, mask, value):
     return _redux("add", value)
 
 
+@twin(redux_add_sync, collective=True)
+def _(lanes, mask, value):
+    return _over_members(lanes, mask, value, np.add, 0).astype(np.int32).astype(np.int64)
+
+
 @intrinsic
 def redux_min_sync(typing_context, mask, value):
     """Take the smallest of a warp's integers in one instruction; see :func:`redux_add_sync`.
@@ -80,6 +92,11 @@ def redux_min_sync(typing_context, mask, value):
     int32
     """
     return _redux("min", value)
+
+
+@twin(redux_min_sync, collective=True)
+def _(lanes, mask, value):
+    return _over_members(lanes, mask, value, np.minimum, 2**31 - 1)
 
 
 @intrinsic
@@ -100,6 +117,11 @@ def redux_max_sync(typing_context, mask, value):
     return _redux("max", value)
 
 
+@twin(redux_max_sync, collective=True)
+def _(lanes, mask, value):
+    return _over_members(lanes, mask, value, np.maximum, -(2**31))
+
+
 def _redux(operation, value):
     if value != types.int32:
         raise TypingError(f"redux.sync takes an int32, not {value}; wrap it: int32(...).")
@@ -112,3 +134,11 @@ def _redux(operation, value):
         return builder.call(assembly, [value, mask], attrs=("convergent",))
 
     return types.int32(types.uint32, types.int32), codegen
+
+
+def _over_members(lanes, mask, value, operation, neutral):
+    """Reduce over the lanes that each lane's own mask names: several groups may share a warp."""
+    masks = lanes.by_warp(mask, 0)
+    is_member = (masks[:, :, None] >> np.arange(32) & 1).astype(bool)
+    values = np.broadcast_to(lanes.by_warp(value, neutral)[:, None, :], is_member.shape)
+    return lanes.from_warps(operation.reduce(values, axis=2, where=is_member, initial=neutral))
