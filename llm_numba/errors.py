@@ -57,6 +57,14 @@ class DeviceError(LLMNumbaError):
     """The requested device or number format cannot be had here."""
 
 
+class KernelArgumentError(LLMNumbaError, ValueError):
+    """An argument of a kernel has the wrong rank, shape, dtype, layout, device or value."""
+
+
+class LaunchError(LLMNumbaError, ValueError):
+    """A grid, a block or its shared memory exceeds what the hardware has."""
+
+
 class CacheError(LLMNumbaError):
     """The KV cache is too small for what is asked of it."""
 

@@ -1,6 +1,42 @@
-"""The lowest floor: devices, number formats, memory."""
+"""The lowest floor: devices, arrays, launches, number formats, memory."""
 
-from llm_numba.runtime.device import resolve_device, resolve_dtype
+from llm_numba.runtime.arrays import (
+    empty,
+    empty_like,
+    is_device_array,
+    kernel_view,
+    kind_of,
+    storage_dtype,
+    to_device,
+    to_host,
+)
+from llm_numba.runtime.device import (
+    gpu_problem,
+    kernel_device,
+    resolve_device,
+    resolve_dtype,
+    simulation_requested,
+)
+from llm_numba.runtime.launch import Launch, intercept, launch, launch_all
 from llm_numba.runtime.memory import available_memory
 
-__all__ = ["available_memory", "resolve_device", "resolve_dtype"]
+__all__ = [
+    "Launch",
+    "available_memory",
+    "empty",
+    "empty_like",
+    "gpu_problem",
+    "intercept",
+    "is_device_array",
+    "kernel_device",
+    "kernel_view",
+    "kind_of",
+    "launch",
+    "launch_all",
+    "resolve_device",
+    "resolve_dtype",
+    "simulation_requested",
+    "storage_dtype",
+    "to_device",
+    "to_host",
+]

@@ -1,4 +1,9 @@
-"""Which device runs the model, and in which number format."""
+"""Which device runs the model or a kernel, and in which number format."""
+
+import functools
+import importlib.util
+import os
+from typing import Literal
 
 import numpy as np
 
@@ -29,14 +34,70 @@ def resolve_device(device: str) -> str:
     if device in ("auto", "cpu"):
         return "cpu"
     if device == "cuda":
+        why = _why_no_driver() or "this version of llm_numba runs models on the CPU only"
         raise DeviceError(
-            f"device='cuda' cannot be used: {_why_no_cuda()}.",
+            f"device='cuda' cannot be used: {why}.",
             "Use device='cpu' (or 'auto'); `llm-numba doctor` shows what works here.",
         )
     raise DeviceError(f"There is no device {device!r}.", "Choose one of: auto, cpu, cuda.")
 
 
-def _why_no_cuda() -> str:
+def kernel_device(device: str | None = None) -> Literal["cuda", "sim"]:
+    """Decide where kernels run.
+
+    Parameters
+    ----------
+    device : {"cuda", "sim"}, optional
+        By default the simulator if the environment sets ``LLM_NUMBA_SIM=1``, else the GPU.
+
+    Returns
+    -------
+    {"cuda", "sim"}
+        A device that works here.
+
+    Raises
+    ------
+    DeviceError
+        If the device is unknown, or is the GPU and cannot be used here.
+    """
+    if device == "sim" or (device is None and simulation_requested()):
+        return "sim"
+    if device not in (None, "cuda"):
+        raise DeviceError(f"No kernel runs on device {device!r}.", "Choose one of: cuda, sim.")
+    if problem := gpu_problem():
+        raise DeviceError(
+            f"Kernels cannot run on a GPU here: {problem}.",
+            "Set LLM_NUMBA_SIM=1 to run them in the simulator; `llm-numba doctor` shows what "
+            "works here.",
+        )
+    return "cuda"
+
+
+def simulation_requested() -> bool:
+    """Tell whether the environment asks for the simulator: ``LLM_NUMBA_SIM=1``."""
+    return os.environ.get("LLM_NUMBA_SIM", "0") not in ("", "0")
+
+
+@functools.cache
+def gpu_problem() -> str | None:
+    """Say why kernels cannot run on a GPU here, or return None if they can.
+
+    What needs no import is asked first: a machine without a driver never imports CuPy.
+    """
+    if why := _why_no_driver():
+        return why
+    if importlib.util.find_spec("cupy") is None:
+        return "CuPy is not installed (pip install 'llm-numba[cu13]')"
+    try:
+        import cupy
+
+        cupy.zeros(1)
+    except Exception as error:  # whatever a broken installation raises
+        return f"CuPy does not work ({str(error).strip().splitlines()[0]})"
+    return None
+
+
+def _why_no_driver() -> str | None:
     # The driver's own library is asked by name, so that no CUDA package needs to be installed.
     import ctypes
 
@@ -49,7 +110,7 @@ def _why_no_cuda() -> str:
         return "the NVIDIA driver finds no GPU"
     if status != 0:
         return f"the NVIDIA driver is installed but does not start (error {status})"
-    return "this version of llm_numba runs models on the CPU only"
+    return None
 
 
 def resolve_dtype(dtype: str | None, device: str) -> np.dtype:

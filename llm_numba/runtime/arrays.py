@@ -1,0 +1,215 @@
+"""Arrays of a device, which is a GPU or the simulator.
+
+On a GPU they are CuPy's. In the simulator they are NumPy's, marked by a subclass of their own: a
+kernel cannot take the host's memory for the device's, as it cannot on a GPU.
+bfloat16 is ``ml_dtypes.bfloat16`` in both. Numba has no such number among its arrays: a kernel
+sees its bits as uint16, through :func:`kernel_view`.
+"""
+
+import sys
+from typing import Any, Literal
+
+import ml_dtypes
+import numpy as np
+from numpy.typing import DTypeLike
+
+from llm_numba.errors import KernelArgumentError
+from llm_numba.runtime.device import kernel_device
+
+Array = Any  # cupy.ndarray or SimulatedArray; CuPy may not be installed
+Kind = Literal["cuda", "sim", "host"]
+
+_BFLOAT16 = np.dtype(ml_dtypes.bfloat16)
+_ALIGNMENT = 256  # bytes; cudaMalloc promises as much
+# As float32, float16 and bfloat16 this is NaN, as a signed integer -1.
+_POISON = 0xFF
+
+
+class SimulatedArray(np.ndarray):
+    """Memory of the simulated device.
+
+    Views of it, and results of NumPy's operations on it, are memory of the simulated device too.
+    """
+
+
+def kind_of(value: object) -> Kind | None:
+    """Tell whose memory an array lies in.
+
+    Parameters
+    ----------
+    value : object
+        Anything.
+
+    Returns
+    -------
+    {"cuda", "sim", "host", None}
+        ``"cuda"`` for CuPy arrays, ``"sim"`` for :class:`SimulatedArray`, ``"host"`` for other
+        NumPy arrays, None for all else.
+    """
+    if isinstance(value, SimulatedArray):
+        return "sim"
+    if isinstance(value, np.ndarray):
+        return "host"
+    # Where nobody imported CuPy, nothing is an array of CuPy.
+    cupy = sys.modules.get("cupy")
+    return "cuda" if cupy is not None and isinstance(value, cupy.ndarray) else None
+
+
+def is_device_array(value: object) -> bool:
+    """Tell whether a value is an array of a device, real or simulated.
+
+    Parameters
+    ----------
+    value : object
+        Anything.
+    """
+    return kind_of(value) in ("cuda", "sim")
+
+
+def to_device(array: np.ndarray, device: str | None = None) -> Array:
+    """Copy an array to a device.
+
+    Parameters
+    ----------
+    array : ndarray
+        Of any shape and dtype.
+    device : {"cuda", "sim"}, optional
+        By default the simulator if the environment sets ``LLM_NUMBA_SIM=1``, else the GPU.
+
+    Returns
+    -------
+    cupy.ndarray or SimulatedArray
+        A copy in the same order (C or Fortran) as far as the array has one.
+
+    Raises
+    ------
+    DeviceError
+        If there is no such device here.
+    """
+    if kernel_device(device) == "cuda":
+        import cupy
+
+        return cupy.array(array)
+    array = np.asarray(array)
+    order = "F" if array.flags.f_contiguous and not array.flags.c_contiguous else "C"
+    copy = _poisoned(array.shape, array.dtype, order)
+    copy[...] = array
+    return copy.view(SimulatedArray)
+
+
+def empty(shape: int | tuple[int, ...], dtype: DTypeLike, like: Array) -> Array:
+    """Allocate an array without setting its elements.
+
+    Parameters
+    ----------
+    shape : int or tuple of int
+    dtype : dtype-like
+        Of NumPy's, or "bfloat16".
+    like : cupy.ndarray, SimulatedArray or ndarray
+        The new array lies where this one does.
+
+    Returns
+    -------
+    cupy.ndarray, SimulatedArray or ndarray
+        C-contiguous. Off the GPU it holds NaN (-1 as integers), so that what a kernel forgot to
+        write shows.
+
+    Raises
+    ------
+    KernelArgumentError
+        If `like` is not an array.
+    """
+    kind = kind_of(like)
+    if kind == "cuda":
+        import cupy
+
+        with like.device:
+            return cupy.empty(shape, np.dtype(dtype))
+    if kind is None:
+        raise _no_array("like", like)
+    array = _poisoned(shape, np.dtype(dtype), "C")
+    return array.view(SimulatedArray) if kind == "sim" else array
+
+
+def empty_like(array: Array) -> Array:
+    """Allocate a C-contiguous array of the shape, dtype and device of another.
+
+    Parameters
+    ----------
+    array : cupy.ndarray, SimulatedArray or ndarray
+    """
+    return empty(array.shape, array.dtype, like=array)
+
+
+def to_host(array: Array) -> np.ndarray:
+    """Copy an array to the host, waiting for the work that fills it.
+
+    Parameters
+    ----------
+    array : cupy.ndarray, SimulatedArray or ndarray
+
+    Returns
+    -------
+    ndarray
+        A copy, of the same shape and dtype.
+
+    Raises
+    ------
+    KernelArgumentError
+        If it is not an array.
+    """
+    kind = kind_of(array)
+    if kind == "cuda":
+        import cupy
+
+        return cupy.asnumpy(array)
+    if kind is None:
+        raise _no_array("array", array)
+    return np.array(array, subok=False)
+
+
+def storage_dtype(array: Array) -> str:
+    """Return the name of an array's number format in memory.
+
+    Parameters
+    ----------
+    array : cupy.ndarray, SimulatedArray or ndarray
+
+    Returns
+    -------
+    str
+        "float32", "float16", "bfloat16", "int32", and so on.
+    """
+    return np.dtype(array.dtype).name
+
+
+def kernel_view(array: Array) -> Array:
+    """Return an array as a kernel sees it: bfloat16 as uint16, all else unchanged.
+
+    Parameters
+    ----------
+    array : cupy.ndarray, SimulatedArray or ndarray
+
+    Returns
+    -------
+    cupy.ndarray, SimulatedArray or ndarray
+        A view of the same memory.
+    """
+    return array.view(np.uint16) if array.dtype == _BFLOAT16 else array
+
+
+def _no_array(name: str, value: object) -> KernelArgumentError:
+    return KernelArgumentError(
+        f"Argument {name!r} is of type {type(value).__name__}, which is no array.",
+        "It must be an array of a device: to_device(numpy_array).",
+    )
+
+
+def _poisoned(
+    shape: int | tuple[int, ...], dtype: np.dtype, order: Literal["C", "F"]
+) -> np.ndarray:
+    # Aligned as on a GPU, so that loads of 16 bytes find the same alignment there and here.
+    size = int(np.prod(shape)) * dtype.itemsize
+    memory = np.full(size + _ALIGNMENT, _POISON, np.uint8)
+    start = -memory.ctypes.data % _ALIGNMENT
+    return memory[start : start + size].view(dtype).reshape(shape, order=order)

@@ -1,0 +1,13 @@
+"""Where the tests of kernels run: in the simulator always, and on a GPU where there is one."""
+
+import pytest
+
+from llm_numba.runtime import gpu_problem
+
+
+@pytest.fixture(params=["sim", pytest.param("cuda", marks=pytest.mark.gpu)])
+def device(request: pytest.FixtureRequest) -> str:
+    """A device for ``runtime.to_device``."""
+    if request.param == "cuda" and (problem := gpu_problem()):
+        pytest.skip(f"no kernel runs on a GPU here: {problem}")
+    return request.param
