@@ -7,13 +7,14 @@ the instruction does, in NumPy, for the simulator.
 =========================================  ==================================================
 :mod:`~llm_numba.kernels.ptx.elements`     float32, float16 and bfloat16: widen and round
 :mod:`~llm_numba.kernels.ptx.vectors`      16 bytes at once: load and store
-:mod:`~llm_numba.kernels.ptx.warps`        the larger of two; a warp's integers reduced
+:mod:`~llm_numba.kernels.ptx.warps`        two numbers combined; a warp's integers reduced
 =========================================  ==================================================
 """
 
-from llm_numba.kernels.ptx.elements import from_float, to_float
+from llm_numba.kernels.ptx.elements import from_float, to_float, widen
 from llm_numba.kernels.ptx.vectors import VECTOR, items16, load16, store16, with_item
 from llm_numba.kernels.ptx.warps import (
+    add,
     maximum,
     redux_add_sync,
     redux_max_sync,
@@ -22,6 +23,7 @@ from llm_numba.kernels.ptx.warps import (
 
 __all__ = [
     "VECTOR",
+    "add",
     "from_float",
     "items16",
     "load16",
@@ -31,5 +33,6 @@ __all__ = [
     "redux_min_sync",
     "store16",
     "to_float",
+    "widen",
     "with_item",
 ]

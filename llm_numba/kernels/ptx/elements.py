@@ -22,6 +22,7 @@ from numba.cuda.extending import intrinsic
 from llm_numba.simulator.twins import twin
 
 STORED_FLOATS = (types.float32, types.float16, types.uint16)
+STORED = (*STORED_FLOATS, types.int32)
 
 WORD = ir.IntType(32)
 HALFWORD = ir.IntType(16)
@@ -48,7 +49,7 @@ def to_float(typing_context, value):
         raise TypingError(f"to_float takes float32, float16 or uint16 (bfloat16), not {value}.")
 
     def codegen(context, builder, signature, args):
-        return widen(builder, value, args[0])
+        return emit_widened(builder, value, args[0])
 
     return types.float32(value), codegen
 
@@ -56,6 +57,35 @@ def to_float(typing_context, value):
 @twin(to_float)
 def _(lanes, value):
     return widened(value)
+
+
+@intrinsic
+def widen(typing_context, value):
+    """Turn one stored element into what it is accumulated in.
+
+    Instruction: that of :func:`to_float`; none for int32. Capability: any.
+
+    Parameters
+    ----------
+    value : float32, float16, uint16 that holds a bfloat16, or int32
+
+    Returns
+    -------
+    float32, or int32 of int32
+    """
+    if value not in STORED:
+        raise TypingError(f"widen takes one of {STORED}, not {value}.")
+    wide = accumulator_of(value)
+
+    def codegen(context, builder, signature, args):
+        return emit_widened(builder, value, args[0])
+
+    return wide(value), codegen
+
+
+@twin(widen, typed=True)
+def _(lanes, value, signature):
+    return value if signature.return_type == types.int32 else widened(value)
 
 
 @intrinsic
@@ -84,7 +114,7 @@ def from_float(typing_context, array, value):
         raise TypingError(f"from_float takes a float32, not {value}; wrap it: float32(...).")
 
     def codegen(context, builder, signature, args):
-        return round_to(builder, array.dtype, args[1])
+        return emit_rounded(builder, array.dtype, args[1])
 
     return array.dtype(array, value), codegen
 
@@ -94,7 +124,12 @@ def _(lanes, array, value):
     return rounded_to(array.dtype, value)
 
 
-def widen(builder, stored, element):
+def accumulator_of(stored):
+    """Return the type that elements of a stored type are computed in."""
+    return types.int32 if stored == types.int32 else types.float32
+
+
+def emit_widened(builder, stored, element):
     """Emit what turns an element of type `stored` into float32."""
     if stored == types.float16:
         return builder.fpext(builder.bitcast(element, HALF), FLOAT)
@@ -104,7 +139,7 @@ def widen(builder, stored, element):
     return element
 
 
-def round_to(builder, stored, value):
+def emit_rounded(builder, stored, value):
     """Emit what rounds float32 to an element of type `stored`."""
     if stored == types.float16:
         return builder.bitcast(builder.fptrunc(value, HALF), HALFWORD)

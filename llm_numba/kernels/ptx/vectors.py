@@ -15,11 +15,12 @@ from numba.cuda.extending import intrinsic
 from llm_numba.kernels.ptx.elements import (
     FLOAT,
     HALFWORD,
-    STORED_FLOATS,
+    STORED,
     WORD,
-    round_to,
+    accumulator_of,
+    emit_rounded,
+    emit_widened,
     rounded_to,
-    widen,
     widened,
 )
 from llm_numba.simulator.twins import twin
@@ -192,11 +193,9 @@ def _(lanes, values, index, value):
 
 def _vector_of(name, array):
     """Return the type of a widened element and the number of elements in 16 bytes."""
-    stored = (*STORED_FLOATS, types.int32)
-    if not isinstance(array, types.Array) or array.dtype not in stored or array.layout != "C":
-        raise TypingError(f"{name} takes a C-contiguous array of {stored}, not {array}.")
-    wide = types.int32 if array.dtype == types.int32 else types.float32
-    return wide, 128 // array.dtype.bitwidth
+    if not isinstance(array, types.Array) or array.dtype not in STORED or array.layout != "C":
+        raise TypingError(f"{name} takes a C-contiguous array of {STORED}, not {array}.")
+    return accumulator_of(array.dtype), 128 // array.dtype.bitwidth
 
 
 def _pointer_to_words(context, builder, array_type, array, index):
@@ -217,7 +216,7 @@ def _unpack(builder, stored, word):
         return [builder.bitcast(word, FLOAT)]
     low = builder.trunc(word, HALFWORD)
     high = builder.trunc(builder.lshr(word, ir.Constant(WORD, 16)), HALFWORD)
-    return [widen(builder, stored, low), widen(builder, stored, high)]
+    return [emit_widened(builder, stored, low), emit_widened(builder, stored, high)]
 
 
 def _pack(builder, stored, values):
@@ -226,5 +225,5 @@ def _pack(builder, stored, values):
         return values[0]
     if stored == types.float32:
         return builder.bitcast(values[0], WORD)
-    low, high = (builder.zext(round_to(builder, stored, v), WORD) for v in values)
+    low, high = (builder.zext(emit_rounded(builder, stored, v), WORD) for v in values)
     return builder.or_(low, builder.shl(high, ir.Constant(WORD, 16)))

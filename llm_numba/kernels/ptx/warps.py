@@ -1,6 +1,6 @@
-"""Combining numbers: the larger of two, and reductions over a warp in one instruction.
+"""Combining numbers: two of them, or a warp's integers in one instruction.
 
-Source: "PTX ISA", ``max``, ``redux.sync``.
+Source: "PTX ISA", ``add``, ``max``, ``redux.sync``.
 """
 
 import numpy as np
@@ -11,6 +11,38 @@ from numba.cuda.extending import intrinsic
 
 from llm_numba.kernels.ptx.elements import WORD
 from llm_numba.simulator.twins import twin
+
+
+@intrinsic
+def add(typing_context, a, b):
+    """Add two numbers and stay in their type; int32 wraps.
+
+    Python's ``+`` on two int32 gives int64 in Numba: a loop that adds to an int32 would carry
+    64 bits in two registers, and shuffle them one after the other.
+
+    Instruction: ``add``. Capability: any.
+
+    Parameters
+    ----------
+    a, b : float32 or int32
+        Both of one type.
+
+    Returns
+    -------
+    as the operands
+    """
+    _check_pair("add", a, b)
+
+    def codegen(context, builder, signature, args):
+        return builder.add(*args) if a == types.int32 else builder.fadd(*args)
+
+    return a(a, b), codegen
+
+
+@twin(add)
+def _(lanes, a, b):
+    total = np.add(a, b)
+    return _wrapped(total) if total.dtype.kind == "i" else total
 
 
 @intrinsic
@@ -30,8 +62,7 @@ def maximum(typing_context, a, b):
     -------
     as the operands
     """
-    if a != b or a not in (types.float32, types.int32):
-        raise TypingError(f"maximum takes two float32 or two int32, not {a} and {b}.")
+    _check_pair("maximum", a, b)
 
     def codegen(context, builder, signature, args):
         left, right = args
@@ -73,7 +104,7 @@ def redux_add_sync(typing_context, mask, value):
 
 @twin(redux_add_sync, collective=True)
 def _(lanes, mask, value):
-    return _over_members(lanes, mask, value, np.add, 0).astype(np.int32).astype(np.int64)
+    return _wrapped(_over_members(lanes, mask, value, np.add, 0))
 
 
 @intrinsic
@@ -122,6 +153,11 @@ def _(lanes, mask, value):
     return _over_members(lanes, mask, value, np.maximum, -(2**31))
 
 
+def _check_pair(name, a, b):
+    if a != b or a not in (types.float32, types.int32):
+        raise TypingError(f"{name} takes two float32 or two int32, not {a} and {b}.")
+
+
 def _redux(operation, value):
     if value != types.int32:
         raise TypingError(f"redux.sync takes an int32, not {value}; wrap it: int32(...).")
@@ -142,3 +178,8 @@ def _over_members(lanes, mask, value, operation, neutral):
     is_member = (masks[:, :, None] >> np.arange(32) & 1).astype(bool)
     values = np.broadcast_to(lanes.by_warp(value, neutral)[:, None, :], is_member.shape)
     return lanes.from_warps(operation.reduce(values, axis=2, where=is_member, initial=neutral))
+
+
+def _wrapped(integers):
+    """Keep the low 32 bits, in registers that hold 64."""
+    return integers.astype(np.int32).astype(np.int64)
