@@ -62,7 +62,7 @@ class KernelArgumentError(LLMNumbaError, ValueError):
 
 
 class LaunchError(LLMNumbaError, ValueError):
-    """A grid, a block or its shared memory exceeds what the hardware has."""
+    """A launch does not fit the hardware or the kernel."""
 
 
 class CacheError(LLMNumbaError):

@@ -86,7 +86,8 @@ def launch(
     Raises
     ------
     LaunchError
-        If grid, block or shared memory exceed the hardware's limits.
+        If grid, block or shared memory exceed the hardware's limits, or the number of arguments is
+        not the kernel's.
     KernelArgumentError
         If arrays lie on different devices, or an argument is neither array nor number.
     DeviceError
@@ -95,11 +96,16 @@ def launch(
     SimulationError
         If the simulator finds a fault.
     """
+    if not hasattr(kernel, "py_func"):
+        raise LaunchError(
+            f"{kernel!r} is not a kernel.", "Decorate the function with @cuda.jit, and pass it."
+        )
     grid = _lengths("grid", grid, _MAX_GRID)
     block = _lengths("block", block, _MAX_BLOCK)
     _check_block(block, shared_bytes)
     if 0 in grid:
         return
+    _check_count(kernel, args)
     if callback := _interceptor.get():
         callback(Launch(kernel, grid, block, tuple(args), shared_bytes))
         return
@@ -178,6 +184,16 @@ def _check_block(block: tuple[int, ...], shared_bytes: int) -> None:
         )
 
 
+def _check_count(kernel: Any, args: tuple[Any, ...]) -> None:
+    code = kernel.py_func.__code__
+    if len(args) != code.co_argcount and not code.co_flags & inspect.CO_VARARGS:
+        names = ", ".join(code.co_varnames[: code.co_argcount])
+        raise LaunchError(
+            f"Kernel {_name(kernel)} was given {len(args)} arguments.",
+            f"It takes {code.co_argcount}: {names}.",
+        )
+
+
 def _device_of(kernel: Any, args: tuple[Any, ...]) -> Literal["cuda", "sim"]:
     """Decide by the arrays where a kernel runs."""
     kinds = {kind_of(value) for value in args if not isinstance(value, _SCALARS)}
@@ -223,7 +239,7 @@ def _mixed(kernel: Any, args: tuple[Any, ...]) -> KernelArgumentError:
 
 
 def _named(kernel: Any, args: tuple[Any, ...]) -> Iterator[tuple[str, Any]]:
-    names = inspect.signature(kernel.py_func).parameters
+    names = kernel.py_func.__code__.co_varnames
     return zip(names, args, strict=False)
 
 

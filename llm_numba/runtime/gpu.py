@@ -1,0 +1,158 @@
+"""Launches on a GPU: Numba compiles, CuPy owns arrays and streams, the driver runs.
+
+Numba's own launch takes some 30 microseconds of the host's time: it looks up the types of all
+arguments, wraps each array, and builds the launch's description anew. Here all of that is kept
+from one launch to the next, and a launch is a look-up, a list of numbers, and one driver call.
+"""
+
+import functools
+import weakref
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import cupy
+from cuda.bindings import driver
+from cuda.core import LaunchConfig, Stream
+from cuda.core import launch as driver_launch
+
+from llm_numba.errors import KernelArgumentError, LaunchError
+from llm_numba.runtime.signature import argument_key, numba_type
+
+# What a block gets without asking, static and dynamic together; more must be granted first.
+_DEFAULT_SHARED_BYTES = 48 * 1024
+# CuPy may have been built without it.
+_nvtx = cupy.cuda.nvtx if hasattr(cupy.cuda.nvtx, "RangePush") else None
+
+
+@dataclass
+class _Compiled:
+    """A kernel, compiled for the types of its arguments and loaded onto one GPU."""
+
+    handle: Any  # cuda.core.Kernel
+    cooperative: bool
+    dynamic_limit: int  # bytes of dynamic shared memory that a launch may use
+
+
+# By dispatcher, then by device and argument keys; a kernel that is no more takes its entries along.
+_compiled: weakref.WeakKeyDictionary[Any, dict[tuple, _Compiled]] = weakref.WeakKeyDictionary()
+
+
+def launch_on_gpu(
+    kernel: Any,
+    grid: tuple[int, ...],
+    block: tuple[int, ...],
+    args: tuple[Any, ...],
+    shared_bytes: int,
+    stream: Any,
+) -> None:
+    """Queue a kernel on a stream of the current GPU.
+
+    Parameters
+    ----------
+    kernel : dispatcher
+        A ``@cuda.jit`` kernel.
+    grid, block : tuple of int
+        1 to 3 axes, within the hardware's limits.
+    args : tuple
+        CuPy arrays on the current GPU, and scalars.
+    shared_bytes : int
+        Dynamic shared memory of a block.
+    stream : cupy.cuda.Stream, Numba stream or None
+        None is CuPy's current stream.
+
+    Raises
+    ------
+    KernelArgumentError
+        If an array lies on another GPU.
+    LaunchError
+        If the GPU has not that much shared memory for a block.
+    """
+    device = cupy.cuda.runtime.getDevice()
+    # Also makes the device's context current in a thread that has not used it before.
+    cupy.cuda.runtime.setDevice(device)
+    compiled = _load(kernel, device, args)
+    if shared_bytes > compiled.dynamic_limit:
+        _grant(compiled, device, shared_bytes)
+    pointer = _pointer(cupy.cuda.get_current_stream() if stream is None else stream)
+    config = _config(grid, block, shared_bytes, compiled.cooperative)
+    parameters = _parameters(kernel, args, device)
+    if _nvtx:
+        _nvtx.RangePush(kernel.py_func.__name__)
+    try:
+        driver_launch(_stream(device, pointer), config, compiled.handle, *parameters)
+    finally:
+        if _nvtx:
+            _nvtx.RangePop()
+
+
+def _load(kernel: Any, device: int, args: tuple[Any, ...]) -> _Compiled:
+    variants = _compiled.setdefault(kernel, {})
+    key = (device, *map(argument_key, args))
+    if key not in variants:
+        signature = tuple(map(numba_type, key[1:]))
+        # Different keys may share one kernel: bfloat16 and uint16, int and numpy.int64.
+        if (device, signature) not in variants:
+            variants[device, signature] = _compile(kernel, signature)
+        variants[key] = variants[device, signature]
+    return variants[key]
+
+
+def _compile(kernel: Any, signature: tuple[Any, ...]) -> _Compiled:
+    overload = kernel.compile(signature)
+    # Numba binds a kernel to the GPU that it compiled for; a second GPU must be asked for.
+    overload.bind()
+    function = overload.library.get_cufunc()
+    limit = _DEFAULT_SHARED_BYTES - function.attrs.shared
+    return _Compiled(function.kernel, overload.cooperative, limit)
+
+
+def _grant(compiled: _Compiled, device: int, shared_bytes: int) -> None:
+    attribute = driver.CUfunction_attribute.CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES
+    (status,) = driver.cuKernelSetAttribute(
+        attribute, shared_bytes, compiled.handle.handle, driver.CUdevice(device)
+    )
+    if status != driver.CUresult.CUDA_SUCCESS:
+        limit = cupy.cuda.Device(device).attributes["MaxSharedMemoryPerBlockOptin"]
+        raise LaunchError(
+            f"A block asks for {shared_bytes} bytes of dynamic shared memory.",
+            f"GPU {device} gives a block {limit} bytes at most, static shared memory included.",
+        )
+    compiled.dynamic_limit = shared_bytes
+
+
+def _parameters(kernel: Any, args: tuple[Any, ...], device: int) -> Iterator[Any]:
+    """Lay arguments out as a compiled kernel takes them."""
+    for position, value in enumerate(args):
+        if not isinstance(value, cupy.ndarray):
+            yield value
+            continue
+        if value.data.device_id != device:
+            name = kernel.py_func.__code__.co_varnames[position]
+            raise KernelArgumentError(
+                f"Argument {name!r} lies on GPU {value.data.device_id}, the current GPU is "
+                f"{device}.",
+                f"Launch inside 'with cupy.cuda.Device({value.data.device_id}):', or move it.",
+            )
+        # The first two are Numba's reference counts, which a GPU has no use for.
+        yield from (0, 0, value.size, value.itemsize, value.data.ptr)
+        yield from value.shape
+        yield from value.strides
+
+
+def _pointer(stream: Any) -> int:
+    # CuPy streams have `ptr`; those of Numba and cuda.core speak CUDA's stream protocol.
+    return stream.ptr if hasattr(stream, "ptr") else stream.__cuda_stream__()[1]
+
+
+@functools.lru_cache(maxsize=64)
+def _stream(device: int, pointer: int) -> Stream:
+    return Stream.from_handle(pointer)
+
+
+@functools.lru_cache(maxsize=1024)
+def _config(
+    grid: tuple[int, ...], block: tuple[int, ...], shared_bytes: int, cooperative: bool
+) -> LaunchConfig:
+    options = {"is_cooperative": True} if cooperative else {}
+    return LaunchConfig(grid=grid, block=block, shmem_size=shared_bytes, **options)
