@@ -65,6 +65,10 @@ class LaunchError(LLMNumbaError, ValueError):
     """A launch does not fit the hardware or the kernel."""
 
 
+class CompileError(LLMNumbaError):
+    """A kernel does not compile for a compute capability."""
+
+
 class CacheError(LLMNumbaError):
     """The KV cache is too small for what is asked of it."""
 
