@@ -12,7 +12,7 @@ the instruction does, in NumPy, for the simulator.
 """
 
 from llm_numba.kernels.ptx.elements import from_float, to_float, widen
-from llm_numba.kernels.ptx.vectors import VECTOR, items16, load16, store16, with_item
+from llm_numba.kernels.ptx.vectors import VECTOR, is_aligned16, items16, load16, store16, with_item
 from llm_numba.kernels.ptx.warps import (
     add,
     maximum,
@@ -25,6 +25,7 @@ __all__ = [
     "VECTOR",
     "add",
     "from_float",
+    "is_aligned16",
     "items16",
     "load16",
     "maximum",

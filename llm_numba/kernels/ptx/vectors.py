@@ -31,6 +31,23 @@ VECTOR = {"float32": 4, "int32": 4, "float16": 8, "bfloat16": 8}
 _FOUR_WORDS = ir.VectorType(WORD, 4)
 
 
+def is_aligned16(array):
+    """Tell, on the host, whether :func:`load16` and :func:`store16` may be used on an array.
+
+    Parameters
+    ----------
+    array : cupy.ndarray or ndarray
+        Fresh ones are aligned; views may begin anywhere.
+
+    Returns
+    -------
+    bool
+        Whether its first byte has an address that is a multiple of 16.
+    """
+    address = array.ctypes.data if isinstance(array, np.ndarray) else array.data.ptr
+    return address % 16 == 0
+
+
 @intrinsic
 def items16(typing_context, array):
     """Return how many elements of an array fit in 16 bytes, known when the kernel is compiled.
