@@ -33,6 +33,7 @@ from llm_numba.reference.sampling import (
     sampling_probabilities,
 )
 from llm_numba.reference.softmax import log_softmax, softmax
+from llm_numba.reference.transpose import transpose
 
 __all__ = [
     "RopeScaling",
@@ -64,5 +65,6 @@ __all__ = [
     "silu",
     "silu_mul",
     "softmax",
+    "transpose",
     "write_kv",
 ]
