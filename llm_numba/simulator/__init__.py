@@ -1,1 +1,31 @@
 """A simulator that runs `numba.cuda` kernels without a GPU and explains what they cost."""
+
+from llm_numba.simulator.errors import (
+    BarrierDivergenceError,
+    DeadlockError,
+    KernelAssertionError,
+    OutOfBoundsError,
+    RaceError,
+    SimulationError,
+    UninitializedReadError,
+    UnsupportedError,
+)
+from llm_numba.simulator.report import LineReport, Report, Request
+from llm_numba.simulator.simulate import simulate
+from llm_numba.simulator.twins import twin
+
+__all__ = [
+    "BarrierDivergenceError",
+    "DeadlockError",
+    "KernelAssertionError",
+    "LineReport",
+    "OutOfBoundsError",
+    "RaceError",
+    "Report",
+    "Request",
+    "SimulationError",
+    "UninitializedReadError",
+    "UnsupportedError",
+    "simulate",
+    "twin",
+]

@@ -33,8 +33,11 @@ class Block:
     successors : list of Block
     end : str
         Source of the last line; ``{0}`` and ``{1}`` stand for the successors' numbers.
-    mask : str or None
-        Of a block that begins with a warp-wide operation: the expression for its member mask.
+    condition : int or None
+        Register that the branch at the end looks at.
+    mask : int, np.int64 or None
+        Of a block that begins with a warp-wide operation: the register of its member mask, or the
+        mask itself.
     number : int
         Place in the order.
     """
@@ -47,7 +50,7 @@ class Block:
     successors: list["Block"] = field(default_factory=list)
     end: str = ""
     condition: int | None = None
-    mask: str | None = None
+    mask: Any = None
     number: int = -1
     live_in: set[int] = field(default_factory=set)
 
@@ -184,10 +187,6 @@ def assemble(blocks: list[Block], namespace: dict[str, Any], name: str) -> list[
         loaded = sorted(block.uses)
         kept = sorted(block.defs & after)
         source.append(f"def block_{block.number}(g):")
-        if block.mask is not None:
-            needed = "" if not block.mask.startswith("r") else f"{block.mask} = g.R[{block.mask[1:]}]; "
-            source.append(f"    {needed}g = g.machine.meet(g, {block.mask}, {block.number})")
-            source.append("    if g is None: return -1")
         source.append("    R = g.R")
         source += [f"    r{register} = R[{register}]" for register in loaded]
         source += [f"    {line}" for line in block.lines]

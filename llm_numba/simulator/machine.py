@@ -1,0 +1,475 @@
+"""The machine: groups of threads, and which of them goes on next.
+
+Threads of all resident blocks that stand at the same place form one group and execute as one NumPy
+vector. A branch that sends them different ways splits the group; groups that meet at the same block
+of the program join again. In the ordered schedule the group that is furthest behind runs first, so
+they meet as early as possible. In the random schedule any group, or any part of one, runs next.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from llm_numba.simulator.barriers import Barriers
+from llm_numba.simulator.errors import (
+    BarrierDivergenceError,
+    DeadlockError,
+    KernelAssertionError,
+    OutOfBoundsError,
+    SimulationError,
+)
+from llm_numba.simulator.kernel import Kernel
+from llm_numba.simulator.lanes import WARP, Lanes
+from llm_numba.simulator.memory import Buffer, View
+from llm_numba.simulator.values import join
+
+STOPPED = -1  # in place of a block's number: the group has split, ended or waits
+_IDLE_ROUNDS = 500
+
+
+class Machine:
+    """Resident blocks of one launch.
+
+    Parameters
+    ----------
+    kernel : Kernel
+    grid, block : tuple of 3 int
+    blocks : range
+        Which blocks of the grid, in linear order, are resident.
+    arguments : list
+        Views and registers.
+    shared_bytes : int
+        Dynamic shared memory of a block.
+    observer : Observer or None
+        What watches memory accesses and branches.
+    rng : numpy Generator or None
+        The random schedule, or None for the ordered one.
+    """
+
+    def __init__(
+        self,
+        kernel: Kernel,
+        grid: tuple[int, int, int],
+        block: tuple[int, int, int],
+        blocks: range,
+        arguments: list[Any],
+        shared_bytes: int,
+        observer: Any,
+        rng: np.random.Generator | None,
+        output: list[str],
+    ) -> None:
+        self.kernel = kernel
+        self.block_size = tuple(np.int64(extent) for extent in block)
+        self.grid_dim = tuple(np.int64(extent) for extent in grid)
+        self.blocks = len(blocks)
+        self.first_block = blocks.start
+        self.threads_per_block = int(np.prod(block))
+        self.threads = self.blocks * self.threads_per_block
+        self.observer = observer
+        self.watched = observer is not None
+        self.rng = rng
+        self.output = output
+        self.progress = 0
+        self.alive = np.ones(self.threads, bool)
+        self.block_of = np.repeat(np.arange(self.blocks), self.threads_per_block)
+        self.exited_of_block = np.zeros(self.blocks, np.int64)
+        self.barriers = Barriers(self)
+        self._place_threads(grid, block, blocks)
+        self._lay_out_memory(shared_bytes)
+        self._ready: dict[int, list[Lanes]] = {}
+        self._asleep: list[Lanes] = []
+        self._parked: dict[int, list[Lanes]] = {}
+        self._lowest = np.inf
+        registers: list[Any] = [None] * kernel.registers
+        registers[: len(arguments)] = arguments
+        first = Lanes(self, np.arange(self.threads), registers)
+        self.add(first, 0)
+
+    def _place_threads(self, grid: Any, block: Any, blocks: range) -> None:
+        thread = np.tile(np.arange(self.threads_per_block), self.blocks)
+        linear = np.repeat(np.arange(blocks.start, blocks.stop), self.threads_per_block)
+        self.thread_index = _coordinates(thread, block)
+        self.block_index = _coordinates(linear, grid)
+        warps = -(-self.threads_per_block // WARP)
+        self.lane_of = thread % WARP
+        self.warp_of = self.block_of * warps + thread // WARP
+
+    def _lay_out_memory(self, dynamic: int) -> None:
+        static = -(-self.kernel.shared_bytes // 16) * 16
+        size = -(-(static + dynamic) // 16) * 16
+        self.dynamic_start, self.dynamic_bytes = static, dynamic
+        self.shared = Buffer("shared", np.zeros(self.blocks * size, np.uint8), size, "shared memory")
+        if self.watched:
+            self.shared.written = np.zeros(self.shared.data.size, np.uint8)
+        self._shared_arrays: dict[Any, View] = {}
+        self._local_arrays: dict[int, View] = {}
+
+    # -- Arrays of the block and of the thread ----------------------------------------------------
+
+    def shared_array(self, offset: int, shape: tuple[int, ...], dtype: np.dtype) -> View:
+        """Return a static shared array."""
+        key = (offset, dtype)
+        if key not in self._shared_arrays:
+            self._shared_arrays[key] = View.dense(self.shared, offset, shape, dtype)
+        return self._shared_arrays[key]
+
+    def dynamic_array(self, dtype: np.dtype) -> View:
+        """Return dynamic shared memory as an array; all such arrays begin at the same byte."""
+        count = self.dynamic_bytes // dtype.itemsize
+        return View.dense(self.shared, self.dynamic_start, (count,), dtype)
+
+    def local_array(self, offset: int, shape: tuple[int, ...], dtype: np.dtype) -> View:
+        """Return a local array."""
+        if offset not in self._local_arrays:
+            count = int(np.prod(shape)) * self.threads
+            buffer = Buffer("local", np.zeros(count, dtype), 0, "a local array")
+            buffer._typed[dtype] = buffer.data
+            if self.watched:
+                buffer.written = np.zeros(count * dtype.itemsize, np.uint8)
+            self._local_arrays[offset] = View.dense(buffer, 0, shape, dtype)
+        return self._local_arrays[offset]
+
+    # -- Scheduling -----------------------------------------------------------------------------
+
+    def add(self, group: Lanes, pc: int) -> None:
+        """Let a group go on at a block of the program."""
+        group.pc = pc
+        self._ready.setdefault(pc, []).append(group)
+        self._lowest = min(self._lowest, pc)
+
+    def run(self) -> None:
+        """Run until all threads have ended.
+
+        Raises
+        ------
+        SimulationError
+            If the kernel does something wrong.
+        """
+        program, masks = self.kernel.program, self.kernel.masks
+        ordered = self.rng is None
+        while (group := self._next()) is not None:
+            pc = group.pc
+            while pc != STOPPED:
+                if masks[pc] is not None:
+                    group = self._meet(group, masks[pc], pc)
+                    if group is None:
+                        break
+                pc = program[pc](group)
+                if pc != STOPPED and (pc >= self._lowest or not ordered):
+                    self.add(group, pc)
+                    break
+        if self.alive.any():
+            explain_standstill(self)
+
+    def _next(self) -> Lanes | None:
+        if not self._ready:
+            self._wake()
+            if not self._ready:
+                return None
+        if self.rng is None:
+            pc = self._lowest
+            group = self.merge(self._ready.pop(pc), pc)
+        else:
+            group = self._draw(self.rng)
+        self._lowest = min(self._ready, default=np.inf)
+        return group
+
+    def _draw(self, rng: np.random.Generator) -> Lanes:
+        """Take any group, or some warps or threads of one."""
+        pc = list(self._ready)[rng.integers(len(self._ready))]
+        groups = self._ready.pop(pc)
+        if rng.random() < 0.5 and len(groups) > 1:
+            chosen = groups.pop(rng.integers(len(groups)))
+            self._ready[pc] = groups
+        else:
+            chosen = self.merge(groups, pc)
+        if chosen.n == 1 or rng.random() < 0.5:
+            chosen.pc = pc
+            return chosen
+        unit = self.warp_of[chosen.ids] if rng.random() < 0.8 else chosen.ids
+        names = np.unique(unit)
+        now = np.isin(unit, names[rng.random(len(names)) < 0.5])
+        if now.any() and not now.all():
+            live = self.kernel.live[pc]
+            self.add(chosen.subset(np.flatnonzero(~now), live), pc)
+            chosen = chosen.subset(np.flatnonzero(now), live)
+        chosen.pc = pc
+        return chosen
+
+    def merge(self, groups: list[Lanes], pc: int) -> Lanes:
+        """Make one group of several that stand at the same block of the program."""
+        if len(groups) == 1:
+            return groups[0]
+        ids = np.concatenate([group.ids for group in groups])
+        order = np.argsort(ids, kind="stable")
+        registers: list[Any] = [None] * self.kernel.registers
+        for register in self.kernel.live[pc]:
+            registers[register] = join([(group.R[register], group.n) for group in groups], order)
+        merged = Lanes(self, ids[order], registers)
+        merged.at = groups[0].at
+        merged.pc = pc
+        return merged
+
+    # -- How a block of the program ends ----------------------------------------------------------
+
+    def branch(self, group: Lanes, condition: Any, taken: int, other: int) -> int:
+        """Go one way, or split the group."""
+        if not isinstance(condition, np.ndarray):
+            return taken if condition else other
+        count = np.count_nonzero(condition)
+        if count == group.n:
+            return taken
+        if count == 0:
+            return other
+        if self.watched:
+            self.observer.diverge(group, condition)
+        for way, pc in ((condition, taken), (~condition, other)):
+            self.add(group.subset(np.flatnonzero(way), self.kernel.live[pc]), pc)
+        return STOPPED
+
+    def barrier(
+        self,
+        group: Lanes,
+        after: int,
+        scope: str,
+        combine: str | None,
+        source: int | None,
+        result: int | None,
+    ) -> int:
+        """Wait for all threads of the block, or of the grid."""
+        self.progress += 1
+        return self.barriers.arrive(group, after, scope, combine, source, result)
+
+    def exit(self, group: Lanes) -> int:
+        """End the threads of a group."""
+        self.progress += 1
+        self.alive[group.ids] = False
+        self.exited_of_block += np.bincount(self.block_of[group.ids], minlength=self.blocks)
+        self.barriers.check_exit(group)
+        return STOPPED
+
+    def raised(self, group: Lanes, message: str) -> int:
+        """Report an exception that the kernel raises."""
+        raise self.fault(
+            KernelAssertionError,
+            group,
+            np.ones(group.n, bool),
+            f"raised {message}",
+            "A GPU shows this only with @cuda.jit(debug=True, opt=False); otherwise the thread "
+            "ends in silence.",
+        )
+
+    def spin(self, group: Lanes, header: int) -> int:
+        """Let the others go on before another round of a loop that waits for them."""
+        live = self.kernel.live[header]
+        state = [group.R[register] for register in live]
+        if group.waited != self.progress or not _same(group.waiting, state):
+            group.rounds = 0
+        group.waited, group.waiting = self.progress, state
+        group.rounds += 1
+        group.pc = header
+        if group.rounds > _IDLE_ROUNDS and not self._ready:
+            raise self.fault(
+                DeadlockError,
+                group,
+                np.ones(group.n, bool),
+                "waits in a loop for memory that no other thread changes any more",
+                "Let some thread write what the loop waits for, and let it do so before it waits "
+                "itself.",
+            )
+        self._asleep.append(group)
+        return STOPPED
+
+    def _wake(self) -> None:
+        asleep, self._asleep = self._asleep, []
+        for group in asleep:
+            self.add(group, group.pc)
+
+    # -- Warp-wide operations ---------------------------------------------------------------------
+
+    def _meet(self, group: Lanes, mask: Any, pc: int) -> Lanes | None:
+        """Hold a group at a warp-wide operation until all lanes of its masks are there."""
+        value = group.R[mask] if isinstance(mask, int) else mask
+        if group.warps.full and not isinstance(value, np.ndarray):
+            return group
+        missing = self._missing(group, value)
+        if not missing.any():
+            return group
+        group = self.merge([*self._parked.pop(pc, []), group], pc)
+        missing = self._missing(group, group.R[mask] if isinstance(mask, int) else mask)
+        here = missing == 0
+        if here.all():
+            return group
+        live = self.kernel.live[pc]
+        late = group.subset(np.flatnonzero(~here), live)
+        self._parked[pc] = [late]
+        self.check_parked(late, missing[~here])
+        return group.subset(np.flatnonzero(here), live) if here.any() else None
+
+    def _missing(self, group: Lanes, mask: Any) -> np.ndarray:
+        """Return, for each thread, the lanes of its mask that are not in the group."""
+        warps = group.warps
+        exists = self.lanes_of_warp[warps.number][warps.row]
+        return (np.int64(0xFFFFFFFF) & mask & exists) & ~warps.active[warps.row]
+
+    def check_parked(self, group: Lanes, missing: np.ndarray) -> None:
+        """Raise if lanes that a warp-wide operation waits for have ended."""
+        gone = self.ended_lanes[self.warp_of[group.ids]] & missing
+        if gone.any():
+            raise self.fault(
+                BarrierDivergenceError,
+                group,
+                gone != 0,
+                "waits in a warp-wide operation for lanes "
+                f"{_lane_names(int(gone[np.flatnonzero(gone)[0]]))} of its warp, which have "
+                "returned",
+                "Let all lanes of the mask reach the operation, or leave lanes out of the mask.",
+            )
+
+    @property
+    def lanes_of_warp(self) -> np.ndarray:
+        """Bits of the lanes that each warp has; the last of a block may have fewer than 32."""
+        bits = np.zeros(int(self.warp_of[-1]) + 1, np.int64)
+        np.bitwise_or.at(bits, self.warp_of, np.left_shift(np.int64(1), self.lane_of))
+        return bits
+
+    @property
+    def ended_lanes(self) -> np.ndarray:
+        """Bits of the lanes of each warp that have ended."""
+        bits = np.zeros(int(self.warp_of[-1]) + 1, np.int64)
+        ended = ~self.alive
+        np.bitwise_or.at(
+            bits, self.warp_of[ended], np.left_shift(np.int64(1), self.lane_of[ended])
+        )
+        return bits
+
+    def order_of(self, count: int) -> Any:
+        """Return the order in which threads of a group perform an atomic operation."""
+        return range(count) if self.rng is None else self.rng.permutation(count)
+
+    def waiting_groups(self) -> list[tuple[str, Lanes]]:
+        """Return the groups that cannot go on, with what they wait at."""
+        parked = [("a warp-wide operation", group) for all_ in self._parked.values() for group in all_]
+        return parked + [("a barrier", group) for group in self.barriers.waiting_groups()]
+
+    # -- Observation and faults -------------------------------------------------------------------
+
+    def watch(self, lanes: Lanes, kind: str, buffer: Buffer, *access: Any) -> None:
+        """Show an access to the observer."""
+        self.observer.access(lanes, kind, buffer, *access)
+
+    def print(self, lanes: Lanes, parts: tuple[Any, ...]) -> None:
+        """Print a line for each thread."""
+        columns = [lanes.vector(part) if hasattr(part, "dtype") else [part] * lanes.n for part in parts]
+        self.output += [" ".join(map(str, row)) + "\n" for row in zip(*columns, strict=True)]
+
+    def place(self, lanes: Lanes) -> tuple[str, int]:
+        """Return file and line where a group stands."""
+        return self.kernel.locations[lanes.at]
+
+    def fault(
+        self,
+        error: Callable[..., SimulationError],
+        lanes: Lanes,
+        chosen: np.ndarray,
+        what: str,
+        remedy: str,
+    ) -> SimulationError:
+        """Make the error for what some threads of a group do."""
+        file, line = self.place(lanes)
+        return error(f"{self.names(lanes.ids[chosen])} {what}.", remedy, file, line)
+
+    def names(self, ids: np.ndarray) -> str:
+        """Name the first of some threads, and say how many more there are."""
+        first = int(ids[0])
+        thread = _tuple_name([self.thread_index[axis] for axis in range(3)], first, self.block_size)
+        block = _tuple_name([self.block_index[axis] for axis in range(3)], first, self.grid_dim)
+        more = f" and {len(ids) - 1} more" if len(ids) > 1 else ""
+        return f"thread {thread} of block {block}{more}"
+
+    def out_of_bounds(
+        self, lanes: Lanes, view: View, outside: Any, index: Any, extent: Any, axis: int
+    ) -> None:
+        """Raise for an index outside its array."""
+        outside = np.broadcast_to(outside, (lanes.n,))
+        first = np.flatnonzero(outside)[0]
+        value = index[first] if isinstance(index, np.ndarray) else index
+        length = extent[first] if isinstance(extent, np.ndarray) else extent
+        where = f" on axis {axis}" if len(view.shape) > 1 else ""
+        raise self.fault(
+            OutOfBoundsError,
+            lanes,
+            outside,
+            f"uses index {value}{where} of {view.buffer.name}, which has length {length} there",
+            "Guard the access with a comparison, or launch fewer threads.",
+        )
+
+    def misaligned(self, lanes: Lanes, view: View, offset: np.ndarray, wide: int) -> None:
+        """Raise for a vector access that does not begin at a multiple of its size."""
+        raise self.fault(
+            OutOfBoundsError,
+            lanes,
+            offset % wide != 0,
+            f"makes a {wide}-byte access to {view.buffer.name} at byte {int(offset[offset % wide != 0][0])}, "
+            f"which is no multiple of {wide}",
+            "Vector accesses must be aligned to their size.",
+        )
+
+
+def _coordinates(linear: np.ndarray, extents: tuple[int, int, int]) -> list[Any]:
+    """Turn linear indices into x, y, z; an axis of length 1 stays one scalar."""
+    parts: list[Any] = []
+    for extent in extents:
+        linear, part = np.divmod(linear, extent)
+        same = len(part) > 0 and (part == part[0]).all()
+        parts.append(np.int64(part[0]) if same else part.astype(np.int64))
+    return parts
+
+
+def _tuple_name(parts: list[Any], place: int, extents: Any) -> str:
+    values = [int(part[place] if isinstance(part, np.ndarray) else part) for part in parts]
+    if extents[1] == extents[2] == 1:
+        return str(values[0])
+    return f"({', '.join(map(str, values if extents[2] > 1 else values[:2]))})"
+
+
+def _lane_names(bits: int) -> str:
+    lanes = [lane for lane in range(WARP) if bits >> lane & 1]
+    if len(lanes) > 2 and lanes == list(range(lanes[0], lanes[-1] + 1)):
+        return f"{lanes[0]} to {lanes[-1]}"
+    return ", ".join(map(str, lanes))
+
+
+def _same(old: list[Any] | None, new: list[Any]) -> bool:
+    if old is None or len(old) != len(new):
+        return False
+    return all(_same_register(one, other) for one, other in zip(old, new, strict=True))
+
+
+def _same_register(one: Any, other: Any) -> bool:
+    if one is other:
+        return True
+    if isinstance(one, tuple) and isinstance(other, tuple):
+        return _same(list(one), list(other))
+    if isinstance(one, View) or isinstance(other, View):
+        return False
+    return bool(np.array_equal(one, other))
+
+
+def explain_standstill(machine: Machine) -> None:
+    """Raise for threads that wait for each other, when nobody can go on."""
+    waiting = machine.waiting_groups()
+    what, group = waiting[0]
+    others = [
+        f"{machine.names(other.ids)} at {kind}, line {machine.place(other)[1]}"
+        for kind, other in waiting[1:]
+    ]
+    detail = f"; meanwhile {' and '.join(others)}" if others else ""
+    raise machine.fault(
+        BarrierDivergenceError if what == "a warp-wide operation" or others else DeadlockError,
+        group,
+        np.ones(group.n, bool),
+        f"waits at {what} that the other threads never reach{detail}",
+        "Move the barrier out of the branch, so that all threads reach the same one.",
+    )

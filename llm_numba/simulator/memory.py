@@ -1,0 +1,293 @@
+"""Memory: buffers of bytes, and views of them as arrays.
+
+====================  =================================================
+space                 one instance for
+====================  =================================================
+global, constant      the launch: the caller's own NumPy memory
+shared                each block of threads
+local                 each thread, element by element side by side
+====================  =================================================
+"""
+
+import ctypes
+from typing import Any
+
+import numpy as np
+from numpy.lib.array_utils import byte_bounds
+
+from llm_numba.simulator.errors import UnsupportedError
+from llm_numba.simulator.values import join, take
+
+_ALL_ONES = 0xFF
+
+
+class Buffer:
+    """A piece of memory that several views may share.
+
+    Parameters
+    ----------
+    space : {"global", "constant", "shared", "local"}
+    data : uint8 [instances * stride] or, for local memory, of the array's dtype
+    stride : int
+        Bytes of one instance.
+    name : str
+        For messages.
+    """
+
+    def __init__(self, space: str, data: np.ndarray, stride: int, name: str) -> None:
+        self.space = space
+        self.data = data
+        self.stride = stride
+        self.name = name
+        # A byte is all ones once somebody wrote it; None where everything counts as written.
+        self.written: np.ndarray | None = None
+        self.shadow: Any = None
+        self._typed: dict[np.dtype, np.ndarray] = {}
+        self._marks: dict[int, np.ndarray] = {}
+
+    @classmethod
+    def of_host(cls, array: np.ndarray, space: str = "global", name: str = "array") -> "Buffer":
+        """Return the memory that a NumPy array lies in, the whole of its allocation."""
+        owner = array
+        while isinstance(owner.base, np.ndarray):
+            owner = owner.base
+        low, high = byte_bounds(owner)
+        if high == low:
+            return cls(space, np.empty(0, np.uint8), 0, name)
+        memory = (ctypes.c_uint8 * (high - low)).from_address(low)
+        buffer = cls(space, np.frombuffer(memory, np.uint8), high - low, name)
+        buffer.low = low
+        buffer.owner = owner  # keeps the memory alive
+        return buffer
+
+    def typed(self, dtype: np.dtype) -> np.ndarray:
+        """Return all of the memory as elements of a dtype."""
+        if dtype not in self._typed:
+            if self.space == "local":
+                raise UnsupportedError(
+                    f"A local array of {self.data.dtype} is viewed as {dtype}.",
+                    "Declare the local array in the type that you use.",
+                )
+            whole = self.data.size - self.data.size % dtype.itemsize
+            self._typed[dtype] = self.data[:whole].view(dtype)
+        return self._typed[dtype]
+
+    def marks(self, size: int) -> np.ndarray:
+        """Return the marks of written bytes, as unsigned integers of some bytes each."""
+        if size not in self._marks:
+            assert self.written is not None
+            whole = self.written.size - self.written.size % size
+            self._marks[size] = self.written[:whole].view(f"u{size}")
+        return self._marks[size]
+
+
+class View:
+    """An array as a kernel sees it.
+
+    Attributes
+    ----------
+    buffer : Buffer
+    offset : int64 or int64 [n]
+        Byte offset of the first element; it may differ from thread to thread.
+    shape, strides : tuple of int64
+        Elements and bytes along each axis.
+    dtype : dtype
+        Of the elements in memory.
+    """
+
+    __slots__ = ("buffer", "dtype", "offset", "shape", "strides")
+
+    def __init__(
+        self, buffer: Buffer, offset: Any, shape: Any, strides: Any, dtype: np.dtype
+    ) -> None:
+        self.buffer = buffer
+        self.offset = offset
+        self.shape = shape
+        self.strides = strides
+        self.dtype = dtype
+
+    @classmethod
+    def of_host(cls, array: np.ndarray, buffer: Buffer) -> "View":
+        """Return the view of a NumPy array in its buffer."""
+        offset = array.__array_interface__["data"][0] - buffer.low if array.size else 0
+        if offset % array.itemsize or any(step % array.itemsize for step in array.strides):
+            raise UnsupportedError(
+                f"An array of {array.dtype} is not aligned to its elements.", "Copy it first."
+            )
+        shape = tuple(np.int64(extent) for extent in array.shape)
+        strides = tuple(np.int64(step) for step in array.strides)
+        return cls(buffer, np.int64(offset), shape, strides, array.dtype)
+
+    @classmethod
+    def dense(cls, buffer: Buffer, offset: int, shape: tuple[int, ...], dtype: np.dtype) -> "View":
+        """Return a view in row-major order."""
+        strides, step = [], dtype.itemsize
+        for extent in reversed(shape):
+            strides.insert(0, np.int64(step))
+            step *= extent
+        return cls(
+            buffer, np.int64(offset), tuple(map(np.int64, shape)), tuple(strides), dtype
+        )
+
+    @property
+    def ndim(self) -> np.int64:
+        """Number of axes."""
+        return np.int64(len(self.shape))
+
+    @property
+    def size(self) -> Any:
+        """Number of elements."""
+        size = np.int64(1)
+        for extent in self.shape:
+            size = size * extent
+        return size
+
+    @property
+    def itemsize(self) -> np.int64:
+        """Bytes of an element."""
+        return np.int64(self.dtype.itemsize)
+
+    @property
+    def nbytes(self) -> Any:
+        """Bytes of all elements."""
+        return self.size * self.itemsize
+
+    def take_threads(self, chosen: np.ndarray) -> "View":
+        """Keep the entries of some threads."""
+        if not isinstance(self.offset, np.ndarray):
+            return self
+        return View(self.buffer, take(self.offset, chosen), self.shape, self.strides, self.dtype)
+
+    def join_threads(self, parts: list[tuple[Any, int]], order: np.ndarray) -> "View":
+        """Put the views that several groups of threads hold into one."""
+        views = [self if view is None else view for view, _ in parts]
+        if any(
+            view.buffer is not self.buffer
+            or view.dtype != self.dtype
+            or view.shape != self.shape
+            or view.strides != self.strides
+            for view in views
+        ):
+            raise UnsupportedError(
+                "Threads of one block hold different arrays in one variable.",
+                "Choose the element, not the array, by the condition.",
+            )
+        offset = join(
+            [(view.offset, count) for view, (_, count) in zip(views, parts, strict=True)], order
+        )
+        return View(self.buffer, offset, self.shape, self.strides, self.dtype)
+
+    def locate(self, lanes: Any, index: Any) -> tuple[Any, tuple[Any, ...], tuple[Any, ...]]:
+        """Apply an index.
+
+        Returns
+        -------
+        offset : int64 or int64 [n]
+            In bytes.
+        shape, strides : tuple
+            Of the axes that remain.
+        """
+        if not isinstance(index, tuple):
+            index = (index,)
+        if len(index) < len(self.shape) or Ellipsis in [i for i in index if i is Ellipsis]:
+            index = _fill(index, len(self.shape))
+        offset = self.offset
+        shape, strides = [], []
+        for axis, (each, extent, step) in enumerate(
+            zip(index, self.shape, self.strides, strict=True)
+        ):
+            if isinstance(each, slice):
+                start, length, stride = _clip(each, extent)
+                offset = offset + start * step
+                shape.append(length)
+                strides.append(step * stride)
+            else:
+                offset = offset + self.check(lanes, each, extent, axis) * step
+        return offset, tuple(shape), tuple(strides)
+
+    def check(self, lanes: Any, index: Any, extent: Any, axis: int) -> Any:
+        """Hold an index to its axis; a negative one counts from the end, as in Numba."""
+        if index.dtype.kind == "u":
+            index = index.astype(np.int64)
+        if isinstance(index, np.ndarray) or isinstance(extent, np.ndarray):
+            if not (index.view(np.uint64) >= extent).any():
+                return index
+            index = np.where(index < 0, index + extent, index)
+            outside = (index < 0) | (index >= extent)
+            if outside.any():
+                lanes.machine.out_of_bounds(lanes, self, outside, index, extent, axis)
+            return index
+        if 0 <= index < extent:
+            return index
+        if -extent <= index < 0:
+            return index + extent
+        everyone = np.ones(lanes.n, bool)
+        lanes.machine.out_of_bounds(lanes, self, everyone, index, extent, axis)
+        return None
+
+    def part(self, lanes: Any, index: Any) -> "View":
+        """Return a row, a slice, or a record."""
+        return View(self.buffer, *self.locate(lanes, index), self.dtype)
+
+    def field(self, name: str) -> "View":
+        """Return a field of a record, or the real or imaginary part."""
+        if self.dtype.kind == "c":
+            half = np.dtype(f"f{self.dtype.itemsize // 2}")
+            offset = self.offset + (half.itemsize if name == "imag" else 0)
+            return View(self.buffer, offset, self.shape, self.strides, half)
+        dtype, start = self.dtype.fields[name][:2]
+        base = View.dense(self.buffer, 0, dtype.shape, dtype.base)
+        return View(self.buffer, self.offset + start, base.shape, base.strides, dtype.base)
+
+    def transposed(self) -> "View":
+        """Return the view with its axes reversed."""
+        return View(self.buffer, self.offset, self.shape[::-1], self.strides[::-1], self.dtype)
+
+    def transpose(self, *axes: Any) -> "View":
+        """Return the view with its axes reversed, or in the given order."""
+        if not axes:
+            return self.transposed()
+        order = [int(axis) for axis in (axes[0] if isinstance(axes[0], tuple) else axes)]
+        shape, strides = ([part[axis] for axis in order] for part in (self.shape, self.strides))
+        return View(self.buffer, self.offset, tuple(shape), tuple(strides), self.dtype)
+
+    def view(self, dtype: np.dtype) -> "View":
+        """Return the same bytes as elements of another dtype."""
+        ratio = self.dtype.itemsize / dtype.itemsize
+        shape = (*self.shape[:-1], np.int64(self.shape[-1] * ratio))
+        strides = (*self.strides[:-1], np.int64(dtype.itemsize))
+        return View(self.buffer, self.offset, shape, strides, dtype)
+
+    def reshape(self, *shape: Any) -> "View":
+        """Return the same elements in another shape."""
+        wanted = [int(extent) for extent in (shape[0] if isinstance(shape[0], tuple) else shape)]
+        if -1 in wanted:
+            known = int(np.prod([extent for extent in wanted if extent >= 0]))
+            wanted[wanted.index(-1)] = int(self.size) // max(known, 1)
+        dense = View.dense(self.buffer, 0, tuple(wanted), self.dtype)
+        return View(self.buffer, self.offset, dense.shape, dense.strides, self.dtype)
+
+    def ravel(self) -> "View":
+        """Return the elements along one axis."""
+        return self.reshape(self.size)
+
+
+def _fill(index: tuple[Any, ...], ndim: int) -> tuple[Any, ...]:
+    missing = (slice(None),) * (ndim - sum(each is not Ellipsis for each in index))
+    for place, each in enumerate(index):
+        if each is Ellipsis:
+            return (*index[:place], *missing, *index[place + 1 :])
+    return (*index, *missing)
+
+
+def _clip(part: slice, extent: Any) -> tuple[Any, Any, Any]:
+    step = np.int64(1 if part.step is None else part.step)
+    if step < 0:
+        start, stop, step = part.indices(int(extent))
+        return np.int64(start), np.int64(max(0, -((start - stop) // step))), np.int64(step)
+    start = np.int64(0) if part.start is None else part.start
+    stop = extent if part.stop is None else part.stop
+    start = np.clip(np.where(start < 0, start + extent, start), 0, extent)
+    stop = np.clip(np.where(stop < 0, stop + extent, stop), 0, extent)
+    length = np.maximum(0, (stop - start + step - 1) // step)
+    return start[()], length[()], step

@@ -1,0 +1,167 @@
+"""The way in: run a kernel without a GPU."""
+
+from typing import Any
+
+import numpy as np
+
+from llm_numba.simulator.errors import UnsupportedError
+from llm_numba.simulator.frontend import type_of
+from llm_numba.simulator.kernel import Kernel, prepare
+from llm_numba.simulator.machine import Machine
+from llm_numba.simulator.memory import Buffer, View
+from llm_numba.simulator.report import Report
+from llm_numba.simulator.values import register_dtype
+
+MAX_THREADS = 1024
+MAX_SHARED_BYTES = 227 * 1024
+_RESIDENT_THREADS = 32768
+_RESIDENT_BYTES = 1 << 26
+
+
+def simulate(
+    kernel: Any,
+    grid: int | tuple[int, ...],
+    block: int | tuple[int, ...],
+    args: tuple[Any, ...],
+    shared_bytes: int = 0,
+    explain: bool = True,
+    *,
+    check: bool | None = None,
+    schedule: str = "ordered",
+    seed: int = 0,
+) -> Report:
+    """Run a ``numba.cuda`` kernel in the simulator.
+
+    Parameters
+    ----------
+    kernel : dispatcher
+        A function decorated with ``@cuda.jit``.
+    grid, block : int or tuple of int
+        Blocks in the grid and threads in a block, 1 to 3 axes.
+    args : tuple
+        NumPy arrays, read and written in place, and numbers or tuples.
+    shared_bytes : int
+        Dynamic shared memory of a block.
+    explain : bool
+        Whether to count what each line costs.
+    check : bool, optional
+        Whether to look for races and uninitialised reads; by default, if ``explain`` is set or the
+        schedule is random. Bounds and barriers are always checked.
+    schedule : {"ordered", "random"}
+        ``"random"`` lets any thread go first, between any two memory accesses.
+    seed : int
+        Of the random schedule.
+
+    Returns
+    -------
+    Report
+
+    Raises
+    ------
+    SimulationError
+        One of its subclasses, if the kernel does something wrong or cannot be simulated.
+    """
+    grid, block = _extents("grid", grid), _extents("block", block)
+    if schedule not in ("ordered", "random"):
+        raise UnsupportedError(f"There is no schedule {schedule!r}.", "Use 'ordered' or 'random'.")
+    if not hasattr(kernel, "py_func") or not hasattr(kernel, "targetoptions"):
+        raise UnsupportedError(
+            f"{kernel!r} is no kernel.", "Pass a function decorated with @cuda.jit."
+        )
+    kinds = tuple(_kernel_type(value) for value in args)
+    prepared = prepare(kernel, kinds, fine=schedule == "random")
+    _check_limits(prepared, block, shared_bytes)
+    buffers: dict[int, Buffer] = {}
+    values = [
+        _kernel_value(value, kind, buffers, name)
+        for value, kind, name in zip(args, kinds, _names(kernel, len(args)), strict=True)
+    ]
+    watching = (explain or schedule == "random") if check is None else check
+    observer = None
+    if watching or explain:
+        from llm_numba.simulator.observer import Observer
+
+        observer = Observer(prepared, costs=explain, faults=watching)
+    rng = np.random.default_rng(seed) if schedule == "random" else None
+    count = int(np.prod(grid))
+    output: list[str] = []
+    barriers = 0
+    with np.errstate(all="ignore"):
+        for blocks in _waves(prepared, count, int(np.prod(block)), shared_bytes):
+            machine = Machine(
+                prepared, grid, block, blocks, values, shared_bytes, observer, rng, output
+            )
+            if observer is not None:
+                observer.begin(machine)
+            machine.run()
+            barriers += machine.barriers.passed
+    return Report(
+        kernel=prepared.name,
+        grid=grid,
+        block=block,
+        lines=observer.lines() if explain and observer is not None else [],
+        shared_bytes=prepared.shared_bytes + shared_bytes,
+        local_bytes=prepared.local_bytes,
+        barriers=barriers,
+        printed="".join(output),
+    )
+
+
+def _extents(name: str, value: int | tuple[int, ...]) -> tuple[int, int, int]:
+    extents = tuple(value) if isinstance(value, tuple | list) else (value,)
+    if not 1 <= len(extents) <= 3 or any(int(extent) != extent or extent < 1 for extent in extents):
+        raise UnsupportedError(
+            f"{name}={value!r} is no launch shape.", "Give 1 to 3 positive integers."
+        )
+    whole = tuple(int(extent) for extent in extents)
+    return (*whole, *(1,) * (3 - len(whole)))  # type: ignore[return-value]
+
+
+def _check_limits(kernel: Kernel, block: tuple[int, int, int], shared_bytes: int) -> None:
+    threads = int(np.prod(block))
+    if threads > MAX_THREADS or block[2] > 64:
+        raise UnsupportedError(
+            f"A block of {' x '.join(map(str, block))} threads is more than the hardware runs.",
+            f"Use at most {MAX_THREADS} threads in a block, and at most 64 along z.",
+        )
+    total = kernel.shared_bytes + shared_bytes
+    if kernel.shared_bytes > 48 * 1024 or total > MAX_SHARED_BYTES:
+        raise UnsupportedError(
+            f"{kernel.name} wants {total} bytes of shared memory in a block "
+            f"({kernel.shared_bytes} of them static).",
+            f"The hardware has {MAX_SHARED_BYTES}, of which at most 49152 can be static.",
+        )
+
+
+def _waves(kernel: Kernel, count: int, threads: int, dynamic: int) -> list[range]:
+    """Return the blocks that run together; those that wait for the whole grid all do."""
+    size = max(kernel.shared_bytes + dynamic + threads * kernel.local_bytes, 1)
+    together = max(1, min(_RESIDENT_THREADS // threads, _RESIDENT_BYTES // size))
+    if kernel.grid_sync:
+        together = count
+    return [range(start, min(start + together, count)) for start in range(0, count, together)]
+
+
+def _names(kernel: Any, count: int) -> list[str]:
+    code = kernel.py_func.__code__
+    return [f"`{name}`" for name in code.co_varnames[:count]]
+
+
+def _kernel_type(value: Any) -> Any:
+    return type_of(value.view(np.ndarray) if isinstance(value, np.ndarray) else value)
+
+
+def _kernel_value(value: Any, kind: Any, buffers: dict[int, Buffer], name: str) -> Any:
+    if isinstance(value, np.ndarray):
+        owner = value
+        while isinstance(owner.base, np.ndarray):
+            owner = owner.base
+        if id(owner) not in buffers:
+            buffers[id(owner)] = Buffer.of_host(value, name=name)
+        return View.of_host(value, buffers[id(owner)])
+    if isinstance(value, tuple):
+        return tuple(
+            _kernel_value(each, one, buffers, name) for each, one in zip(value, kind, strict=True)
+        )
+    dtype = register_dtype(kind)
+    return value if dtype is None else dtype.type(value)
