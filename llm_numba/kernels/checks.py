@@ -96,7 +96,7 @@ def choice(name: str, value: Any, names: Iterable[str]) -> None:
         Naming the argument, what it is, and what it may be.
     """
     allowed = tuple(names)
-    if value not in allowed:
+    if not isinstance(value, str) or value not in allowed:
         raise _refusal(name, f"is {value!r}", f"must be one of: {', '.join(allowed)}")
 
 

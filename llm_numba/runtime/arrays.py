@@ -28,8 +28,11 @@ _POISON = 0xFF
 class SimulatedArray(np.ndarray):
     """Memory of the simulated device.
 
-    Views of it, and results of NumPy's operations on it, are memory of the simulated device too.
+    Views of it, and what NumPy's arithmetic makes of it, are memory of the simulated device too.
     """
+
+    # Above a plain array's: np.concatenate and its like return the class of the highest.
+    __array_priority__ = 1.0
 
 
 def kind_of(value: object) -> Kind | None:

@@ -93,7 +93,8 @@ def gpu_problem() -> str | None:
 
         cupy.zeros(1)
     except Exception as error:  # whatever a broken installation raises
-        return f"CuPy does not work ({str(error).strip().splitlines()[0]})"
+        message = str(error).strip() or type(error).__name__
+        return f"CuPy does not work ({message.splitlines()[0]})"
     return None
 
 

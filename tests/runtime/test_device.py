@@ -1,12 +1,13 @@
 """Which device and which number format a user's words turn into."""
 
 import ctypes
+import sys
 
 import numpy as np
 import pytest
 
 from llm_numba.errors import DeviceError
-from llm_numba.runtime import resolve_device, resolve_dtype
+from llm_numba.runtime import gpu_problem, resolve_device, resolve_dtype
 
 
 class Driver:
@@ -70,3 +71,47 @@ def test_a_format_that_the_cpu_does_not_compute_in_is_refused(dtype):
         resolve_dtype(dtype, "cpu")
     assert repr(dtype) in caught.value.cause
     assert "float32, float64" in caught.value.remedy
+
+
+# -- Kernels on a GPU ---------------------------------------------------------------------------
+
+
+@pytest.fixture
+def fresh_gpu_problem():
+    gpu_problem.cache_clear()
+    yield
+    gpu_problem.cache_clear()
+
+
+def test_without_a_driver_nobody_imports_cupy(monkeypatch, fresh_gpu_problem):
+    def load(name):
+        raise OSError("no such file")
+
+    monkeypatch.setattr(ctypes, "CDLL", load)
+    monkeypatch.setitem(sys.modules, "cupy", None)  # an import would fail, and be told
+    assert gpu_problem() == "no NVIDIA driver (libcuda.so.1) is installed on this machine"
+
+
+@pytest.mark.parametrize(
+    ("cupy", "problem"),
+    [
+        (None, "CuPy is not installed (pip install 'llm-numba[cu13]')"),
+        ("raise ImportError('libcudart.so.13 not found')", "does not work (libcudart.so.13"),
+        ("def zeros(n): raise RuntimeError('no kernel\\nimage')", "does not work (no kernel)"),
+        ("def zeros(n): raise RuntimeError", "does not work (RuntimeError)"),
+        ("def zeros(n): pass", None),
+    ],
+    ids=["none", "broken", "useless", "wordless", "works"],
+)
+def test_cupy_says_why_a_gpu_cannot_be_used(
+    cupy, problem, monkeypatch, tmp_path, fresh_gpu_problem
+):
+    monkeypatch.setattr(ctypes, "CDLL", lambda name: Driver(0))
+    # Only this folder is searched: the machine's own CuPy, if it has one, is not found.
+    monkeypatch.setattr(sys, "path", [str(tmp_path)])
+    monkeypatch.delitem(sys.modules, "cupy", raising=False)
+    if cupy is not None:
+        (tmp_path / "cupy.py").write_text(cupy)
+    found = gpu_problem()
+    assert found is None if problem is None else problem in found
+    sys.modules.pop("cupy", None)
