@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 from numba import cuda
-from numba.cuda import libdevice
+from numba.cuda import fp16, libdevice
 
 from llm_numba.simulator.arithmetic import fused_multiply_add
 from llm_numba.simulator.twins import twin
@@ -122,7 +122,7 @@ def _fma(lanes: Any, a: Any, b: Any, c: Any) -> Any:
 
 
 def _register_fused() -> None:
-    twin(cuda.fma, cuda.fp16.hfma)(_fma)
+    twin(cuda.fma, fp16.hfma)(_fma)
     for name in ("fma", "fmaf", "fma_rn", "fmaf_rn"):
         if hasattr(libdevice, name):
             twin(getattr(libdevice, name))(_fma)
@@ -144,8 +144,8 @@ def _register_half() -> None:
     }  # fmt: skip
     for table in (comparisons, functions):
         for name, function in table.items():
-            if hasattr(cuda.fp16, name):
-                twin(getattr(cuda.fp16, name))(elementwise(function))
+            if hasattr(fp16, name):
+                twin(getattr(fp16, name))(elementwise(function))
 
 
 _register_math()
