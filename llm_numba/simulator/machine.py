@@ -63,9 +63,9 @@ class Machine:
         self.block_size = tuple(np.int64(extent) for extent in block)
         self.grid_dim = tuple(np.int64(extent) for extent in grid)
         self.blocks = len(blocks)
-        self.first_block = blocks.start
         self.threads_per_block = int(np.prod(block))
         self.threads = self.blocks * self.threads_per_block
+        self.first_thread = blocks.start * self.threads_per_block
         self.observer = observer
         self.watched = observer is not None
         self.rng = rng
@@ -381,12 +381,14 @@ class Machine:
         return error(f"{self.names(lanes.ids[chosen])} {what}.", remedy, file, line)
 
     def names(self, ids: np.ndarray) -> str:
-        """Name the first of some threads, and say how many more there are."""
-        first = int(ids[0])
-        thread = _tuple_name([self.thread_index[axis] for axis in range(3)], first, self.block_size)
-        block = _tuple_name([self.block_index[axis] for axis in range(3)], first, self.grid_dim)
+        """Name the first of some resident threads, and say how many more there are."""
         more = f" and {len(ids) - 1} more" if len(ids) > 1 else ""
-        return f"thread {thread} of block {block}{more}"
+        return self.name(int(ids[0]) + self.first_thread) + more
+
+    def name(self, thread: int) -> str:
+        """Name a thread by its number in the whole grid."""
+        block, thread = divmod(thread, self.threads_per_block)
+        return f"thread {_name(thread, self.block_size)} of block {_name(block, self.grid_dim)}"
 
     def out_of_bounds(
         self, lanes: Lanes, view: View, outside: Any, index: Any, extent: Any, axis: int
@@ -427,8 +429,11 @@ def _coordinates(linear: np.ndarray, extents: tuple[int, int, int]) -> list[Any]
     return parts
 
 
-def _tuple_name(parts: list[Any], place: int, extents: Any) -> str:
-    values = [int(part[place] if isinstance(part, np.ndarray) else part) for part in parts]
+def _name(linear: int, extents: Any) -> str:
+    values = []
+    for extent in extents:
+        linear, part = divmod(linear, int(extent))
+        values.append(part)
     if extents[1] == extents[2] == 1:
         return str(values[0])
     return f"({', '.join(map(str, values if extents[2] > 1 else values[:2]))})"

@@ -18,8 +18,6 @@ from numpy.lib.array_utils import byte_bounds
 from llm_numba.simulator.errors import UnsupportedError
 from llm_numba.simulator.values import join, take
 
-_ALL_ONES = 0xFF
-
 
 class Buffer:
     """A piece of memory that several views may share.
@@ -42,6 +40,7 @@ class Buffer:
         # A byte is all ones once somebody wrote it; None where everything counts as written.
         self.written: np.ndarray | None = None
         self.shadow: Any = None
+        self.granule = 0
         self._typed: dict[np.dtype, np.ndarray] = {}
         self._marks: dict[int, np.ndarray] = {}
 

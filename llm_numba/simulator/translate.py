@@ -216,12 +216,6 @@ class Scope:
         """Append a line of source to the current block."""
         self.block.lines.append(line)
 
-    def emit_access(self) -> None:
-        """Say where the kernel stands; in a fine program, let others run before the access."""
-        if self.translation.fine and self.block.lines:
-            self.cut()
-        self.emit_location()
-
     def emit_location(self) -> None:
         """Append a line that says where the kernel stands, for reports and faults."""
         place = (self.file, self.line)
@@ -344,12 +338,26 @@ class Scope:
         """Translate one IR statement."""
         self.line = statement.loc.line
         self.reads = set()
+        if self.translation.fine and self.block.lines and self._touches_memory(statement):
+            self.cut()
         method = getattr(self, f"_{type(statement).__name__.lower()}", None)
         if method is None:
             raise self.unsupported(
                 f"the statement `{statement}` cannot be simulated.", "Write it in another way."
             )
         method(statement)
+
+    def _touches_memory(self, statement: Any) -> bool:
+        if isinstance(statement, ir.SetItem | ir.StaticSetItem | ir.SetAttr):
+            return True
+        value = getattr(statement, "value", None)
+        if not isinstance(value, ir.Expr):
+            return False
+        if value.op in ("getitem", "static_getitem", "typed_getitem"):
+            return not isinstance(self.type(value.value), types.BaseTuple)
+        return value.op == "call" and any(
+            isinstance(self.type(each), types.Array) for each in value.args
+        )
 
     def _del(self, statement: ir.Del) -> None:
         pass
@@ -403,7 +411,7 @@ class Scope:
         self._store(statement, statement.target, self._static_index(statement), statement.value)
 
     def _store(self, statement: Any, target: ir.Var, index: str, value: ir.Var) -> None:
-        self.emit_access()
+        self.emit_location()
         array = self.type(target)
         if isinstance(array, types.Record):
             self.emit(

@@ -1,0 +1,234 @@
+"""What watches a run: the cost of each line, races, and reads of what nobody wrote."""
+
+from typing import Any
+
+import numpy as np
+
+from llm_numba.simulator.costs import LineCost, add_access
+from llm_numba.simulator.errors import RaceError, UninitializedReadError
+from llm_numba.simulator.kernel import Kernel
+from llm_numba.simulator.lanes import Lanes
+from llm_numba.simulator.machine import Machine
+from llm_numba.simulator.memory import Buffer
+from llm_numba.simulator.order import Knowledge
+from llm_numba.simulator.races import Conflict, Shadow, find_race, record
+from llm_numba.simulator.report import LineReport
+
+
+class Observer:
+    """Sees every access, branch, barrier and fence of a run.
+
+    Parameters
+    ----------
+    kernel : Kernel
+    costs : bool
+        Whether to count what lines cost.
+    faults : bool
+        Whether to look for races and uninitialised reads.
+    """
+
+    def __init__(self, kernel: Kernel, *, costs: bool, faults: bool) -> None:
+        self._kernel = kernel
+        self._costs = costs
+        self._faults = faults
+        self._lines: dict[int, LineCost] = {}
+
+    def begin(self, machine: Machine) -> None:
+        """Start to watch a machine; the blocks of an earlier one are ordered with none of these."""
+        self._knowledge = Knowledge(machine.threads, machine.first_thread)
+
+    def lines(self) -> list[LineReport]:
+        """Return what each line cost."""
+        return [
+            LineReport(*self._kernel.locations[at], **vars(cost))
+            for at, cost in sorted(
+                self._lines.items(), key=lambda item: self._kernel.locations[item[0]]
+            )
+        ]
+
+    def _line(self, lanes: Lanes) -> LineCost:
+        return self._lines.setdefault(lanes.at, LineCost())
+
+    # -- Events ---------------------------------------------------------------------------------
+
+    def diverge(self, lanes: Lanes, condition: np.ndarray) -> None:
+        """A branch sends the group different ways; count the warps that it splits."""
+        taken = lanes.by_warp(condition, False).any(axis=1)
+        other = lanes.by_warp(~condition, False).any(axis=1)
+        split = int(np.count_nonzero(taken & other))
+        if split and self._costs:
+            self._line(lanes).divergent += split
+
+    def barrier(self, lanes: Lanes, scope: str) -> None:
+        """Threads of each block, or of the whole grid, have met."""
+        if not self._faults:
+            return
+        block = lanes.machine.block_of[lanes.ids]
+        if scope == "grid" or block[0] == block[-1]:
+            self._knowledge.meet(lanes.ids)
+            return
+        for part in np.split(lanes.ids, np.flatnonzero(np.diff(block)) + 1):
+            self._knowledge.meet(part)
+
+    def sync_warp(self, lanes: Lanes, mask: Any) -> None:
+        """Threads of each warp that are in the mask have met."""
+        if not self._faults:
+            return
+        warps = lanes.warps
+        masks = lanes.vector(np.int64(0xFFFFFFFF) if mask is None else mask) & 0xFFFFFFFF
+        key = warps.row.astype(np.int64) << 32 | masks
+        order = np.argsort(key, kind="stable")
+        for part in np.split(order, np.flatnonzero(np.diff(key[order])) + 1):
+            self._knowledge.meet(lanes.ids[part])
+
+    def fence(self, lanes: Lanes) -> None:
+        """Threads pass a memory fence."""
+        if self._faults:
+            self._knowledge.fence(lanes.ids)
+
+    def access(
+        self,
+        lanes: Lanes,
+        kind: str,
+        buffer: Buffer,
+        offset: Any,
+        cell: Any,
+        itemsize: int,
+        value: Any = None,
+    ) -> None:
+        """Threads load, store or update memory.
+
+        Parameters
+        ----------
+        lanes : Lanes
+        kind : {"load", "store", "atomic"}
+        buffer : Buffer
+        offset : int64 or int64 [n]
+            Byte address in the buffer or the block's shared memory.
+        cell : int64, int64 [n] or int64 [n, count]
+            Places of the elements in the buffer's typed array.
+        itemsize : int
+        value : array, optional
+            What is stored.
+        """
+        count = cell.shape[1] if np.ndim(cell) == 2 else 1
+        if self._costs and buffer.space in ("global", "shared"):
+            add_access(self._line(lanes), lanes, buffer.space, kind, offset, itemsize * count)
+        if not self._faults:
+            return
+        if buffer.written is not None:
+            self._check_written(lanes, kind, buffer, cell, itemsize)
+        if buffer.space in ("global", "shared"):
+            self._check_races(lanes, kind, buffer, cell, itemsize, value)
+
+    # -- Faults ---------------------------------------------------------------------------------
+
+    def _check_written(
+        self, lanes: Lanes, kind: str, buffer: Buffer, cell: Any, itemsize: int
+    ) -> None:
+        size = min(itemsize, 8)
+        if itemsize > size:
+            cell = (np.asarray(cell)[..., None] * 2 + np.arange(2)).reshape(-1, 2)
+        marks = buffer.marks(size)
+        all_ones = np.uint64(2 ** (8 * size) - 1)
+        if kind != "store":
+            missing = marks[cell] != all_ones
+            if np.any(missing):
+                who = lanes.vector(missing) if np.ndim(missing) < 2 else missing.any(axis=1)
+                raise lanes.machine.fault(
+                    UninitializedReadError,
+                    lanes,
+                    who,
+                    f"reads {buffer.name} where nobody has written",
+                    "Write it first, zeros too: such memory holds whatever was there before.",
+                )
+        if kind != "load":
+            marks[cell] = all_ones
+
+    def _check_races(
+        self, lanes: Lanes, kind: str, buffer: Buffer, cell: Any, itemsize: int, value: Any
+    ) -> None:
+        changes = None
+        if kind == "store":
+            stored = buffer.typed(value.dtype)[cell]
+            changes = np.broadcast_to(_bits(stored) != _bits(value), np.shape(cell) or (lanes.n,))
+            changes = self._differing(lanes, cell, value, changes)
+        threads, cells = self._elements(lanes, buffer, cell, itemsize)
+        if changes is not None:
+            changes = np.repeat(changes.reshape(-1), len(cells) // changes.size)
+        if kind == "atomic":
+            self._knowledge.touch_flag(lanes.ids, id(buffer), lanes.vector(cell))
+        conflict = find_race(buffer.shadow, self._knowledge, threads, cells, kind, changes)
+        if conflict is not None:
+            raise self._race(lanes, kind, buffer, threads, conflict)
+        record(buffer.shadow, self._knowledge, threads, cells, kind, lanes.at)
+
+    def _differing(self, lanes: Lanes, cell: Any, value: Any, changes: np.ndarray) -> np.ndarray:
+        """Raise if threads of the group store different values to one element."""
+        flat = np.broadcast_to(cell, changes.shape).reshape(-1)
+        values = np.broadcast_to(_bits(value), changes.shape).reshape(-1)
+        order = np.argsort(flat, kind="stable")
+        cells, stored = flat[order], values[order]
+        clash = (cells[1:] == cells[:-1]) & (stored[1:] != stored[:-1])
+        if clash.any():
+            first = int(np.flatnonzero(clash)[0])
+            threads = order[first : first + 2] // (changes.size // lanes.n)
+            raise lanes.machine.fault(
+                RaceError,
+                lanes,
+                np.isin(np.arange(lanes.n), threads),
+                "write different values to one element in the same statement",
+                "Let one thread write it, or use an atomic operation.",
+            )
+        return changes
+
+    def _elements(
+        self, lanes: Lanes, buffer: Buffer, cell: Any, itemsize: int
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Return thread and shadow cell of each element that is touched."""
+        granule = buffer.granule
+        if buffer.shadow is None or itemsize < granule:
+            if buffer.shadow is None:
+                buffer.granule = granule = min(itemsize, 8)
+                buffer.shadow = Shadow(-(-buffer.data.size // granule))
+            else:
+                buffer.shadow.split(granule // itemsize)
+                buffer.granule = granule = itemsize
+        cells = np.broadcast_to(cell, (lanes.n, *np.shape(cell)[1:])).reshape(lanes.n, -1)
+        if itemsize > granule:
+            parts = itemsize // granule
+            cells = (cells[:, :, None] * parts + np.arange(parts)).reshape(lanes.n, -1)
+        threads = lanes.ids + lanes.machine.first_thread
+        return np.repeat(threads, cells.shape[1]), cells.reshape(-1)
+
+    def _race(
+        self, lanes: Lanes, kind: str, buffer: Buffer, threads: np.ndarray, conflict: Conflict
+    ) -> RaceError:
+        machine = lanes.machine
+        mine = lanes.ids + machine.first_thread == threads[conflict.mine[0]]
+        other = machine.name(int(conflict.other[0]))
+        did = {"load": "reads", "store": "writes", "atomic": "updates"}[kind]
+        earlier = "wrote" if conflict.kind == "write" else "read"
+        file, line = self._kernel.locations[conflict.place]
+        where = f"line {line}" if file == machine.place(lanes)[0] else f"{file}:{line}"
+        remedy = {
+            "shared": "Put cuda.syncthreads() (or cuda.syncwarp() within a warp) between the two.",
+            "global": "Give each element to one thread, use an atomic operation, or split the "
+            "kernel in two.",
+        }[buffer.space]
+        return machine.fault(
+            RaceError,
+            lanes,
+            mine,
+            f"{did} an element of {buffer.name} that {other} {earlier} at {where}, with nothing "
+            "between that orders them",
+            remedy,
+        )
+
+
+def _bits(value: Any) -> Any:
+    """Return a value's bits, so that NaN equals itself."""
+    if value.dtype.kind in "fcV":
+        width = {1: "u1", 2: "u2", 4: "u4", 8: "u8"}.get(value.dtype.itemsize)
+        return value.view(width) if width else value
+    return value

@@ -1,0 +1,120 @@
+"""Who knows what of whom: the order that barriers, fences and flags make between threads.
+
+Each thread counts its own steps with a clock that ticks when it passes on what it did. What thread t
+knows is a vector: for every other thread, up to which tick all its accesses come before what t does
+next (vector clocks; Lamport 1978, Mattern 1989; used to find races as in FastTrack, Flanagan and
+Freund 2009). Threads that met at a barrier know the same, so they share one vector.
+"""
+
+from typing import Any
+
+import numpy as np
+
+
+class Knowledge:
+    """Vector clocks of the resident threads.
+
+    Parameters
+    ----------
+    threads : int
+        How many are resident.
+    first : int
+        The number of the first of them in the whole grid. Threads of blocks that ran before are
+        ordered with nobody.
+
+    Attributes
+    ----------
+    clock : int32 [threads]
+        Each thread's present tick.
+    """
+
+    def __init__(self, threads: int, first: int) -> None:
+        self.threads = threads
+        self.first = first
+        self.clock = np.ones(threads, np.int32)
+        nothing = np.zeros(threads, np.int32)
+        self._vectors: dict[int, np.ndarray] = {0: nothing}
+        self._held = np.zeros(threads, np.int64)  # which vector each thread holds
+        self._next = 1
+        # What a thread's last fence made ready to publish, and what flags told it.
+        self._published: dict[int, np.ndarray] = {}
+        self._heard: dict[int, np.ndarray] = {}
+        self._flags: dict[tuple[int, int], np.ndarray] = {}
+
+    def knows(self, threads: np.ndarray, others: np.ndarray, ticks: np.ndarray) -> np.ndarray:
+        """Tell which accesses come before what some threads do now.
+
+        Parameters
+        ----------
+        threads, others : int [n]
+            Who asks, and about whom; numbered through the whole grid.
+        ticks : int [n]
+            The other's tick at the access.
+
+        Returns
+        -------
+        bool [n]
+        """
+        held = self._held[threads - self.first]
+        resident = others >= self.first
+        place = np.where(resident, others - self.first, 0)
+        known = np.empty(len(threads), bool)
+        for vector in np.unique(held):
+            same = held == vector
+            known[same] = self._vectors[int(vector)][place[same]] >= ticks[same]
+        return known & resident | (threads == others)
+
+    def _what(self, thread: int) -> np.ndarray:
+        """Return all that a thread knows, itself included."""
+        vector = self._vectors[int(self._held[thread])].copy()
+        vector[thread] = self.clock[thread]
+        return vector
+
+    def _teach(self, threads: Any, vector: np.ndarray) -> None:
+        self._vectors[self._next] = vector
+        self._held[threads] = self._next
+        self._next += 1
+        if len(self._vectors) > 4 * self.threads + 64:
+            used = set(np.unique(self._held).tolist())
+            self._vectors = {key: self._vectors[key] for key in used}
+
+    def meet(self, threads: np.ndarray) -> None:
+        """Let threads come together at a barrier: each learns all that the others know."""
+        vectors = [self._vectors[int(key)] for key in np.unique(self._held[threads])]
+        everything = vectors[0].copy() if len(vectors) == 1 else np.maximum.reduce(vectors)
+        everything[threads] = np.maximum(everything[threads], self.clock[threads])
+        if self._heard:
+            for thread in threads.tolist():
+                heard = self._heard.pop(thread, None)
+                if heard is not None:
+                    np.maximum(everything, heard, out=everything)
+        if self._published:
+            for thread in threads.tolist():
+                # A barrier orders like a fence: what it taught may be published too.
+                if thread in self._published:
+                    self._published[thread] = everything
+        self.clock[threads] += 1
+        self._teach(threads, everything)
+
+    def fence(self, threads: np.ndarray) -> None:
+        """Order what threads did before against the flags they write, and what they read after."""
+        for thread in threads.tolist():
+            heard = self._heard.pop(thread, None)
+            if heard is not None:
+                self._teach(thread, np.maximum(self._what(thread), heard))
+            self._published[thread] = self._what(thread)
+            self.clock[thread] += 1
+
+    def touch_flag(self, threads: np.ndarray, buffer: int, cells: np.ndarray) -> None:
+        """Let threads read and write flags atomically: they hear what was published there."""
+        if not self._published and not self._flags:
+            return
+        for thread, cell in zip(threads.tolist(), cells.tolist(), strict=True):
+            flag = (buffer, cell)
+            known = self._flags.get(flag)
+            if known is not None:
+                heard = self._heard.get(thread)
+                self._heard[thread] = known if heard is None else np.maximum(known, heard)
+            published = self._published.get(thread)
+            if published is not None:
+                self._flags[flag] = published if known is None else np.maximum(known, published)
