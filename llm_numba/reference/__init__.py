@@ -19,6 +19,7 @@ from llm_numba.reference.attention import (
     paged_attention,
     paged_decode_attention,
 )
+from llm_numba.reference.basics import histogram, saxpy
 from llm_numba.reference.embedding import embedding, embedding_with_positions
 from llm_numba.reference.gemm import linear
 from llm_numba.reference.kv import copy_blocks, gather_kv, write_kv
@@ -48,6 +49,7 @@ __all__ = [
     "gather_kv",
     "gelu",
     "gelu_tanh",
+    "histogram",
     "layer_norm",
     "linear",
     "log_softmax",
@@ -62,6 +64,7 @@ __all__ = [
     "row_sum",
     "sample",
     "sampling_probabilities",
+    "saxpy",
     "silu",
     "silu_mul",
     "softmax",
