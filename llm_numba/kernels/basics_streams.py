@@ -21,6 +21,8 @@ Sources: "CUDA C++ Programming Guide", asynchronous concurrent execution; Harris
 Data Transfers in CUDA C/C++", 2012.
 """
 
+import itertools
+
 import numpy as np
 
 from llm_numba.errors import KernelArgumentError
@@ -99,4 +101,4 @@ def saxpy_from_host(
 def _parts(length: int, chunks: int) -> list[slice]:
     """Cut a vector into chunks of nearly equal length, none of them empty."""
     cuts = [length * chunk // chunks for chunk in range(chunks + 1)]
-    return [slice(a, b) for a, b in zip(cuts, cuts[1:], strict=False) if a < b]
+    return [slice(a, b) for a, b in itertools.pairwise(cuts) if a < b]

@@ -166,7 +166,7 @@ def _(lanes, array, index, values):
     elements = np.empty((lanes.n, len(values)), array.dtype)
     for k, value in enumerate(values):
         elements[:, k] = value if array.dtype == np.int32 else rounded_to(array.dtype, value)
-    lanes.store(array, index, elements)
+    lanes.store(array, index, elements, count=len(values))
 
 
 @intrinsic
