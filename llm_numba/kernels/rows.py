@@ -1,0 +1,127 @@
+r"""A row of a matrix and the threads that share it: what softmax and the norms have in common.
+
+A row belongs to ``blockDim.x`` threads, a multiple of 32. Short rows get one warp, and a block
+takes several of them along y; long rows get a block of their own:
+
+::
+
+    packets of 16 bytes    |  0 |  1 | ... | 31 | 32 | 33 | ... | 63 | 64 | ...
+    thread, 32 to a row      t0   t1   ...  t31   t0   t1   ...  t31   t0
+    packet of the thread      0    0    ...   0    1    1   ...    1    2
+
+Neighbours load neighbouring packets, so a warp's request is 512 bytes without a gap. A thread
+has all its packets under way at once, and then holds them in registers until the row's maximum,
+sum or mean is known: 64 KiB of row fit into a block of 1024 threads.
+
+Source of the reduction in two levels: Luitjens, "Faster Parallel Reductions on Kepler", 2014.
+"""
+
+import math
+
+from numba import cuda, float32
+
+from llm_numba.kernels import ptx
+from llm_numba.kernels.ptx.packets import zeros16
+from llm_numba.kernels.reduce import WARP, warp_max, warp_sum
+
+# Packets of 16 bytes that a thread holds, and the numbers in them: up to 8 in a packet.
+PACKETS = 4
+HELD = 8 * PACKETS
+
+MAX_THREADS = 1024
+MAX_WARPS = MAX_THREADS // WARP
+MINUS_INFINITY = float32(-math.inf)
+
+_SMALL_BLOCK = 128
+
+
+@cuda.jit(device=True)
+def max_over_row(value, partial):
+    """Find the largest value among the threads of a row, for each of them; NaN if there is one.
+
+    Parameters
+    ----------
+    value : float32
+    partial : shared float32 [MAX_WARPS]
+        For this call alone: slow warps still read it when fast ones return.
+    """
+    value = warp_max(value)
+    if cuda.blockDim.x == WARP:  # the warp is the row, and the others of its block have theirs
+        return value
+    lane = cuda.threadIdx.x & 31
+    if lane == 0:
+        partial[cuda.threadIdx.x >> 5] = value
+    cuda.syncthreads()
+    # Each warp does this anew. One warp for all would have to send the result back: a barrier more.
+    return warp_max(partial[lane] if lane < cuda.blockDim.x >> 5 else MINUS_INFINITY)
+
+
+@cuda.jit(device=True)
+def sum_over_row(value, partial):
+    """Add the values of the threads of a row, for each of them; see :func:`max_over_row`."""
+    value = warp_sum(value)
+    if cuda.blockDim.x == WARP:
+        return value
+    lane = cuda.threadIdx.x & 31
+    if lane == 0:
+        partial[cuda.threadIdx.x >> 5] = value
+    cuda.syncthreads()
+    return warp_sum(partial[lane] if lane < cuda.blockDim.x >> 5 else float32(0))
+
+
+@cuda.jit(device=True)
+def hold_packets(x, begin, packets, held):
+    """Load the packets of a thread, those of the row that it has room for.
+
+    Nothing is computed or stored between the loads, so that they are all under way at once.
+
+    Parameters
+    ----------
+    x : array
+    begin : int
+        Element where packet 0 begins.
+    packets : int
+        Of the row.
+    held : local float32 [HELD]
+    """
+    width = ptx.items16(x)
+    for k in range(PACKETS):
+        packet = cuda.threadIdx.x + k * cuda.blockDim.x
+        if packet < packets:
+            values = ptx.load16(x, begin + packet * width)
+            for e in range(width):
+                held[k * width + e] = values[e]
+
+
+@cuda.jit(device=True)
+def store_packets(out, begin, packets, held, factor):
+    """Store what a thread holds; the inverse of :func:`hold_packets`."""
+    width = ptx.items16(out)
+    for k in range(PACKETS):
+        packet = cuda.threadIdx.x + k * cuda.blockDim.x
+        if packet < packets:
+            values = zeros16(out)
+            for e in range(width):
+                values = ptx.with_item(values, e, held[k * width + e] * factor)
+            ptx.store16(out, begin + packet * width, values)
+
+
+def row_launch(rows: int, pieces: int) -> tuple[tuple[int], tuple[int, int]]:
+    """Choose grid and block for rows of which each thread holds :data:`PACKETS` pieces.
+
+    Parameters
+    ----------
+    rows : int
+    pieces : int
+        Packets in a row.
+
+    Returns
+    -------
+    grid : tuple of int
+    block : tuple of int
+        Threads of a row, and rows of a block: as few threads as hold the row, up to 1024.
+    """
+    warps = max(1, math.ceil(pieces / (WARP * PACKETS)))
+    threads = min(WARP * warps, MAX_THREADS)
+    rows_of_block = _SMALL_BLOCK // WARP if threads == WARP else 1
+    return (math.ceil(rows / rows_of_block),), (threads, rows_of_block)

@@ -1,0 +1,54 @@
+"""What every softmax kernel does with single numbers: scale, mask, subtract, invert.
+
+All powers are of two; see :mod:`llm_numba.kernels.softmax`.
+"""
+
+from numba import cuda, float32
+from numba.cuda import libdevice
+
+from llm_numba.kernels import ptx
+from llm_numba.kernels.rows import MINUS_INFINITY
+
+
+@cuda.jit(device=True)
+def row_of_mask(mask, row):
+    """Return the row of the mask that belongs to a row of x.
+
+    Parameters
+    ----------
+    mask : bool [K, N]
+        Its K rows repeat; of no row where there is no mask.
+    row : int
+    """
+    return row % mask.shape[0] if mask.shape[0] > 0 else 0
+
+
+@cuda.jit(device=True)
+def masked_logit(value, mask, scale, mask_row, column):
+    """Scale a number; minus infinity if it is masked.
+
+    The product must be rounded before anything is subtracted from it, hence ``fmul_rn``. Fused
+    with the subtraction into one instruction it would stay exact, which the maximum is not: for
+    large numbers the difference of the two overflows.
+    """
+    if mask.shape[0] > 0 and not mask[mask_row, column]:
+        return MINUS_INFINITY
+    return libdevice.fmul_rn(value, scale)
+
+
+@cuda.jit(device=True)
+def logit(x, mask, scale, row, mask_row, column):
+    """Read a number of x, scaled and masked."""
+    return masked_logit(ptx.to_float(x[row, column]), mask, scale, mask_row, column)
+
+
+@cuda.jit(device=True)
+def reference_point(maximum):
+    """Return what to subtract: 0 if nothing was seen, as -inf - (-inf) would be NaN."""
+    return maximum if maximum > MINUS_INFINITY else float32(0)
+
+
+@cuda.jit(device=True)
+def inverse_or_one(total):
+    """Return 1 / total; 1 for an empty row, where it multiplies zeros."""
+    return float32(1) / total if total != float32(0) else float32(1)
