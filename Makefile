@@ -9,9 +9,16 @@ PIP := $(RUN) -m pip install --quiet --disable-pip-version-check
 # One BLAS thread a test worker: pytest-xdist already fills the cores.
 TEST_ENV := OPENBLAS_NUM_THREADS=1 OMP_NUM_THREADS=1 MKL_NUM_THREADS=1
 PYTEST := $(TEST_ENV) $(RUN) -m pytest -n auto --maxprocesses 8
+# What not every machine has, each with a target of its own.
+EVERYWHERE := not parity and not ptx and not gpu
+
+# The CUDA wheels of `make test-gpu`: CUDA_EXTRA=cu12 for drivers older than 580.
+CUDA_EXTRA ?= cu13
+# `make test-gpu RUN=python3` takes an environment that has them, and installs nothing.
+GPU_ENV := $(if $(filter command,$(origin RUN)),,$(VENV)/.installed-$(CUDA_EXTRA) $(VENV)/.installed-test)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-slow test-all lint docs parity bench-cpu clean FORCE
+.PHONY: help demo test test-slow test-all lint docs test-ptx test-gpu parity bench-cpu clean FORCE
 
 help: ## Show this list
 	@echo 'make TARGET, one of:'
@@ -21,13 +28,13 @@ demo: $(VENV)/.installed ## Tell a story with the bundled model and ask it quest
 	@$(RUN) -m llm_numba demo
 
 test: $(VENV)/.installed-test ## Run the tests (a few minutes)
-	$(PYTEST) -m 'not slow and not parity'
+	$(PYTEST) -m 'not slow and $(EVERYWHERE)'
 
 test-slow: $(VENV)/.installed-test ## Run only the slow tests
-	$(PYTEST) -m 'slow and not parity'
+	$(PYTEST) -m 'slow and $(EVERYWHERE)'
 
 test-all: $(VENV)/.installed-test ## Run the tests, the slow ones too
-	$(PYTEST) -m 'not parity'
+	$(PYTEST) -m '$(EVERYWHERE)'
 
 lint: $(VENV)/.installed-test ## Check style, format and the direction of imports
 	$(RUN) -m ruff check .
@@ -37,6 +44,12 @@ lint: $(VENV)/.installed-test ## Check style, format and the direction of import
 docs: $(VENV)/.installed-docs ## Build the documentation into docs/_build/html
 	$(RUN) -m sphinx -W --keep-going -q docs docs/_build/html
 	@echo 'Open docs/_build/html/index.html'
+
+test-ptx: $(VENV)/.installed-ptx $(VENV)/.installed-test ## Compile every kernel for every GPU, without one
+	$(PYTEST) -m ptx
+
+test-gpu: $(GPU_ENV) ## Run the tests that need a GPU (JUNIT=FILE.xml records them)
+	$(TEST_ENV) $(RUN) -m pytest -m gpu $(if $(JUNIT),--junitxml='$(JUNIT)')
 
 parity: $(VENV)/.installed-parity $(VENV)/.installed-test ## Compare with Transformers, live (installs PyTorch)
 	$(RUN) -m pytest -m parity
