@@ -19,4 +19,4 @@ def transpose(x: np.ndarray) -> np.ndarray:
     -------
     as x [N, M], C-contiguous
     """
-    return np.ascontiguousarray(x.T)
+    return x.T.copy()
