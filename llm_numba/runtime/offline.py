@@ -7,6 +7,7 @@ its registers may differ by a few from these.
 """
 
 import contextlib
+import functools
 import re
 import subprocess
 import threading
@@ -93,6 +94,21 @@ class Resources:
     spill_stores: int
     spill_loads: int
     float64: tuple[Float64, ...]
+
+
+@functools.cache
+def compiler_problem() -> str | None:
+    """Say why kernels cannot be compiled and assembled here, or return None if they can."""
+    try:
+        assemble(compile_to_ptx(_nothing, (), (7, 5)), (7, 5))
+    except DependencyError as error:
+        return str(error)
+    return None
+
+
+@cuda.jit
+def _nothing() -> None:
+    pass
 
 
 def signature_of(launch: Launch) -> tuple[Any, ...]:
@@ -249,12 +265,23 @@ def assemble(ptx: str, capability: Capability, max_registers: int | None = None)
     ptxas = pathfinder.find_nvidia_binary_utility("ptxas")
     if ptxas is None:
         raise _missing("ptxas, which assembles kernels, is")
-    limit = [f"-maxrregcount={max_registers}"] if max_registers else []
+    options = [f"-maxrregcount={max_registers}"] if max_registers else []
+    if ".extern .func" in ptx:
+        # Numba links what it wrote in CUDA C++, cooperative groups for one, at the launch only.
+        options.append("--compile-only")
     with TemporaryDirectory() as folder:
         source = Path(folder, "kernel.ptx")
         source.write_text(ptx)
         arch = f"-arch=sm_{capability_name(capability).replace('.', '')}"
-        command = [ptxas, "-v", arch, *limit, str(source), "-o", str(Path(folder, "kernel.cubin"))]
+        command = [
+            ptxas,
+            "-v",
+            arch,
+            *options,
+            str(source),
+            "-o",
+            str(Path(folder, "kernel.cubin")),
+        ]
         done = subprocess.run(command, capture_output=True, text=True)
     log = done.stdout + done.stderr
     if done.returncode:
