@@ -94,7 +94,7 @@ def hold_packets(x, begin, packets, held):
 
 
 @cuda.jit(device=True)
-def store_packets(out, begin, packets, held, factor):
+def store_packets(out, begin, packets, held):
     """Store what a thread holds; the inverse of :func:`hold_packets`."""
     width = ptx.items16(out)
     for k in range(PACKETS):
@@ -102,7 +102,7 @@ def store_packets(out, begin, packets, held, factor):
         if packet < packets:
             values = zeros16(out)
             for e in range(width):
-                values = ptx.with_item(values, e, held[k * width + e] * factor)
+                values = ptx.with_item(values, e, held[k * width + e])
             ptx.store16(out, begin + packet * width, values)
 
 

@@ -102,7 +102,11 @@ def softmax_held(x, mask, scale, out):
 
     factor = math.exp2(maximum - reference_point(max_over_row(maximum, maxima)))
     factor *= inverse_or_one(sum_over_row(total * factor, sums))
-    store_packets(out, begin, packets, held, factor)
+    for k in range(PACKETS):
+        if cuda.threadIdx.x + k * cuda.blockDim.x < packets:
+            for at in range(k * width, (k + 1) * width):
+                held[at] *= factor
+    store_packets(out, begin, packets, held)
     if edge_column < x.shape[1]:
         out[row, edge_column] = ptx.from_float(out, edge * factor)
 
