@@ -10,7 +10,7 @@ import pytest
 from numba.cuda import dispatcher, types
 
 from llm_numba.errors import KernelArgumentError, LaunchError
-from llm_numba.runtime import launch
+from llm_numba.runtime import Launch, launch, launch_all
 
 F32 = types.float32
 
@@ -237,6 +237,11 @@ def test_kernels_that_synchronise_the_grid_are_launched_together(gpu, monkeypatc
 def test_the_stream_is_cupys_current_one_or_the_one_given(stream, pointer, gpu):
     launch(Kernel(one), 1, 1, (array(),), stream=stream)
     assert gpu.launches[0].stream == f"stream {pointer}"
+
+
+def test_launches_of_a_plan_share_the_stream(gpu):
+    launch_all([Launch(Kernel(one), (1,), (1,), (array(),))] * 2, stream=Stream(11))
+    assert [each.stream for each in gpu.launches] == ["stream 11"] * 2
 
 
 def test_a_profiler_sees_the_kernels_name(gpu):
