@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from llm_numba.simulator.translate import Scope
 
 _DEEPEST_CALL = 64
-_ALL_LANES = np.int64(0xFFFFFFFF)
+_MAX_STATIC_SHARED = 48 * 1024
 
 Emitter = Callable[["Scope", ir.Var, list[Any], Any], None]
 _emitters: dict[Any, Emitter] = {}
@@ -51,6 +51,8 @@ def translate_call(scope: "Scope", target: ir.Var, value: ir.Expr) -> None:
         _call_method(scope, target, function, arguments, signature)
     elif _is_known(_emitters, function):
         _emitters[function](scope, target, arguments, signature)
+    elif value in scope.typed.bodies:
+        _lay_in(scope, target, scope.typed.bodies[value], arguments, signature)
     elif isinstance(signature.return_type, vector_types.VectorType):
         _make_vector(scope, target, arguments, signature)
     elif find_twin(function) is not None:
@@ -140,8 +142,7 @@ def _call_twin(
     entry = find_twin(function)
     assert entry is not None
     if entry.collective:
-        block = scope.cut()
-        block.mask = scope.mask_of(arguments[0]) if arguments else _ALL_LANES
+        scope.begin_collective(arguments[0] if arguments else None)
     scope.emit_location()
     parts = ["g", *_sources(scope, arguments, signature.args)]
     if entry.typed:
@@ -327,6 +328,12 @@ def _shared_array(scope: "Scope", target: ir.Var, arguments: list[Any], signatur
         scope.assign(target, f"g.machine.dynamic_array({name})")
         return
     offset = scope.translation.reserve_shared(int(np.prod(shape)) * dtype.itemsize)
+    if scope.translation.shared_bytes > _MAX_STATIC_SHARED:
+        raise scope.unsupported(
+            f"the shared arrays take {scope.translation.shared_bytes} bytes of a block.",
+            f"At most {_MAX_STATIC_SHARED} can be static: use cuda.shared.array(0, dtype) and give "
+            "the bytes with the launch.",
+        )
     scope.assign(target, f"g.machine.shared_array({offset}, {shape!r}, {name})")
 
 

@@ -12,6 +12,7 @@ Compute's documentation of the L1TEX cache; both checked against the hardware's 
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -22,6 +23,7 @@ SECTOR = 32
 BANKS = 32
 WORD = 4
 _NOBODY = np.int64(-1)
+_PERIOD = BANKS * WORD  # bytes after which banks and sectors repeat
 
 
 @dataclass
@@ -48,15 +50,14 @@ def count_distinct(values: np.ndarray) -> np.ndarray:
     return np.count_nonzero(new & (ordered >= 0), axis=1)
 
 
-def sectors(addresses: np.ndarray, size: int) -> np.ndarray:
+def sectors(addresses: np.ndarray) -> np.ndarray:
     """Return the sectors of each request.
 
     Parameters
     ----------
     addresses : int64 [requests, 32]
-        Byte address of each lane, negative where it takes no part.
-    size : int
-        Bytes a lane, a power of two of at most 32, to which the addresses are aligned.
+        Byte address of each lane, negative where it takes no part; aligned to the bytes that the
+        lane asks for, so that none needs two sectors.
 
     Returns
     -------
@@ -112,32 +113,66 @@ def ideal_wavefronts(addresses: np.ndarray, size: int) -> np.ndarray:
     return np.maximum(-(-distinct * size // (BANKS * WORD)), (distinct > 0).astype(int))
 
 
-def add_access(cost: LineCost, lanes: Lanes, space: str, kind: str, offset: object, size: int) -> None:
-    """Add a group's access, one request a warp, to the sums of its line."""
-    addresses = lanes.by_warp(offset, _NOBODY)
+@dataclass(frozen=True)
+class _Access:
+    """What one access of a group costs, all its warps together."""
+
+    requests: int
+    cost: int
+    ideal: int
+    worst: Request
+
+
+class Accounts:
+    """The costs of all lines.
+
+    Loops repeat the same pattern of addresses again and again, only further on. Shifting all
+    addresses by a multiple of 128 bytes changes neither sectors nor banks, so what a pattern costs
+    is computed once.
+    """
+
+    def __init__(self) -> None:
+        self.lines: dict[int, LineCost] = {}
+        self._patterns: dict[tuple[object, ...], _Access] = {}
+
+    def line(self, lanes: Lanes) -> LineCost:
+        """Return the sums of the line at which a group stands."""
+        return self.lines.setdefault(lanes.at, LineCost())
+
+    def add(self, lanes: Lanes, space: str, kind: str, offset: Any, size: int) -> None:
+        """Add a group's access, one request a warp, to the sums of its line."""
+        offset = np.asarray(offset)
+        start = int(offset.flat[0]) // _PERIOD * _PERIOD
+        key = (space, size, (offset - start).tobytes(), lanes.ids.tobytes())
+        access = self._patterns.get(key)
+        if access is None:
+            access = _measure(lanes.by_warp(offset, _NOBODY), space, kind, size)
+            self._patterns[key] = access
+        cost, worst = self.line(lanes), access.worst
+        if space == "shared":
+            cost.shared_requests += access.requests
+            cost.shared_wavefronts += access.cost
+            cost.ideal_wavefronts += access.ideal
+            cost.max_bank_ways = max(cost.max_bank_ways, worst.ways)
+            if cost.worst_shared is None or worst.cost > cost.worst_shared.cost:
+                cost.worst_shared = worst
+            return
+        cost.global_requests += access.requests
+        cost.global_sectors += access.cost
+        cost.ideal_sectors += access.ideal
+        if cost.worst_global is None or worst.cost > cost.worst_global.cost:
+            cost.worst_global = worst
+
+
+def _measure(addresses: np.ndarray, space: str, kind: str, size: int) -> _Access:
     if space == "shared":
-        passes, ways = wavefronts(addresses, size)
-        cost.shared_requests += len(addresses)
-        cost.shared_wavefronts += int(passes.sum())
-        cost.ideal_wavefronts += int(ideal_wavefronts(addresses, size).sum())
-        worst = int(passes.argmax())
-        cost.max_bank_ways = max(cost.max_bank_ways, int(ways.max()))
-        if cost.worst_shared is None or passes[worst] > cost.worst_shared.cost:
-            cost.worst_shared = _request(
-                space, kind, addresses[worst], size, passes[worst], ways[worst]
-            )
-        return
-    moved = sectors(addresses, size)
-    cost.global_requests += len(addresses)
-    cost.global_sectors += int(moved.sum())
-    cost.ideal_sectors += int(ideal_sectors(addresses, size).sum())
-    worst = int(moved.argmax())
-    if cost.worst_global is None or moved[worst] > cost.worst_global.cost:
-        cost.worst_global = _request(space, kind, addresses[worst], size, moved[worst], 1)
-
-
-def _request(
-    space: str, kind: str, addresses: np.ndarray, size: int, cost: int, ways: int
-) -> Request:
-    named = tuple(int(address) if address >= 0 else None for address in addresses)
-    return Request(space, kind, named, size, int(cost), int(ways))
+        costs, ways = wavefronts(addresses, size)
+        ideal = ideal_wavefronts(addresses, size)
+        worst = int(np.lexsort((ways, costs))[-1])
+    else:
+        costs, ways = sectors(addresses), np.ones(len(addresses), int)
+        ideal = ideal_sectors(addresses, size)
+        worst = int(costs.argmax())
+    named = tuple(int(address) if address >= 0 else None for address in addresses[worst])
+    witness = Request(space, kind, named, size, int(costs[worst]), int(ways[worst]))
+    return _Access(len(addresses), int(costs.sum()), int(ideal.sum()), witness)

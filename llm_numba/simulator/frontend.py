@@ -5,22 +5,31 @@ has one type and each call one signature. Everything up to that point needs neit
 The simulator executes this IR, so its types are not an imitation of Numba's: they are Numba's.
 """
 
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from numba.cuda import compiler, types, utils
+from numba.core.errors import NumbaError
 from numba.cuda.core import errors as numba_errors
+from numba.cuda.core import ir
 from numba.cuda.core.callconv import CUDACallConv
 from numba.cuda.core.compiler_lock import global_compiler_lock
 from numba.cuda.core.compiler_machinery import FunctionPass, PassManager, register_pass
+from numba.cuda.cudadrv.error import CudaSupportError
 from numba.cuda.dispatcher import CUDADispatcher
 from numba.cuda.flags import CUDAFlags
 from numba.cuda.target import CUDATargetContext, CUDATypingContext
-from numba.cuda.typing import signature
+from numba.cuda.typing import make_concrete_template, signature
 from numba.cuda.typing.typeof import Purpose, typeof
 
 from llm_numba.simulator.errors import UnsupportedError
+
+# Numba and numba-cuda each have a family of errors; some functions it refuses by asking for a GPU.
+_REFUSALS = (NumbaError, numba_errors.NumbaError, CudaSupportError)
 
 
 @dataclass(frozen=True)
@@ -35,6 +44,8 @@ class TypedFunction:
     typemap : dict of str to numba type
     calltypes : dict of IR expression or statement to signature
     return_type : numba type
+    bodies : dict of IR expression to function
+        For calls of what Numba itself writes in Python (``@overload``): the function that it chose.
     """
 
     function: Callable[..., Any]
@@ -42,6 +53,7 @@ class TypedFunction:
     typemap: dict[str, Any]
     calltypes: dict[Any, Any]
     return_type: Any
+    bodies: dict[Any, Callable[..., Any]]
 
 
 @register_pass(mutates_CFG=False, analysis_only=True)
@@ -54,8 +66,20 @@ class _KeepTypedIR(FunctionPass):
         super().__init__()
 
     def run_pass(self, state: Any) -> bool:
+        bodies = {}
+        for call, chosen in state.calltypes.items():
+            if isinstance(call, ir.Expr) and call.op == "call":
+                kind = state.typemap[call.func.name]
+                found = getattr(kind, "_impl_keys", {}).get(chosen.args)
+                if isinstance(found, _Body):
+                    bodies[call] = found.dispatcher.py_func
         state.cr = TypedFunction(
-            state.func_id.func, state.func_ir, state.typemap, state.calltypes, state.return_type
+            state.func_id.func,
+            state.func_ir,
+            state.typemap,
+            state.calltypes,
+            state.return_type,
+            bodies,
         )
         return True
 
@@ -80,21 +104,54 @@ class _TypingCompiler(compiler.CUDACompiler):
 
 
 class _TypingContext(CUDATypingContext):
-    """Types a call of a device function by typing its body, where Numba would compile it."""
+    """Numba's typing context; its errors all become those to which type inference adds the line."""
 
     def resolve_function_type(self, func: Any, args: Any, kws: Any) -> Any:
-        if isinstance(func, types.Dispatcher):
-            arguments = fold_arguments(func.dispatcher, args, kws)
-            typed = type_function(func.dispatcher.py_func, arguments)
-            result = signature(typed.return_type, *arguments)
-            return result.replace(pysig=utils.pysignature(func.dispatcher.py_func))
-        return super().resolve_function_type(func, args, kws)
+        try:
+            return super().resolve_function_type(func, args, kws)
+        except (NumbaError, CudaSupportError) as error:
+            raise numba_errors.TypingError(str(error)) from None
 
 
-def fold_arguments(dispatcher: CUDADispatcher, args: Any, kws: Any) -> tuple[Any, ...]:
-    """Bring keyword and default arguments into the order of the function's parameters."""
-    _, folded = dispatcher.fold_argument_types(args, dict(kws))
-    return tuple(types.unliteral(each) for each in folded)
+@dataclass(frozen=True)
+class _Body:
+    """Stands where Numba keeps the compiled form of a function that it writes in Python itself."""
+
+    dispatcher: CUDADispatcher
+
+
+def _call_template(self: CUDADispatcher, args: Any, kws: Any) -> Any:
+    """Type a call of a device function by typing its body, where Numba would compile it."""
+    pysig, folded = self.fold_argument_types(args, dict(kws))
+    arguments = tuple(types.unliteral(each) for each in folded)
+    for declared in getattr(self, "declared", ()):
+        if len(declared) == len(arguments):
+            arguments = tuple(declared)
+    try:
+        typed = type_function(self.py_func, arguments)
+    except UnsupportedError as refusal:
+        if "numba" not in self.py_func.__module__.split("."):
+            raise
+        # Numba's own function cannot be had: the line to name is the one that calls it.
+        raise numba_errors.TypingError(refusal.cause) from None
+    template = make_concrete_template(
+        self.py_func.__name__,
+        key=self.py_func.__name__,
+        signatures=[signature(typed.return_type, *arguments)],
+    )
+    return template, pysig, arguments, {}
+
+
+@contextmanager
+def _typing_only() -> Iterator[None]:
+    """Keep dispatchers from compiling while a kernel's calls are typed."""
+    saved = CUDADispatcher.get_call_template, CUDADispatcher.get_overload
+    CUDADispatcher.get_call_template = _call_template
+    CUDADispatcher.get_overload = lambda self, sig: _Body(self)
+    try:
+        yield
+    finally:
+        CUDADispatcher.get_call_template, CUDADispatcher.get_overload = saved
 
 
 class _Front:
@@ -139,7 +196,7 @@ def type_function(
         flags.error_model = "numpy"
         flags.compute_capability = (9, 0)
         try:
-            with utils.numba_target_override():
+            with utils.numba_target_override(), _typing_only():
                 _front.typed[key] = _TypingCompiler(
                     _front.typing,
                     _front.target,
@@ -151,15 +208,21 @@ def type_function(
                     CUDACallConv(_front.target),
                     {},
                 ).compile_extra(function)
-        except numba_errors.NumbaError as error:
-            code = function.__code__
-            raise UnsupportedError(
-                f"Numba cannot compile {function.__name__}: {error}",
-                "Nor could it for a GPU: mend what its message names.",
-                code.co_filename,
-                code.co_firstlineno,
-            ) from None
+        except _REFUSALS as error:
+            raise _refusal(function, error) from None
     return _front.typed[key]
+
+
+def _refusal(function: Callable[..., Any], error: Exception) -> UnsupportedError:
+    code = function.__code__
+    named = re.findall(r'File "([^"]+)", line (\d+)', str(error))
+    lines = [int(line) for file, line in named if Path(file).name == Path(code.co_filename).name]
+    return UnsupportedError(
+        f"Numba cannot compile {function.__name__}: {str(error).strip()}\n",
+        "A GPU would not run it either: mend what the message names.",
+        code.co_filename,
+        lines[-1] if lines else code.co_firstlineno,
+    )
 
 
 def type_of(value: Any) -> Any:
@@ -172,7 +235,7 @@ def type_of(value: Any) -> Any:
     """
     try:
         return typeof(value, Purpose.argument)
-    except (ValueError, numba_errors.NumbaError):
+    except (ValueError, *_REFUSALS):
         raise UnsupportedError(
             f"A kernel cannot take an argument of type {type(value).__name__}.",
             "Pass NumPy arrays, numbers, or tuples of these.",

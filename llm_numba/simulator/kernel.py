@@ -23,6 +23,8 @@ class Kernel:
         Registers that each block needs from those before it.
     masks : list
         Of a block that begins with a warp-wide operation, the member mask or its register.
+    places : list of int
+        Of such a block, where the operation stands.
     locations : list of (file, line)
     registers : int
     shared_bytes, local_bytes : int
@@ -35,6 +37,7 @@ class Kernel:
     program: list[Callable[[Any], int]]
     live: list[tuple[int, ...]]
     masks: list[Any]
+    places: list[int]
     locations: list[tuple[str, int]]
     registers: int
     shared_bytes: int
@@ -70,6 +73,7 @@ def prepare(dispatcher: Any, argument_types: tuple[Any, ...], *, fine: bool = Fa
             assemble(blocks, translation.namespace, function.__name__),
             [tuple(sorted(block.live_in)) for block in blocks],
             [block.mask for block in blocks],
+            [block.location for block in blocks],
             translation.locations,
             translation.registers,
             translation.shared_bytes,

@@ -63,11 +63,7 @@ class Lanes:
         Index of the source location of the current statement.
     """
 
-    __slots__ = (
-        *("R", "at", "ids", "machine", "n", "pc"),
-        *("_everyone", "_warps"),
-        *("rounds", "waited", "waiting"),
-    )
+    __slots__ = ("R", "_everyone", "_warps", "at", "ids", "machine", "n", "pc")
 
     def __init__(self, machine: "Machine", ids: np.ndarray, registers: list[Any]) -> None:
         self.machine = machine
@@ -76,9 +72,6 @@ class Lanes:
         self.R = registers
         self.at = 0
         self.pc = 0
-        # Of a loop that waits for others: rounds in which nothing changed, and what it saw.
-        self.rounds, self.waited = 0, -1
-        self.waiting: list[Any] | None = None
         self._warps: Warps | None = None
         self._everyone = self.n == machine.threads
 
@@ -196,6 +189,8 @@ class Lanes:
         cell = self.cells(buffer, offset, dtype.itemsize)
         if value.dtype != dtype:
             value = value.astype(dtype)
+        if isinstance(value, np.ndarray) and not isinstance(cell, np.ndarray):
+            cell = self.vector(cell)  # many threads, one element: the last one stays
         if self.machine.watched:
             self.machine.watch(self, "store", buffer, offset, cell, dtype.itemsize, value)
         buffer.typed(dtype)[cell] = value
@@ -248,12 +243,13 @@ class Lanes:
         offset = view.locate(self, index)[0]
         dtype = view.dtype
         cell = self.cells(view.buffer, offset, dtype.itemsize)
+        order = self.machine.order_of(self.n)
         if self.machine.watched:
-            self.machine.watch(self, "atomic", view.buffer, offset, cell, dtype.itemsize)
+            self.machine.watch(self, "atomic", view.buffer, offset, cell, dtype.itemsize, order)
         memory = view.buffer.typed(dtype)
         before = np.empty(self.n, register_dtype_of(dtype))
         places = self.vector(cell)
-        for thread in self.machine.order_of(self.n):
+        for thread in order:
             old = memory[places[thread]]
             before[thread] = old
             new = update(old, thread)

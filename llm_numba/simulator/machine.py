@@ -25,7 +25,8 @@ from llm_numba.simulator.memory import Buffer, View
 from llm_numba.simulator.values import join
 
 STOPPED = -1  # in place of a block's number: the group has split, ended or waits
-_IDLE_ROUNDS = 500
+_IDLE_ROUNDS = 100
+_ALL = np.int64(0xFFFFFFFF)  # lanes of a warp
 
 
 class Machine:
@@ -81,6 +82,9 @@ class Machine:
         self._asleep: list[Lanes] = []
         self._parked: dict[int, list[Lanes]] = {}
         self._lowest = np.inf
+        # Of loops that wait: rounds since anything changed, and each thread's registers then.
+        self._idle, self._idle_since = 0, -1
+        self._spun = np.zeros(self.threads, np.uint64)
         registers: list[Any] = [None] * kernel.registers
         registers[: len(arguments)] = arguments
         first = Lanes(self, np.arange(self.threads), registers)
@@ -151,6 +155,7 @@ class Machine:
         while (group := self._next()) is not None:
             pc = group.pc
             while pc != STOPPED:
+                group.pc = pc
                 if masks[pc] is not None:
                     group = self._meet(group, masks[pc], pc)
                     if group is None:
@@ -262,14 +267,14 @@ class Machine:
 
     def spin(self, group: Lanes, header: int) -> int:
         """Let the others go on before another round of a loop that waits for them."""
-        live = self.kernel.live[header]
-        state = [group.R[register] for register in live]
-        if group.waited != self.progress or not _same(group.waiting, state):
-            group.rounds = 0
-        group.waited, group.waiting = self.progress, state
-        group.rounds += 1
+        seen = self._signature(group, self.kernel.live[header])
+        if self._idle_since != self.progress or (self._spun[group.ids] != seen).any():
+            self._idle = 0
+        self._spun[group.ids] = seen
+        self._idle_since = self.progress
+        self._idle += 1
         group.pc = header
-        if group.rounds > _IDLE_ROUNDS and not self._ready:
+        if self._idle > _IDLE_ROUNDS + 8 * np.count_nonzero(self.alive):
             raise self.fault(
                 DeadlockError,
                 group,
@@ -281,6 +286,15 @@ class Machine:
         self._asleep.append(group)
         return STOPPED
 
+    def _signature(self, group: Lanes, live: tuple[int, ...]) -> np.ndarray:
+        """Return a number for each thread that changes when its registers do."""
+        signature = np.zeros(group.n, np.uint64)
+        for register in live:
+            for number in _numbers(group.R[register]):
+                bits = np.asarray(number).astype(np.float64).view(np.uint64)
+                signature = signature * np.uint64(1000003) + bits
+        return signature
+
     def _wake(self) -> None:
         asleep, self._asleep = self._asleep, []
         for group in asleep:
@@ -290,9 +304,11 @@ class Machine:
 
     def _meet(self, group: Lanes, mask: Any, pc: int) -> Lanes | None:
         """Hold a group at a warp-wide operation until all lanes of its masks are there."""
+        group.at = self.kernel.places[pc]
         value = group.R[mask] if isinstance(mask, int) else mask
-        if group.warps.full and not isinstance(value, np.ndarray):
+        if group.warps.full and not isinstance(value, np.ndarray) and value & _ALL == _ALL:
             return group
+        self._check_own_lane(group, value)
         missing = self._missing(group, value)
         if not missing.any():
             return group
@@ -307,11 +323,22 @@ class Machine:
         self.check_parked(late, missing[~here])
         return group.subset(np.flatnonzero(here), live) if here.any() else None
 
+    def _check_own_lane(self, group: Lanes, mask: Any) -> None:
+        absent = group.vector(mask) >> group.warps.lane & 1 == 0
+        if absent.any():
+            raise self.fault(
+                BarrierDivergenceError,
+                group,
+                absent,
+                "takes part in a warp-wide operation whose mask leaves its own lane out",
+                "Name in the mask the lanes that execute the operation, no more and no fewer.",
+            )
+
     def _missing(self, group: Lanes, mask: Any) -> np.ndarray:
         """Return, for each thread, the lanes of its mask that are not in the group."""
         warps = group.warps
         exists = self.lanes_of_warp[warps.number][warps.row]
-        return (np.int64(0xFFFFFFFF) & mask & exists) & ~warps.active[warps.row]
+        return (_ALL & mask & exists) & ~warps.active[warps.row]
 
     def check_parked(self, group: Lanes, missing: np.ndarray) -> None:
         """Raise if lanes that a warp-wide operation waits for have ended."""
@@ -344,9 +371,9 @@ class Machine:
         )
         return bits
 
-    def order_of(self, count: int) -> Any:
+    def order_of(self, count: int) -> np.ndarray:
         """Return the order in which threads of a group perform an atomic operation."""
-        return range(count) if self.rng is None else self.rng.permutation(count)
+        return np.arange(count) if self.rng is None else self.rng.permutation(count)
 
     def waiting_groups(self) -> list[tuple[str, Lanes]]:
         """Return the groups that cannot go on, with what they wait at."""
@@ -446,20 +473,11 @@ def _lane_names(bits: int) -> str:
     return ", ".join(map(str, lanes))
 
 
-def _same(old: list[Any] | None, new: list[Any]) -> bool:
-    if old is None or len(old) != len(new):
-        return False
-    return all(_same_register(one, other) for one, other in zip(old, new, strict=True))
-
-
-def _same_register(one: Any, other: Any) -> bool:
-    if one is other:
-        return True
-    if isinstance(one, tuple) and isinstance(other, tuple):
-        return _same(list(one), list(other))
-    if isinstance(one, View) or isinstance(other, View):
-        return False
-    return bool(np.array_equal(one, other))
+def _numbers(value: Any) -> list[Any]:
+    """Return the numbers in a register."""
+    if isinstance(value, tuple):
+        return [number for part in value for number in _numbers(part)]
+    return [value] if hasattr(value, "dtype") and not isinstance(value, View) else []
 
 
 def explain_standstill(machine: Machine) -> None:

@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 
-from llm_numba.simulator.costs import LineCost, add_access
+from llm_numba.simulator.costs import Accounts
 from llm_numba.simulator.errors import RaceError, UninitializedReadError
 from llm_numba.simulator.kernel import Kernel
 from llm_numba.simulator.lanes import Lanes
@@ -18,6 +18,10 @@ from llm_numba.simulator.report import LineReport
 class Observer:
     """Sees every access, branch, barrier and fence of a run.
 
+    A fault is kept while the run goes on, for another may turn out to be its cause: what is read
+    before anybody wrote it may be written later, which is a race; and threads that race may have
+    missed each other at a barrier.
+
     Parameters
     ----------
     kernel : Kernel
@@ -25,13 +29,19 @@ class Observer:
         Whether to count what lines cost.
     faults : bool
         Whether to look for races and uninitialised reads.
+
+    Attributes
+    ----------
+    fault : RaceError, UninitializedReadError or None
+        The first that was found.
     """
 
     def __init__(self, kernel: Kernel, *, costs: bool, faults: bool) -> None:
         self._kernel = kernel
         self._costs = costs
         self._faults = faults
-        self._lines: dict[int, LineCost] = {}
+        self._accounts = Accounts()
+        self.fault: RaceError | UninitializedReadError | None = None
 
     def begin(self, machine: Machine) -> None:
         """Start to watch a machine; the blocks of an earlier one are ordered with none of these."""
@@ -42,12 +52,9 @@ class Observer:
         return [
             LineReport(*self._kernel.locations[at], **vars(cost))
             for at, cost in sorted(
-                self._lines.items(), key=lambda item: self._kernel.locations[item[0]]
+                self._accounts.lines.items(), key=lambda item: self._kernel.locations[item[0]]
             )
         ]
-
-    def _line(self, lanes: Lanes) -> LineCost:
-        return self._lines.setdefault(lanes.at, LineCost())
 
     # -- Events ---------------------------------------------------------------------------------
 
@@ -57,7 +64,7 @@ class Observer:
         other = lanes.by_warp(~condition, False).any(axis=1)
         split = int(np.count_nonzero(taken & other))
         if split and self._costs:
-            self._line(lanes).divergent += split
+            self._accounts.line(lanes).divergent += split
 
     def barrier(self, lanes: Lanes, scope: str) -> None:
         """Threads of each block, or of the whole grid, have met."""
@@ -109,17 +116,24 @@ class Observer:
             Places of the elements in the buffer's typed array.
         itemsize : int
         value : array, optional
-            What is stored.
+            What is stored; of an atomic, the order in which threads perform it.
         """
         count = cell.shape[1] if np.ndim(cell) == 2 else 1
         if self._costs and buffer.space in ("global", "shared"):
-            add_access(self._line(lanes), lanes, buffer.space, kind, offset, itemsize * count)
+            self._accounts.add(lanes, buffer.space, kind, offset, itemsize * count)
         if not self._faults:
             return
-        if buffer.written is not None:
-            self._check_written(lanes, kind, buffer, cell, itemsize)
-        if buffer.space in ("global", "shared"):
-            self._check_races(lanes, kind, buffer, cell, itemsize, value)
+        try:
+            if buffer.written is not None and self.fault is None:
+                self._check_written(lanes, kind, buffer, cell, itemsize)
+        except UninitializedReadError as fault:
+            self.fault = fault
+        try:
+            if buffer.space in ("global", "shared"):
+                self._check_races(lanes, kind, buffer, cell, itemsize, value)
+        except RaceError as fault:
+            self.fault = fault
+            self._faults = False
 
     # -- Faults ---------------------------------------------------------------------------------
 
@@ -152,18 +166,20 @@ class Observer:
         if kind == "store":
             stored = buffer.typed(value.dtype)[cell]
             changes = np.broadcast_to(_bits(stored) != _bits(value), np.shape(cell) or (lanes.n,))
-            changes = self._differing(lanes, cell, value, changes)
+            changes = self._differing(lanes, buffer, cell, value, changes)
         threads, cells = self._elements(lanes, buffer, cell, itemsize)
         if changes is not None:
             changes = np.repeat(changes.reshape(-1), len(cells) // changes.size)
         if kind == "atomic":
-            self._knowledge.touch_flag(lanes.ids, id(buffer), lanes.vector(cell))
+            self._knowledge.touch_flag(lanes.ids[value], id(buffer), lanes.vector(cell)[value])
         conflict = find_race(buffer.shadow, self._knowledge, threads, cells, kind, changes)
         if conflict is not None:
             raise self._race(lanes, kind, buffer, threads, conflict)
         record(buffer.shadow, self._knowledge, threads, cells, kind, lanes.at)
 
-    def _differing(self, lanes: Lanes, cell: Any, value: Any, changes: np.ndarray) -> np.ndarray:
+    def _differing(
+        self, lanes: Lanes, buffer: Buffer, cell: Any, value: Any, changes: np.ndarray
+    ) -> np.ndarray:
         """Raise if threads of the group store different values to one element."""
         flat = np.broadcast_to(cell, changes.shape).reshape(-1)
         values = np.broadcast_to(_bits(value), changes.shape).reshape(-1)
@@ -172,12 +188,13 @@ class Observer:
         clash = (cells[1:] == cells[:-1]) & (stored[1:] != stored[:-1])
         if clash.any():
             first = int(np.flatnonzero(clash)[0])
-            threads = order[first : first + 2] // (changes.size // lanes.n)
+            mine, other = lanes.ids[order[first : first + 2] // (changes.size // lanes.n)]
             raise lanes.machine.fault(
                 RaceError,
                 lanes,
-                np.isin(np.arange(lanes.n), threads),
-                "write different values to one element in the same statement",
+                lanes.ids == mine,
+                f"and {lanes.machine.names(np.array([other]))} write different values to one "
+                f"element of {buffer.name} in the same statement",
                 "Let one thread write it, or use an atomic operation.",
             )
         return changes

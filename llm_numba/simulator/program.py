@@ -38,6 +38,8 @@ class Block:
     mask : int, np.int64 or None
         Of a block that begins with a warp-wide operation: the register of its member mask, or the
         mask itself.
+    location : int
+        Where that operation stands in the source.
     number : int
         Place in the order.
     """
@@ -51,6 +53,7 @@ class Block:
     end: str = ""
     condition: int | None = None
     mask: Any = None
+    location: int = 0
     number: int = -1
     live_in: set[int] = field(default_factory=set)
 

@@ -4,7 +4,11 @@ from typing import Any
 
 import numpy as np
 
-from llm_numba.simulator.errors import UnsupportedError
+from llm_numba.simulator.errors import (
+    BarrierDivergenceError,
+    SimulationError,
+    UnsupportedError,
+)
 from llm_numba.simulator.frontend import type_of
 from llm_numba.simulator.kernel import Kernel, prepare
 from llm_numba.simulator.machine import Machine
@@ -93,7 +97,7 @@ def simulate(
             )
             if observer is not None:
                 observer.begin(machine)
-            machine.run()
+            _run(machine, observer)
             barriers += machine.barriers.passed
     return Report(
         kernel=prepared.name,
@@ -107,6 +111,20 @@ def simulate(
     )
 
 
+def _run(machine: Machine, observer: Any) -> None:
+    try:
+        machine.run()
+    except BarrierDivergenceError:
+        raise
+    except SimulationError:
+        # What went wrong after wrong data had been read says less than that it was.
+        if observer is not None and observer.fault is not None:
+            raise observer.fault from None
+        raise
+    if observer is not None and observer.fault is not None:
+        raise observer.fault
+
+
 def _extents(name: str, value: int | tuple[int, ...]) -> tuple[int, int, int]:
     extents = tuple(value) if isinstance(value, tuple | list) else (value,)
     if not 1 <= len(extents) <= 3 or any(int(extent) != extent or extent < 1 for extent in extents):
@@ -117,19 +135,24 @@ def _extents(name: str, value: int | tuple[int, ...]) -> tuple[int, int, int]:
     return (*whole, *(1,) * (3 - len(whole)))  # type: ignore[return-value]
 
 
+def _shape_name(extents: tuple[int, int, int]) -> str:
+    axes = 3 if extents[2] > 1 else 2 if extents[1] > 1 else 1
+    return " x ".join(map(str, extents[:axes]))
+
+
 def _check_limits(kernel: Kernel, block: tuple[int, int, int], shared_bytes: int) -> None:
     threads = int(np.prod(block))
     if threads > MAX_THREADS or block[2] > 64:
         raise UnsupportedError(
-            f"A block of {' x '.join(map(str, block))} threads is more than the hardware runs.",
+            f"A block of {_shape_name(block)} threads is more than the hardware runs.",
             f"Use at most {MAX_THREADS} threads in a block, and at most 64 along z.",
         )
     total = kernel.shared_bytes + shared_bytes
-    if kernel.shared_bytes > 48 * 1024 or total > MAX_SHARED_BYTES:
+    if total > MAX_SHARED_BYTES:
         raise UnsupportedError(
             f"{kernel.name} wants {total} bytes of shared memory in a block "
             f"({kernel.shared_bytes} of them static).",
-            f"The hardware has {MAX_SHARED_BYTES}, of which at most 49152 can be static.",
+            f"The hardware has at most {MAX_SHARED_BYTES}.",
         )
 
 

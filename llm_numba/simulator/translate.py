@@ -37,6 +37,7 @@ _KNOWN = (
     types.GridGroup,
 )
 _ALIGNMENT = 16
+_ALL_LANES = np.int64(0xFFFFFFFF)
 _CONTRACTED = {operator.add, operator.sub, operator.iadd, operator.isub}
 _PRODUCTS = {operator.mul, operator.imul}
 
@@ -286,7 +287,20 @@ class Scope:
         self.emit(f"{self.define(register)} = {source}")
         return register
 
-    def mask_of(self, variable: ir.Var) -> Any:
+    def begin_collective(self, mask: ir.Var | None) -> None:
+        """Begin a block at a warp-wide operation.
+
+        Parameters
+        ----------
+        mask : Var or None
+            The member mask; None for all 32 lanes.
+        """
+        block = self.cut()
+        block.mask = _ALL_LANES if mask is None else self._mask_of(mask)
+        self.emit_location()
+        block.location = self.translation.locations.index((self.file, self.line))
+
+    def _mask_of(self, variable: ir.Var) -> Any:
         """Return a member mask: its value if it is known, else its register."""
         if variable.name in self.constants:
             return np.int64(int(self.constants[variable.name].value) & 0xFFFFFFFF)
@@ -544,7 +558,8 @@ class Scope:
         if not isinstance(expression, ir.Expr) or expression.op not in ("binop", "inplace_binop"):
             return False
         signature = self.typed.calltypes[expression]
-        function = getattr(expression, "immutable_fn", expression.fn)
+        inplace = expression.op == "inplace_binop"
+        function = expression.immutable_fn if inplace else expression.fn
         same_block = any(users[0] is each for each in self._current_body(target))
         return same_block and function in _CONTRACTED and all(
             types.unliteral(each) == kind for each in signature.args
