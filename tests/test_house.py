@@ -1,5 +1,6 @@
 """The rules of the house: what may be imported, how long a file may be, what must be documented."""
 
+import ast
 import importlib
 import inspect
 import itertools
@@ -8,6 +9,7 @@ import pkgutil
 import subprocess
 import sys
 import tomllib
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -17,6 +19,7 @@ import llm_numba
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "llm_numba"
 MAX_LINES = 400
+MAX_KERNEL_LINES = 60
 
 # Records every attempt to import, so that `try: import cupy` shows on a machine without CuPy too.
 WATCH_IMPORTS = """
@@ -105,11 +108,20 @@ def test_public_functions_and_classes_document_each_parameter(package):
         public = getattr(module, name)
         if not inspect.isclass(public) and not inspect.isfunction(public):
             continue
-        documented = inspect.getdoc(public)
+        documented = "\n".join(inspect.getdoc(each) for each in documenting(public))
         for parameter in inspect.signature(public).parameters.values():
             # A protocol's constructor, and only that, takes *args and **kwargs.
             if parameter.kind not in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
                 assert parameter.name in documented, f"{package}.{name}: {parameter.name}?"
+
+
+def documenting(public: object) -> list[object]:
+    """A function; or a class with its bases, up to the one whose constructor it inherits."""
+    if inspect.isfunction(public):
+        return [public]
+    bases = public.__mro__
+    own = next(i for i, base in enumerate(bases) if {"__init__", "__new__"} & {*vars(base)})
+    return list(bases[: own + 1])
 
 
 def is_property(member: object) -> bool:
@@ -125,6 +137,40 @@ def test_no_source_file_is_longer_than_400_lines():
         for path in sorted(PACKAGE.rglob("*.py"))
     }
     assert {name: length for name, length in lengths.items() if length > MAX_LINES} == {}
+
+
+def kernel_functions() -> Iterator[tuple[str, ast.FunctionDef]]:
+    """What is decorated with ``cuda.jit``, with or without options, under the name of its file."""
+    for path in sorted((PACKAGE / "kernels").rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.FunctionDef) and any(
+                ast.unparse(each).startswith("cuda.jit") for each in node.decorator_list
+            ):
+                yield f"{path.relative_to(PACKAGE)}:{node.name}", node
+
+
+def test_no_kernel_is_longer_than_60_lines_without_its_docstring():
+    lengths = {}
+    for name, node in kernel_functions():
+        first = node.body[1] if ast.get_docstring(node) else node.body[0]
+        lengths[name] = node.body[-1].end_lineno - first.lineno + 1
+    assert lengths
+    assert {name: length for name, length in lengths.items() if length > MAX_KERNEL_LINES} == {}
+
+
+def test_each_kernel_says_what_it_does():
+    without = [name for name, node in kernel_functions() if not ast.get_docstring(node)]
+    assert [name for name in without if ":_" not in name] == []
+
+
+def test_machine_instructions_are_written_in_one_place():
+    files = {
+        str(path.relative_to(PACKAGE))
+        for path in PACKAGE.rglob("*.py")
+        if "InlineAsm" in path.read_text()
+    }
+    assert files
+    assert {name for name in files if not name.startswith("kernels/ptx/")} == set()
 
 
 def test_each_dependency_gives_its_reason():
