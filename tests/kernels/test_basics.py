@@ -119,6 +119,13 @@ def test_more_bins_than_shared_memory_holds(step, device):
     assert (counts[0], counts[-1], counts.sum()) == (1, 2, 3)
 
 
+@pytest.mark.parametrize(("bins", "kib"), [(12 * 1024, 48), (12 * 1024 + 1, 0)])
+def test_no_block_asks_for_more_shared_memory_than_any_gpu_gives_without_asking(bins, kib):
+    values, out = np.zeros(1, np.int32), np.zeros(bins, np.int32)
+    plan = basics.HISTOGRAM_LADDER.step("shared").plan(values=values, bins=bins, out=out)
+    assert [launch.shared_bytes for launch in plan] == [0, kib * 1024]
+
+
 @histogram_steps
 def test_old_counts_are_forgotten_and_no_values_count_nothing(step, device):
     values = runtime.to_device(np.zeros(3, np.int32), device)
@@ -221,6 +228,7 @@ def test_streams_need_a_gpu():
         ((65, 148, 24146), (7, 5), 2, ("shared memory",)),
         ((32, 36, 700), (7, 5), 16, ("blocks",)),
         ((64, 15, 0), (7, 5), 16, ("warps", "blocks")),
+        ((32, 16, 6500), (7, 5), 9, ("shared memory",)),
         ((481, 8, 1400), (8, 0), 4, ("warps",)),
         ((96, 246, 2100), (8, 0), 2, ("registers",)),
         ((1, 204, 74011), (8, 0), 2, ("shared memory",)),

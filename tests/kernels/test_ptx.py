@@ -140,7 +140,9 @@ def test_an_alignment_of_less_than_16_bytes_shows_on_the_host():
 def test_integers_wrap_and_the_larger_of_nan_and_a_number_is_nan(device):
     a = np.array([2**31 - 1, -(2**31), 5, -7], np.int32)
     b = np.array([1, -1, -5, 7], np.int32)
-    _, _, total, largest = run(combine_each, 4, device, a, b, np.zeros_like(a), np.zeros_like(a))
+    # Results of 64 bits would show what did not wrap at 32.
+    wide = np.zeros(4, np.int64)
+    _, _, total, largest = run(combine_each, 4, device, a, b, wide, wide)
     assert total.tolist() == [-(2**31), 2**31 - 1, 0, 0]
     assert largest.tolist() == [2**31 - 1, -1, 5, 7]
 
@@ -178,7 +180,7 @@ def test_redux_reduces_over_the_lanes_of_the_mask_and_no_others(groups, device):
             numbers = [int(number) for number in x[members]]
             wrapped = (sum(numbers) + 2**31) % 2**32 - 2**31
             expected[:, members] = np.array([[wrapped], [min(numbers)], [max(numbers)]])
-    result = run(reduce_warp, 128, device, x, masks, np.full((3, 128), -1, np.int32))[2]
+    result = run(reduce_warp, 128, device, x, masks, np.full((3, 128), -1))[2]
     np.testing.assert_array_equal(result, expected)
 
 
@@ -275,7 +277,7 @@ def test_sixteen_bytes_are_one_load_and_one_store_with_every_item_in_a_register(
 @pytest.mark.ptx
 @pytest.mark.usefixtures("_compiler")
 def test_redux_is_one_instruction():
-    arguments = (types.int32[::1], types.uint32[::1], types.int32[:, ::1])
+    arguments = (types.int32[::1], types.uint32[::1], types.int64[:, ::1])
     text = compile_to_ptx(reduce_warp, arguments, (8, 0))
     for operation in ("add", "min", "max"):
         assert text.count(f"redux.sync.{operation}.s32") == 1

@@ -14,6 +14,7 @@ import pytest
 from llm_numba import reference, runtime
 from llm_numba.errors import KernelArgumentError
 from llm_numba.kernels import reduce
+from llm_numba.runtime.offline import compile_to_ptx, compiler_problem, signature_of
 from llm_numba.simulator import simulate
 
 UNIT_ROUNDOFF = 2.0**-24
@@ -219,3 +220,21 @@ def test_a_row_that_begins_off_16_bytes_is_loaded_one_by_one_at_its_ends_only():
     middle = report.line(line(reduce._vectorised, "ptx.load16(x, n)"))
     assert (head.global_requests, tail.global_requests) == (1, 2)
     assert middle.global_requests == 2 * 8
+
+
+@pytest.mark.ptx
+@pytest.mark.parametrize(
+    ("step", "instruction"), [("block", "shfl.sync.bfly"), ("redux", "redux.sync.add.s32")]
+)
+def test_a_block_reduces_integers_twice_by_the_instruction_that_the_step_is_about(
+    step, instruction, request
+):
+    if (problem := compiler_problem()) and request.config.option.markexpr != "ptx":
+        pytest.skip(problem)
+    operands = reduce.LADDER.operands((1, 64), np.dtype(np.int32), 0)
+    (launch,) = reduce.LADDER.step(step).plan(**operands)
+    text = compile_to_ptx(launch.kernel, signature_of(launch), (8, 0))
+    by_shuffles = step == "block"
+    assert text.count("shfl.sync") == (10 if by_shuffles else 0)
+    assert text.count("redux.sync") == (0 if by_shuffles else 2)
+    assert text.count(instruction) == (10 if by_shuffles else 2)
