@@ -319,13 +319,18 @@ def _literal_shape(scope: "Scope", shape: Any) -> tuple[int, ...]:
     return (kind.literal_value,)
 
 
+def _quoted(target: ir.Var) -> str:
+    """Return the source of a variable's name for messages."""
+    return repr(f"`{target.name.partition('.')[0]}`")
+
+
 @emits(cuda.shared.array)
 def _shared_array(scope: "Scope", target: ir.Var, arguments: list[Any], signature: Any) -> None:
     shape = _literal_shape(scope, arguments[0])
     dtype = element_dtype(signature.return_type.dtype)
     name = scope.translation.name(dtype)
     if 0 in shape:
-        scope.assign(target, f"g.machine.dynamic_array({name})")
+        scope.assign(target, f"g.machine.dynamic_array({name}, {_quoted(target)})")
         return
     offset = scope.translation.reserve_shared(int(np.prod(shape)) * dtype.itemsize)
     if scope.translation.shared_bytes > _MAX_STATIC_SHARED:
@@ -334,7 +339,8 @@ def _shared_array(scope: "Scope", target: ir.Var, arguments: list[Any], signatur
             f"At most {_MAX_STATIC_SHARED} can be static: use cuda.shared.array(0, dtype) and give "
             "the bytes with the launch.",
         )
-    scope.assign(target, f"g.machine.shared_array({offset}, {shape!r}, {name})")
+    place = f"{offset}, {shape!r}, {name}, {_quoted(target)}"
+    scope.assign(target, f"g.machine.shared_array({place})")
 
 
 @emits(cuda.local.array)
@@ -343,7 +349,8 @@ def _local_array(scope: "Scope", target: ir.Var, arguments: list[Any], signature
     dtype = element_dtype(signature.return_type.dtype)
     offset = scope.translation.reserve_local(int(np.prod(shape)) * dtype.itemsize)
     name = scope.translation.name(dtype)
-    scope.assign(target, f"g.machine.local_array({offset}, {shape!r}, {name})")
+    place = f"{offset}, {shape!r}, {name}, {_quoted(target)}"
+    scope.assign(target, f"g.machine.local_array({place})")
 
 
 @emits(cuda.const.array_like)

@@ -141,8 +141,8 @@ class Accounts:
 
     def add(self, lanes: Lanes, space: str, kind: str, offset: Any, size: int) -> None:
         """Add a group's access, one request a warp, to the sums of its line."""
-        offset = np.asarray(offset)
-        start = int(offset.flat[0]) // _PERIOD * _PERIOD
+        offset = lanes.vector(offset)
+        start = offset[0] // _PERIOD * _PERIOD
         key = (space, size, (offset - start).tobytes(), lanes.ids.tobytes())
         access = self._patterns.get(key)
         if access is None:

@@ -176,7 +176,7 @@ class Lanes:
         buffer, dtype = view.buffer, view.dtype
         cell = self.cells(buffer, offset, dtype.itemsize)
         if self.machine.watched:
-            self.machine.watch(self, "load", buffer, offset, cell, dtype.itemsize)
+            self.machine.watch(self, "load", view, offset, cell, dtype.itemsize)
         return widen(buffer.typed(dtype)[cell])
 
     def store(self, view: View, index: Any, value: Any, count: int | None = None) -> None:
@@ -192,7 +192,7 @@ class Lanes:
         if isinstance(value, np.ndarray) and not isinstance(cell, np.ndarray):
             cell = self.vector(cell)  # many threads, one element: the last one stays
         if self.machine.watched:
-            self.machine.watch(self, "store", buffer, offset, cell, dtype.itemsize, value)
+            self.machine.watch(self, "store", view, offset, cell, dtype.itemsize, value)
         buffer.typed(dtype)[cell] = value
         self.machine.progress += 1
 
@@ -212,7 +212,7 @@ class Lanes:
         offset, cell = self._many(view, index, count)
         size = view.dtype.itemsize
         if self.machine.watched:
-            self.machine.watch(self, "load", view.buffer, offset, cell, size)
+            self.machine.watch(self, "load", view, offset, cell, size)
         values = view.buffer.typed(view.dtype)[cell]
         return values[:, 0] if count == 1 else values
 
@@ -221,7 +221,7 @@ class Lanes:
         value = np.broadcast_to(np.asarray(value).astype(view.dtype).reshape(-1, count), cell.shape)
         if self.machine.watched:
             size = view.dtype.itemsize
-            self.machine.watch(self, "store", view.buffer, offset, cell, size, value)
+            self.machine.watch(self, "store", view, offset, cell, size, value)
         view.buffer.typed(view.dtype)[cell] = value
         self.machine.progress += 1
 
@@ -245,7 +245,7 @@ class Lanes:
         cell = self.cells(view.buffer, offset, dtype.itemsize)
         order = self.machine.order_of(self.n)
         if self.machine.watched:
-            self.machine.watch(self, "atomic", view.buffer, offset, cell, dtype.itemsize, order)
+            self.machine.watch(self, "atomic", view, offset, cell, dtype.itemsize, order)
         memory = view.buffer.typed(dtype)
         before = np.empty(self.n, register_dtype_of(dtype))
         places = self.vector(cell)

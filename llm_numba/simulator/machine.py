@@ -103,7 +103,7 @@ class Machine:
         static = -(-self.kernel.shared_bytes // 16) * 16
         size = -(-(static + dynamic) // 16) * 16
         self.dynamic_start, self.dynamic_bytes = static, dynamic
-        self.shared = Buffer("shared", np.zeros(self.blocks * size, np.uint8), size, "shared memory")
+        self.shared = Buffer("shared", np.zeros(self.blocks * size, np.uint8), size)
         if self.watched:
             self.shared.written = np.zeros(self.shared.data.size, np.uint8)
         self._shared_arrays: dict[Any, View] = {}
@@ -111,27 +111,31 @@ class Machine:
 
     # -- Arrays of the block and of the thread ----------------------------------------------------
 
-    def shared_array(self, offset: int, shape: tuple[int, ...], dtype: np.dtype) -> View:
+    def shared_array(
+        self, offset: int, shape: tuple[int, ...], dtype: np.dtype, name: str
+    ) -> View:
         """Return a static shared array."""
         key = (offset, dtype)
         if key not in self._shared_arrays:
-            self._shared_arrays[key] = View.dense(self.shared, offset, shape, dtype)
+            self._shared_arrays[key] = View.dense(self.shared, offset, shape, dtype, name)
         return self._shared_arrays[key]
 
-    def dynamic_array(self, dtype: np.dtype) -> View:
+    def dynamic_array(self, dtype: np.dtype, name: str) -> View:
         """Return dynamic shared memory as an array; all such arrays begin at the same byte."""
         count = self.dynamic_bytes // dtype.itemsize
-        return View.dense(self.shared, self.dynamic_start, (count,), dtype)
+        return View.dense(self.shared, self.dynamic_start, (count,), dtype, name)
 
-    def local_array(self, offset: int, shape: tuple[int, ...], dtype: np.dtype) -> View:
+    def local_array(
+        self, offset: int, shape: tuple[int, ...], dtype: np.dtype, name: str
+    ) -> View:
         """Return a local array."""
         if offset not in self._local_arrays:
             count = int(np.prod(shape)) * self.threads
-            buffer = Buffer("local", np.zeros(count, dtype), 0, "a local array")
+            buffer = Buffer("local", np.zeros(count, dtype), 0)
             buffer._typed[dtype] = buffer.data
             if self.watched:
                 buffer.written = np.zeros(count * dtype.itemsize, np.uint8)
-            self._local_arrays[offset] = View.dense(buffer, 0, shape, dtype)
+            self._local_arrays[offset] = View.dense(buffer, 0, shape, dtype, name)
         return self._local_arrays[offset]
 
     # -- Scheduling -----------------------------------------------------------------------------
@@ -382,9 +386,9 @@ class Machine:
 
     # -- Observation and faults -------------------------------------------------------------------
 
-    def watch(self, lanes: Lanes, kind: str, buffer: Buffer, *access: Any) -> None:
+    def watch(self, lanes: Lanes, kind: str, view: View, *access: Any) -> None:
         """Show an access to the observer."""
-        self.observer.access(lanes, kind, buffer, *access)
+        self.observer.access(lanes, kind, view, *access)
 
     def print(self, lanes: Lanes, parts: tuple[Any, ...]) -> None:
         """Print a line for each thread."""
@@ -405,7 +409,8 @@ class Machine:
     ) -> SimulationError:
         """Make the error for what some threads of a group do."""
         file, line = self.place(lanes)
-        return error(f"{self.names(lanes.ids[chosen])} {what}.", remedy, file, line)
+        who = lanes.ids[chosen]
+        return error(f"{self.names(who)} {_agree(what, len(who))}.", remedy, file, line)
 
     def names(self, ids: np.ndarray) -> str:
         """Name the first of some resident threads, and say how many more there are."""
@@ -430,7 +435,7 @@ class Machine:
             OutOfBoundsError,
             lanes,
             outside,
-            f"uses index {value}{where} of {view.buffer.name}, which has length {length} there",
+            f"uses index {value}{where} of {view.name}, which has length {length} there",
             "Guard the access with a comparison, or launch fewer threads.",
         )
 
@@ -440,8 +445,8 @@ class Machine:
             OutOfBoundsError,
             lanes,
             offset % wide != 0,
-            f"makes a {wide}-byte access to {view.buffer.name} at byte {int(offset[offset % wide != 0][0])}, "
-            f"which is no multiple of {wide}",
+            f"makes a {wide}-byte access to {view.name} at byte "
+            f"{int(offset[offset % wide != 0][0])}, which is no multiple of {wide}",
             "Vector accesses must be aligned to their size.",
         )
 
@@ -464,6 +469,14 @@ def _name(linear: int, extents: Any) -> str:
     if extents[1] == extents[2] == 1:
         return str(values[0])
     return f"({', '.join(map(str, values if extents[2] > 1 else values[:2]))})"
+
+
+def _agree(predicate: str, count: int) -> str:
+    """Put the verb at the beginning of a predicate into the plural where it must be."""
+    verb, space, rest = predicate.partition(" ")
+    if count > 1:
+        verb = "have" if verb == "has" else verb.removesuffix("s")
+    return verb + space + rest
 
 
 def _lane_names(bits: int) -> str:

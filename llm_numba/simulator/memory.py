@@ -28,15 +28,12 @@ class Buffer:
     data : uint8 [instances * stride] or, for local memory, of the array's dtype
     stride : int
         Bytes of one instance.
-    name : str
-        For messages.
     """
 
-    def __init__(self, space: str, data: np.ndarray, stride: int, name: str) -> None:
+    def __init__(self, space: str, data: np.ndarray, stride: int) -> None:
         self.space = space
         self.data = data
         self.stride = stride
-        self.name = name
         # A byte is all ones once somebody wrote it; None where everything counts as written.
         self.written: np.ndarray | None = None
         self.shadow: Any = None
@@ -45,16 +42,16 @@ class Buffer:
         self._marks: dict[int, np.ndarray] = {}
 
     @classmethod
-    def of_host(cls, array: np.ndarray, space: str = "global", name: str = "array") -> "Buffer":
+    def of_host(cls, array: np.ndarray, space: str = "global") -> "Buffer":
         """Return the memory that a NumPy array lies in, the whole of its allocation."""
         owner = array
         while isinstance(owner.base, np.ndarray):
             owner = owner.base
         low, high = byte_bounds(owner)
         if high == low:
-            return cls(space, np.empty(0, np.uint8), 0, name)
+            return cls(space, np.empty(0, np.uint8), 0)
         memory = (ctypes.c_uint8 * (high - low)).from_address(low)
-        buffer = cls(space, np.frombuffer(memory, np.uint8), high - low, name)
+        buffer = cls(space, np.frombuffer(memory, np.uint8), high - low)
         buffer.low = low
         buffer.owner = owner  # keeps the memory alive
         return buffer
@@ -92,21 +89,30 @@ class View:
         Elements and bytes along each axis.
     dtype : dtype
         Of the elements in memory.
+    name : str
+        The variable, for messages.
     """
 
-    __slots__ = ("buffer", "dtype", "offset", "shape", "strides")
+    __slots__ = ("buffer", "dtype", "name", "offset", "shape", "strides")
 
     def __init__(
-        self, buffer: Buffer, offset: Any, shape: Any, strides: Any, dtype: np.dtype
+        self,
+        buffer: Buffer,
+        offset: Any,
+        shape: Any,
+        strides: Any,
+        dtype: np.dtype,
+        name: str = "an array",
     ) -> None:
         self.buffer = buffer
+        self.name = name
         self.offset = offset
         self.shape = shape
         self.strides = strides
         self.dtype = dtype
 
     @classmethod
-    def of_host(cls, array: np.ndarray, buffer: Buffer) -> "View":
+    def of_host(cls, array: np.ndarray, buffer: Buffer, name: str) -> "View":
         """Return the view of a NumPy array in its buffer."""
         offset = array.__array_interface__["data"][0] - buffer.low if array.size else 0
         if offset % array.itemsize or any(step % array.itemsize for step in array.strides):
@@ -115,18 +121,19 @@ class View:
             )
         shape = tuple(np.int64(extent) for extent in array.shape)
         strides = tuple(np.int64(step) for step in array.strides)
-        return cls(buffer, np.int64(offset), shape, strides, array.dtype)
+        return cls(buffer, np.int64(offset), shape, strides, array.dtype, name)
 
     @classmethod
-    def dense(cls, buffer: Buffer, offset: int, shape: tuple[int, ...], dtype: np.dtype) -> "View":
+    def dense(
+        cls, buffer: Buffer, offset: int, shape: tuple[int, ...], dtype: np.dtype, name: str
+    ) -> "View":
         """Return a view in row-major order."""
         strides, step = [], dtype.itemsize
         for extent in reversed(shape):
             strides.insert(0, np.int64(step))
             step *= extent
-        return cls(
-            buffer, np.int64(offset), tuple(map(np.int64, shape)), tuple(strides), dtype
-        )
+        extents = tuple(map(np.int64, shape))
+        return cls(buffer, np.int64(offset), extents, tuple(strides), dtype, name)
 
     @property
     def ndim(self) -> np.int64:
@@ -155,7 +162,7 @@ class View:
         """Keep the entries of some threads."""
         if not isinstance(self.offset, np.ndarray):
             return self
-        return View(self.buffer, take(self.offset, chosen), self.shape, self.strides, self.dtype)
+        return self._with(take(self.offset, chosen), self.shape, self.strides)
 
     def join_threads(self, parts: list[tuple[Any, int]], order: np.ndarray) -> "View":
         """Put the views that several groups of threads hold into one."""
@@ -174,7 +181,10 @@ class View:
         offset = join(
             [(view.offset, count) for view, (_, count) in zip(views, parts, strict=True)], order
         )
-        return View(self.buffer, offset, self.shape, self.strides, self.dtype)
+        return self._with(offset, self.shape, self.strides)
+
+    def _with(self, offset: Any, shape: Any, strides: Any, dtype: np.dtype | None = None) -> "View":
+        return View(self.buffer, offset, shape, strides, dtype or self.dtype, self.name)
 
     def locate(self, lanes: Any, index: Any) -> tuple[Any, tuple[Any, ...], tuple[Any, ...]]:
         """Apply an index.
@@ -211,11 +221,10 @@ class View:
         if isinstance(index, np.ndarray) or isinstance(extent, np.ndarray):
             if not (index.view(np.uint64) >= extent).any():
                 return index
-            index = np.where(index < 0, index + extent, index)
-            outside = (index < 0) | (index >= extent)
+            outside = (index < -extent) | (index >= extent)
             if outside.any():
                 lanes.machine.out_of_bounds(lanes, self, outside, index, extent, axis)
-            return index
+            return np.where(index < 0, index + extent, index)
         if 0 <= index < extent:
             return index
         if -extent <= index < 0:
@@ -226,21 +235,21 @@ class View:
 
     def part(self, lanes: Any, index: Any) -> "View":
         """Return a row, a slice, or a record."""
-        return View(self.buffer, *self.locate(lanes, index), self.dtype)
+        return self._with(*self.locate(lanes, index))
 
     def field(self, name: str) -> "View":
         """Return a field of a record, or the real or imaginary part."""
         if self.dtype.kind == "c":
             half = np.dtype(f"f{self.dtype.itemsize // 2}")
             offset = self.offset + (half.itemsize if name == "imag" else 0)
-            return View(self.buffer, offset, self.shape, self.strides, half)
+            return self._with(offset, self.shape, self.strides, half)
         dtype, start = self.dtype.fields[name][:2]
-        base = View.dense(self.buffer, 0, dtype.shape, dtype.base)
-        return View(self.buffer, self.offset + start, base.shape, base.strides, dtype.base)
+        base = View.dense(self.buffer, 0, dtype.shape, dtype.base, self.name)
+        return self._with(self.offset + start, base.shape, base.strides, dtype.base)
 
     def transposed(self) -> "View":
         """Return the view with its axes reversed."""
-        return View(self.buffer, self.offset, self.shape[::-1], self.strides[::-1], self.dtype)
+        return self._with(self.offset, self.shape[::-1], self.strides[::-1])
 
     def transpose(self, *axes: Any) -> "View":
         """Return the view with its axes reversed, or in the given order."""
@@ -248,14 +257,14 @@ class View:
             return self.transposed()
         order = [int(axis) for axis in (axes[0] if isinstance(axes[0], tuple) else axes)]
         shape, strides = ([part[axis] for axis in order] for part in (self.shape, self.strides))
-        return View(self.buffer, self.offset, tuple(shape), tuple(strides), self.dtype)
+        return self._with(self.offset, tuple(shape), tuple(strides))
 
     def view(self, dtype: np.dtype) -> "View":
         """Return the same bytes as elements of another dtype."""
         ratio = self.dtype.itemsize / dtype.itemsize
         shape = (*self.shape[:-1], np.int64(self.shape[-1] * ratio))
         strides = (*self.strides[:-1], np.int64(dtype.itemsize))
-        return View(self.buffer, self.offset, shape, strides, dtype)
+        return self._with(self.offset, shape, strides, dtype)
 
     def reshape(self, *shape: Any) -> "View":
         """Return the same elements in another shape."""
@@ -263,8 +272,8 @@ class View:
         if -1 in wanted:
             known = int(np.prod([extent for extent in wanted if extent >= 0]))
             wanted[wanted.index(-1)] = int(self.size) // max(known, 1)
-        dense = View.dense(self.buffer, 0, tuple(wanted), self.dtype)
-        return View(self.buffer, self.offset, dense.shape, dense.strides, self.dtype)
+        dense = View.dense(self.buffer, 0, tuple(wanted), self.dtype, self.name)
+        return self._with(self.offset, dense.shape, dense.strides)
 
     def ravel(self) -> "View":
         """Return the elements along one axis."""

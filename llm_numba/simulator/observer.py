@@ -9,7 +9,7 @@ from llm_numba.simulator.errors import RaceError, UninitializedReadError
 from llm_numba.simulator.kernel import Kernel
 from llm_numba.simulator.lanes import Lanes
 from llm_numba.simulator.machine import Machine
-from llm_numba.simulator.memory import Buffer
+from llm_numba.simulator.memory import Buffer, View
 from llm_numba.simulator.order import Knowledge
 from llm_numba.simulator.races import Conflict, Shadow, find_race, record
 from llm_numba.simulator.report import LineReport
@@ -97,7 +97,7 @@ class Observer:
         self,
         lanes: Lanes,
         kind: str,
-        buffer: Buffer,
+        view: View,
         offset: Any,
         cell: Any,
         itemsize: int,
@@ -109,7 +109,7 @@ class Observer:
         ----------
         lanes : Lanes
         kind : {"load", "store", "atomic"}
-        buffer : Buffer
+        view : View
         offset : int64 or int64 [n]
             Byte address in the buffer or the block's shared memory.
         cell : int64, int64 [n] or int64 [n, count]
@@ -118,6 +118,7 @@ class Observer:
         value : array, optional
             What is stored; of an atomic, the order in which threads perform it.
         """
+        buffer = view.buffer
         count = cell.shape[1] if np.ndim(cell) == 2 else 1
         if self._costs and buffer.space in ("global", "shared"):
             self._accounts.add(lanes, buffer.space, kind, offset, itemsize * count)
@@ -125,12 +126,12 @@ class Observer:
             return
         try:
             if buffer.written is not None and self.fault is None:
-                self._check_written(lanes, kind, buffer, cell, itemsize)
+                self._check_written(lanes, kind, view, cell, itemsize)
         except UninitializedReadError as fault:
             self.fault = fault
         try:
             if buffer.space in ("global", "shared"):
-                self._check_races(lanes, kind, buffer, cell, itemsize, value)
+                self._check_races(lanes, kind, view, cell, itemsize, value)
         except RaceError as fault:
             self.fault = fault
             self._faults = False
@@ -138,12 +139,12 @@ class Observer:
     # -- Faults ---------------------------------------------------------------------------------
 
     def _check_written(
-        self, lanes: Lanes, kind: str, buffer: Buffer, cell: Any, itemsize: int
+        self, lanes: Lanes, kind: str, view: View, cell: Any, itemsize: int
     ) -> None:
         size = min(itemsize, 8)
         if itemsize > size:
             cell = (np.asarray(cell)[..., None] * 2 + np.arange(2)).reshape(-1, 2)
-        marks = buffer.marks(size)
+        marks = view.buffer.marks(size)
         all_ones = np.uint64(2 ** (8 * size) - 1)
         if kind != "store":
             missing = marks[cell] != all_ones
@@ -153,20 +154,20 @@ class Observer:
                     UninitializedReadError,
                     lanes,
                     who,
-                    f"reads {buffer.name} where nobody has written",
+                    f"reads {view.name} where nobody has written",
                     "Write it first, zeros too: such memory holds whatever was there before.",
                 )
         if kind != "load":
             marks[cell] = all_ones
 
     def _check_races(
-        self, lanes: Lanes, kind: str, buffer: Buffer, cell: Any, itemsize: int, value: Any
+        self, lanes: Lanes, kind: str, view: View, cell: Any, itemsize: int, value: Any
     ) -> None:
-        changes = None
+        buffer, changes = view.buffer, None
         if kind == "store":
             stored = buffer.typed(value.dtype)[cell]
             changes = np.broadcast_to(_bits(stored) != _bits(value), np.shape(cell) or (lanes.n,))
-            changes = self._differing(lanes, buffer, cell, value, changes)
+            changes = self._differing(lanes, view, cell, value, changes)
         threads, cells = self._elements(lanes, buffer, cell, itemsize)
         if changes is not None:
             changes = np.repeat(changes.reshape(-1), len(cells) // changes.size)
@@ -174,11 +175,11 @@ class Observer:
             self._knowledge.touch_flag(lanes.ids[value], id(buffer), lanes.vector(cell)[value])
         conflict = find_race(buffer.shadow, self._knowledge, threads, cells, kind, changes)
         if conflict is not None:
-            raise self._race(lanes, kind, buffer, threads, conflict)
+            raise self._race(lanes, kind, view, threads, conflict)
         record(buffer.shadow, self._knowledge, threads, cells, kind, lanes.at)
 
     def _differing(
-        self, lanes: Lanes, buffer: Buffer, cell: Any, value: Any, changes: np.ndarray
+        self, lanes: Lanes, view: View, cell: Any, value: Any, changes: np.ndarray
     ) -> np.ndarray:
         """Raise if threads of the group store different values to one element."""
         flat = np.broadcast_to(cell, changes.shape).reshape(-1)
@@ -194,7 +195,7 @@ class Observer:
                 lanes,
                 lanes.ids == mine,
                 f"and {lanes.machine.names(np.array([other]))} write different values to one "
-                f"element of {buffer.name} in the same statement",
+                f"element of {view.name} in the same statement",
                 "Let one thread write it, or use an atomic operation.",
             )
         return changes
@@ -219,7 +220,7 @@ class Observer:
         return np.repeat(threads, cells.shape[1]), cells.reshape(-1)
 
     def _race(
-        self, lanes: Lanes, kind: str, buffer: Buffer, threads: np.ndarray, conflict: Conflict
+        self, lanes: Lanes, kind: str, view: View, threads: np.ndarray, conflict: Conflict
     ) -> RaceError:
         machine = lanes.machine
         mine = lanes.ids + machine.first_thread == threads[conflict.mine[0]]
@@ -232,12 +233,12 @@ class Observer:
             "shared": "Put cuda.syncthreads() (or cuda.syncwarp() within a warp) between the two.",
             "global": "Give each element to one thread, use an atomic operation, or split the "
             "kernel in two.",
-        }[buffer.space]
+        }[view.buffer.space]
         return machine.fault(
             RaceError,
             lanes,
             mine,
-            f"{did} an element of {buffer.name} that {other} {earlier} at {where}, with nothing "
+            f"{did} an element of {view.name} that {other} {earlier} at {where}, with nothing "
             "between that orders them",
             remedy,
         )

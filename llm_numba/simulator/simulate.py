@@ -180,8 +180,8 @@ def _kernel_value(value: Any, kind: Any, buffers: dict[int, Buffer], name: str) 
         while isinstance(owner.base, np.ndarray):
             owner = owner.base
         if id(owner) not in buffers:
-            buffers[id(owner)] = Buffer.of_host(value, name=name)
-        return View.of_host(value, buffers[id(owner)])
+            buffers[id(owner)] = Buffer.of_host(value)
+        return View.of_host(value, buffers[id(owner)], name)
     if isinstance(value, tuple):
         return tuple(
             _kernel_value(each, one, buffers, name) for each, one in zip(value, kind, strict=True)

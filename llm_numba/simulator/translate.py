@@ -95,7 +95,7 @@ class Translation:
         """Return the view of an array that the compiler would freeze into the kernel."""
         if id(array) not in self.frozen:
             frozen = np.array(array)
-            self.frozen[id(array)] = (array, View.of_host(frozen, Buffer.of_host(frozen, "constant")))
+            self.frozen[id(array)] = (array, View.of_host(frozen, Buffer.of_host(frozen, "constant"), "a constant array"))
         return self.frozen[id(array)][1]
 
     def block(self) -> Block:
