@@ -68,6 +68,8 @@ def saxpy_from_host(
     chunks = checks.integer("chunks", chunks, at_least=1)
     streams = checks.integer("streams", streams, at_least=1)
     kernel_device("cuda")
+    if x.size == 0:
+        return np.empty_like(x), 0.0
     import cupy
     import cupyx
 
