@@ -6,8 +6,9 @@ Expected values come from other hands: NumPy's float16, ml_dtypes' bfloat16, Pyt
 import ml_dtypes
 import numpy as np
 import pytest
-from numba import cuda, float32, int32
+from numba import cuda
 from numba.cuda import types
+from numba.cuda.core.errors import TypingError
 
 from llm_numba import runtime
 from llm_numba.kernels import ptx
@@ -17,7 +18,6 @@ from llm_numba.simulator.errors import UnsupportedError
 
 BFLOAT16 = np.dtype(ml_dtypes.bfloat16)
 FORMATS = [np.dtype(np.float32), np.dtype(np.float16), BFLOAT16]
-FULL_WARP = 0xFFFFFFFF
 
 formats = pytest.mark.parametrize("dtype", FORMATS, ids=lambda dtype: dtype.name)
 
@@ -186,53 +186,50 @@ def test_redux_reduces_over_the_lanes_of_the_mask_and_no_others(groups, device):
 
 # -- What is refused -------------------------------------------------------------------------------
 
+FLOATS, GAPS = types.float32[::1], types.Array(types.float32, 1, "A")
+
+
+@pytest.mark.parametrize(
+    ("intrinsic", "operands", "message"),
+    [
+        (ptx.to_float, [types.int64], "to_float takes float32, float16 or uint16"),
+        (ptx.widen, [types.float64], "widen takes one of"),
+        (ptx.from_float, [FLOATS, types.float64], "from_float takes a float32, not float64; wrap"),
+        (ptx.from_float, [types.int32[::1], types.float32], "from_float rounds for arrays of"),
+        (ptx.items16, [types.float64[::1]], "items16 takes a C-contiguous array"),
+        (ptx.load16, [GAPS, types.int64], "load16 takes a C-contiguous array"),
+        (
+            ptx.store16,
+            [FLOATS, types.int64, types.UniTuple(types.float32, 8)],
+            "takes 4 values of float32",
+        ),
+        (
+            ptx.with_item,
+            [types.UniTuple(types.float32, 4), types.int64, types.float64],
+            "with_item cannot put float64",
+        ),
+        (ptx.add, [types.int32, types.int64], "add takes two float32 or two int32"),
+        (ptx.maximum, [types.float32, types.int32], "maximum takes two float32 or two int32"),
+        (ptx.redux_add_sync, [types.uint32, types.int64], "redux.sync takes an int32, not int64"),
+        (ptx.redux_min_sync, [types.uint32, types.float32], "redux.sync takes an int32"),
+        (ptx.redux_max_sync, [types.uint32, types.uint32], "redux.sync takes an int32"),
+    ],
+    ids=lambda value: getattr(value, "__name__", ""),
+)
+def test_operands_of_wrong_types_are_refused_with_what_would_be_right(intrinsic, operands, message):
+    with pytest.raises(TypingError, match=message):
+        intrinsic._defn(None, *operands)
+
 
 @cuda.jit
 def forget_to_wrap_a_literal(x, out):
     out[0] = ptx.from_float(out, ptx.to_float(x[0]) * 2.0)
 
 
-@cuda.jit
-def load_from_gaps(x, out):
-    out[0] = ptx.load16(x[:, 0], 0)[0]
-
-
-@cuda.jit
-def widen_an_index(x, out):
-    out[0] = ptx.to_float(cuda.grid(1))
-
-
-@cuda.jit
-def mix_types(x, out):
-    out[0] = ptx.maximum(x[0], int32(1))
-
-
-@cuda.jit
-def store_too_few(x, out):
-    ptx.store16(out, 0, (float32(1), float32(2)))
-
-
-@cuda.jit
-def reduce_a_long_integer(x, out):
-    out[0] = ptx.redux_add_sync(FULL_WARP, cuda.grid(1))
-
-
-@pytest.mark.parametrize(
-    ("kernel", "message"),
-    [
-        (forget_to_wrap_a_literal, "from_float takes a float32, not float64"),
-        (load_from_gaps, "load16 takes a C-contiguous array"),
-        (widen_an_index, "to_float takes float32, float16 or uint16"),
-        (mix_types, "maximum takes two float32 or two int32"),
-        (store_too_few, "takes 4 values of float32"),
-        (reduce_a_long_integer, "redux.sync takes an int32, not int64"),
-    ],
-    ids=lambda value: getattr(getattr(value, "py_func", None), "__name__", ""),
-)
-def test_wrong_types_are_refused_when_the_kernel_is_compiled(kernel, message):
-    x = np.zeros((8, 8) if kernel is load_from_gaps else 8, np.float32)
-    with pytest.raises(UnsupportedError, match=message):
-        simulate(kernel, 1, 1, (x, np.zeros(8, np.float32)))
+def test_a_kernel_with_operands_of_wrong_types_does_not_compile():
+    x = np.zeros(8, np.float32)
+    with pytest.raises(UnsupportedError, match="from_float"):
+        simulate(forget_to_wrap_a_literal, 1, 1, (x, np.zeros_like(x)))
 
 
 # -- What is compiled --------------------------------------------------------------------------
