@@ -61,9 +61,7 @@ NAMESPACE: dict[str, Any] = {
     "wrap": wrap,
     "float_to_int": float_to_int,
 }
-_NAMES = {
-    value: name for name, value in NAMESPACE.items() if isinstance(value, np.dtype)
-}
+_NAMES = {value: name for name, value in NAMESPACE.items() if isinstance(value, np.dtype)}
 
 
 def dtype_name(dtype: np.dtype) -> str:

@@ -16,7 +16,7 @@ from llm_numba.simulator.twins import find_twin
 from llm_numba.simulator.values import element_dtype, register_dtype
 
 if TYPE_CHECKING:
-    from llm_numba.simulator.translate import Scope
+    from llm_numba.simulator.scope import Scope
 
 _DEEPEST_CALL = 64
 _MAX_STATIC_SHARED = 48 * 1024
@@ -124,7 +124,9 @@ def _lay_in(
     result = None
     if not isinstance(signature.return_type, types.NoneType):
         result = scope.translation.register()
-    scope.child(typed, passed, start, after, result)
+    scope.translation.translate(
+        scope.translation, typed, passed, start, after, result, scope.depth + 1
+    )
     # What the caller goes on with stands behind what it called.
     scope.translation.blocks.remove(after)
     scope.translation.blocks.append(after)
@@ -133,7 +135,9 @@ def _lay_in(
     if result is None:
         scope.set_constant(target, None)
     else:
-        scope.assign(target, cast(scope.read_register(result), typed.return_type, scope.type(target)))
+        scope.assign(
+            target, cast(scope.read_register(result), typed.return_type, scope.type(target))
+        )
 
 
 def _call_twin(
@@ -213,7 +217,9 @@ def _number(scope: "Scope", target: ir.Var, arguments: list[Any], signature: Any
 @emits(range)
 def _range(scope: "Scope", target: ir.Var, arguments: list[Any], signature: Any) -> None:
     kind = signature.return_type.dtype
-    scope.assign(target, f"make_range({', '.join(scope.operand(each, kind) for each in arguments)})")
+    scope.assign(
+        target, f"make_range({', '.join(scope.operand(each, kind) for each in arguments)})"
+    )
 
 
 @emits(len)

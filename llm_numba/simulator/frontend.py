@@ -167,9 +167,7 @@ _front: _Front | None = None
 
 
 @global_compiler_lock
-def type_function(
-    function: Callable[..., Any], argument_types: tuple[Any, ...]
-) -> TypedFunction:
+def type_function(function: Callable[..., Any], argument_types: tuple[Any, ...]) -> TypedFunction:
     """Infer the type of every variable of a function.
 
     Parameters
@@ -218,11 +216,18 @@ def _refusal(function: Callable[..., Any], error: Exception) -> UnsupportedError
     named = re.findall(r'File "([^"]+)", line (\d+)', str(error))
     lines = [int(line) for file, line in named if Path(file).name == Path(code.co_filename).name]
     return UnsupportedError(
-        f"Numba cannot compile {function.__name__}: {str(error).strip()}\n",
+        f"Numba cannot compile {function.__name__}: {_summary(str(error))}.",
         "A GPU would not run it either: mend what the message names.",
         code.co_filename,
         lines[-1] if lines else code.co_firstlineno,
     )
+
+
+def _summary(message: str) -> str:
+    """Return what is wrong from one of Numba's messages, without candidates and source lines."""
+    message = re.sub(r"^Failed in .* pipeline \(step: .*\)\n", "", message)
+    message = re.split(r"There are \d+ candidate|\n *During:|\n *File |\n *raised from", message)[0]
+    return " ".join(message.split()).rstrip(".: ")
 
 
 def type_of(value: Any) -> Any:

@@ -7,7 +7,8 @@ from typing import Any
 from llm_numba.simulator import iteration, twins_cuda, twins_math  # noqa: F401  (register twins)
 from llm_numba.simulator.frontend import type_function
 from llm_numba.simulator.program import arrange, assemble, mark_live
-from llm_numba.simulator.translate import Scope, Translation
+from llm_numba.simulator.statements import translate
+from llm_numba.simulator.translation import Translation
 
 
 @dataclass(frozen=True)
@@ -63,9 +64,9 @@ def prepare(dispatcher: Any, argument_types: tuple[Any, ...], *, fine: bool = Fa
     if key not in _kernels:
         typed = type_function(function, argument_types)
         contract = dispatcher.targetoptions.get("opt", True) is not False
-        translation = Translation(contract=contract, fine=fine)
+        translation = Translation(translate, contract=contract, fine=fine)
         arguments = [translation.register() for _ in argument_types]
-        Scope(translation, typed, arguments, translation.block(), None, None)
+        translate(translation, typed, arguments, translation.block())
         blocks = arrange(translation.blocks)
         mark_live(blocks)
         _kernels[key] = Kernel(

@@ -111,9 +111,7 @@ class Machine:
 
     # -- Arrays of the block and of the thread ----------------------------------------------------
 
-    def shared_array(
-        self, offset: int, shape: tuple[int, ...], dtype: np.dtype, name: str
-    ) -> View:
+    def shared_array(self, offset: int, shape: tuple[int, ...], dtype: np.dtype, name: str) -> View:
         """Return a static shared array."""
         key = (offset, dtype)
         if key not in self._shared_arrays:
@@ -125,9 +123,7 @@ class Machine:
         count = self.dynamic_bytes // dtype.itemsize
         return View.dense(self.shared, self.dynamic_start, (count,), dtype, name)
 
-    def local_array(
-        self, offset: int, shape: tuple[int, ...], dtype: np.dtype, name: str
-    ) -> View:
+    def local_array(self, offset: int, shape: tuple[int, ...], dtype: np.dtype, name: str) -> View:
         """Return a local array."""
         if offset not in self._local_arrays:
             count = int(np.prod(shape)) * self.threads
@@ -370,9 +366,7 @@ class Machine:
         """Bits of the lanes of each warp that have ended."""
         bits = np.zeros(int(self.warp_of[-1]) + 1, np.int64)
         ended = ~self.alive
-        np.bitwise_or.at(
-            bits, self.warp_of[ended], np.left_shift(np.int64(1), self.lane_of[ended])
-        )
+        np.bitwise_or.at(bits, self.warp_of[ended], np.left_shift(np.int64(1), self.lane_of[ended]))
         return bits
 
     def order_of(self, count: int) -> np.ndarray:
@@ -381,7 +375,9 @@ class Machine:
 
     def waiting_groups(self) -> list[tuple[str, Lanes]]:
         """Return the groups that cannot go on, with what they wait at."""
-        parked = [("a warp-wide operation", group) for all_ in self._parked.values() for group in all_]
+        parked = [
+            ("a warp-wide operation", group) for all_ in self._parked.values() for group in all_
+        ]
         return parked + [("a barrier", group) for group in self.barriers.waiting_groups()]
 
     # -- Observation and faults -------------------------------------------------------------------
@@ -392,7 +388,9 @@ class Machine:
 
     def print(self, lanes: Lanes, parts: tuple[Any, ...]) -> None:
         """Print a line for each thread."""
-        columns = [lanes.vector(part) if hasattr(part, "dtype") else [part] * lanes.n for part in parts]
+        columns = [
+            lanes.vector(part) if hasattr(part, "dtype") else [part] * lanes.n for part in parts
+        ]
         self.output += [" ".join(map(str, row)) + "\n" for row in zip(*columns, strict=True)]
 
     def place(self, lanes: Lanes) -> tuple[str, int]:

@@ -10,7 +10,7 @@ from numba.cuda.core import ir
 from llm_numba.simulator.values import element_dtype
 
 if TYPE_CHECKING:
-    from llm_numba.simulator.translate import Scope
+    from llm_numba.simulator.scope import Scope
 
 _AXES = {"x": 0, "y": 1, "z": 2}
 _INDICES = {

@@ -138,9 +138,7 @@ class Observer:
 
     # -- Faults ---------------------------------------------------------------------------------
 
-    def _check_written(
-        self, lanes: Lanes, kind: str, view: View, cell: Any, itemsize: int
-    ) -> None:
+    def _check_written(self, lanes: Lanes, kind: str, view: View, cell: Any, itemsize: int) -> None:
         size = min(itemsize, 8)
         if itemsize > size:
             cell = (np.asarray(cell)[..., None] * 2 + np.arange(2)).reshape(-1, 2)

@@ -72,7 +72,9 @@ def elementwise(function: Callable[..., Any]) -> Callable[..., Any]:
 
     def compute(lanes: Any, *operands: Any) -> Any:
         wide = [
-            each.astype(np.float64) if each.dtype.kind == "f" or each.dtype.name == "bfloat16" else each
+            each.astype(np.float64)
+            if each.dtype.kind == "f" or each.dtype.name == "bfloat16"
+            else each
             for each in operands
         ]
         return function(*wide)

@@ -1,0 +1,113 @@
+"""Operators on numbers; a product that feeds a sum becomes one fused multiply-add."""
+
+import operator
+from typing import Any
+
+from numba.cuda import types
+from numba.cuda.core import ir
+
+from llm_numba.simulator.arithmetic import SYMBOLS, dtype_name
+from llm_numba.simulator.scope import Scope
+from llm_numba.simulator.values import register_dtype
+
+_CONTRACTED = {operator.add, operator.sub, operator.iadd, operator.isub}
+_PRODUCTS = {operator.mul, operator.imul}
+
+
+def translate_operator(
+    scope: Scope, target: ir.Var, value: ir.Expr, function: Any, operands: list[Any]
+) -> None:
+    """Translate ``target = function(*operands)``."""
+    if function in (operator.is_, operator.is_not):
+        _identity(scope, target, function, operands)
+        return
+    signature = scope.typed.calltypes[value]
+    if function is operator.pow:
+        parts = [scope.use(each, kind) for each, kind in zip(operands, signature.args, strict=True)]
+        kind = dtype_name(register_dtype(signature.return_type))
+        scope.assign(target, f"power({', '.join(parts)}).astype({kind})")
+        return
+    if function not in SYMBOLS or any(register_dtype(kind) is None for kind in signature.args):
+        raise scope.unsupported(
+            f"`{getattr(function, '__name__', function)}` of {signature.args} cannot be simulated.",
+            "Use numbers here.",
+        )
+    _arithmetic(scope, target, function, operands, signature)
+
+
+def _arithmetic(
+    scope: Scope, target: ir.Var, function: Any, operands: list[Any], signature: Any
+) -> None:
+    kind = signature.return_type
+    if function in _CONTRACTED and _contract(scope, target, function, operands, signature):
+        return
+    if function in _PRODUCTS and _feeds_a_sum(scope, target, kind):
+        # The sum will read the factors in place of the product.
+        scope.products[target.name] = (operands, signature)
+        return
+    parts = [scope.use(each, want) for each, want in zip(operands, signature.args, strict=True)]
+    symbol = SYMBOLS[function]
+    if len(parts) == 1:
+        source = f"({symbol}{parts[0]})"
+    else:
+        source = f"({parts[0]} {symbol} {parts[1]})"
+    have = signature.args[0] if not isinstance(kind, types.Boolean) else types.boolean
+    if isinstance(kind, types.Integer) and kind.bitwidth < 64:
+        source = f"wrap({source}, {kind.bitwidth}, {kind.signed})"
+    elif register_dtype(kind) != register_dtype(have):
+        source = f"{source}.astype({dtype_name(register_dtype(kind))})"
+    scope.assign(target, source)
+
+
+def _feeds_a_sum(scope: Scope, target: ir.Var, kind: Any) -> bool:
+    """Tell whether a product is used once, by a sum behind it in the same block."""
+    if not scope.translation.contract or kind not in (types.float32, types.float64):
+        return False
+    users = scope.users.get(target.name, [])
+    if len(users) != 1 or target.name not in scope.assigned_once:
+        return False
+    expression = getattr(users[0], "value", None)
+    if not isinstance(expression, ir.Expr) or expression.op not in ("binop", "inplace_binop"):
+        return False
+    signature = scope.typed.calltypes[expression]
+    inplace = expression.op == "inplace_binop"
+    function = expression.immutable_fn if inplace else expression.fn
+    same_block = any(users[0] is each for each in _current_body(scope, target))
+    return (
+        same_block
+        and function in _CONTRACTED
+        and all(types.unliteral(each) == kind for each in signature.args)
+    )
+
+
+def _current_body(scope: Scope, target: ir.Var) -> list[Any]:
+    return next(
+        block.body
+        for block in scope.typed.ir.blocks.values()
+        if any(getattr(each, "target", None) is target for each in block.body)
+    )
+
+
+def _contract(
+    scope: Scope, target: ir.Var, function: Any, operands: list[Any], signature: Any
+) -> bool:
+    left, right = operands
+    minus = function in (operator.sub, operator.isub)
+    kind = signature.return_type
+    if left.name in scope.products:
+        a, b = scope.factors(left.name)
+        c = scope.use(right, kind)
+        scope.assign(target, f"fma({a}, {b}, {'-' if minus else ''}{c})")
+        return True
+    if right.name in scope.products:
+        a, b = scope.factors(right.name)
+        c = scope.use(left, kind)
+        scope.assign(target, f"fma({'-' if minus else ''}{a}, {b}, {c})")
+        return True
+    return False
+
+
+def _identity(scope: Scope, target: ir.Var, function: Any, operands: list[Any]) -> None:
+    none = [isinstance(types.unliteral(scope.type(each)), types.NoneType) for each in operands]
+    same = none[0] and none[1]
+    scope.set_constant(target, same if function is operator.is_ else not same)
