@@ -51,12 +51,12 @@ def translate_call(scope: "Scope", target: ir.Var, value: ir.Expr) -> None:
         _call_method(scope, target, function, arguments, signature)
     elif _is_known(_emitters, function):
         _emitters[function](scope, target, arguments, signature)
-    elif value in scope.typed.bodies:
-        _lay_in(scope, target, scope.typed.bodies[value], arguments, signature)
     elif isinstance(signature.return_type, vector_types.VectorType):
         _make_vector(scope, target, arguments, signature)
     elif find_twin(function) is not None:
         _call_twin(scope, target, function, arguments, signature)
+    elif value in scope.typed.bodies:
+        _lay_in(scope, target, scope.typed.bodies[value], arguments, signature)
     elif isinstance(function, np.ufunc):
         _call_ufunc(scope, target, function, arguments, signature)
     else:

@@ -3,9 +3,9 @@
 Global memory
     The 32 addresses of a request fall into 32-byte sectors; each distinct sector is moved once.
 Shared memory
-    32 banks, each 4 bytes wide and able to give one word a pass. Lanes that want the same word share
-    it (broadcast); different words of one bank take a pass each. A request of 8 bytes a lane goes by
-    half-warps, one of 16 bytes by quarter-warps, each of which is resolved by itself.
+    32 banks, each 4 bytes wide and able to give one word a pass. Lanes that want the same word
+    share it (broadcast); different words of one bank take a pass each. A request of 8 bytes a lane
+    goes by half-warps, one of 16 bytes by quarter-warps, each of which is resolved by itself.
 
 Sources: CUDA C++ Programming Guide, "Shared Memory" of compute capability 5.x and after; Nsight
 Compute's documentation of the L1TEX cache; both checked against the hardware's counters.

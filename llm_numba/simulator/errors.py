@@ -16,15 +16,23 @@ class SimulationError(LLMNumbaError):
     file : str or None
     line : int or None
         Where the kernel stood.
+    related : tuple of (file, line)
+        Other places that have to do with it: where the other thread of a race was.
     """
 
     def __init__(
-        self, cause: str, remedy: str, file: str | None = None, line: int | None = None
+        self,
+        cause: str,
+        remedy: str,
+        file: str | None = None,
+        line: int | None = None,
+        related: tuple[tuple[str, int], ...] = (),
     ) -> None:
         place = f"{file}:{line}: " if file else ""
         super().__init__(place + cause, remedy)
         self.file = file
         self.line = line
+        self.related = related
 
 
 class RaceError(SimulationError):

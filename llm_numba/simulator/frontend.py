@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from numba.cuda import compiler, types, utils
 from numba.core.errors import NumbaError
+from numba.cuda import compiler, types, utils
 from numba.cuda.core import errors as numba_errors
 from numba.cuda.core import ir
 from numba.cuda.core.callconv import CUDACallConv

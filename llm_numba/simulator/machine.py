@@ -6,7 +6,6 @@ of the program join again. In the ordered schedule the group that is furthest be
 they meet as early as possible. In the random schedule any group, or any part of one, runs next.
 """
 
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -16,20 +15,19 @@ from llm_numba.simulator.errors import (
     BarrierDivergenceError,
     DeadlockError,
     KernelAssertionError,
-    OutOfBoundsError,
-    SimulationError,
 )
 from llm_numba.simulator.kernel import Kernel
 from llm_numba.simulator.lanes import WARP, Lanes
-from llm_numba.simulator.memory import Buffer, View
+from llm_numba.simulator.layout import Layout
+from llm_numba.simulator.memory import View
+from llm_numba.simulator.spinning import Spinning
 from llm_numba.simulator.values import join
 
 STOPPED = -1  # in place of a block's number: the group has split, ended or waits
-_IDLE_ROUNDS = 100
 _ALL = np.int64(0xFFFFFFFF)  # lanes of a warp
 
 
-class Machine:
+class Machine(Layout):
     """Resident blocks of one launch.
 
     Parameters
@@ -60,79 +58,22 @@ class Machine:
         rng: np.random.Generator | None,
         output: list[str],
     ) -> None:
-        self.kernel = kernel
-        self.block_size = tuple(np.int64(extent) for extent in block)
-        self.grid_dim = tuple(np.int64(extent) for extent in grid)
-        self.blocks = len(blocks)
-        self.threads_per_block = int(np.prod(block))
-        self.threads = self.blocks * self.threads_per_block
-        self.first_thread = blocks.start * self.threads_per_block
+        super().__init__(kernel, grid, block, blocks, shared_bytes, watched=observer is not None)
         self.observer = observer
-        self.watched = observer is not None
         self.rng = rng
         self.output = output
         self.progress = 0
-        self.alive = np.ones(self.threads, bool)
-        self.block_of = np.repeat(np.arange(self.blocks), self.threads_per_block)
         self.exited_of_block = np.zeros(self.blocks, np.int64)
         self.barriers = Barriers(self)
-        self._place_threads(grid, block, blocks)
-        self._lay_out_memory(shared_bytes)
         self._ready: dict[int, list[Lanes]] = {}
         self._asleep: list[Lanes] = []
         self._parked: dict[int, list[Lanes]] = {}
         self._lowest = np.inf
-        # Of loops that wait: rounds since anything changed, and each thread's registers then.
-        self._idle, self._idle_since = 0, -1
-        self._spun = np.zeros(self.threads, np.uint64)
+        self._spinning = Spinning(self)
         registers: list[Any] = [None] * kernel.registers
         registers[: len(arguments)] = arguments
         first = Lanes(self, np.arange(self.threads), registers)
         self.add(first, 0)
-
-    def _place_threads(self, grid: Any, block: Any, blocks: range) -> None:
-        thread = np.tile(np.arange(self.threads_per_block), self.blocks)
-        linear = np.repeat(np.arange(blocks.start, blocks.stop), self.threads_per_block)
-        self.thread_index = _coordinates(thread, block)
-        self.block_index = _coordinates(linear, grid)
-        warps = -(-self.threads_per_block // WARP)
-        self.lane_of = thread % WARP
-        self.warp_of = self.block_of * warps + thread // WARP
-
-    def _lay_out_memory(self, dynamic: int) -> None:
-        static = -(-self.kernel.shared_bytes // 16) * 16
-        size = -(-(static + dynamic) // 16) * 16
-        self.dynamic_start, self.dynamic_bytes = static, dynamic
-        self.shared = Buffer("shared", np.zeros(self.blocks * size, np.uint8), size)
-        if self.watched:
-            self.shared.written = np.zeros(self.shared.data.size, np.uint8)
-        self._shared_arrays: dict[Any, View] = {}
-        self._local_arrays: dict[int, View] = {}
-
-    # -- Arrays of the block and of the thread ----------------------------------------------------
-
-    def shared_array(self, offset: int, shape: tuple[int, ...], dtype: np.dtype, name: str) -> View:
-        """Return a static shared array."""
-        key = (offset, dtype)
-        if key not in self._shared_arrays:
-            self._shared_arrays[key] = View.dense(self.shared, offset, shape, dtype, name)
-        return self._shared_arrays[key]
-
-    def dynamic_array(self, dtype: np.dtype, name: str) -> View:
-        """Return dynamic shared memory as an array; all such arrays begin at the same byte."""
-        count = self.dynamic_bytes // dtype.itemsize
-        return View.dense(self.shared, self.dynamic_start, (count,), dtype, name)
-
-    def local_array(self, offset: int, shape: tuple[int, ...], dtype: np.dtype, name: str) -> View:
-        """Return a local array."""
-        if offset not in self._local_arrays:
-            count = int(np.prod(shape)) * self.threads
-            buffer = Buffer("local", np.zeros(count, dtype), 0)
-            buffer._typed[dtype] = buffer.data
-            if self.watched:
-                buffer.written = np.zeros(count * dtype.itemsize, np.uint8)
-            self._local_arrays[offset] = View.dense(buffer, 0, shape, dtype, name)
-        return self._local_arrays[offset]
 
     # -- Scheduling -----------------------------------------------------------------------------
 
@@ -267,14 +208,8 @@ class Machine:
 
     def spin(self, group: Lanes, header: int) -> int:
         """Let the others go on before another round of a loop that waits for them."""
-        seen = self._signature(group, self.kernel.live[header])
-        if self._idle_since != self.progress or (self._spun[group.ids] != seen).any():
-            self._idle = 0
-        self._spun[group.ids] = seen
-        self._idle_since = self.progress
-        self._idle += 1
         group.pc = header
-        if self._idle > _IDLE_ROUNDS + 8 * np.count_nonzero(self.alive):
+        if self._spinning.in_vain(group):
             raise self.fault(
                 DeadlockError,
                 group,
@@ -285,15 +220,6 @@ class Machine:
             )
         self._asleep.append(group)
         return STOPPED
-
-    def _signature(self, group: Lanes, live: tuple[int, ...]) -> np.ndarray:
-        """Return a number for each thread that changes when its registers do."""
-        signature = np.zeros(group.n, np.uint64)
-        for register in live:
-            for number in _numbers(group.R[register]):
-                bits = np.asarray(number).astype(np.float64).view(np.uint64)
-                signature = signature * np.uint64(1000003) + bits
-        return signature
 
     def _wake(self) -> None:
         asleep, self._asleep = self._asleep, []
@@ -354,21 +280,6 @@ class Machine:
                 "Let all lanes of the mask reach the operation, or leave lanes out of the mask.",
             )
 
-    @property
-    def lanes_of_warp(self) -> np.ndarray:
-        """Bits of the lanes that each warp has; the last of a block may have fewer than 32."""
-        bits = np.zeros(int(self.warp_of[-1]) + 1, np.int64)
-        np.bitwise_or.at(bits, self.warp_of, np.left_shift(np.int64(1), self.lane_of))
-        return bits
-
-    @property
-    def ended_lanes(self) -> np.ndarray:
-        """Bits of the lanes of each warp that have ended."""
-        bits = np.zeros(int(self.warp_of[-1]) + 1, np.int64)
-        ended = ~self.alive
-        np.bitwise_or.at(bits, self.warp_of[ended], np.left_shift(np.int64(1), self.lane_of[ended]))
-        return bits
-
     def order_of(self, count: int) -> np.ndarray:
         """Return the order in which threads of a group perform an atomic operation."""
         return np.arange(count) if self.rng is None else self.rng.permutation(count)
@@ -393,102 +304,12 @@ class Machine:
         ]
         self.output += [" ".join(map(str, row)) + "\n" for row in zip(*columns, strict=True)]
 
-    def place(self, lanes: Lanes) -> tuple[str, int]:
-        """Return file and line where a group stands."""
-        return self.kernel.locations[lanes.at]
-
-    def fault(
-        self,
-        error: Callable[..., SimulationError],
-        lanes: Lanes,
-        chosen: np.ndarray,
-        what: str,
-        remedy: str,
-    ) -> SimulationError:
-        """Make the error for what some threads of a group do."""
-        file, line = self.place(lanes)
-        who = lanes.ids[chosen]
-        return error(f"{self.names(who)} {_agree(what, len(who))}.", remedy, file, line)
-
-    def names(self, ids: np.ndarray) -> str:
-        """Name the first of some resident threads, and say how many more there are."""
-        more = f" and {len(ids) - 1} more" if len(ids) > 1 else ""
-        return self.name(int(ids[0]) + self.first_thread) + more
-
-    def name(self, thread: int) -> str:
-        """Name a thread by its number in the whole grid."""
-        block, thread = divmod(thread, self.threads_per_block)
-        return f"thread {_name(thread, self.block_size)} of block {_name(block, self.grid_dim)}"
-
-    def out_of_bounds(
-        self, lanes: Lanes, view: View, outside: Any, index: Any, extent: Any, axis: int
-    ) -> None:
-        """Raise for an index outside its array."""
-        outside = np.broadcast_to(outside, (lanes.n,))
-        first = np.flatnonzero(outside)[0]
-        value = index[first] if isinstance(index, np.ndarray) else index
-        length = extent[first] if isinstance(extent, np.ndarray) else extent
-        where = f" on axis {axis}" if len(view.shape) > 1 else ""
-        raise self.fault(
-            OutOfBoundsError,
-            lanes,
-            outside,
-            f"uses index {value}{where} of {view.name}, which has length {length} there",
-            "Guard the access with a comparison, or launch fewer threads.",
-        )
-
-    def misaligned(self, lanes: Lanes, view: View, offset: np.ndarray, wide: int) -> None:
-        """Raise for a vector access that does not begin at a multiple of its size."""
-        raise self.fault(
-            OutOfBoundsError,
-            lanes,
-            offset % wide != 0,
-            f"makes a {wide}-byte access to {view.name} at byte "
-            f"{int(offset[offset % wide != 0][0])}, which is no multiple of {wide}",
-            "Vector accesses must be aligned to their size.",
-        )
-
-
-def _coordinates(linear: np.ndarray, extents: tuple[int, int, int]) -> list[Any]:
-    """Turn linear indices into x, y, z; an axis of length 1 stays one scalar."""
-    parts: list[Any] = []
-    for extent in extents:
-        linear, part = np.divmod(linear, extent)
-        same = len(part) > 0 and (part == part[0]).all()
-        parts.append(np.int64(part[0]) if same else part.astype(np.int64))
-    return parts
-
-
-def _name(linear: int, extents: Any) -> str:
-    values = []
-    for extent in extents:
-        linear, part = divmod(linear, int(extent))
-        values.append(part)
-    if extents[1] == extents[2] == 1:
-        return str(values[0])
-    return f"({', '.join(map(str, values if extents[2] > 1 else values[:2]))})"
-
-
-def _agree(predicate: str, count: int) -> str:
-    """Put the verb at the beginning of a predicate into the plural where it must be."""
-    verb, space, rest = predicate.partition(" ")
-    if count > 1:
-        verb = "have" if verb == "has" else verb.removesuffix("s")
-    return verb + space + rest
-
 
 def _lane_names(bits: int) -> str:
     lanes = [lane for lane in range(WARP) if bits >> lane & 1]
     if len(lanes) > 2 and lanes == list(range(lanes[0], lanes[-1] + 1)):
         return f"{lanes[0]} to {lanes[-1]}"
     return ", ".join(map(str, lanes))
-
-
-def _numbers(value: Any) -> list[Any]:
-    """Return the numbers in a register."""
-    if isinstance(value, tuple):
-        return [number for part in value for number in _numbers(part)]
-    return [value] if hasattr(value, "dtype") and not isinstance(value, View) else []
 
 
 def explain_standstill(machine: Machine) -> None:

@@ -58,6 +58,8 @@ class Buffer:
 
     def typed(self, dtype: np.dtype) -> np.ndarray:
         """Return all of the memory as elements of a dtype."""
+        if self.space == "local" and dtype == self.data.dtype:
+            return self.data
         if dtype not in self._typed:
             if self.space == "local":
                 raise UnsupportedError(

@@ -239,6 +239,7 @@ class Observer:
             f"{did} an element of {view.name} that {other} {earlier} at {where}, with nothing "
             "between that orders them",
             remedy,
+            related=((file, line),),
         )
 
 

@@ -1,9 +1,9 @@
 """Who knows what of whom: the order that barriers, fences and flags make between threads.
 
-Each thread counts its own steps with a clock that ticks when it passes on what it did. What thread t
-knows is a vector: for every other thread, up to which tick all its accesses come before what t does
-next (vector clocks; Lamport 1978, Mattern 1989; used to find races as in FastTrack, Flanagan and
-Freund 2009). Threads that met at a barrier know the same, so they share one vector.
+Each thread counts its own steps with a clock that ticks when it passes on what it did. What a
+thread knows is a vector: for every other thread, up to which tick all its accesses come before what
+this one does next (vector clocks; Lamport 1978, Mattern 1989; used to find races as in FastTrack,
+Flanagan and Freund 2009). Threads that met at a barrier know the same, so they share one vector.
 """
 
 from typing import Any

@@ -1,9 +1,9 @@
 """Finding races: who touched each element last, and whether anything orders that before this.
 
-Two accesses race if they touch the same memory, come from different threads, one of them writes, not
-both are atomic, and nothing orders them. It does not matter which came first in this run: a race is
-found whatever the schedule. As NVIDIA's racecheck does, two threads that write the same value are
-let pass.
+Two accesses race if they touch the same memory, come from different threads, one of them writes,
+not both are atomic, and nothing orders them. It does not matter which came first in this run: a
+race is found whatever the schedule. As NVIDIA's racecheck does, two threads that write the same
+value are let pass.
 """
 
 from typing import Any
