@@ -58,13 +58,14 @@ class Barriers:
         counts = np.bincount(machine.block_of[group.ids], minlength=machine.blocks)
         here = np.flatnonzero(counts)
         self._check(group, here, after)
-        alone = (self._arrived[here] == 0).all()
+        first = (self._arrived[here] == 0).all()
         self._site[here] = after
         self._arrived += counts
         complete = self._arrived == machine.threads_per_block
-        if scope == "grid" and not complete.all():
-            complete[:] = False
-        if alone and complete[here].all():
+        if scope == "grid":
+            first = group.n == machine.threads
+            complete[:] = complete.all()
+        if first and complete[here].all():
             self._release(group, complete, scope, combine, source, result)
             return after
         self._waiting.setdefault(after, []).append(group)
