@@ -1,0 +1,1 @@
+"""Kernels with planted faults, a module for each class of fault."""
