@@ -225,9 +225,12 @@ def _refusal(function: Callable[..., Any], error: Exception) -> UnsupportedError
 
 def _summary(message: str) -> str:
     """Return what is wrong from one of Numba's messages, without candidates and source lines."""
+    reasons = re.findall(r"^ *(?:Typing|Type|Value|RequireLiteralValue)\w*: (.+)$", message, re.M)
+    reasons = [reason for reason in reasons if ".py:" not in reason]
     message = re.sub(r"^Failed in .* pipeline \(step: .*\)\n", "", message)
     message = re.split(r"There are \d+ candidate|\n *During:|\n *File |\n *raised from", message)[0]
-    return " ".join(message.split()).rstrip(".: ")
+    parts = [" ".join(each.split()).rstrip(".: ") for each in (message, *reasons[-1:])]
+    return ": ".join(dict.fromkeys(parts))
 
 
 def type_of(value: Any) -> Any:
