@@ -1,15 +1,13 @@
-"""What a measurement was made on: processor, memory, system, packages, BLAS, commit.
+"""What a record says of its origin: machine, system, packages, BLAS, commit.
 
-A figure without these cannot be compared with another. Everything is read from ``/proc``, the
-packages' metadata and ``git``; what is not there is ``None`` and never a reason to fail.
+The machine itself is described by :mod:`llm_numba.runtime.machine`. What is not there is ``None``
+and never a reason to fail.
 """
 
 import ctypes
-import os
 import platform
 import subprocess
 import sys
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +16,8 @@ import llm_numba
 # Those that can change a figure.
 PACKAGES = (
     "llm-numba", "numpy", "ml_dtypes", "safetensors", "tokenizers", "jinja2", "typer", "rich",
-    "numba", "numba-cuda", "cupy-cuda12x", "cupy-cuda13x", "mpi4py",
+    "numba", "numba-cuda", "cuda-bindings", "cuda-core", "nvidia-nvvm", "nvidia-cuda-nvrtc",
+    "nvidia-nvjitlink", "cupy-cuda12x", "cupy-cuda13x", "torch", "mpi4py",
 )  # fmt: skip
 
 # OpenBLAS as NumPy's wheels name it, then as distributions do; 64 marks 64-bit indices.
@@ -30,36 +29,26 @@ _THREAD_QUERIES = (
 )
 
 
-def capture_environment() -> dict[str, Any]:
-    """Describe this machine and installation as a JSON object."""
+def capture_environment(commit: str | None = None) -> dict[str, Any]:
+    """Describe this machine and installation as a JSON object.
+
+    Parameters
+    ----------
+    commit : str, optional
+        What the checkout holds, for a copy of it without git.
+    """
+    # Its floor brings NumPy, which a command line that only wants the checkout does without.
+    from llm_numba.runtime.machine import cpu, gpus, package_versions
+
     return {
         "device": cpu(),
+        "gpus": gpus(),
         "os": platform.platform(),
         "python": platform.python_version(),
-        "packages": package_versions(),
+        "packages": package_versions(PACKAGES),
         "blas": blas(),
-        "git": git_state(checkout()),
+        "git": {"commit": commit, "dirty": None} if commit else git_state(checkout()),
     }
-
-
-def cpu() -> dict[str, Any]:
-    """Name the processor, the cores this process may use, and the memory in bytes."""
-    return {
-        "name": _field(Path("/proc/cpuinfo"), "model name") or platform.machine(),
-        "cores": len(os.sched_getaffinity(0)),
-        "memory_bytes": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
-    }
-
-
-def package_versions() -> dict[str, str]:
-    """Return the installed version of each package that can change a figure."""
-    versions = {}
-    for name in PACKAGES:
-        try:
-            versions[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            continue
-    return versions
 
 
 def blas() -> dict[str, Any]:
@@ -114,19 +103,6 @@ def _git(root: Path, *arguments: str) -> str:
     return subprocess.run(
         ["git", "-C", str(root), *arguments], capture_output=True, text=True, check=True
     ).stdout.strip()
-
-
-def _field(path: Path, name: str) -> str | None:
-    """Return the first ``name : value`` of a ``/proc`` file."""
-    try:
-        lines = path.read_text().splitlines()
-    except OSError:
-        return None
-    for line in lines:
-        key, _, value = line.partition(":")
-        if key.strip() == name:
-            return value.strip()
-    return None
 
 
 def _blas_threads() -> int | None:

@@ -76,7 +76,10 @@ class Result:
 
 
 def make_record(
-    benchmark: str, settings: dict[str, Any], results: Iterable[Result]
+    benchmark: str,
+    settings: dict[str, Any],
+    results: Iterable[Result],
+    commit: str | None = None,
 ) -> dict[str, Any]:
     """Assemble a record, with the environment as it is now.
 
@@ -88,16 +91,21 @@ def make_record(
         Shapes and counts that hold for all results.
     results : iterable of Result
         What was measured.
+    commit : str, optional
+        What was run, for a copy of the checkout without git.
     """
-    return provenance(benchmark, settings) | {"results": [result.to_json() for result in results]}
+    entries = [result.to_json() for result in results]
+    return provenance(benchmark, settings, commit) | {"results": entries}
 
 
-def provenance(benchmark: str, settings: dict[str, Any]) -> dict[str, Any]:
+def provenance(
+    benchmark: str, settings: dict[str, Any], commit: str | None = None
+) -> dict[str, Any]:
     """Return all of a record but its results: what was run, where, when and how.
 
     Parameters
     ----------
-    benchmark, settings
+    benchmark, settings, commit
         As for :func:`make_record`.
     """
     return {
@@ -105,7 +113,7 @@ def provenance(benchmark: str, settings: dict[str, Any]) -> dict[str, Any]:
         "benchmark": benchmark,
         "command": command_line(),
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
-        "environment": capture_environment(),
+        "environment": capture_environment(commit),
         "settings": settings,
     }
 
@@ -140,6 +148,30 @@ def write_record(path: Path, record: dict[str, Any]) -> None:
         A JSON object.
     """
     write_text(path, json.dumps(record, indent=1, allow_nan=False) + "\n")
+
+
+def read_record(path: Path) -> dict[str, Any]:
+    """Read a record.
+
+    Parameters
+    ----------
+    path : Path
+        A file that :func:`write_record` wrote.
+
+    Raises
+    ------
+    LLMNumbaError
+        If it cannot be read, or is none.
+    """
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as failure:
+        raise LLMNumbaError(
+            f"{path} cannot be read as a record: {failure}.", "Name one of docs/results."
+        ) from failure
+    if not isinstance(record, dict) or "results" not in record:
+        raise LLMNumbaError(f"{path} is no record.", "Name one of docs/results.")
+    return record
 
 
 def write_text(path: Path, text: str) -> None:

@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from llm_numba.bench.environment import checkout, cpu
+from llm_numba.bench.environment import checkout
 from llm_numba.cli import probes
 from llm_numba.cli.console import notes, styled, tables
 
@@ -118,6 +118,8 @@ def _wanted(probe: str) -> bool:
 
 
 def _cpu_path(facts: dict[str, Any]) -> Finding:
+    from llm_numba.runtime.machine import cpu
+
     if "error" in facts:
         return Finding("CPU path", "broken", facts["error"], _reinstall(""), facts)
     detail = f"{facts['tokens']} tokens in {facts['seconds']:.2f} s, loading included"

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import platform
-import subprocess
-from importlib.metadata import version
 from typing import Any
+
+from llm_numba.runtime.machine import cpu, gpus, package_versions
 
 _CARD = """\
 ---
@@ -70,22 +70,15 @@ and knows one language.
 
 def environment(device: str) -> dict[str, Any]:
     """Return what a run depends on: the device, its driver, and the packages' versions."""
-    packages = ("torch", "numpy", "tokenizers", "safetensors")
-    record: dict[str, Any] = {
-        "device": platform.processor() or platform.machine(),
-        "driver": None,
-        "python": platform.python_version(),
-        "packages": {name: version(name) for name in packages},
-    }
+    found = {"name": cpu()["name"], "driver": None}
     if device.startswith("cuda"):
-        import torch
-
-        record["device"] = torch.cuda.get_device_name()
-        query = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
-        record["driver"] = subprocess.run(
-            query, capture_output=True, text=True, check=True
-        ).stdout.split("\n")[0]
-    return record
+        found = next(iter(gpus()), {"name": device, "driver": None})
+    return {
+        "device": found["name"],
+        "driver": found["driver"],
+        "python": platform.python_version(),
+        "packages": package_versions(("torch", "numpy", "tokenizers", "safetensors")),
+    }
 
 
 def card(record: dict[str, Any]) -> str:
