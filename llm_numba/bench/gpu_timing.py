@@ -1,0 +1,233 @@
+"""Timing on a GPU: events around each launch, and the card's own ceilings in the same run.
+
+A launch returns before the GPU has begun, so the host's clock says nothing of a kernel. Events
+are recorded on the GPU, before and after. Work is queued without waiting for it: while one launch
+runs, the host prepares the next, and its own time stays out of the figure, unless it is the
+longer of the two, which :attr:`Timing.host_bound` tells.
+
+Inputs take turns. What fits in the L2 cache would otherwise be read from there, and not from
+memory.
+"""
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import numpy as np
+from numba import cuda, float32
+
+from llm_numba.kernels import ptx
+from llm_numba.runtime import Launch
+
+Work = Callable[[], object]
+
+_PACKETS = 4  # under way at once in each thread of `read_all`
+_READ_THREADS = 256
+_READ_BLOCKS_A_MULTIPROCESSOR = 8
+_DEVICE_TO_DEVICE = 3  # cudaMemcpyDeviceToDevice
+
+
+class Events(Protocol):
+    """Marks in the GPU's queue of work."""
+
+    def record(self) -> Any:
+        """Put a mark behind all work queued so far, and return it."""
+
+    def seconds(self, begin: Any, end: Any) -> float:
+        """Return the time between two marks that the GPU has passed."""
+
+    def synchronize(self) -> None:
+        """Wait until the GPU has done all work."""
+
+
+class CudaEvents:
+    """CUDA events on the current stream."""
+
+    def record(self) -> Any:
+        """Put an event into the stream."""
+        import cupy
+
+        event = cupy.cuda.Event()
+        event.record()
+        return event
+
+    def seconds(self, begin: Any, end: Any) -> float:
+        """Return the time between two events."""
+        import cupy
+
+        return cupy.cuda.get_elapsed_time(begin, end) / 1e3
+
+    def synchronize(self) -> None:
+        """Wait for the device."""
+        import cupy
+
+        cupy.cuda.runtime.deviceSynchronize()
+
+
+@dataclass(frozen=True)
+class Timing:
+    """Times of one piece of work.
+
+    Attributes
+    ----------
+    seconds : list of float
+        On the GPU, one a run.
+    host_seconds : float
+        That the host took to queue a run, on average.
+    warmup : int
+        Runs before the first that counts.
+    """
+
+    seconds: list[float]
+    host_seconds: float
+    warmup: int
+
+    @property
+    def median(self) -> float:
+        """Median of the seconds."""
+        return float(np.median(self.seconds))
+
+    @property
+    def host_bound(self) -> bool:
+        """Whether the GPU may have waited for the host: then the figure is not the kernel's."""
+        return self.host_seconds > 0.8 * self.median
+
+
+@dataclass(frozen=True)
+class GPUTimer:
+    """Times work on a GPU.
+
+    Attributes
+    ----------
+    repeats : int
+        Runs that count, at most.
+    warmup : int
+        Runs before them: they compile, fill caches and raise clocks.
+    budget_seconds : float
+        Slow work is repeated less often, but five times at least.
+    events : Events
+    clock : callable
+        The host's, in seconds.
+    """
+
+    repeats: int = 30
+    warmup: int = 3
+    budget_seconds: float = 0.5
+    events: Events = field(default_factory=CudaEvents)
+    clock: Callable[[], float] = time.perf_counter
+
+    def time(self, works: Sequence[Work]) -> Timing:
+        """Time work.
+
+        Parameters
+        ----------
+        works : sequence of callable
+            Each queues the same work on inputs of its own; they take turns.
+        """
+        for number in range(self.warmup):
+            works[number % len(works)]()
+        begin = self.events.record()
+        works[self.warmup % len(works)]()
+        end = self.events.record()
+        self.events.synchronize()
+        once = max(self.events.seconds(begin, end), 1e-9)
+        repeats = int(min(self.repeats, max(5, self.budget_seconds / once)))
+        marks = []
+        queued = self.clock()
+        for number in range(repeats):
+            begin = self.events.record()
+            works[(self.warmup + 1 + number) % len(works)]()
+            marks.append((begin, self.events.record()))
+        host = (self.clock() - queued) / repeats
+        self.events.synchronize()
+        seconds = [self.events.seconds(begin, end) for begin, end in marks]
+        return Timing(seconds, host, self.warmup + 1)
+
+
+@cuda.jit
+def read_all(x, sums):
+    """Read an array once, 64 bytes under way in each thread: what reading alone can reach.
+
+    Each thread stores the sum of what it read, or the compiler would drop the loads. The length
+    must be a multiple of 16 elements a thread.
+    """
+    total = float32(0)
+    step = cuda.gridsize(1) * 4
+    for i in range(cuda.grid(1) * 4, x.size, _PACKETS * step):
+        a = ptx.load16(x, i)
+        b = ptx.load16(x, i + step)
+        c = ptx.load16(x, i + 2 * step)
+        d = ptx.load16(x, i + 3 * step)
+        for k in range(4):
+            total += (a[k] + b[k]) + (c[k] + d[k])
+    sums[cuda.grid(1)] = total
+
+
+def read_launch(x: Any, sums: Any) -> Launch:
+    """Launch :func:`read_all` on an array.
+
+    Parameters
+    ----------
+    x : float32 [N]
+        N a multiple of 16 times the length of `sums`.
+    sums : float32 [threads]
+        A multiple of 256.
+    """
+    return Launch(read_all, (sums.size // _READ_THREADS,), (_READ_THREADS,), (x, sums))
+
+
+def copy_bandwidth(timer: GPUTimer, num_bytes: int = 1 << 30) -> list[float]:
+    """Copy memory of the GPU by the driver's own means.
+
+    Parameters
+    ----------
+    timer : GPUTimer
+    num_bytes : int
+        Of the source; much more than any cache holds.
+
+    Returns
+    -------
+    list of float
+        Bytes read and written a second, one a copy.
+    """
+    import cupy
+
+    left, right = (cupy.empty(num_bytes, np.uint8) for _ in range(2))
+    left.fill(1)
+
+    def copy(target: Any, source: Any) -> None:
+        stream = cupy.cuda.get_current_stream().ptr
+        cupy.cuda.runtime.memcpyAsync(
+            target.data.ptr, source.data.ptr, num_bytes, _DEVICE_TO_DEVICE, stream
+        )
+
+    timing = timer.time([lambda: copy(right, left), lambda: copy(left, right)])
+    return [2 * num_bytes / seconds for seconds in timing.seconds]
+
+
+def read_bandwidth(timer: GPUTimer, num_bytes: int = 1 << 30) -> list[float]:
+    """Read memory of the GPU and write next to nothing.
+
+    Parameters
+    ----------
+    timer : GPUTimer
+    num_bytes : int
+        About so many; much more than any cache holds.
+
+    Returns
+    -------
+    list of float
+        Bytes read a second, one a run.
+    """
+    import cupy
+
+    from llm_numba.runtime import launch
+
+    multiprocessors = cupy.cuda.Device().attributes["MultiProcessorCount"]
+    threads = _READ_THREADS * _READ_BLOCKS_A_MULTIPROCESSOR * multiprocessors
+    length = num_bytes // 4 // (16 * threads) * (16 * threads)
+    sums = cupy.empty(threads, np.float32)
+    arrays = [cupy.full(length, 0.5, np.float32) for _ in range(2)]
+    timing = timer.time([lambda x=x: launch(*read_launch(x, sums)) for x in arrays])
+    return [4 * length / seconds for seconds in timing.seconds]

@@ -1,0 +1,270 @@
+"""``llm-numba bench kernels``: every step of every ladder on a GPU, against PyTorch and the copy.
+
+First each step is held to the reference in float64, on outputs that were poisoned before. Then it
+is timed. What it reaches stands beside two things measured in the same run: a device-to-device
+copy, which is what memory gives, and PyTorch's own kernels, run as people run them.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from fnmatch import fnmatch
+from typing import Any
+
+import numpy as np
+
+from llm_numba.bench.gpu_timing import GPUTimer, Timing, copy_bandwidth, read_bandwidth
+from llm_numba.bench.kernel_points import POINTS, Point, allowed_error, relative_error
+from llm_numba.bench.record import Result
+from llm_numba.bench.timing import summarize
+from llm_numba.errors import LLMNumbaError
+from llm_numba.kernels.ladder import Operands
+from llm_numba.runtime import is_device_array, launch_all, storage_dtype, to_device, to_host
+
+# Enough to get past the L2 cache of any GPU (60 MB on an H200) between two uses of an input.
+_ROTATED_BYTES = 256 << 20
+_CHECKED_ROWS = 192
+
+
+@dataclass(frozen=True)
+class KernelSettings:
+    """What to run.
+
+    Attributes
+    ----------
+    only : tuple of str
+        Names or patterns of points, ``"softmax"`` or ``"softmax/bfloat16"``; empty for all.
+    repeats, warmup : int
+        Counted and uncounted runs.
+    budget_seconds : float
+        Slow work is repeated less often, see :class:`.gpu_timing.GPUTimer`.
+    """
+
+    only: tuple[str, ...] = ()
+    repeats: int = 30
+    warmup: int = 3
+    budget_seconds: float = 0.5
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the settings as a JSON object."""
+        return asdict(self)
+
+
+def choose(only: Sequence[str]) -> list[Point]:
+    """Return the points that are asked for.
+
+    Parameters
+    ----------
+    only : sequence of str
+        As of :class:`KernelSettings`.
+
+    Raises
+    ------
+    LLMNumbaError
+        If one names nothing.
+    """
+    for pattern in only:
+        if not any(_names(pattern, point) for point in POINTS):
+            raise LLMNumbaError(
+                f"--only {pattern} names nothing.",
+                f"Choose from: {', '.join(point.name for point in POINTS)}.",
+            )
+    return [p for p in POINTS if not only or any(_names(pattern, p) for pattern in only)]
+
+
+def _names(pattern: str, point: Point) -> bool:
+    return fnmatch(point.name, pattern) or fnmatch(point.name.partition("/")[0], pattern)
+
+
+def measure(settings: KernelSettings) -> Iterator[Result]:
+    """Run the benchmark on this machine's GPU.
+
+    Parameters
+    ----------
+    settings : KernelSettings
+
+    Yields
+    ------
+    Result
+        The copy and the read first; the copy once more at the end.
+
+    Raises
+    ------
+    LLMNumbaError
+        If a kernel is wrong.
+    """
+    points = choose(settings.only)
+    timer = GPUTimer(settings.repeats, settings.warmup, settings.budget_seconds)
+    copied = summarize([rate / 1e9 for rate in copy_bandwidth(timer)], "GB/s")
+    yield Result("copy", "device-to-device copy, read and written", copied)
+    reads = summarize([rate / 1e9 for rate in read_bandwidth(timer)], "GB/s")
+    yield Result("read", "reading alone", reads)
+    torch = import_torch()
+    for point in points:
+        yield from measure_point(point, timer, copied.median, torch)
+    again = summarize([rate / 1e9 for rate in copy_bandwidth(timer)], "GB/s")
+    yield Result("copy_again", "the copy at the end of the run", again)
+
+
+def measure_point(
+    point: Point, timer: GPUTimer, copy_rate: float, torch: Any, device: str | None = None
+) -> Iterator[Result]:
+    """Check and time all steps of a ladder, and PyTorch.
+
+    Parameters
+    ----------
+    point : Point
+    timer : GPUTimer
+    copy_rate : float
+        GB/s of the device-to-device copy.
+    torch : module or None
+    device : {"cuda", "sim"}, optional
+
+    Yields
+    ------
+    Result
+        For each step its speed (GB/s or TFLOP/s), its share of the copy where memory is the
+        ceiling, and its ratio to PyTorch where there is an equivalent.
+    """
+    operands = point.operands()
+    rows = _rows_to_check(point, operands)
+    expected = point.expected(operands, rows)
+    sets = _device_sets(operands, device)
+    eager = None
+    if torch is not None and point.eager is not None:
+        tensors = [as_tensors(torch, operands) for operands in sets]
+        _check(point, "PyTorch", {"out": _from_torch(torch, point.eager(torch, tensors[0]))},
+               expected, rows)  # fmt: skip
+        works = [lambda t=t: point.eager(torch, t) for t in tensors]
+        eager = timer.time(works)
+        yield from _results(point, "pytorch", point.eager_code, eager, copy_rate, None)
+    for step in point.chosen:
+        plans = [step.plan(**each) for each in sets]
+        for name in expected:
+            _poison(sets[0][name])
+        launch_all(plans[0])
+        found = {name: to_host(sets[0][name]) for name in expected}
+        _check(point, step.name, found, expected, rows)
+        timing = timer.time([lambda plan=plan: launch_all(plan) for plan in plans])
+        yield from _results(point, step.name, step.idea, timing, copy_rate, eager)
+
+
+def _rows_to_check(point: Point, operands: Operands) -> np.ndarray:
+    if not point.by_rows:
+        return np.arange(0)
+    count = len(operands[point.by_rows[0]])
+    # Evenly spread, the first and the last among them.
+    return np.unique(np.linspace(0, count - 1, _CHECKED_ROWS).astype(np.int64))
+
+
+def _device_sets(operands: Operands, device: str | None) -> list[Operands]:
+    """Copy the operands to the device as often as it takes to get past its caches."""
+    total = sum(value.nbytes for value in operands.values() if isinstance(value, np.ndarray))
+    return [
+        {
+            name: to_device(value, device) if isinstance(value, np.ndarray) else value
+            for name, value in operands.items()
+        }
+        for _ in range(max(2, -(-_ROTATED_BYTES // max(total, 1 << 20))))
+    ]
+
+
+def _poison(array: Any) -> None:
+    # All ones: NaN in every float format, -1 as an integer.
+    array.reshape(-1).view(np.uint8).fill(0xFF)
+
+
+def _check(
+    point: Point,
+    who: str,
+    found: dict[str, np.ndarray],
+    expected: dict[str, np.ndarray],
+    rows: np.ndarray,
+) -> None:
+    for name, output in found.items():
+        part = output[rows] if name in point.by_rows else output
+        error = relative_error(part, expected[name])
+        allowed = allowed_error(output, point.shape[-1])
+        if not error <= allowed:  # NaN is never right
+            raise LLMNumbaError(
+                f"{point.name}, {who}: `{name}` is off by {error:.2g} of its norm, where "
+                f"{allowed:.2g} is rounding.",
+                "A wrong kernel has no speed; run its tests.",
+            )
+
+
+def _results(
+    point: Point,
+    name: str,
+    what: str,
+    timing: Timing,
+    copy_rate: float,
+    eager: Timing | None,
+) -> Iterator[Result]:
+    key = f"{point.name}/{name}"
+    shape = dict(zip(point.ladder.axes.split(), point.shape, strict=True)) | {
+        "dtype": point.dtype,
+        "microseconds": round(1e6 * timing.median, 3),
+        "host_microseconds": round(1e6 * timing.host_seconds, 3),
+        "host_bound": timing.host_bound,
+    }
+    if point.ladder.ceiling == "memory":
+        rates = [point.fewest_bytes / seconds / 1e9 for seconds in timing.seconds]
+        speed = summarize(rates, "GB/s", warmup=timing.warmup)
+        yield Result(key, f"{key}: {what}", speed, shape | {"bytes": point.fewest_bytes})
+        shares = [100 * rate / copy_rate for rate in rates]
+        share = summarize(shares, "%", warmup=timing.warmup)
+        yield Result(f"of_copy/{key}", f"{key}: of the copy", share, shape)
+    else:
+        flops = point.ladder.flops(point.shape)
+        rates = [flops / seconds / 1e12 for seconds in timing.seconds]
+        speed = summarize(rates, "TFLOP/s", warmup=timing.warmup)
+        yield Result(key, f"{key}: {what}", speed, shape | {"flops": flops})
+    if eager is not None:
+        ratios = [eager.median / seconds for seconds in timing.seconds]
+        speedup = summarize(ratios, "x", warmup=timing.warmup)
+        yield Result(f"of_pytorch/{key}", f"{key}: times PyTorch", speedup, shape)
+
+
+# -- PyTorch --------------------------------------------------------------------------------------
+
+
+def import_torch() -> Any:
+    """Return PyTorch, with full float32 in matrix products, or None if it is not installed."""
+    try:
+        import torch
+    except ImportError:
+        return None
+    torch.set_float32_matmul_precision("highest")
+    torch.backends.cudnn.allow_tf32 = False
+    return torch
+
+
+def as_tensors(torch: Any, operands: Operands) -> dict[str, Any]:
+    """Show operands to PyTorch, which shares their memory.
+
+    Parameters
+    ----------
+    torch : module
+    operands : dict
+        Device arrays and numbers. Empty arrays, which stand for what is not there, become None.
+    """
+    return {name: _as_tensor(torch, value) for name, value in operands.items()}
+
+
+def _as_tensor(torch: Any, value: Any) -> Any:
+    if not is_device_array(value):
+        return value
+    if value.size == 0:
+        return None
+    if storage_dtype(value) == "bfloat16":  # which the exchange of arrays does not know
+        return torch.from_dlpack(value.view(np.int16)).view(torch.bfloat16)
+    return torch.from_dlpack(value)
+
+
+def _from_torch(torch: Any, tensor: Any) -> np.ndarray:
+    host = tensor.detach().cpu()
+    if host.dtype is torch.bfloat16:
+        import ml_dtypes
+
+        return host.view(torch.int16).numpy().view(ml_dtypes.bfloat16)
+    return host.numpy()

@@ -1,0 +1,86 @@
+"""Timing by events that a fake GPU passes, and the kernel that measures reading."""
+
+import numpy as np
+import pytest
+
+from llm_numba.bench.gpu_timing import GPUTimer, Timing, read_launch
+from llm_numba.runtime import launch_all, to_device, to_host
+
+
+class FakeGPU:
+    """A GPU whose work takes the time that it is told, queued by a host with a clock of its own."""
+
+    def __init__(self, host_seconds=0.001):
+        self.now = self.host = 0.0
+        self.host_seconds = host_seconds
+        self.log = []
+        self.synchronised = 0
+
+    def work(self, name, seconds):
+        def run():
+            self.log.append(name)
+            self.now += seconds
+            self.host += self.host_seconds
+
+        return run
+
+    def record(self):
+        return self.now
+
+    def seconds(self, begin, end):
+        return end - begin
+
+    def synchronize(self):
+        self.synchronised += 1
+
+    def timer(self, **options):
+        return GPUTimer(events=self, clock=lambda: self.host, **options)
+
+
+def test_each_run_is_between_two_events_of_its_own():
+    gpu = FakeGPU()
+    timing = gpu.timer(repeats=6, warmup=2).time([gpu.work("a", 0.01), gpu.work("b", 0.03)])
+    assert timing.seconds == pytest.approx([0.03, 0.01] * 3)
+    assert timing.warmup == 3
+    assert timing.median == pytest.approx(0.02)
+
+
+def test_inputs_take_turns_through_warm_up_and_runs():
+    gpu = FakeGPU()
+    gpu.timer(repeats=5, warmup=2).time([gpu.work(name, 0.001) for name in "abc"])
+    assert "".join(gpu.log) == "abcabcab"
+
+
+def test_nothing_waits_between_runs():
+    gpu = FakeGPU()
+    gpu.timer(repeats=20).time([gpu.work("a", 0.001)])
+    assert gpu.synchronised == 2  # to see how long one takes, and at the end
+
+
+@pytest.mark.parametrize(("seconds", "repeats"), [(0.001, 30), (0.05, 10), (10.0, 5)])
+def test_slow_work_is_repeated_less_often_but_five_times(seconds, repeats):
+    gpu = FakeGPU()
+    timing = gpu.timer(repeats=30, budget_seconds=0.5).time([gpu.work("a", seconds)])
+    assert len(timing.seconds) == repeats
+
+
+@pytest.mark.parametrize(("host", "bound"), [(0.001, False), (0.02, True)])
+def test_a_host_that_is_slower_than_the_gpu_is_noticed(host, bound):
+    gpu = FakeGPU(host_seconds=host)
+    timing = gpu.timer(repeats=5).time([gpu.work("a", 0.01)])
+    assert timing.host_seconds == pytest.approx(host)
+    assert timing.host_bound is bound
+
+
+def test_median_is_of_the_samples():
+    assert Timing([3.0, 1.0, 2.0], 0.0, 0).median == 2.0
+
+
+def test_reading_alone_reads_each_number_once():
+    threads = 512
+    x = np.random.default_rng(0).normal(size=16 * threads * 3).astype(np.float32)
+    sums = to_device(np.full(threads, np.nan, np.float32), "sim")
+    launch_all([read_launch(to_device(x, "sim"), sums)])
+    # Thread t reads packets t, t + 512, t + 1,024, ...; 48 numbers are added up in float32.
+    expected = x.astype(np.float64).reshape(-1, threads, 4).sum(axis=(0, 2))
+    np.testing.assert_allclose(to_host(sums), expected, rtol=0, atol=48 * 2.0**-24 * 16)
