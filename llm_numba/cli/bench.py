@@ -1,14 +1,12 @@
 """``llm-numba bench``: measurements that the documentation is drawn from."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
-from llm_numba.cli.console import notes, styled, tables
-
-if TYPE_CHECKING:
-    from llm_numba.bench.record import Result
+from llm_numba.cli.bench_gpu import counters, gpu_tests, kernels
+from llm_numba.cli.bench_tables import collect, finish, show
 
 bench = typer.Typer(
     name="bench", help="Measure speed and memory, and write a record.", no_args_is_help=True
@@ -41,7 +39,6 @@ def cpu(
 ) -> None:
     """Time the NumPy path: start-up, loading, prefill, and decoding at batch 1 to 16."""
     from llm_numba.bench.cpu import CPUSettings, measure
-    from llm_numba.bench.environment import cpu as this_cpu
     from llm_numba.bench.record import default_path, make_record, require_writable, write_record
 
     settings = CPUSettings(
@@ -52,44 +49,49 @@ def cpu(
         new_tokens=new_tokens,
         synthetic_megabytes=synthetic_megabytes,
     )
-    device = this_cpu()
-    path = out or default_path("cpu", f"{device['name']} {device['cores']} cores")
+    path = out or default_path("cpu", _this_cpu())
     require_writable(path)
-    results = []
-    with notes().status("Measuring; leave the machine alone for a minute or two") as status:
-        for result in measure(settings):
-            results.append(result)
-            status.update(styled(f"Measuring; last: {result.what}"))
+    results = collect(measure(settings), "leave the machine alone for a minute or two")
     write_record(path, make_record("cpu", settings.to_json(), results))
     show(results)
-    notes().print(styled(f"\nWritten: {path}", "dim"), soft_wrap=True)
+    finish(path)
 
 
-def show(results: list["Result"]) -> None:
-    """Print the results, with their targets where there are any."""
-    from rich.table import Table
+@bench.command()
+def simulator(
+    *,
+    out: Annotated[
+        Path | None,
+        typer.Option(help="The record; unset: docs/results/simulator_<this CPU>.json."),
+    ] = None,
+    rounds: Annotated[
+        int, typer.Option(min=1, help="Fresh processes of each kernel and simulator.")
+    ] = 5,
+    repeats: Annotated[int, typer.Option(min=1, help="Calls of ours after the first.")] = 9,
+    numba_repeats: Annotated[int, typer.Option(min=1, help="Calls of Numba's.")] = 3,
+    only: Annotated[str, typer.Option(help="Kernels, separated by commas; unset: all.")] = "",
+) -> None:
+    """Time the simulator of kernels against Numba's own, on the kernels that one can run."""
+    from llm_numba.bench.record import default_path, make_record, require_writable, write_record
+    from llm_numba.bench.simulator import SimulatorSettings, measure
 
-    table = Table(box=None, pad_edge=False, padding=(0, 3, 0, 0))
-    table.add_column("Measured")
-    for heading in ("Median", "p10 to p90", "Target"):
-        table.add_column(heading, justify="right", no_wrap=True)
-    for result in results:
-        figures = result.statistic
-        style = {True: "green", False: "red", None: ""}[result.meets_target]
-        table.add_row(
-            styled(result.what),
-            styled(f"{_figure(figures.median)} {figures.unit}", style),
-            f"{_figure(figures.p10)} to {_figure(figures.p90)}",
-            _target(result),
-        )
-    tables().print(table)
+    names = tuple(filter(None, only.split(",")))
+    settings = SimulatorSettings(rounds, repeats, numba_repeats, names)
+    path = out or default_path("simulator", _this_cpu())
+    require_writable(path)
+    results = collect(measure(settings), "leave the machine alone for some minutes")
+    write_record(path, make_record("simulator", settings.to_json(), results))
+    show(results)
+    finish(path)
 
 
-def _figure(value: float) -> str:
-    return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
+bench.command()(counters)
+bench.command("gpu-tests")(gpu_tests)
+bench.command()(kernels)
 
 
-def _target(result: "Result") -> str:
-    if result.at_least is not None:
-        return f">= {_figure(result.at_least)}"
-    return f"<= {_figure(result.at_most)}" if result.at_most is not None else ""
+def _this_cpu() -> str:
+    from llm_numba.runtime.machine import cpu as this_cpu
+
+    device = this_cpu()
+    return f"{device['name']} {device['cores']} cores"

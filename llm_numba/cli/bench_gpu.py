@@ -1,0 +1,112 @@
+"""``llm-numba bench``, the commands that need a GPU, or what one left behind."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from llm_numba.cli.bench_tables import collect, finish, show, show_counters
+from llm_numba.cli.console import notes, styled
+
+Commit = Annotated[
+    str | None, typer.Option(help="The commit that runs, for a copy of it without git.")
+]
+
+
+def counters(
+    *,
+    out: Annotated[
+        Path | None,
+        typer.Option(help="The record; unset: docs/results/simulator_counters_<GPU>.json."),
+    ] = None,
+    ncu: Annotated[
+        str | None, typer.Option(help="Path of Nsight Compute's ncu, if it is not found.")
+    ] = None,
+    keep: Annotated[
+        Path | None, typer.Option(help="Directory that ncu's own table stays in, as ncu.csv.")
+    ] = None,
+    again: Annotated[
+        Path | None,
+        typer.Option(help="Simulate anew against the hardware's figures of this record; no GPU."),
+    ] = None,
+    commit: Commit = None,
+) -> None:
+    """Count requests, sectors and bank conflicts in the simulator and by Nsight Compute."""
+    from llm_numba.bench.counters import new_record, renewed_record
+    from llm_numba.bench.record import read_record, require_writable, write_record
+
+    path = out or again or _path("simulator_counters")
+    require_writable(path)
+    with notes().status("Counting; a minute or two"):
+        record = renewed_record(read_record(again)) if again else new_record(ncu, keep, commit)
+    write_record(path, record)
+    show_counters(record["results"])
+    told = ", ".join(f"{count} {kind}" for kind, count in record["summary"].items())
+    notes().print(styled(f"\nCounters: {told}"))
+    finish(path)
+
+
+def gpu_tests(
+    *,
+    junit: Annotated[Path, typer.Option(help="What `make test-gpu JUNIT=FILE.xml` wrote.")],
+    out: Annotated[
+        Path | None, typer.Option(help="The record; unset: docs/results/gpu_tests_<GPU>.json.")
+    ] = None,
+    commit: Commit = None,
+) -> None:
+    """Make a record of the tests that ran on this machine's GPU."""
+    from llm_numba.bench.gpu_tests import record_of
+    from llm_numba.bench.record import require_writable, write_record
+
+    path = out or _path("gpu_tests")
+    require_writable(path)
+    record = record_of(junit, commit)
+    write_record(path, record)
+    totals = record["totals"]
+    told = ", ".join(f"{totals[kind]} {kind}" for kind in totals if kind != "seconds")
+    notes().print(styled(f"{told} in {totals['seconds']:.0f} s"))
+    finish(path)
+
+
+def kernels(
+    *,
+    out: Annotated[
+        Path | None, typer.Option(help="The record; unset: docs/results/kernels_<GPU>.json.")
+    ] = None,
+    only: Annotated[str, typer.Option(help='Ladders, "softmax,gemm/float32"; unset: all.')] = "",
+    repeats: Annotated[int, typer.Option(min=1, help="Runs of each measurement.")] = 30,
+    commit: Commit = None,
+) -> None:
+    """Time every step of every ladder against PyTorch and the memory's own speed."""
+    from llm_numba.bench.kernels import KernelSettings, choose, measure
+    from llm_numba.bench.record import make_record, require_writable, write_record
+    from llm_numba.runtime import kernel_device
+    from llm_numba.runtime.machine import gpu_clocks
+
+    kernel_device("cuda")
+    settings = KernelSettings(tuple(filter(None, only.split(","))), repeats)
+    points = choose(settings.only)
+    path = out or _path("kernels")
+    require_writable(path)
+    clocks = [gpu_clocks()]
+    results = collect(measure(settings), "some minutes")
+    clocks.append(gpu_clocks())
+    noted = settings.to_json() | {
+        "clocks": dict(zip(("before", "after"), clocks, strict=True)),
+        "pytorch": {point.name: point.eager_code for point in points if point.eager},
+    }
+    write_record(path, make_record("kernels", noted, results, commit))
+    show(results)
+    finish(path)
+
+
+def _path(benchmark: str) -> Path:
+    from llm_numba.bench.record import default_path
+    from llm_numba.errors import DeviceError
+    from llm_numba.runtime.machine import gpus
+
+    for gpu in gpus():
+        return default_path(benchmark, gpu["name"])
+    raise DeviceError(
+        "There is no NVIDIA GPU here.", "Run this on a machine with one, or name a file with --out."
+    )
