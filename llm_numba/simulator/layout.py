@@ -195,6 +195,6 @@ def _name(linear: int, extents: Any) -> str:
 def _agree(predicate: str, count: int) -> str:
     """Put the verb at the beginning of a predicate into the plural where it must be."""
     verb, space, rest = predicate.partition(" ")
-    if count > 1:
+    if count > 1 and verb.endswith("s"):
         verb = "have" if verb == "has" else verb.removesuffix("s")
     return verb + space + rest

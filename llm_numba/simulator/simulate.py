@@ -72,6 +72,12 @@ def simulate(
         raise UnsupportedError(
             f"{kernel!r} is no kernel.", "Pass a function decorated with @cuda.jit."
         )
+    parameters = kernel.py_func.__code__.co_argcount
+    if len(args) != parameters:
+        raise UnsupportedError(
+            f"{kernel.py_func.__name__} got {len(args)} arguments and takes {parameters}.",
+            "Pass one for each parameter of the kernel.",
+        )
     kinds = tuple(_kernel_type(value) for value in args)
     prepared = prepare(kernel, kinds, fine=schedule == "random")
     _check_limits(prepared, block, shared_bytes)
