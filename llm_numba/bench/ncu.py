@@ -86,7 +86,9 @@ def known_metrics(ncu: str, metrics: Iterable[str]) -> list[str]:
         If ncu cannot say what it has.
     """
     done = _run([ncu, "--query-metrics", "--csv"])
-    words = set(re.findall(r"\w+__\w+", done.stdout))
+    # Where those are listed that ncu counts instruction by instruction depends on its version.
+    more = _run([ncu, "--query-metrics", "--query-metrics-collection", "source", "--csv"])
+    words = set(re.findall(r"\w+__\w+", done.stdout + more.stdout))
     if not words:
         raise LLMNumbaError(
             f"ncu names no metrics: {(done.stderr or done.stdout).strip()}",
