@@ -40,8 +40,11 @@ def translate_call(scope: "Scope", target: ir.Var, value: ir.Expr) -> None:
     """Translate ``target = func(args)``."""
     kind = scope.type(value.func)
     signature = scope.typed.calltypes[value]
-    if isinstance(kind, types.NumberClass):
-        scope.assign(target, scope.use(value.args[0], kind.dtype))
+    if isinstance(kind, types.NumberClass) and len(value.args) == 1:
+        scope.convert(target, value.args[0], kind.dtype)
+        return
+    if isinstance(kind, types.ExceptionClass):
+        scope.known[target.name] = scope.known[value.func.name]
         return
     function = scope.known.get(value.func.name, getattr(kind, "typing_key", None))
     arguments = _positional(value, signature)
@@ -209,7 +212,14 @@ def _bool(scope: "Scope", target: ir.Var, arguments: list[Any], signature: Any) 
     scope.convert(target, arguments[0], types.boolean)
 
 
-@emits(int, float, complex)
+@emits(complex)
+def _complex(scope: "Scope", target: ir.Var, arguments: list[Any], signature: Any) -> None:
+    kind = signature.return_type
+    real, *imaginary = [scope.operand(each, kind) for each in arguments]
+    scope.assign(target, " + 1j * ".join([real, *imaginary]))
+
+
+@emits(int, float)
 def _number(scope: "Scope", target: ir.Var, arguments: list[Any], signature: Any) -> None:
     scope.convert(target, arguments[0], signature.return_type)
 

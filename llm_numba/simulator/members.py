@@ -7,6 +7,7 @@ from numba import cuda
 from numba.cuda import types, vector_types
 from numba.cuda.core import ir
 
+from llm_numba.simulator.lanes import WARP
 from llm_numba.simulator.values import element_dtype
 
 if TYPE_CHECKING:
@@ -66,6 +67,8 @@ def _module_member(scope: "Scope", target: ir.Var, value: ir.Expr) -> None:
         scope.known[target.name] = value.attr
     elif module is cuda and value.attr == "laneid":
         scope.assign(target, "g.lane_index()")
+    elif module is cuda and value.attr == "warpsize":
+        scope.set_constant(target, WARP)
     else:
         scope.bind_object(target, getattr(module, value.attr))
 

@@ -59,7 +59,7 @@ class Observer:
     # -- Events ---------------------------------------------------------------------------------
 
     def diverge(self, lanes: Lanes, condition: np.ndarray) -> None:
-        """A branch sends the group different ways; count the warps that it splits."""
+        """Count the warps that a branch splits."""
         taken = lanes.by_warp(condition, False).any(axis=1)
         other = lanes.by_warp(~condition, False).any(axis=1)
         split = int(np.count_nonzero(taken & other))
@@ -67,7 +67,7 @@ class Observer:
             self._accounts.line(lanes).divergent += split
 
     def barrier(self, lanes: Lanes, scope: str) -> None:
-        """Threads of each block, or of the whole grid, have met."""
+        """Note that threads of each block, or of the whole grid, have met."""
         if not self._faults:
             return
         block = lanes.machine.block_of[lanes.ids]
@@ -78,7 +78,7 @@ class Observer:
             self._knowledge.meet(part)
 
     def sync_warp(self, lanes: Lanes, mask: Any) -> None:
-        """Threads of each warp that are in the mask have met."""
+        """Note that threads of each warp that are in the mask have met."""
         if not self._faults:
             return
         warps = lanes.warps
@@ -89,7 +89,7 @@ class Observer:
             self._knowledge.meet(lanes.ids[part])
 
     def fence(self, lanes: Lanes) -> None:
-        """Threads pass a memory fence."""
+        """Note that threads pass a memory fence."""
         if self._faults:
             self._knowledge.fence(lanes.ids)
 
@@ -103,7 +103,7 @@ class Observer:
         itemsize: int,
         value: Any = None,
     ) -> None:
-        """Threads load, store or update memory.
+        """Note that threads load, store or update memory.
 
         Parameters
         ----------

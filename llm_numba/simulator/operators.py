@@ -47,10 +47,7 @@ def _arithmetic(
         return
     parts = [scope.use(each, want) for each, want in zip(operands, signature.args, strict=True)]
     symbol = SYMBOLS[function]
-    if len(parts) == 1:
-        source = f"({symbol}{parts[0]})"
-    else:
-        source = f"({parts[0]} {symbol} {parts[1]})"
+    source = f"({symbol}{parts[0]})" if len(parts) == 1 else f"({f' {symbol} '.join(parts)})"
     have = signature.args[0] if not isinstance(kind, types.Boolean) else types.boolean
     if isinstance(kind, types.Integer) and kind.bitwidth < 64:
         source = f"wrap({source}, {kind.bitwidth}, {kind.signed})"

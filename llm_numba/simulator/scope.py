@@ -26,6 +26,8 @@ _KNOWN = (
     types.BoundFunction,
     types.Dim3,
     types.GridGroup,
+    types.ExceptionClass,
+    types.ExceptionInstance,
 )
 _ALL_LANES = np.int64(0xFFFFFFFF)
 

@@ -80,7 +80,7 @@ def test_things_that_are_no_kernel_no_argument_or_no_schedule():
         simulate(double, 1, 1, (np.zeros(4),), schedule="fair")
     with pytest.raises(UnsupportedError, match="300000 bytes of shared memory"):
         simulate(double, 1, 1, (np.zeros(4),), shared_bytes=300_000)
-    with pytest.raises(UnsupportedError, match="2 arguments.*takes 1"):
+    with pytest.raises(UnsupportedError, match=r"2 arguments.*takes 1"):
         simulate(double, 1, 1, (np.zeros(4), 1))
 
 
