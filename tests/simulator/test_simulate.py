@@ -105,7 +105,7 @@ def test_an_exception_is_raised_with_its_line_and_threads():
     assert "thread 3 of block 0" in str(caught.value)
     assert "x must be positive" in str(caught.value)
     assert caught.value.file == __file__
-    assert caught.value.line == asserts.py_func.__code__.co_firstlineno + 3
+    assert caught.value.line == asserts.py_func.__code__.co_firstlineno + 4
 
 
 @cuda.jit
