@@ -13,6 +13,7 @@ from numba import cuda, float32
 from llm_numba.kernels import ptx
 from llm_numba.kernels.activation import gelu, gelu_tanh, silu
 from llm_numba.kernels.layernorm_rows import inverse_deviation
+from llm_numba.kernels.ptx.packets import zeros16
 from llm_numba.kernels.rows import (
     HELD,
     MAX_THREADS,
@@ -100,11 +101,14 @@ def _vectorised(activation):
                     held[k * width + e] *= inverse * weights[e]
         if bias.size > 0:
             _add_packets(bias, 0, packets, held)
+        # Activated packet by packet: all at once, the intermediate results outgrow the registers.
         for k in range(PACKETS):
-            if cuda.threadIdx.x + k * cuda.blockDim.x < packets:
-                for at in range(k * width, (k + 1) * width):
-                    held[at] = activation(held[at])
-        store_packets(out, begin, packets, held)
+            packet = cuda.threadIdx.x + k * cuda.blockDim.x
+            if packet < packets:
+                values = zeros16(out)
+                for e in range(width):
+                    values = ptx.with_item(values, e, activation(held[k * width + e]))
+                ptx.store16(out, begin + packet * width, values)
 
     return norm_vectorised
 

@@ -48,14 +48,14 @@ def _cut(x, row):
     Returns
     -------
     head : int
-        Number of edges before packet 0.
+        Columns before the first 16-byte boundary.
     packets : int
     edge : int
         Column of this thread's edge; beyond the row if it has none.
     """
     length, width = x.shape[1], ptx.items16(x)
-    head = min(-(row * length) & (width - 1), length)
-    packets = (length - head) // width
+    head = -(row * length) & (width - 1)
+    packets = max(0, (length - head) // width)
     t = cuda.threadIdx.x
     return head, packets, t if t < head else t + packets * width
 

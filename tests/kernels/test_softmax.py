@@ -17,7 +17,9 @@ from llm_numba import reference
 from llm_numba.errors import KernelArgumentError
 from llm_numba.kernels.rows import HELD, MAX_THREADS
 from llm_numba.kernels.softmax import LADDER, softmax
+from llm_numba.kernels.softmax_vectorised import softmax_held, softmax_long
 from llm_numba.runtime import intercept, kernel_view, to_device, to_host
+from llm_numba.runtime.offline import compiler_problem, resources
 from llm_numba.simulator import simulate
 
 STEPS = [step.name for step in LADDER.steps]
@@ -246,6 +248,20 @@ def test_no_order_of_the_threads_matters(step):
     shape = (3, 5) if step == "naive" else (2, 529)
     for seed in range(3):
         reports(step, shape, "float32", schedule="random", seed=seed)
+
+
+@pytest.mark.ptx
+@each_dtype
+@pytest.mark.parametrize("capability", [(7, 5), (9, 0), (10, 0)])
+def test_kernels_for_short_and_for_long_rows_stay_in_registers(capability, dtype):
+    if problem := compiler_problem():
+        pytest.skip(problem)
+    for length, kernel in ((FITS // 2, softmax_held), (FITS + 8, softmax_long)):
+        (launch,) = LADDER.steps[-1].plan(**LADDER.operands((1, length), np.dtype(dtype), 0))
+        assert launch.kernel is kernel
+        found = resources(launch, capability)
+        assert found.stack_bytes == found.spill_stores == found.spill_loads == 0
+        assert not found.float64
 
 
 # -- What it refuses ----------------------------------------------------------------------------
