@@ -12,6 +12,7 @@ from llm_numba.bench.record import (
     Result,
     default_path,
     make_record,
+    read_record,
     require_writable,
     write_record,
     write_text,
@@ -78,6 +79,21 @@ def test_record_that_is_no_json_leaves_the_old_file(tmp_path):
     assert list(tmp_path.iterdir()) == [path]
 
 
+def test_record_is_read_as_it_was_written(tmp_path):
+    record = make_record("cpu", {}, [result()])
+    write_record(tmp_path / "record.json", record)
+    assert read_record(tmp_path / "record.json") == record
+
+
+@pytest.mark.parametrize("text", [None, "{", "[]", '{"schema": 1}'])
+def test_what_is_no_record_is_refused(tmp_path, text):
+    path = tmp_path / "record.json"
+    if text is not None:
+        path.write_text(text)
+    with pytest.raises(LLMNumbaError, match="record"):
+        read_record(path)
+
+
 @pytest.mark.parametrize("write", [require_writable, lambda path: write_text(path, "")])
 @pytest.mark.parametrize("name", [".", "file/below"])
 def test_place_that_cannot_be_written(tmp_path, write, name):
@@ -108,6 +124,11 @@ def test_git_state_names_the_commit_and_tells_of_changes(tmp_path):
     assert environment.git_state(tmp_path) == {"commit": commit, "dirty": False}
     (tmp_path / "file").write_text("b")
     assert environment.git_state(tmp_path) == {"commit": commit, "dirty": True}
+
+
+def test_a_copy_without_git_can_be_told_its_commit():
+    record = make_record("cpu", {}, [], commit="abc")
+    assert record["environment"]["git"] == {"commit": "abc", "dirty": None}
 
 
 def test_no_checkout_is_no_git_state(tmp_path):
