@@ -13,6 +13,7 @@ from llm_numba.cli.demo import demo
 from llm_numba.cli.doctor import doctor
 from llm_numba.cli.evaluate import evaluate
 from llm_numba.cli.generate import generate
+from llm_numba.cli.microscope import microscope
 from llm_numba.cli.models import models
 from llm_numba.errors import LLMNumbaError
 
@@ -60,5 +61,6 @@ app.command()(generate)
 app.command()(chat)
 app.command()(models)
 app.command()(doctor)
+app.command()(microscope)
 app.command("eval")(evaluate)
 app.add_typer(bench)
