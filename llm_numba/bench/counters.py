@@ -7,6 +7,7 @@ compiler made of it. Where the two differ, the record says why, or that nobody k
     python -m llm_numba.bench.counters        launches all cases on the GPU: what ncu runs
 """
 
+import json
 import sys
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -20,7 +21,7 @@ from llm_numba.bench import ncu
 from llm_numba.bench.counter_cases import Case, cases
 from llm_numba.bench.counter_explanations import UNEXPLAINED, explain
 from llm_numba.bench.environment import checkout, git_state
-from llm_numba.bench.record import provenance
+from llm_numba.bench.record import provenance, read_text, write_record
 from llm_numba.runtime import Launch, kernel_view, launch_all
 
 
@@ -87,6 +88,9 @@ _MORE = (
     "smsp__inst_executed.sum",
     *_each("smsp__inst_executed_op_local", "ld", "st"),
 )
+# What `--keep` leaves in its directory.
+TABLE, ORIGIN = "ncu.csv", "origin.json"
+
 METRICS = tuple(
     dict.fromkeys(
         [
@@ -113,33 +117,35 @@ def simulated(launch: Launch) -> dict[str, int]:
     }
 
 
-def profile_cases(program: str | None = None, keep: Path | None = None) -> list[dict[str, Any]]:
+def profile_cases(program: str | None, directory: Path) -> None:
     """Launch all cases on the GPU under Nsight Compute.
 
     Parameters
     ----------
-    program : str, optional
-        Path of ncu.
-    keep : Path, optional
-        Directory that the log of ncu stays in, as ``ncu.csv``.
-
-    Returns
-    -------
-    list of dict
-        For each launch the metrics that ncu has, in the order of the cases.
+    program : str or None
+        Path of ncu; None looks for it.
+    directory : Path
+        Where ncu's table goes, as ``ncu.csv``.
     """
     program = program or ncu.find_ncu()
     metrics = ncu.known_metrics(program, METRICS)
-    with TemporaryDirectory() as folder:
-        directory = keep or Path(folder)
-        directory.mkdir(parents=True, exist_ok=True)
-        command = [sys.executable, "-m", "llm_numba.bench.counters"]
-        launches = ncu.parse(ncu.profile(program, command, metrics, directory / "ncu.csv"))
+    command = [sys.executable, "-m", "llm_numba.bench.counters"]
+    ncu.profile(program, command, metrics, directory / TABLE)
+
+
+def paired_metrics(table: str) -> list[dict[str, float | None]]:
+    """Return the metrics of each launch, in the order of the cases.
+
+    Parameters
+    ----------
+    table : str
+        As ncu wrote it.
+    """
     expected = [
         (launch.kernel.py_func.__name__, launch.grid, launch.block)
         for _, _, launch in named_launches("sim")
     ]
-    return [launch.metrics for launch in ncu.pair(expected, launches)]
+    return [launch.metrics for launch in ncu.pair(expected, ncu.parse(table))]
 
 
 def compare(hardware: Iterable[Mapping[str, float | None]]) -> list[dict[str, Any]]:
@@ -148,7 +154,7 @@ def compare(hardware: Iterable[Mapping[str, float | None]]) -> list[dict[str, An
     Parameters
     ----------
     hardware : iterable of mapping
-        Metrics of each launch, as :func:`profile_cases` returns them.
+        Metrics of each launch, as :func:`paired_metrics` returns them.
 
     Returns
     -------
@@ -208,11 +214,41 @@ def verdict(entry: Mapping[str, Any]) -> str:
 def new_record(
     program: str | None = None, keep: Path | None = None, commit: str | None = None
 ) -> dict[str, Any]:
-    """Profile on this machine's GPU, simulate, and make the record."""
-    results = compare(profile_cases(program, keep))
-    settings = {"metrics": list(METRICS)}
-    record = provenance("simulator_counters", settings, commit)
-    return record | {"summary": summarize(results), "results": results}
+    """Profile on this machine's GPU, simulate, and make the record.
+
+    Parameters
+    ----------
+    program : str, optional
+        Path of ncu.
+    keep : Path, optional
+        Directory that ncu's table and the record's origin stay in, for :func:`kept_record`.
+    commit : str, optional
+        What runs, for a copy of the checkout without git.
+    """
+    with TemporaryDirectory() as folder:
+        directory = keep or Path(folder)
+        origin = provenance("simulator_counters", {"metrics": list(METRICS)}, commit)
+        write_record(directory / ORIGIN, origin)
+        profile_cases(program, directory)
+        return kept_record(directory)
+
+
+def kept_record(directory: Path) -> dict[str, Any]:
+    """Make the record of a run on a GPU from what it left behind.
+
+    Parameters
+    ----------
+    directory : Path
+        As :func:`new_record` kept it.
+
+    Raises
+    ------
+    LLMNumbaError
+        If something is missing there.
+    """
+    origin, table = (read_text(directory / name) for name in (ORIGIN, TABLE))
+    results = compare(paired_metrics(table))
+    return json.loads(origin) | {"summary": summarize(results), "results": results}
 
 
 def renewed_record(record: dict[str, Any]) -> dict[str, Any]:

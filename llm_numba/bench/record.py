@@ -164,14 +164,34 @@ def read_record(path: Path) -> dict[str, Any]:
         If it cannot be read, or is none.
     """
     try:
-        record = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as failure:
+        record = json.loads(read_text(path))
+    except ValueError as failure:
         raise LLMNumbaError(
-            f"{path} cannot be read as a record: {failure}.", "Name one of docs/results."
+            f"{path} is no record: {failure}.", "Name one of docs/results."
         ) from failure
     if not isinstance(record, dict) or "results" not in record:
         raise LLMNumbaError(f"{path} is no record.", "Name one of docs/results.")
     return record
+
+
+def read_text(path: Path) -> str:
+    """Read a file that the user named.
+
+    Parameters
+    ----------
+    path : Path
+
+    Raises
+    ------
+    LLMNumbaError
+        If it cannot be read.
+    """
+    try:
+        return path.read_text(encoding="utf-8")
+    except OSError as failure:
+        raise LLMNumbaError(
+            f"{path} cannot be read: {failure.strerror}.", "Name a file that is there."
+        ) from failure
 
 
 def write_text(path: Path, text: str) -> None:

@@ -23,7 +23,11 @@ def counters(
         str | None, typer.Option(help="Path of Nsight Compute's ncu, if it is not found.")
     ] = None,
     keep: Annotated[
-        Path | None, typer.Option(help="Directory that ncu's own table stays in, as ncu.csv.")
+        Path | None, typer.Option(help="Directory that ncu's own table, ncu.csv, stays in.")
+    ] = None,
+    kept: Annotated[
+        Path | None,
+        typer.Option(help="Directory of an earlier --keep, in place of a run; no GPU."),
     ] = None,
     again: Annotated[
         Path | None,
@@ -32,13 +36,18 @@ def counters(
     commit: Commit = None,
 ) -> None:
     """Count requests, sectors and bank conflicts in the simulator and by Nsight Compute."""
-    from llm_numba.bench.counters import new_record, renewed_record
+    from llm_numba.bench.counters import kept_record, new_record, renewed_record
     from llm_numba.bench.record import read_record, require_writable, write_record
 
     path = out or again or _path("simulator_counters")
     require_writable(path)
     with notes().status("Counting; a minute or two"):
-        record = renewed_record(read_record(again)) if again else new_record(ncu, keep, commit)
+        if again:
+            record = renewed_record(read_record(again))
+        elif kept:
+            record = kept_record(kept)
+        else:
+            record = new_record(ncu, keep, commit)
     write_record(path, record)
     show_counters(record["results"])
     told = ", ".join(f"{count} {kind}" for kind, count in record["summary"].items())

@@ -196,6 +196,22 @@ def test_a_record_can_be_simulated_anew_without_a_gpu(record, tmp_path, monkeypa
     assert again == record
 
 
+def test_what_a_run_left_behind_gives_the_record_elsewhere(record, tmp_path, monkeypatch):
+    monkeypatch.setenv("PATH", "")
+    out = tmp_path / "elsewhere.json"
+    arguments = ["bench", "counters", "--kept", str(tmp_path / "kept"), "--out", str(out)]
+    result = CliRunner().invoke(app, arguments)
+    assert result.exit_code == 0, result.output
+    assert json.loads(out.read_text()) == record
+
+
+def test_a_directory_without_a_run_is_refused(tmp_path):
+    out = str(tmp_path / "x.json")
+    result = CliRunner().invoke(app, ["bench", "counters", "--kept", str(tmp_path), "--out", out])
+    assert result.exit_code == 2
+    assert "origin.json cannot be read" in " ".join(result.output.split())
+
+
 def test_a_file_that_is_no_record_is_refused(tmp_path):
     path = tmp_path / "x.json"
     path.write_text("[]")
