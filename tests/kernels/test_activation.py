@@ -1,0 +1,64 @@
+"""The activation functions of kernels against the reference in float64.
+
+Bounds in units u = 2^-24 of float32, for libraries whose exp, tanh and erfc are right to 4 u:
+
+GELU        erfc(z) changes by 2 z^2 = x^2 times what z does, relatively, and z carries 2 u
+GELU, tanh  1 + tanh is right to a few u of 1, not of itself: where it is small, digits are lost
+SiLU        a sum and a quotient of positive numbers lose nothing
+"""
+
+import numpy as np
+import pytest
+from numba import cuda
+
+from llm_numba import reference
+from llm_numba.kernels.activation import ACTIVATIONS, activate
+from llm_numba.runtime import empty_like, launch, to_device, to_host
+
+U = 2.0**-24
+
+BOUNDS = {
+    "gelu": lambda x, truth: (16 + 3 * x**2) * U * np.abs(truth),
+    "gelu_tanh": lambda x, truth: 8 * U * np.abs(x),
+    "silu": lambda x, truth: 8 * U * np.abs(truth),
+}
+
+
+@cuda.jit
+def activate_all(x, activation, y):
+    i = cuda.grid(1)
+    if i < x.size:
+        y[i] = activate(x[i], activation)
+
+
+def run(x, activation, device):
+    x = to_device(x, device)
+    y = empty_like(x)
+    launch(activate_all, -(-x.size // 128), 128, (x, ACTIVATIONS[activation], y))
+    return to_host(y)
+
+
+@pytest.mark.parametrize("activation", BOUNDS)
+def test_an_activation_is_the_reference(activation, device):
+    x = np.concatenate([np.linspace(-9, 9, 721), [0, 1e-30, -1e-30, 40, 100]]).astype(np.float32)
+    truth = getattr(reference, activation)(x.astype(np.float64))
+    error = np.abs(run(x, activation, device).astype(np.float64) - truth)
+    bound = BOUNDS[activation](x.astype(np.float64), truth) + np.finfo(np.float32).tiny
+    assert (error <= bound).all(), x[(error / bound).argmax()]
+
+
+@pytest.mark.parametrize("activation", BOUNDS)
+def test_far_from_zero_it_is_zero_or_the_identity(activation, device):
+    x = np.array([-200, -np.float32(3e38), 200, np.float32(3e38), np.inf], np.float32)
+    y = run(x, activation, device)
+    np.testing.assert_array_equal(y, [0, 0, *x[2:]])
+
+
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+def test_nan_stays(activation, device):
+    assert np.isnan(run(np.array([np.nan], np.float32), activation, device)).all()
+
+
+def test_none_is_the_identity(device):
+    x = np.arange(-3, 4, dtype=np.float32)
+    np.testing.assert_array_equal(run(x, None, device), x)
