@@ -52,6 +52,8 @@ CASES = [
     for dtype in ladder.dtypes
     for capability in CAPABILITIES
     if capability[:2] >= step.capability
+    # float16 differs from bfloat16 in how an element is widened and rounded, and in nothing else.
+    and (dtype != "float16" or capability == (9, 0, "a"))
 ]  # fmt: skip
 
 
@@ -82,13 +84,37 @@ def variants(ladder: Ladder, dtype: str) -> list[dict]:
     ]
 
 
+def key(launch: Launch) -> tuple:
+    return launch.kernel, signature_of(launch), launch.shared_bytes
+
+
+@functools.cache
+def planned(ladder: Ladder, step: Step, dtype: str) -> list[Launch]:
+    """One launch of each kernel, signature and amount of shared memory that a step plans."""
+    plans = (step.plan(**operands) for operands in variants(ladder, dtype))
+    return list({key(launch): launch for plan in plans for launch in plan}.values())
+
+
 def launches(ladder: Ladder, step: Step, dtype: str) -> list[Launch]:
-    """One launch of each kernel, signature and amount of shared memory."""
-    found = {}
-    for operands in variants(ladder, dtype):
-        for launch in step.plan(**operands):
-            found[launch.kernel, signature_of(launch), launch.shared_bytes] = launch
-    return list(found.values())
+    """What a step plans; and kernels that an option picks in place of one of them."""
+    launched = {launch.kernel for each in ladder.dtypes for launch in planned(ladder, step, each)}
+    # One function made them, so they take the same arguments.
+    siblings = [
+        launch._replace(kernel=kernel)
+        for kernel in {*step.kernels} - launched
+        for launch in planned(ladder, step, dtype)
+        if launch.kernel.py_func.__code__ is kernel.py_func.__code__
+    ]
+    return planned(ladder, step, dtype) + siblings
+
+
+COMPILED = {}  # steps and ladders share kernels
+
+
+def compiled(launch: Launch, capability: tuple) -> Resources:
+    if (*key(launch), capability) not in COMPILED:
+        COMPILED[*key(launch), capability] = resources(launch, capability)
+    return COMPILED[*key(launch), capability]
 
 
 @pytest.fixture
@@ -135,7 +161,7 @@ def test_a_step_lists_the_kernels_that_it_launches_and_no_others(ladder, step):
 def test_a_step_compiles_to_what_it_says(ladder, step, dtype, capability):
     found = []
     for launch in launches(ladder, step, dtype):
-        found += faults(resources(launch, capability), capability)
+        found += faults(compiled(launch, capability), capability)
     assert found == []
 
 
