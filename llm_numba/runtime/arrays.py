@@ -215,6 +215,6 @@ def _poisoned(
     size = int(np.prod(shape)) * dtype.itemsize
     memory = np.full(size + _ALIGNMENT, _POISON, np.uint8)
     start = -memory.ctypes.data % _ALIGNMENT
-    # Behind a memoryview the aligned piece is an allocation of its own to whoever asks for the base.
+    # Behind a memoryview the piece is an allocation of its own to whoever asks for its base.
     piece = np.frombuffer(memory.data, np.uint8, size, start) if size else np.empty(0, np.uint8)
     return piece.view(dtype).reshape(shape, order=order)

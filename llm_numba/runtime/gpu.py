@@ -7,7 +7,6 @@ from one launch to the next, and a launch is a look-up, a list of numbers, and o
 
 import functools
 import weakref
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -121,23 +120,23 @@ def _grant(compiled: _Compiled, device: int, shared_bytes: int) -> None:
     compiled.dynamic_limit = shared_bytes
 
 
-def _parameters(kernel: Any, args: tuple[Any, ...], device: int) -> Iterator[Any]:
+def _parameters(kernel: Any, args: tuple[Any, ...], device: int) -> list[Any]:
     """Lay arguments out as a compiled kernel takes them."""
+    parameters = []
     for position, value in enumerate(args):
         if not isinstance(value, cupy.ndarray):
-            yield value
+            parameters.append(value)
             continue
-        if value.data.device_id != device:
+        memory = value.data
+        if memory.device_id != device:
             name = kernel.py_func.__code__.co_varnames[position]
             raise KernelArgumentError(
-                f"Argument {name!r} lies on GPU {value.data.device_id}, the current GPU is "
-                f"{device}.",
-                f"Launch inside 'with cupy.cuda.Device({value.data.device_id}):', or move it.",
+                f"Argument {name!r} lies on GPU {memory.device_id}, the current GPU is {device}.",
+                f"Launch inside 'with cupy.cuda.Device({memory.device_id}):', or move it.",
             )
         # The first two are Numba's reference counts, which a GPU has no use for.
-        yield from (0, 0, value.size, value.itemsize, value.data.ptr)
-        yield from value.shape
-        yield from value.strides
+        parameters += (0, 0, value.size, value.itemsize, memory.ptr, *value.shape, *value.strides)
+    return parameters
 
 
 def _pointer(stream: Any) -> int:
