@@ -1,5 +1,6 @@
 """Barriers of a block and of the grid, and how threads go wrong at them."""
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -13,11 +14,24 @@ if TYPE_CHECKING:
 _NOWHERE = -1
 
 
+@dataclass
+class _Waiting:
+    """A group at a barrier that others have not reached."""
+
+    group: Lanes
+    after: int
+    result: int | None
+
+    def part(self, chosen: np.ndarray, live: Any) -> "_Waiting":
+        return _Waiting(self.group.subset(chosen, live), self.after, self.result)
+
+
 class Barriers:
     """Who waits where.
 
     All threads of a block (or of the grid) must come to the same barrier: the CUDA programming
-    guide promises nothing if some go to another one, or have returned.
+    guide promises nothing if some go to another one, or have returned. The same means the same
+    line of the source, for Python may compile one line twice.
     """
 
     def __init__(self, machine: "Machine") -> None:
@@ -25,7 +39,7 @@ class Barriers:
         self.passed = 0
         self._arrived = np.zeros(machine.blocks, np.int64)
         self._site = np.full(machine.blocks, _NOWHERE)
-        self._waiting: dict[int, list[Lanes]] = {}
+        self._waiting: dict[int, list[_Waiting]] = {}
 
     def arrive(
         self,
@@ -57,78 +71,82 @@ class Barriers:
         machine = self.machine
         counts = np.bincount(machine.block_of[group.ids], minlength=machine.blocks)
         here = np.flatnonzero(counts)
-        self._check(group, here, after)
+        self._check(group, here)
         first = (self._arrived[here] == 0).all()
-        self._site[here] = after
+        self._site[here] = group.at
         self._arrived += counts
         complete = self._arrived == machine.threads_per_block
         if scope == "grid":
             first = group.n == machine.threads
             complete[:] = complete.all()
+        if combine is not None:
+            # Until the others come, the predicate waits in the register of what comes out.
+            group.R[result] = group.vector(group.R[source])
+        entry = _Waiting(group, after, result)
         if first and complete[here].all():
-            self._release(group, complete, scope, combine, source, result)
+            self._release([entry], group.ids, complete, scope, combine)
             return after
-        self._waiting.setdefault(after, []).append(group)
+        self._waiting.setdefault(group.at, []).append(entry)
         if complete.any():
-            self._let_go(after, complete, scope, combine, source, result)
+            self._let_go(group.at, complete, scope, combine)
         return _NOWHERE
 
-    def _let_go(
-        self, after: int, complete: np.ndarray, scope: str, combine: Any, source: Any, result: Any
-    ) -> None:
+    def _let_go(self, site: int, complete: np.ndarray, scope: str, combine: str | None) -> None:
         machine = self.machine
-        live = [*machine.kernel.live[after]]
         going, staying = [], []
-        for group in self._waiting.pop(after):
-            free = complete[machine.block_of[group.ids]]
-            if free.all():
-                going.append(group)
-            elif not free.any():
-                staying.append(group)
-            else:
-                going.append(group.subset(np.flatnonzero(free), live))
-                staying.append(group.subset(np.flatnonzero(~free), live))
+        for entry in self._waiting.pop(site):
+            free = complete[machine.block_of[entry.group.ids]]
+            live = machine.kernel.live[entry.after]
+            if free.any():
+                going.append(entry.part(np.flatnonzero(free), live))
+            if not free.all():
+                staying.append(entry.part(np.flatnonzero(~free), live))
         if staying:
-            self._waiting[after] = staying
-        merged = machine.merge(going, after)
-        self._release(merged, complete, scope, combine, source, result)
-        machine.add(merged, after)
+            self._waiting[site] = staying
+        ids = np.sort(np.concatenate([entry.group.ids for entry in going]))
+        self._release(going, ids, complete, scope, combine)
+        for entry in going:
+            machine.add(entry.group, entry.after)
 
     def _release(
-        self, group: Lanes, complete: np.ndarray, scope: str, combine: Any, source: Any, result: Any
+        self,
+        entries: list[_Waiting],
+        ids: np.ndarray,
+        complete: np.ndarray,
+        scope: str,
+        combine: str | None,
     ) -> None:
         machine = self.machine
         self._arrived[complete] = 0
         self._site[complete] = _NOWHERE
-        if machine.observer is not None:
-            machine.observer.barrier(group, scope)
         self.passed += int(np.count_nonzero(complete))
+        if machine.observer is not None:
+            machine.observer.barrier(machine, ids, scope)
         if combine is not None:
-            group.R[result] = self._combine(group, combine, group.vector(group.R[source]))
+            self._combine(entries, combine)
 
-    def _combine(self, group: Lanes, combine: str, predicate: np.ndarray) -> np.ndarray:
+    def _combine(self, entries: list[_Waiting], combine: str) -> None:
         machine = self.machine
-        block = machine.block_of[group.ids]
-        true = np.bincount(block, weights=predicate, minlength=machine.blocks).astype(np.int64)
+        true = np.zeros(machine.blocks, np.int64)
+        for entry in entries:
+            predicate = entry.group.vector(entry.group.R[entry.result])
+            np.add.at(true, machine.block_of[entry.group.ids], predicate)
         if combine == "and":
             true = (true == machine.threads_per_block).astype(np.int64)
         elif combine == "or":
             true = (true > 0).astype(np.int64)
-        return true[block]
+        for entry in entries:
+            entry.group.R[entry.result] = true[machine.block_of[entry.group.ids]]
 
-    def _check(self, group: Lanes, here: np.ndarray, after: int) -> None:
+    def _check(self, group: Lanes, here: np.ndarray) -> None:
         machine = self.machine
         ended = machine.exited_of_block[here] > 0
         if ended.any():
             self._raise_for_exit(group, here[ended][0])
-        elsewhere = (self._site[here] != _NOWHERE) & (self._site[here] != after)
+        elsewhere = (self._site[here] != _NOWHERE) & (self._site[here] != group.at)
         if elsewhere.any():
             block = here[elsewhere][0]
-            other = next(
-                each
-                for each in self._waiting[int(self._site[block])]
-                if (machine.block_of[each.ids] == block).any()
-            )
+            other = self._one_waiting(block)
             raise machine.fault(
                 BarrierDivergenceError,
                 group,
@@ -136,7 +154,17 @@ class Barriers:
                 f"waits at one barrier while {machine.names(other.ids)} waits at another, "
                 f"line {machine.place(other)[1]}",
                 "Move the barrier out of the branch, so that all threads reach the same one.",
+                related=(machine.place(other),),
             )
+
+    def _one_waiting(self, block: int) -> Lanes:
+        """Return a group that waits at the barrier of a block."""
+        blocks = self.machine.block_of
+        return next(
+            entry.group
+            for entry in self._waiting[int(self._site[block])]
+            if (blocks[entry.group.ids] == block).any()
+        )
 
     def check_exit(self, group: Lanes) -> None:
         """Raise if threads end while others of their block wait for them."""
@@ -144,12 +172,7 @@ class Barriers:
         left = np.flatnonzero(self._site[blocks] != _NOWHERE)
         if len(left):
             block = blocks[left[0]]
-            waiting = next(
-                each
-                for each in self._waiting[int(self._site[block])]
-                if (self.machine.block_of[each.ids] == block).any()
-            )
-            self._raise_for_exit(waiting, block)
+            self._raise_for_exit(self._one_waiting(block), block)
 
     def _raise_for_exit(self, waiting: Lanes, block: int) -> None:
         machine = self.machine
@@ -165,4 +188,4 @@ class Barriers:
 
     def waiting_groups(self) -> list[Lanes]:
         """Return the groups that wait."""
-        return [group for groups in self._waiting.values() for group in groups]
+        return [entry.group for entries in self._waiting.values() for entry in entries]

@@ -10,6 +10,7 @@ from numba.cuda import types, vector_types
 from numba.cuda.core import ir
 
 from llm_numba.simulator.arithmetic import cast, dtype_name
+from llm_numba.simulator.collectives import Operation
 from llm_numba.simulator.frontend import type_function
 from llm_numba.simulator.members import Method
 from llm_numba.simulator.twins import find_twin
@@ -148,14 +149,16 @@ def _call_twin(
 ) -> None:
     entry = find_twin(function)
     assert entry is not None
-    if entry.collective:
-        scope.begin_collective(arguments[0] if arguments else None)
     scope.emit_location()
-    parts = ["g", *_sources(scope, arguments, signature.args)]
+    dtype = register_dtype(signature.return_type)
+    parts = _sources(scope, arguments, signature.args)
+    if entry.collective:
+        operation = Operation(entry.function, dtype)
+        scope.collective(target, operation, parts, loads=entry.loads)
+        return
     if entry.typed:
         parts.append(f"signature={scope.translation.name(signature, 's')}")
-    call = f"{scope.translation.name(entry.function, 't')}({', '.join(parts)})"
-    dtype = register_dtype(signature.return_type)
+    call = f"{scope.translation.name(entry.function, 't')}({', '.join(['g', *parts])})"
     if dtype is not None:
         call = f"conform({call}, {dtype_name(dtype)})"
     scope.assign(target, call, loads=entry.loads)

@@ -22,10 +22,6 @@ class Kernel:
         One function a block of the program; takes a group, returns the next block's number.
     live : list of tuple of int
         Registers that each block needs from those before it.
-    masks : list
-        Of a block that begins with a warp-wide operation, the member mask or its register.
-    places : list of int
-        Of such a block, where the operation stands.
     locations : list of (file, line)
     registers : int
     shared_bytes, local_bytes : int
@@ -37,8 +33,6 @@ class Kernel:
     name: str
     program: list[Callable[[Any], int]]
     live: list[tuple[int, ...]]
-    masks: list[Any]
-    places: list[int]
     locations: list[tuple[str, int]]
     registers: int
     shared_bytes: int
@@ -73,8 +67,6 @@ def prepare(dispatcher: Any, argument_types: tuple[Any, ...], *, fine: bool = Fa
             function.__name__,
             assemble(blocks, translation.namespace, function.__name__),
             [tuple(sorted(block.live_in)) for block in blocks],
-            [block.mask for block in blocks],
-            [block.location for block in blocks],
             translation.locations,
             translation.registers,
             translation.shared_bytes,

@@ -11,20 +11,20 @@ from typing import Any
 import numpy as np
 
 from llm_numba.simulator.barriers import Barriers
+from llm_numba.simulator.collectives import Collectives, Operation
 from llm_numba.simulator.errors import (
     BarrierDivergenceError,
     DeadlockError,
     KernelAssertionError,
 )
 from llm_numba.simulator.kernel import Kernel
-from llm_numba.simulator.lanes import WARP, Lanes
+from llm_numba.simulator.lanes import Lanes
 from llm_numba.simulator.layout import Layout
 from llm_numba.simulator.memory import View
 from llm_numba.simulator.spinning import Spinning
 from llm_numba.simulator.values import join
 
 STOPPED = -1  # in place of a block's number: the group has split, ended or waits
-_ALL = np.int64(0xFFFFFFFF)  # lanes of a warp
 
 
 class Machine(Layout):
@@ -65,9 +65,9 @@ class Machine(Layout):
         self.progress = 0
         self.exited_of_block = np.zeros(self.blocks, np.int64)
         self.barriers = Barriers(self)
+        self.collectives = Collectives(self)
         self._ready: dict[int, list[Lanes]] = {}
         self._asleep: list[Lanes] = []
-        self._parked: dict[int, list[Lanes]] = {}
         self._lowest = np.inf
         self._spinning = Spinning(self)
         registers: list[Any] = [None] * kernel.registers
@@ -91,16 +91,12 @@ class Machine(Layout):
         SimulationError
             If the kernel does something wrong.
         """
-        program, masks = self.kernel.program, self.kernel.masks
+        program = self.kernel.program
         ordered = self.rng is None
         while (group := self._next()) is not None:
             pc = group.pc
             while pc != STOPPED:
                 group.pc = pc
-                if masks[pc] is not None:
-                    group = self._meet(group, masks[pc], pc)
-                    if group is None:
-                        break
                 pc = program[pc](group)
                 if pc != STOPPED and (pc >= self._lowest or not ordered):
                     self.add(group, pc)
@@ -187,6 +183,17 @@ class Machine(Layout):
         self.progress += 1
         return self.barriers.arrive(group, after, scope, combine, source, result)
 
+    def collective(
+        self,
+        group: Lanes,
+        after: int,
+        operation: Operation,
+        operands: tuple[Any, ...],
+        result: int | None,
+    ) -> int:
+        """Execute a warp-wide operation, or wait for lanes that take part in it."""
+        return self.collectives.arrive(group, after, operation, operands, result)
+
     def exit(self, group: Lanes) -> int:
         """End the threads of a group."""
         self.progress += 1
@@ -226,59 +233,7 @@ class Machine(Layout):
         for group in asleep:
             self.add(group, group.pc)
 
-    # -- Warp-wide operations ---------------------------------------------------------------------
-
-    def _meet(self, group: Lanes, mask: Any, pc: int) -> Lanes | None:
-        """Hold a group at a warp-wide operation until all lanes of its masks are there."""
-        group.at = self.kernel.places[pc]
-        value = group.R[mask] if isinstance(mask, int) else mask
-        if group.warps.full and not isinstance(value, np.ndarray) and value & _ALL == _ALL:
-            return group
-        self._check_own_lane(group, value)
-        missing = self._missing(group, value)
-        if not missing.any():
-            return group
-        group = self.merge([*self._parked.pop(pc, []), group], pc)
-        missing = self._missing(group, group.R[mask] if isinstance(mask, int) else mask)
-        here = missing == 0
-        if here.all():
-            return group
-        live = self.kernel.live[pc]
-        late = group.subset(np.flatnonzero(~here), live)
-        self._parked[pc] = [late]
-        self.check_parked(late, missing[~here])
-        return group.subset(np.flatnonzero(here), live) if here.any() else None
-
-    def _check_own_lane(self, group: Lanes, mask: Any) -> None:
-        absent = group.vector(mask) >> group.warps.lane & 1 == 0
-        if absent.any():
-            raise self.fault(
-                BarrierDivergenceError,
-                group,
-                absent,
-                "takes part in a warp-wide operation whose mask leaves its own lane out",
-                "Name in the mask the lanes that execute the operation, no more and no fewer.",
-            )
-
-    def _missing(self, group: Lanes, mask: Any) -> np.ndarray:
-        """Return, for each thread, the lanes of its mask that are not in the group."""
-        warps = group.warps
-        exists = self.lanes_of_warp[warps.number][warps.row]
-        return (_ALL & mask & exists) & ~warps.active[warps.row]
-
-    def check_parked(self, group: Lanes, missing: np.ndarray) -> None:
-        """Raise if lanes that a warp-wide operation waits for have ended."""
-        gone = self.ended_lanes[self.warp_of[group.ids]] & missing
-        if gone.any():
-            raise self.fault(
-                BarrierDivergenceError,
-                group,
-                gone != 0,
-                "waits in a warp-wide operation for lanes "
-                f"{_lane_names(int(gone[np.flatnonzero(gone)[0]]))} of its warp, which have "
-                "returned",
-                "Let all lanes of the mask reach the operation, or leave lanes out of the mask.",
-            )
+    # -- Atomics and those who wait ---------------------------------------------------------------
 
     def order_of(self, count: int) -> np.ndarray:
         """Return the order in which threads of a group perform an atomic operation."""
@@ -286,10 +241,11 @@ class Machine(Layout):
 
     def waiting_groups(self) -> list[tuple[str, Lanes]]:
         """Return the groups that cannot go on, with what they wait at."""
-        parked = [
-            ("a warp-wide operation", group) for all_ in self._parked.values() for group in all_
+        at_operations = self.collectives.waiting_groups()
+        at_barriers = self.barriers.waiting_groups()
+        return [("a warp-wide operation", group) for group in at_operations] + [
+            ("a barrier", group) for group in at_barriers
         ]
-        return parked + [("a barrier", group) for group in self.barriers.waiting_groups()]
 
     # -- Observation and faults -------------------------------------------------------------------
 
@@ -303,13 +259,6 @@ class Machine(Layout):
             lanes.vector(part) if hasattr(part, "dtype") else [part] * lanes.n for part in parts
         ]
         self.output += [" ".join(map(str, row)) + "\n" for row in zip(*columns, strict=True)]
-
-
-def _lane_names(bits: int) -> str:
-    lanes = [lane for lane in range(WARP) if bits >> lane & 1]
-    if len(lanes) > 2 and lanes == list(range(lanes[0], lanes[-1] + 1)):
-        return f"{lanes[0]} to {lanes[-1]}"
-    return ", ".join(map(str, lanes))
 
 
 def explain_standstill(machine: Machine) -> None:

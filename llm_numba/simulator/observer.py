@@ -66,15 +66,15 @@ class Observer:
         if split and self._costs:
             self._accounts.line(lanes).divergent += split
 
-    def barrier(self, lanes: Lanes, scope: str) -> None:
+    def barrier(self, machine: Machine, ids: np.ndarray, scope: str) -> None:
         """Note that threads of each block, or of the whole grid, have met."""
         if not self._faults:
             return
-        block = lanes.machine.block_of[lanes.ids]
+        block = machine.block_of[ids]
         if scope == "grid" or block[0] == block[-1]:
-            self._knowledge.meet(lanes.ids)
+            self._knowledge.meet(ids)
             return
-        for part in np.split(lanes.ids, np.flatnonzero(np.diff(block)) + 1):
+        for part in np.split(ids, np.flatnonzero(np.diff(block)) + 1):
             self._knowledge.meet(part)
 
     def sync_warp(self, lanes: Lanes, mask: Any) -> None:

@@ -35,11 +35,6 @@ class Block:
         Source of the last line; ``{0}`` and ``{1}`` stand for the successors' numbers.
     condition : int or None
         Register that the branch at the end looks at.
-    mask : int, np.int64 or None
-        Of a block that begins with a warp-wide operation: the register of its member mask, or the
-        mask itself.
-    location : int
-        Where that operation stands in the source.
     number : int
         Place in the order.
     """
@@ -52,8 +47,6 @@ class Block:
     successors: list["Block"] = field(default_factory=list)
     end: str = ""
     condition: int | None = None
-    mask: Any = None
-    location: int = 0
     number: int = -1
     live_in: set[int] = field(default_factory=set)
 

@@ -10,6 +10,7 @@ from numba.cuda import types
 from numba.cuda.core import ir
 
 from llm_numba.simulator.arithmetic import cast
+from llm_numba.simulator.collectives import Operation
 from llm_numba.simulator.errors import UnsupportedError
 from llm_numba.simulator.frontend import TypedFunction, type_of
 from llm_numba.simulator.program import Block
@@ -29,7 +30,6 @@ _KNOWN = (
     types.ExceptionClass,
     types.ExceptionInstance,
 )
-_ALL_LANES = np.int64(0xFFFFFFFF)
 
 
 class Scope:
@@ -190,26 +190,6 @@ class Scope:
         self.emit(f"{self.define(register)} = {source}")
         return register
 
-    def begin_collective(self, mask: ir.Var | None) -> None:
-        """Begin a block at a warp-wide operation.
-
-        Parameters
-        ----------
-        mask : Var or None
-            The member mask; None for all 32 lanes.
-        """
-        block = self.cut()
-        block.mask = _ALL_LANES if mask is None else self._mask_of(mask)
-        self.emit_location()
-        block.location = self.translation.locations.index((self.file, self.line))
-
-    def _mask_of(self, variable: ir.Var) -> Any:
-        """Return a member mask: its value if it is known, else its register."""
-        if variable.name in self.constants:
-            return np.int64(int(self.constants[variable.name].value) & 0xFFFFFFFF)
-        self._read(variable.name)
-        return self.registers[variable.name]
-
     def convert(self, target: ir.Var, argument: Any, kind: Any) -> None:
         """Assign an argument converted to a type; a constant stays one."""
         source = self.operand(argument, kind)
@@ -279,6 +259,25 @@ class Scope:
             self.set_constant(target, None if scope == "block" else 0)
         else:
             following.uses |= {source, result}
+
+    def collective(
+        self, target: ir.Var, operation: Operation, operands: list[str], *, loads: bool
+    ) -> None:
+        """End the block at a warp-wide operation."""
+        result = None
+        if not isinstance(self.type(target), types.NoneType):
+            result = self.register_of(target.name)
+            self.block.flow.setdefault(result, set()).update(self.reads)
+            if loads:
+                self.block.loads.add(result)
+        block, name = self.block, self.translation.name(operation, "o")
+        following = self.cut()
+        values = "".join(f"{operand}, " for operand in operands)
+        block.end = f"return g.machine.collective(g, {{0}}, {name}, ({values}), {result})"
+        if result is None:
+            self.set_constant(target, None)
+        else:
+            following.uses.add(result)
 
     def unsupported(self, what: str, remedy: str) -> UnsupportedError:
         """Return the error for something at the current line that cannot be simulated."""

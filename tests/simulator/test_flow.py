@@ -213,3 +213,55 @@ def test_a_seed_repeats_its_order():
 @cuda.jit
 def take_a_number(counter, places):
     places[cuda.threadIdx.x] = cuda.atomic.add(counter, 0, 1)
+
+
+@cuda.jit(device=True)
+def rotate_below(values, count):
+    """Pass values on; Python 3.12 and later compile the call twice, once for each way to it."""
+    lane = cuda.laneid
+    return cuda.shfl_sync(0xFFFFFFFF, values[lane] if lane < count else -1, lane + 1)
+
+
+@cuda.jit
+def one_shuffle_in_two_places(values, out):
+    out[cuda.laneid] = rotate_below(values, 12)
+
+
+@cuda.jit
+def shuffles_on_two_lines(values, out):
+    lane = cuda.laneid
+    if lane < 12:
+        out[lane] = cuda.shfl_sync(0xFFFFFFFF, values[lane], lane + 1)
+    else:
+        out[lane] = cuda.shfl_sync(0xFFFFFFFF, -1, lane + 1)
+
+
+@pytest.mark.parametrize("kernel", [one_shuffle_in_two_places, shuffles_on_two_lines])
+@pytest.mark.parametrize("schedule", ["ordered", "random"])
+def test_lanes_meet_at_one_operation_wherever_it_stands(kernel, schedule):
+    values, out = np.arange(32), np.zeros(32, np.int64)
+    run(kernel, values, out, schedule=schedule)
+    padded = np.where(values < 12, values, -1)
+    assert out.tolist() == np.roll(padded, -1).tolist()
+
+
+@cuda.jit(device=True)
+def barrier_at_the_end(x):
+    """The last statement, which Python 3.12 and later compile once for each way to it."""
+    t = cuda.threadIdx.x
+    if t < 12:
+        x[t] = 1
+    cuda.syncthreads()
+
+
+@cuda.jit
+def count_behind_barrier(x, out):
+    barrier_at_the_end(x)
+    out[cuda.threadIdx.x] = cuda.syncthreads_count(x[cuda.threadIdx.x])
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_threads_meet_at_one_barrier_wherever_it_stands(seed):
+    x, out = np.zeros(64, np.int64), np.zeros(64, np.int64)
+    run(count_behind_barrier, x, out, block=64, schedule="random", seed=seed)
+    assert (out == 12).all()

@@ -1,0 +1,182 @@
+"""Warp-wide operations, and how lanes of a warp wait for each other at them.
+
+A lane waits until all lanes that its member mask names execute the same operation with the same
+mask; since compute capability 7.0 it need not be the same place in the program (PTX ISA,
+`shfl.sync`, `vote.sync`, `bar.warp.sync`). That matters more than it seems: CPython 3.12 and later
+may compile one call in the source twice, once for each way that leads to it.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from llm_numba.simulator.errors import BarrierDivergenceError
+from llm_numba.simulator.iteration import conform
+from llm_numba.simulator.lanes import WARP, Lanes
+from llm_numba.simulator.values import join, take
+
+if TYPE_CHECKING:
+    from llm_numba.simulator.machine import Machine
+
+_STOPPED = -1
+_ALL = np.int64(0xFFFFFFFF)
+
+
+@dataclass(frozen=True)
+class Operation:
+    """A warp-wide operation as the program calls it.
+
+    Attributes
+    ----------
+    twin : callable
+    dtype : dtype or None
+        Of the result's register; None if it is no single number.
+    """
+
+    twin: Callable[..., Any]
+    dtype: np.dtype | None
+
+    def __call__(self, lanes: Lanes, operands: tuple[Any, ...]) -> Any:
+        """Compute the result for lanes that have come together."""
+        result = self.twin(lanes, *operands)
+        return result if self.dtype is None else conform(result, self.dtype)
+
+
+@dataclass
+class _Waiting:
+    """A group at an operation that some lanes of its masks have not reached."""
+
+    group: Lanes
+    operands: tuple[Any, ...]
+    after: int
+    result: int | None
+
+    def part(self, chosen: np.ndarray, live: Any) -> "_Waiting":
+        return _Waiting(
+            self.group.subset(chosen, live), take(self.operands, chosen), self.after, self.result
+        )
+
+
+class Collectives:
+    """Who waits at which warp-wide operation."""
+
+    def __init__(self, machine: "Machine") -> None:
+        self._machine = machine
+        self._waiting: dict[Operation, list[_Waiting]] = {}
+
+    def arrive(
+        self,
+        group: Lanes,
+        after: int,
+        operation: Operation,
+        operands: tuple[Any, ...],
+        result: int | None,
+    ) -> int:
+        """Execute an operation, once all lanes of each warp's mask are there.
+
+        Parameters
+        ----------
+        group : Lanes
+        after : int
+            Where the program goes on.
+        operation : Operation
+        operands : tuple of registers
+            The member mask comes first; without operands it is the whole warp.
+        result : int or None
+            Register for what comes out.
+
+        Returns
+        -------
+        int
+            ``after`` if the whole group may go on at once, else -1.
+        """
+        mask = operands[0] if operands else _ALL
+        self._check_own_lane(group, mask)
+        whole = group.warps.full and not isinstance(mask, np.ndarray)
+        if whole or not self._missing(group, mask).any():
+            if result is not None:
+                group.R[result] = operation(group, operands)
+            else:
+                operation(group, operands)
+            return after
+        waiting = self._waiting.setdefault(operation, [])
+        waiting.append(_Waiting(group, operands, after, result))
+        self._release(operation)
+        return _STOPPED
+
+    def _release(self, operation: Operation) -> None:
+        machine = self._machine
+        entries = self._waiting.pop(operation)
+        groups = [entry.group for entry in entries]
+        ids = np.concatenate([group.ids for group in groups])
+        order = np.argsort(ids)
+        together = Lanes(machine, ids[order], [])
+        together.at = groups[-1].at
+        operands = join([(entry.operands, entry.group.n) for entry in entries], order)
+        missing = self._missing(together, operands[0] if operands else _ALL)
+        here = missing == 0
+        if here.any():
+            chosen = np.flatnonzero(here)
+            ready = together.subset(chosen, ())
+            value = operation(ready, take(operands, chosen))
+        waiting = []
+        for entry in entries:
+            live = machine.kernel.live[entry.after]
+            free = here[np.searchsorted(together.ids, entry.group.ids)]
+            if free.any():
+                going = entry.part(np.flatnonzero(free), live).group
+                if entry.result is not None:
+                    places = np.searchsorted(ready.ids, going.ids)
+                    going.R[entry.result] = take(value, places)
+                machine.add(going, entry.after)
+            if not free.all():
+                waiting.append(entry.part(np.flatnonzero(~free), live))
+        if waiting:
+            self._waiting[operation] = waiting
+            self._check_ended(waiting[-1], together, missing)
+
+    def _missing(self, group: Lanes, mask: Any) -> np.ndarray:
+        """Return, for each thread, the lanes of its mask that are not in the group, as bits."""
+        warps = group.warps
+        exists = self._machine.lanes_of_warp[warps.number][warps.row]
+        return (_ALL & mask & exists) & ~warps.active[warps.row]
+
+    def _check_own_lane(self, group: Lanes, mask: Any) -> None:
+        absent = group.vector(mask) >> group.warps.lane & 1 == 0
+        if absent.any():
+            raise self._machine.fault(
+                BarrierDivergenceError,
+                group,
+                absent,
+                "takes part in a warp-wide operation whose mask leaves its own lane out",
+                "Name in the mask the lanes that execute the operation, no more and no fewer.",
+            )
+
+    def _check_ended(self, waiting: _Waiting, together: Lanes, missing: np.ndarray) -> None:
+        """Raise if lanes that an operation waits for have ended."""
+        machine, group = self._machine, waiting.group
+        wanted = missing[np.searchsorted(together.ids, group.ids)]
+        gone = machine.ended_lanes[machine.warp_of[group.ids]] & wanted
+        if gone.any():
+            raise machine.fault(
+                BarrierDivergenceError,
+                group,
+                gone != 0,
+                "waits in a warp-wide operation for lanes "
+                f"{_lane_names(int(gone[np.flatnonzero(gone)[0]]))} of its warp, which have "
+                "returned",
+                "Let all lanes of the mask reach the operation, or leave lanes out of the mask.",
+            )
+
+    def waiting_groups(self) -> list[Lanes]:
+        """Return the groups that wait."""
+        return [entry.group for entries in self._waiting.values() for entry in entries]
+
+
+def _lane_names(bits: int) -> str:
+    lanes = [lane for lane in range(WARP) if bits >> lane & 1]
+    if len(lanes) > 2 and lanes == list(range(lanes[0], lanes[-1] + 1)):
+        return f"{lanes[0]} to {lanes[-1]}"
+    return ", ".join(map(str, lanes))
