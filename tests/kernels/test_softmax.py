@@ -19,7 +19,7 @@ from llm_numba.kernels.rows import HELD, MAX_THREADS
 from llm_numba.kernels.softmax import LADDER, softmax
 from llm_numba.kernels.softmax_vectorised import softmax_held, softmax_long
 from llm_numba.runtime import intercept, kernel_view, to_device, to_host
-from llm_numba.runtime.offline import compiler_problem, resources
+from llm_numba.runtime.offline import compile_to_ptx, compiler_problem, resources, signature_of
 from llm_numba.simulator import simulate
 
 STEPS = [step.name for step in LADDER.steps]
@@ -107,12 +107,13 @@ def test_nan_and_infinities_are_the_reference_s(column, step, device):
 
 
 @each_step
-@pytest.mark.parametrize("scale", [1.0, 0.0])
+@pytest.mark.parametrize("scale", [1.0, 0.0, -2.0])
 def test_what_is_masked_may_be_anything(scale, step, device):
     x, mask = numbers((2, 70)), np.ones((2, 70), bool)
     hidden = [0, 7, 33, 69]
     mask[:, hidden] = False
     clean = run(x, scale, mask, device=device, step=step)
+    assert_near(clean, x, step, scale, mask)
     x[:, hidden] = np.nan, np.inf, -np.inf, 3e38
     np.testing.assert_array_equal(run(x, scale, mask, device=device, step=step), clean)
 
@@ -248,6 +249,19 @@ def test_no_order_of_the_threads_matters(step):
     shape = (3, 5) if step == "naive" else (2, 529)
     for seed in range(3):
         reports(step, shape, "float32", schedule="random", seed=seed)
+
+
+@pytest.mark.ptx
+@each_dtype
+def test_no_compiler_fuses_the_scaling_with_the_subtraction(dtype):
+    # What PTX writes as mul.f32 the assembler may still fuse, and does; mul.rn.f32 it may not.
+    if problem := compiler_problem():
+        pytest.skip(problem)
+    operands = LADDER.operands((1, 64), np.dtype(dtype), 0)
+    for kernel in {kernel for step in LADDER.steps for kernel in step.kernels}:
+        (launch,) = LADDER.steps[0].plan(**operands)
+        text = compile_to_ptx(kernel, signature_of(launch), (9, 0))
+        assert "mul.rn.f32" in text
 
 
 @pytest.mark.ptx
