@@ -18,8 +18,10 @@ NOBODY = -1
 class Shadow:
     """The last accesses to each element of a buffer.
 
-    Two readers are kept, the last and the last but one of another thread: between barriers that
-    all threads pass they show every race of a write with reads.
+    Of the writers the last is enough: whoever races with an earlier one has raced with it. Of the
+    readers three are kept: two of those that read last, and one that nothing orders before them. A
+    reader that comes before a later one can be forgotten: who is ordered behind the later one is
+    ordered behind both.
     """
 
     def __init__(self, cells: int) -> None:
@@ -27,9 +29,9 @@ class Shadow:
         self.write_tick = np.zeros(cells, np.int32)
         self.write_place = np.zeros(cells, np.int32)
         self.write_atomic = np.zeros(cells, bool)
-        self.readers = np.full((2, cells), NOBODY, np.int64)
-        self.read_ticks = np.zeros((2, cells), np.int32)
-        self.read_places = np.zeros((2, cells), np.int32)
+        self.readers = np.full((3, cells), NOBODY, np.int64)
+        self.read_ticks = np.zeros((3, cells), np.int32)
+        self.read_places = np.zeros((3, cells), np.int32)
 
     def __len__(self) -> int:
         return len(self.writer)
@@ -120,20 +122,27 @@ def record(
     """Note an access for those that come after."""
     ticks = knowledge.clock[threads - knowledge.first]
     if kind == "load":
-        other = shadow.readers[0][cells] != threads
-        older = cells[other]
-        for table in (shadow.readers, shadow.read_ticks, shadow.read_places):
-            table[1][older] = table[0][older]
-        # Of several threads that read one element here, keep the last and the first.
-        shadow.readers[0][cells] = threads
-        shadow.read_ticks[0][cells] = ticks
-        shadow.read_places[0][cells] = place
-        shared = shadow.readers[0][cells] != threads
-        shadow.readers[1][cells[shared]] = threads[shared]
-        shadow.read_ticks[1][cells[shared]] = ticks[shared]
-        shadow.read_places[1][cells[shared]] = place
+        _keep_unordered(shadow, knowledge, threads, cells)
+        tables = (shadow.readers, shadow.read_ticks, shadow.read_places)
+        values = (threads, ticks, np.full(len(threads), place, np.int32))
+        for table, value in zip(tables, values, strict=True):
+            # Where several threads read one element the last stays here, and the first there.
+            table[0][cells] = value
+            table[1][cells[::-1]] = value[::-1]
         return
     shadow.writer[cells] = threads
     shadow.write_tick[cells] = ticks
     shadow.write_place[cells] = place
     shadow.write_atomic[cells] = kind == "atomic"
+
+
+def _keep_unordered(
+    shadow: Shadow, knowledge: Knowledge, threads: np.ndarray, cells: np.ndarray
+) -> None:
+    """Move a last reader aside if nothing orders it before the threads that read now."""
+    last = shadow.readers[0][cells]
+    suspect = (last != NOBODY) & (last != threads)
+    if suspect.any():
+        apart = _unordered(knowledge, threads, last, shadow.read_ticks[0][cells], suspect)
+        for table in (shadow.readers, shadow.read_ticks, shadow.read_places):
+            table[2][cells[apart]] = table[0][cells[apart]]
