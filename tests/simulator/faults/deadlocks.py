@@ -33,6 +33,25 @@ def flag_that_is_set(flag, out):
 
 
 @cuda.jit
+def wait_without_end(flag, out):
+    if cuda.blockIdx.x == 0:
+        while cuda.atomic.add(flag, 0, 0) == 0:  # FAULT: nobody has anything to tell
+            cuda.nanosleep(100)
+        out[0] = float32(1)
+
+
+@cuda.jit
+def wait_with_an_end(flag, out):
+    if cuda.blockIdx.x == 0:
+        out[0] = float32(0)
+        for _ in range(150):
+            if cuda.atomic.add(flag, 0, 0) != 0:
+                out[0] = float32(1)
+                break
+            cuda.nanosleep(100)
+
+
+@cuda.jit
 def each_block_waits_first(flags, x, out):
     """Two blocks exchange a number."""
     mine = cuda.blockIdx.x
@@ -183,6 +202,16 @@ CASES = (
         flag_that_is_set,
         args=lambda: (flags(), zeros(1)),
         want=lambda flag, out: np.array([2]),
+        threads=(0,),
+    ),
+    Case(
+        "a wait that nothing ends",
+        wait_without_end,
+        wait_with_an_end,
+        args=lambda: (flags(), zeros(1)),
+        want=lambda flag, out: np.zeros(1),
+        grid=2,
+        block=1,
         threads=(0,),
     ),
     Case(

@@ -1,7 +1,7 @@
 """Threads that touch the same global memory with nothing to order them."""
 
 import numpy as np
-from numba import cuda, float32
+from numba import cuda, float32, int32
 
 from .case import Case, ramp, zeros
 
@@ -64,6 +64,18 @@ def flag_without_fence(message, flag, out):
 
 
 @cuda.jit
+def flag_without_the_reader_s_fence(message, flag, out):
+    if cuda.blockIdx.x == 0:
+        message[0] = float32(42)  # FAULT
+        cuda.threadfence()
+        cuda.atomic.exch(flag, 0, 1)
+    else:
+        while cuda.atomic.add(flag, 0, 0) == 0:
+            pass
+        out[0] = message[0]  # FAULT: it may have been read before the flag was
+
+
+@cuda.jit
 def flag_with_fences(message, flag, out):
     if cuda.blockIdx.x == 0:
         message[0] = float32(42)
@@ -107,6 +119,42 @@ def last_block_with_fences(x, partial, tickets, out):
             for i in range(cuda.gridDim.x):
                 total += partial[i]
             out[0] = total
+
+
+@cuda.jit
+def last_block_of_threads_without_fence(x, partial, tickets, out):
+    """As in NVIDIA's sample threadFenceReduction: all threads of the last block add."""
+    t = cuda.threadIdx.x
+    is_last = cuda.shared.array(1, int32)
+    partial[cuda.grid(1)] = x[cuda.grid(1)] * float32(2)  # FAULT
+    cuda.syncthreads()
+    if t == 0:
+        ticket = cuda.atomic.add(tickets, 0, 1)
+        is_last[0] = 1 if ticket == cuda.gridDim.x - 1 else 0
+    cuda.syncthreads()
+    if is_last[0] == 1:
+        total = float32(0)
+        for block in range(cuda.gridDim.x):
+            total += partial[block * cuda.blockDim.x + t]  # FAULT
+        out[t] = total
+
+
+@cuda.jit
+def last_block_of_threads_with_fence(x, partial, tickets, out):
+    t = cuda.threadIdx.x
+    is_last = cuda.shared.array(1, int32)
+    partial[cuda.grid(1)] = x[cuda.grid(1)] * float32(2)
+    cuda.threadfence()
+    cuda.syncthreads()
+    if t == 0:
+        ticket = cuda.atomic.add(tickets, 0, 1)
+        is_last[0] = 1 if ticket == cuda.gridDim.x - 1 else 0
+    cuda.syncthreads()
+    if is_last[0] == 1:
+        total = float32(0)
+        for block in range(cuda.gridDim.x):
+            total += partial[block * cuda.blockDim.x + t]
+        out[t] = total
 
 
 @cuda.jit
@@ -180,6 +228,25 @@ CASES = (
         grid=2,
         block=1,
         threads=(0, 1),
+    ),
+    Case(
+        "a message read before its flag",
+        flag_without_the_reader_s_fence,
+        flag_with_fences,
+        args=lambda: (zeros(1), flag(), zeros(1)),
+        want=lambda message, flag, out: np.array([42]),
+        grid=2,
+        block=1,
+        threads=(0, 1),
+    ),
+    Case(
+        "partial results of whole blocks without a fence",
+        last_block_of_threads_without_fence,
+        last_block_of_threads_with_fence,
+        args=lambda: (ramp(96), zeros(96), flag(), zeros(32)),
+        want=lambda x, partial, tickets, out: 2 * x.reshape(3, 32).sum(axis=0),
+        grid=3,
+        threads=range(96),
     ),
     Case(
         "partial sums that the last block's ticket may overtake",

@@ -86,6 +86,25 @@ def warp_sum_with_syncwarp(x, out):
 
 
 @cuda.jit
+def shuffle_taken_for_a_barrier(x, out):
+    t = cuda.threadIdx.x
+    tile = cuda.shared.array(32, float32)
+    tile[t] = x[t]  # FAULT
+    total = cuda.shfl_xor_sync(0xFFFFFFFF, x[t], 1)
+    out[t] = tile[t ^ 1] - total  # FAULT: registers have met, memory need not
+
+
+@cuda.jit
+def shuffle_and_barrier(x, out):
+    t = cuda.threadIdx.x
+    tile = cuda.shared.array(32, float32)
+    tile[t] = x[t]
+    total = cuda.shfl_xor_sync(0xFFFFFFFF, x[t], 1)
+    cuda.syncwarp()
+    out[t] = tile[t ^ 1] - total
+
+
+@cuda.jit
 def histogram_by_increment(bins, out):
     t = cuda.threadIdx.x
     counts = cuda.shared.array(4, int32)
@@ -106,6 +125,18 @@ def histogram_by_atomic(bins, out):
         counts[t] = 0
     cuda.syncthreads()
     cuda.atomic.add(counts, bins[t], 1)
+    cuda.syncthreads()
+    if t < 4:
+        out[t] = counts[t]
+
+
+@cuda.jit
+def counter_zeroed_while_others_count(bins, out):
+    t = cuda.threadIdx.x
+    counts = cuda.shared.array(4, int32)
+    if t < 4:
+        counts[t] = 0  # FAULT: a warp that is faster has counted already
+    cuda.atomic.add(counts, bins[t], 1)  # FAULT
     cuda.syncthreads()
     if t < 4:
         out[t] = counts[t]
@@ -198,6 +229,43 @@ def scratch_behind_two_barriers(x, out):
         cuda.syncthreads()
 
 
+@cuda.jit
+def scratch_taken_back_by_one_warp(x, out):
+    """Thread 0 leaves a number for all, then one for its own warp."""
+    t = cuda.threadIdx.x
+    scratch = cuda.shared.array(1, float32)
+    if t == 0:
+        scratch[0] = x[0]
+    cuda.syncthreads()
+    if t >= 32:
+        out[t] = scratch[0]  # FAULT: the other warp may come as late as it likes
+    else:
+        first = scratch[0]
+        cuda.syncwarp()
+        if t == 0:
+            scratch[0] = x[1]  # FAULT: only one warp has certainly read
+        cuda.syncwarp()
+        out[t] = first + scratch[0]
+
+
+@cuda.jit
+def scratch_given_up_by_both_warps(x, out):
+    t = cuda.threadIdx.x
+    scratch = cuda.shared.array(1, float32)
+    if t == 0:
+        scratch[0] = x[0]
+    cuda.syncthreads()
+    first = scratch[0]
+    cuda.syncthreads()
+    if t >= 32:
+        out[t] = first
+    else:
+        if t == 0:
+            scratch[0] = x[1]
+        cuda.syncwarp()
+        out[t] = first + scratch[0]
+
+
 def remainders() -> np.ndarray:
     return np.arange(64, dtype=np.int32) * 7 % 4
 
@@ -231,8 +299,24 @@ CASES = (
         threads=range(32),
     ),
     Case(
+        "a shuffle taken for a barrier",
+        shuffle_taken_for_a_barrier,
+        shuffle_and_barrier,
+        args=lambda: (ramp(32), zeros(32)),
+        want=lambda x, out: np.zeros(32),
+    ),
+    Case(
         "a shared counter without an atomic",
         histogram_by_increment,
+        histogram_by_atomic,
+        args=lambda: (remainders(), zeros(4)),
+        want=lambda bins, out: np.bincount(bins, minlength=4),
+        block=64,
+        threads=range(64),
+    ),
+    Case(
+        "a counter set to zero while others count",
+        counter_zeroed_while_others_count,
         histogram_by_atomic,
         args=lambda: (remainders(), zeros(4)),
         want=lambda bins, out: np.bincount(bins, minlength=4),
@@ -263,6 +347,15 @@ CASES = (
         scratch_behind_two_barriers,
         args=lambda: (ramp(64), zeros(2, 64)),
         want=lambda x, out: np.stack([np.full(64, x.sum()), np.full(64, (x * x).sum())]),
+        block=64,
+        threads=range(64),
+    ),
+    Case(
+        "scratch memory that one warp takes back",
+        scratch_taken_back_by_one_warp,
+        scratch_given_up_by_both_warps,
+        args=lambda: (ramp(64), zeros(64)),
+        want=lambda x, out: np.repeat([3, 1], 32),
         block=64,
         threads=range(64),
     ),
