@@ -22,8 +22,13 @@ extensions = [
     "bench_records",
     "cli_reference",
     "figure_directive",
+    "kernel_timings",
+    "ladders",
     "mathml",
+    "microscope_output",
     "parity_table",
+    "questions",
+    "simulator_tables",
     "source_role",
 ]
 exclude_patterns = ["_build", "_generated", "results"]

@@ -33,11 +33,18 @@ RESULTS = Path(__file__).parents[1] / "results"
 
 
 def load(env: BuildEnvironment, pattern: str) -> dict[str, Any]:
-    """Read the newest record whose file name matches."""
+    """Read the newest record whose file name matches.
+
+    ``simulator_*.json`` are records of the benchmark ``simulator``, and not those of
+    ``simulator_counters``.
+    """
+    benchmark = pattern.removesuffix(".json").removesuffix("_*")
     records = []
     for path in sorted(RESULTS.glob(pattern)):
-        env.note_dependency(str(path))
-        records.append({**json.loads(path.read_text()), "file": f"docs/results/{path.name}"})
+        record = json.loads(path.read_text())
+        if record.get("benchmark") == benchmark:
+            env.note_dependency(str(path))
+            records.append({**record, "file": f"docs/results/{path.name}"})
     if not records:
         raise ExtensionError(f"no record docs/results/{pattern}; `llm-numba bench` writes one")
     return max(records, key=lambda record: record["date"])
@@ -64,13 +71,27 @@ def figure(value: float) -> str:
 def provenance(record: dict[str, Any]) -> str:
     """Say in Markdown what made a record."""
     environment = record["environment"]
-    device, blas, git = environment["device"], environment["blas"], environment["git"] or {}
-    commit = git.get("commit", "unknown")[:12] + (" with changes" if git.get("dirty") else "")
+    device, blas = environment["device"], environment["blas"]
     return (
         f"`{shlex.join(record['command'])}` on {device['name']}, {device['cores']} cores, "
         f"Python {environment['python']}, NumPy {environment['packages']['numpy']} with "
-        f"{blas['name']} {blas['version']}, {blas['threads']} threads; commit `{commit}`, "
-        f"{record['date'][:10]}. Record: `{record['file']}`."
+        f"{blas['name']} {blas['version']}, {blas['threads']} threads; {origin(record)}"
+    )
+
+
+def origin(record: dict[str, Any]) -> str:
+    """Say which commit a record is of, and where it is."""
+    git = record["environment"]["git"] or {}
+    commit = git.get("commit", "unknown")[:12] + (" with changes" if git.get("dirty") else "")
+    return f"commit `{commit}`, {record['date'][:10]}. Record: `{record['file']}`."
+
+
+def on_gpu(record: dict[str, Any]) -> str:
+    """Say in Markdown what made a record on a GPU."""
+    gpu = record["environment"]["gpus"][0]
+    return (
+        f"`{shlex.join(record['command'])}` on {gpu['name']}, driver {gpu['driver']}; "
+        f"{origin(record)}"
     )
 
 

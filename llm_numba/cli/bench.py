@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from llm_numba.cli.bench_gpu import counters, gpu_tests, kernels
+from llm_numba.cli.bench_resources import resources
 from llm_numba.cli.bench_tables import collect, finish, show
 
 bench = typer.Typer(
@@ -88,6 +89,7 @@ def simulator(
 bench.command()(counters)
 bench.command("gpu-tests")(gpu_tests)
 bench.command()(kernels)
+bench.command()(resources)
 
 
 def _this_cpu() -> str:

@@ -26,8 +26,8 @@ def printed(*arguments: str, stderr: int = subprocess.PIPE) -> str:
 
 
 def record(listing: Path) -> None:
-    """Write what a listing prints beside it."""
-    listing.with_suffix(".out").write_text(printed(str(listing)))
+    """Write what a listing prints beside it; files by their place in the clone."""
+    listing.with_suffix(".out").write_text(printed(str(listing)).replace(f"{ROOT}/", ""))
 
 
 def record_readme() -> None:

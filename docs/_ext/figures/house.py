@@ -7,12 +7,13 @@ from drawing import Drawing
 FLOORS = [
     ("6", ["cli"], "commands"),
     ("5", ["bench", "train"], "measurements; the bundled model's workshop"),
+    ("5", ["microscope"], "what a kernel costs, told and drawn"),
     ("5", ["engine"], "requests in, tokens out"),
     ("4", ["models"], "config, weights, tokenizer, Llama and GPT-2"),
     ("3", ["kvcache"], "blocks, block tables"),
     ("2", ["ops"], "one name per operation"),
-    ("1", ["reference"], "NumPy twins of every operation"),
-    ("0", ["runtime", "errors"], "devices, number formats, error types"),
+    ("1", ["kernels", "reference"], "twins: on a GPU or simulated; in NumPy"),
+    ("0", ["runtime", "simulator", "errors"], "arrays, launches; kernels on a CPU"),
 ]
 
 
@@ -27,7 +28,7 @@ def floors() -> Drawing:
             drawing.box(34 + j * width, y, width - 6, 36, package, "soft", text="mono")
         drawing.text(352, y + 18, purpose, "dim", anchor="start")
     drawing.arrow([(630, 14), (630, 44 * len(FLOORS) - 10)])
-    drawing.text(616, 44 * 5 + 22, "imports", "dim small", turn=90)
+    drawing.text(616, 44 * 6 + 22, "imports", "dim small", turn=90)
     return drawing
 
 

@@ -1,9 +1,9 @@
-"""Tell whether a solution of an exercise of the walkthrough is right.
+"""Tell whether a solution of an exercise of the documentation is right.
 
     python tests/docs/exercises/check.py NAME your_file.py
 
-Your file defines the function that the exercise asks for. Exit code 0 and one line when it is
-right; 1, and the first case that fails, when it is not.
+Your file defines the function, or the kernel, that the exercise asks for. Exit code 0 and one line
+when it is right; 1, and the first case that fails, when it is not. Kernels run in the simulator.
 """
 
 import argparse
@@ -23,6 +23,7 @@ from llm_numba import ops
 from llm_numba.kvcache import BlockAllocator, BlockTable
 from llm_numba.models import Tokenizer, parse_config, resolve_model
 from llm_numba.models.llama import llama_tensors
+from llm_numba.simulator import Report, simulate
 
 # What a check yields: the case in words, what the solution gave, what is right.
 Case = tuple[str, Any, Any]
@@ -158,6 +159,50 @@ def check_characters(characters: Callable) -> Iterator[Case]:
             seen += piece
             right.append(seen.decode(errors="ignore")[shown:])
         yield f"characters({pieces})", list(characters(iter(pieces))), right
+
+
+# -- Kernels --------------------------------------------------------------------------------------
+
+
+def check_multiply(multiply: Any) -> Iterator[Case]:
+    """multiply(x, factor): in place, for any length and any grid."""
+    for length, grid in ((1, 1), (31, 1), (257, 4), (1000, 3), (5000, 3)):
+        x = np.arange(length, dtype=np.float32)
+        report = simulate(multiply, grid, 64, (x, np.float32(3)))
+        what = f"{length} elements, a grid of {grid} blocks of 64"
+        yield f"{what}: x", x, 3 * np.arange(length)
+        yield f"{what}: sectors", report.global_sectors, report.ideal_sectors
+
+
+def check_turn(turn: Any) -> Iterator[Case]:
+    """turn(x, y): the transpose by a tile of 4 KiB without conflicts."""
+    for rows, columns in ((32, 32), (64, 96), (33, 70)):
+        x = np.random.default_rng(0).normal(size=(rows, columns)).astype(np.float32)
+        y = np.full((columns, rows), np.nan, np.float32)
+        report = simulate(turn, (-(-columns // 32), -(-rows // 32)), (32, 32), (x, y))
+        what = f"x [{rows}, {columns}]"
+        yield f"{what}: y", y, x.T
+        yield f"{what}: bytes of shared memory", report.shared_bytes, 32 * 32 * 4
+        yield f"{what}: longest queue at a bank", _ways(report), 1
+        if rows % 32 == columns % 32 == 0:
+            yield f"{what}: sectors", report.global_sectors, report.ideal_sectors
+
+
+def check_warp_argmax(warp_argmax: Any) -> Iterator[Case]:
+    """warp_argmax(x, out): the first place of the largest element, in registers."""
+    rng = np.random.default_rng(0)
+    rows = [np.array([2.0]), np.zeros(32), -np.ones(7), np.arange(20.0), np.arange(32.0)[::-1]]
+    rows += [rng.integers(-3, 3, length) for length in (2, 17, 31, 32, 32, 32)]
+    for row in rows:
+        x, out = np.asarray(row, np.float32), np.full(1, -1, np.int32)
+        report = simulate(warp_argmax, 1, 32, (x, out))
+        what = f"x = {row.astype(int).tolist()}"
+        yield f"{what}: out", int(out[0]), int(x.argmax())
+        yield f"{what}: requests to shared memory", report.shared_requests, 0
+
+
+def _ways(report: Report) -> int:
+    return max((line.max_bank_ways for line in report.lines), default=0)
 
 
 CHECKS: dict[str, Callable[[Callable], Iterator[Case]]] = {

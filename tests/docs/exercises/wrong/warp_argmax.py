@@ -1,0 +1,19 @@
+import math
+
+from numba import cuda, float32, int32
+
+
+@cuda.jit
+def warp_argmax(x, out):
+    # Of equal elements any may win: the lane with the lower distance keeps its own.
+    lane = cuda.threadIdx.x
+    value, place = float32(-math.inf), int32(lane)
+    if lane < x.size:
+        value = x[lane]
+    for distance in (1, 2, 4, 8, 16):
+        other = cuda.shfl_xor_sync(0xFFFFFFFF, value, distance)
+        its_place = cuda.shfl_xor_sync(0xFFFFFFFF, place, distance)
+        if other >= value:
+            value, place = other, its_place
+    if lane == 0:
+        out[0] = place
