@@ -90,10 +90,10 @@ def gemm_register_tile(a, w, bias, residual, activation, c):
 
     for m in range(row, row + BLOCK_TILE, THREADS):
         for j in range(THREAD_TILE):
-            a_tile[ty, tx + THREADS * j] = total[0, j]
+            a_tile[tx, ty + THREADS * j] = total[0, j]
         for j in range(0, BLOCK_TILE, THREADS):
             if m < c.shape[0] and column + j < c.shape[1]:
-                value = finish(a_tile[ty, tx + j], m, column + j, bias, residual, activation)
+                value = finish(a_tile[tx, ty + j], m, column + j, bias, residual, activation)
                 c[m, column + j] = ptx.from_float(c, value)
         for i in range(THREAD_TILE - 1):
             for j in range(THREAD_TILE):

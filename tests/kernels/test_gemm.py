@@ -89,6 +89,14 @@ def test_each_step_is_the_reference(M, N, K, dtype, step, device):
 
 
 @each_step
+@each_dtype
+def test_many_tiles_on_a_gpu_and_some_in_the_simulator(dtype, step, device):
+    M, N, K = (1000, 1111, 777) if device == "cuda" else (257, 263, 40)
+    x, weight = numbers(M, K, dtype=dtype), numbers(N, K, dtype=dtype)
+    assert_near(run(x, weight, device=device, step=step), x, weight)
+
+
+@each_step
 @pytest.mark.parametrize(("M", "N"), [(0, 5), (5, 0), (0, 0)])
 def test_no_rows_or_no_columns_make_an_empty_result(M, N, step, device):
     y = run(numbers(M, 3), numbers(N, 3), device=device, step=step)
@@ -291,6 +299,9 @@ def test_a_register_tile_reads_16_numbers_for_64_multiply_adds():
         assert load.global_sectors * 1024 == M * N * K
     store = line(STORE)
     assert store.global_sectors == store.ideal_sectors == store.global_requests * 4
+    for passing in (line("= total[0, j]"), line("finish(a_tile[tx, ty + j]")):
+        assert passing.max_bank_ways == 1
+        assert passing.shared_requests == (M // 32) * N  # each output once
 
 
 @pytest.mark.parametrize(
