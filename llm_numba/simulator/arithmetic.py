@@ -1,17 +1,20 @@
 """Casts and operators, as expressions in Python source over registers.
 
-NumPy's operators round and wrap like the hardware's once both operands have the type that Numba's
-signature gives them; so most of the work is the cast. Where a product feeds a sum, NVVM contracts
-both to one fused multiply-add, which rounds once: so does :func:`fused_multiply_add`.
+NumPy's operators round and wrap like the hardware's once both operands have the right type, so most
+of the work is the cast. Which type is right, Numba's signature does not always say: its integer
+operators cast to the type of the *result*, so that an int64 and a uint64 add up to an int64.
 """
 
 import operator
 from typing import Any
 
+import ml_dtypes
 import numpy as np
 from numba.cuda import types
 
-from llm_numba.simulator.values import float_to_int, register_dtype, wrap
+from llm_numba.simulator.powers import power
+from llm_numba.simulator.rounding import from_integer, fused_multiply_add, round_to
+from llm_numba.simulator.values import float_to_int, register_dtype, saturate_to_int, wrap
 
 SYMBOLS = {
     operator.add: "+",
@@ -46,30 +49,35 @@ SYMBOLS = {
     operator.ilshift: "<<",
     operator.irshift: ">>",
 }
+_COMPARISONS = {"==", "!=", "<", "<=", ">", ">="}
+_POWERS = (operator.pow, operator.ipow)
 
+_BFLOAT16 = np.dtype(ml_dtypes.bfloat16)
 # Names that the generated source may use.
 NAMESPACE: dict[str, Any] = {
     "np": np,
+    "b1": np.dtype(bool),
+    "i8": np.dtype(np.int64),
+    "u8": np.dtype(np.uint64),
     "f2": np.dtype(np.float16),
+    "bf2": _BFLOAT16,
     "f4": np.dtype(np.float32),
     "f8": np.dtype(np.float64),
     "c8": np.dtype(np.complex64),
     "c16": np.dtype(np.complex128),
-    "i8": np.dtype(np.int64),
-    "u8": np.dtype(np.uint64),
-    "b1": np.dtype(bool),
-    "wrap": wrap,
-    "float_to_int": float_to_int,
+    "e4m3": np.dtype(ml_dtypes.float8_e4m3fn),
+    "e5m2": np.dtype(ml_dtypes.float8_e5m2),
+    "e8m0": np.dtype(ml_dtypes.float8_e8m0fnu),
 }
 _NAMES = {value: name for name, value in NAMESPACE.items() if isinstance(value, np.dtype)}
 
 
 def dtype_name(dtype: np.dtype) -> str:
-    """Return the name under which generated source finds a dtype."""
-    if dtype not in _NAMES:
-        _NAMES[dtype] = f"dtype_{dtype.name}"
-        NAMESPACE[_NAMES[dtype]] = dtype
+    """Return the name under which generated source finds the dtype of a register."""
     return _NAMES[dtype]
+
+
+# -- Casts ---------------------------------------------------------------------------------------
 
 
 def cast(source: str, have: Any, want: Any) -> str:
@@ -90,8 +98,14 @@ def cast(source: str, have: Any, want: Any) -> str:
         return f"({source} != 0)"
     if isinstance(want, types.Integer):
         return _cast_to_integer(source, have, want, from_dtype, to_dtype)
+    if from_dtype == to_dtype:
+        return source
     if from_dtype.kind == "c" and to_dtype.kind != "c":
         return f"{source}.real.astype({dtype_name(to_dtype)})"
+    if to_dtype == _BFLOAT16 and from_dtype.kind in "iu":
+        return f"from_integer({source}, bf2)"
+    if to_dtype == _BFLOAT16 and from_dtype == np.float64:
+        return f"round_to({source}, bf2)"
     return f"{source}.astype({dtype_name(to_dtype)})"
 
 
@@ -101,7 +115,11 @@ def _cast_to_integer(
     if from_dtype.kind == "b":
         return f"{source}.astype({dtype_name(to_dtype)})"
     if from_dtype.kind not in "iu":
-        return f"float_to_int({source}, {want.bitwidth}, {want.signed})"
+        if from_dtype.itemsize > 2:
+            return f"float_to_int({source}, {want.bitwidth}, {want.signed})"
+        # The cast of a float16 rounds to the nearest integer: numba-cuda writes `cvt.rni`.
+        value = f"np.rint({source})" if from_dtype == np.float16 else source
+        return f"saturate_to_int({value}, {want.bitwidth}, {want.signed})"
     if want.bitwidth == 64:
         same = from_dtype == to_dtype
         return source if same else f"{source}.astype({dtype_name(to_dtype)})"
@@ -111,45 +129,148 @@ def _cast_to_integer(
     return source if holds_all else f"wrap({source}, {want.bitwidth}, {want.signed})"
 
 
-def power(base: Any, exponent: Any) -> Any:
-    """Raise to a power; a negative integer exponent gives 0, as integer division would."""
-    if base.dtype.kind in "iu":
-        result = np.power(base, np.maximum(exponent, 0))
-        return np.where(np.asarray(exponent) < 0, 0, result).astype(base.dtype)[()]
-    return np.power(base, exponent)
+# -- Operators -----------------------------------------------------------------------------------
 
 
-def python_modulo(left: Any, right: Any) -> Any:
-    """Return the remainder with the sign of the divisor, as Python and Numba define it."""
-    return np.mod(left, right)
+def can_operate(function: Any, signature: Any) -> bool:
+    """Tell whether an operator of these types can be simulated."""
+    kinds = [types.unliteral(each) for each in signature.args]
+    if any(isinstance(kind, types.BaseTuple) for kind in kinds):
+        on_tuples = function is operator.add or SYMBOLS.get(function) in _COMPARISONS
+        return function is operator.contains or on_tuples
+    known = function in SYMBOLS or function in _POWERS
+    return known and all(register_dtype(kind) is not None for kind in kinds)
 
 
-def fused_multiply_add(a: Any, b: Any, c: Any) -> Any:
-    """Return a b + c, rounded once.
+def operand_types(function: Any, signature: Any) -> tuple[Any, ...]:
+    """Return the types that an operator's operands are cast to first."""
+    kind = types.unliteral(signature.return_type)
+    kinds = tuple(types.unliteral(each) for each in signature.args)
+    if len(kinds) == 1 or SYMBOLS.get(function) in _COMPARISONS or function is operator.contains:
+        return kinds
+    if function in _POWERS:
+        return (kind, *kinds[1:])
+    return (kind, kind) if isinstance(kind, types.Integer) else kinds
 
-    In float32 the product is exact in float64, and the sum there rounds so finely that the second
-    rounding almost never shows. In float64 the product's and the sum's rounding errors are
-    recovered exactly (Dekker's and Knuth's error-free transformations) and added last.
+
+def operation(function: Any, parts: list[str], signature: Any) -> str:
+    """Return an expression for an operator.
+
+    Parameters
+    ----------
+    function : operator
+        A key of :data:`SYMBOLS`, a power, or ``in``.
+    parts : list of str
+        Its operands, of the types that :func:`operand_types` asks for.
+    signature : numba signature
     """
-    dtype = np.result_type(a, b, c)
-    if dtype != np.float64:
-        wide = np.float64
-        return (a.astype(wide) * b.astype(wide) + c.astype(wide)).astype(dtype)
-    product = a * b
-    high_a, high_b = _upper_half(a), _upper_half(b)
-    low_a, low_b = a - high_a, b - high_b
-    product_error = low_a * low_b - (
-        ((product - high_a * high_b) - low_a * high_b) - high_a * low_b
-    )
-    total = product + c
-    virtual = total - product
-    total_error = (product - (total - virtual)) + (c - virtual)
-    return np.where(np.isfinite(product_error), total + (total_error + product_error), total)[()]
+    kind = types.unliteral(signature.return_type)
+    first = types.unliteral(signature.args[0])
+    if isinstance(first, types.BaseTuple):
+        return _tuple_operation(function, parts)
+    if function in _POWERS:
+        return f"conform(power({', '.join(parts)}), {dtype_name(register_dtype(kind))})"
+    symbol = SYMBOLS[function]
+    if len(parts) == 1:
+        return _sign(f"({symbol}{parts[0]})", first, kind)
+    if isinstance(kind, types.Integer) and kind.signed and symbol == "//":
+        return f"floor_divide({', '.join(parts)})"
+    if isinstance(kind, types.Complex) and symbol == "/":
+        return f"complex_divide({', '.join(parts)})"
+    source = f"({parts[0]} {symbol} {parts[1]})"
+    if isinstance(kind, types.Integer) and kind.bitwidth < 64:
+        return f"wrap({source}, {kind.bitwidth}, {kind.signed})"
+    return source
 
 
-def _upper_half(x: Any) -> Any:
-    scaled = x * 134217729.0  # 2^27 + 1
-    return scaled - (scaled - x)
+def _sign(source: str, operand: Any, kind: Any) -> str:
+    """Let a sign wrap in the operand's own width, before it widens to the result's."""
+    if isinstance(operand, types.Integer) and operand.bitwidth < 64:
+        source = f"wrap({source}, {operand.bitwidth}, {operand.signed})"
+    return cast(source, operand, kind)
 
 
-NAMESPACE |= {"power": power, "python_modulo": python_modulo, "fma": fused_multiply_add}
+def _tuple_operation(function: Any, parts: list[str]) -> str:
+    if function is operator.contains:
+        return f"contains({', '.join(parts)})"
+    if function is operator.add:
+        return f"({parts[0]} + {parts[1]})"
+    return f"compare_tuples({SYMBOLS[function]!r}, {', '.join(parts)})"
+
+
+def floor_divide(left: Any, right: Any) -> Any:
+    """Divide int64 and round down; what has no quotient gives 0, the lowest by -1 as well."""
+    quotient = left // right
+    overflow = np.asarray(right == -1)
+    if not overflow.any():
+        return quotient
+    return np.where(overflow & (left == np.iinfo(np.int64).min), np.int64(0), quotient)[()]
+
+
+def complex_divide(left: Any, right: Any) -> Any:
+    """Divide complex numbers, scaled by the larger part of the divisor.
+
+    Source: Smith, "Algorithm 116: Complex division" (CACM 1962), in the form that Numba compiles.
+    """
+    a, b, c, d = left.real, left.imag, right.real, right.imag
+    flat = np.abs(c) >= np.abs(d)
+    ratio = np.where(flat, d / c, c / d)
+    denominator = np.where(flat, c + d * ratio, c * ratio + d)
+    real = np.where(flat, a + b * ratio, a * ratio + b) / denominator
+    imag = np.where(flat, b - a * ratio, b * ratio - a) / denominator
+    result = np.empty(np.shape(real), np.result_type(left, right))
+    result.real, result.imag = real, imag
+    return result[()]
+
+
+def contains(items: tuple[Any, ...], value: Any) -> Any:
+    """Tell whether a tuple has an item equal to a value."""
+    found = np.False_
+    for item in items:
+        found = found | (item == value)
+    return found
+
+
+def compare_tuples(symbol: str, left: tuple[Any, ...], right: tuple[Any, ...]) -> Any:
+    """Compare tuples item by item, the first difference decides."""
+    if symbol in ("==", "!="):
+        same = np.bool_(len(left) == len(right))
+        for one, other in zip(left, right, strict=False):
+            same = same & (one == other)
+        return same if symbol == "==" else ~same
+    decided, verdict = np.False_, np.False_
+    less = symbol[0] == "<"
+    for one, other in zip(left, right, strict=False):
+        verdict = np.where(decided, verdict, one < other if less else one > other)
+        decided = decided | (one != other)
+    by_length = len(left) < len(right) if less else len(left) > len(right)
+    tie = by_length or (len(left) == len(right) and "=" in symbol)
+    return np.where(decided, verdict, tie)[()]
+
+
+def conform(value: Any, dtype: np.dtype) -> Any:
+    """Give what a twin returns the type that Numba's signature says."""
+    have = getattr(value, "dtype", None)
+    if have == dtype:
+        return value
+    if have is None:
+        return dtype.type(value)
+    if dtype == _BFLOAT16 and have == np.float64:
+        return round_to(value, dtype)
+    return value.astype(dtype)
+
+
+NAMESPACE |= {
+    "compare_tuples": compare_tuples,
+    "complex_divide": complex_divide,
+    "conform": conform,
+    "contains": contains,
+    "float_to_int": float_to_int,
+    "floor_divide": floor_divide,
+    "fma": fused_multiply_add,
+    "from_integer": from_integer,
+    "power": power,
+    "round_to": round_to,
+    "saturate_to_int": saturate_to_int,
+    "wrap": wrap,
+}

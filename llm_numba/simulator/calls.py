@@ -1,6 +1,5 @@
 """Calls: casts, device functions, barriers, arrays, Python's builtins, and twins."""
 
-import math
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -247,41 +246,6 @@ def _len(scope: "Scope", target: ir.Var, arguments: list[Any], signature: Any) -
 @emits(slice)
 def _slice(scope: "Scope", target: ir.Var, arguments: list[Any], signature: Any) -> None:
     scope.assign(target, f"slice({', '.join(scope.operand(each, None) for each in arguments)})")
-
-
-def _extremum(name: str, float_name: str) -> Emitter:
-    def emitter(scope: "Scope", target: ir.Var, arguments: list[Any], signature: Any) -> None:
-        kind = signature.return_type
-        # The hardware's min and max of floats prefer a number to NaN.
-        function = float_name if isinstance(kind, types.Float) else name
-        source, *others = [scope.operand(each, kind) for each in arguments]
-        for other in others:
-            source = f"np.{function}({source}, {other})"
-        scope.assign(target, source)
-
-    return emitter
-
-
-_emitters[min] = _extremum("minimum", "fmin")
-_emitters[max] = _extremum("maximum", "fmax")
-
-
-@emits(abs)
-def _abs(scope: "Scope", target: ir.Var, arguments: list[Any], signature: Any) -> None:
-    scope.assign(target, f"abs({scope.operand(arguments[0], signature.return_type)})")
-
-
-@emits(divmod)
-def _divmod(scope: "Scope", target: ir.Var, arguments: list[Any], signature: Any) -> None:
-    left, right = _sources(scope, arguments, signature.args)
-    scope.assign(target, f"({left} // {right}, {left} % {right})")
-
-
-@emits(pow, math.pow)
-def _pow(scope: "Scope", target: ir.Var, arguments: list[Any], signature: Any) -> None:
-    left, right = _sources(scope, arguments, signature.args)
-    dtype = dtype_name(register_dtype(signature.return_type))
-    scope.assign(target, f"conform(power({left}, {right}), {dtype})")
 
 
 # -- Threads and barriers -----------------------------------------------------------------------

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from llm_numba.simulator.arithmetic import conform
 from llm_numba.simulator.errors import BarrierDivergenceError
-from llm_numba.simulator.iteration import conform
 from llm_numba.simulator.lanes import WARP, Lanes
 from llm_numba.simulator.values import join, take
 

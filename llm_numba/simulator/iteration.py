@@ -68,19 +68,10 @@ def pick(items: tuple[Any, ...], place: Any) -> Any:
     return np.stack(columns)[place, np.arange(len(place))]
 
 
-def conform(value: Any, dtype: np.dtype) -> Any:
-    """Give what a twin returns the type that Numba's signature says."""
-    have = getattr(value, "dtype", None)
-    if have == dtype:
-        return value
-    return value.astype(dtype) if have is not None else dtype.type(value)
-
-
 NAMESPACE |= {
     "make_range": make_range,
     "sequence": sequence,
     "peek": peek,
     "advance": advance,
     "pick": pick,
-    "conform": conform,
 }

@@ -4,7 +4,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from llm_numba.simulator import iteration, twins_cuda, twins_math  # noqa: F401  (register twins)
+from llm_numba.simulator import (  # noqa: F401  (they register twins)
+    iteration,
+    twins_cuda,
+    twins_half,
+    twins_libdevice,
+    twins_math,
+)
 from llm_numba.simulator.frontend import type_function
 from llm_numba.simulator.program import arrange, assemble, mark_live
 from llm_numba.simulator.statements import translate

@@ -6,12 +6,13 @@ from typing import Any
 from numba.cuda import types
 from numba.cuda.core import ir
 
-from llm_numba.simulator.arithmetic import SYMBOLS, dtype_name
+from llm_numba.simulator.arithmetic import can_operate, operand_types, operation
 from llm_numba.simulator.scope import Scope
-from llm_numba.simulator.values import register_dtype
 
 _CONTRACTED = {operator.add, operator.sub, operator.iadd, operator.isub}
 _PRODUCTS = {operator.mul, operator.imul}
+# ptxas contracts the short formats as well.
+_FUSED = (types.float32, types.float64, types.float16, types.bfloat16)
 
 
 def translate_operator(
@@ -22,43 +23,25 @@ def translate_operator(
         _identity(scope, target, function, operands)
         return
     signature = scope.typed.calltypes[value]
-    if function is operator.pow:
-        parts = [scope.use(each, kind) for each, kind in zip(operands, signature.args, strict=True)]
-        kind = dtype_name(register_dtype(signature.return_type))
-        scope.assign(target, f"power({', '.join(parts)}).astype({kind})")
-        return
-    if function not in SYMBOLS or any(register_dtype(kind) is None for kind in signature.args):
+    if not can_operate(function, signature):
         raise scope.unsupported(
             f"`{getattr(function, '__name__', function)}` of {signature.args} cannot be simulated.",
             "Use numbers here.",
         )
-    _arithmetic(scope, target, function, operands, signature)
-
-
-def _arithmetic(
-    scope: Scope, target: ir.Var, function: Any, operands: list[Any], signature: Any
-) -> None:
-    kind = signature.return_type
     if function in _CONTRACTED and _contract(scope, target, function, operands, signature):
         return
-    if function in _PRODUCTS and _feeds_a_sum(scope, target, kind):
+    if function in _PRODUCTS and _feeds_a_sum(scope, target, signature.return_type):
         # The sum will read the factors in place of the product.
         scope.products[target.name] = (operands, signature)
         return
-    parts = [scope.use(each, want) for each, want in zip(operands, signature.args, strict=True)]
-    symbol = SYMBOLS[function]
-    source = f"({symbol}{parts[0]})" if len(parts) == 1 else f"({f' {symbol} '.join(parts)})"
-    have = signature.args[0] if not isinstance(kind, types.Boolean) else types.boolean
-    if isinstance(kind, types.Integer) and kind.bitwidth < 64:
-        source = f"wrap({source}, {kind.bitwidth}, {kind.signed})"
-    elif register_dtype(kind) != register_dtype(have):
-        source = f"{source}.astype({dtype_name(register_dtype(kind))})"
-    scope.assign(target, source)
+    wanted = operand_types(function, signature)
+    parts = [scope.use(each, want) for each, want in zip(operands, wanted, strict=True)]
+    scope.assign(target, operation(function, parts, signature))
 
 
 def _feeds_a_sum(scope: Scope, target: ir.Var, kind: Any) -> bool:
     """Tell whether a product is used once, by a sum behind it in the same block."""
-    if not scope.translation.contract or kind not in (types.float32, types.float64):
+    if not scope.translation.contract or kind not in _FUSED:
         return False
     users = scope.users.get(target.name, [])
     if len(users) != 1 or target.name not in scope.assigned_once:

@@ -13,7 +13,7 @@ from llm_numba.simulator.twins import twin
 
 _BITS = np.left_shift(np.int64(1), np.arange(WARP))
 
-# -- Shuffles: [warps, 32] matrices whose columns change places -----------------------------------
+# -- Shuffles: [warps, 32] matrices whose columns change places ----------------------------------
 
 
 def _shuffle(lanes: Lanes, value: Any, source: np.ndarray) -> np.ndarray:
@@ -44,7 +44,7 @@ def _shfl_xor(lanes: Lanes, mask: Any, value: Any, lane_mask: Any) -> Any:
     return _shuffle(lanes, value, lanes.warps.lane ^ lane_mask)
 
 
-# -- Votes ----------------------------------------------------------------------------------------
+# -- Votes ---------------------------------------------------------------------------------------
 
 
 def ballot(lanes: Lanes, predicate: Any) -> np.ndarray:
@@ -116,7 +116,7 @@ def _syncwarp(lanes: Lanes, mask: Any = None) -> None:
         lanes.machine.observer.sync_warp(lanes, mask)
 
 
-# -- Fences and time --------------------------------------------------------------------------------
+# -- Fences and time -----------------------------------------------------------------------------
 
 
 @twin(cuda.threadfence, cuda.threadfence_block, cuda.threadfence_system)
@@ -130,7 +130,7 @@ def _nanosleep(lanes: Lanes, nanoseconds: Any) -> None:
     """Time does not pass in the simulator: others run when this thread waits."""
 
 
-# -- Atomics ----------------------------------------------------------------------------------------
+# -- Atomics -------------------------------------------------------------------------------------
 
 
 def _atomic(combine: Callable[[Any, Any], Any]) -> Callable[..., Any]:
@@ -181,7 +181,7 @@ def _compare_and_swap(lanes: Lanes, array: View, expected: Any, new: Any) -> Any
     return _cas(lanes, array, np.int64(0), expected, new)
 
 
-# -- Bits -------------------------------------------------------------------------------------------
+# -- Bits ----------------------------------------------------------------------------------------
 
 
 def _width(signature: Any) -> int:

@@ -6,9 +6,10 @@ Numba type             register
 bool                   bool
 uint64                 uint64
 every other integer    int64, its value inside the narrower type's range
-float16/32/64, bf16    the same format
+float16/32/64, bf16    the same format, and so the formats of 8 bits
 complex64/128          the same format
-tuple, range, record   a Python tuple, :class:`Range` or view of registers
+tuple, vector          a Python tuple of registers
+range, array, record   a :class:`Range`, or a view
 =====================  ============================================================
 
 Integers live in 64 bits because Numba computes nearly all of them there: only an explicit cast, or
@@ -19,10 +20,17 @@ from typing import Any, NamedTuple
 
 import ml_dtypes
 import numpy as np
-from numba.cuda import types
+from numba.cuda import types, vector_types
+from numba.cuda._internal import cuda_fp8
 from numba.cuda.np import numpy_support
 
 INT64, UINT64 = np.dtype(np.int64), np.dtype(np.uint64)
+_ML_DTYPES = {
+    types.bfloat16: np.dtype(ml_dtypes.bfloat16),
+    cuda_fp8._type_fp8_e4m3: np.dtype(ml_dtypes.float8_e4m3fn),
+    cuda_fp8._type_fp8_e5m2: np.dtype(ml_dtypes.float8_e5m2),
+    cuda_fp8._type_fp8_e8m0: np.dtype(ml_dtypes.float8_e8m0fnu),
+}
 
 
 class Range(NamedTuple):
@@ -35,8 +43,11 @@ class Range(NamedTuple):
 
 def element_dtype(kind: Any) -> np.dtype:
     """Return the NumPy dtype of an array element of a Numba type."""
-    if kind == types.bfloat16:
-        return np.dtype(ml_dtypes.bfloat16)
+    if kind in _ML_DTYPES:
+        return _ML_DTYPES[kind]
+    if isinstance(kind, vector_types.VectorType):
+        base = element_dtype(kind.base_type)
+        return np.dtype([(name, base) for name in kind.attr_names])
     return np.dtype(numpy_support.as_dtype(kind))
 
 
@@ -49,13 +60,15 @@ def register_dtype(kind: Any) -> np.dtype | None:
         return np.dtype(bool)
     if isinstance(kind, types.Integer):
         return UINT64 if kind == types.uint64 else INT64
-    if kind == types.bfloat16 or isinstance(kind, types.Float | types.Complex):
+    if kind in _ML_DTYPES or isinstance(kind, types.Float | types.Complex):
         return element_dtype(kind)
     return None
 
 
 def widen(raw: Any) -> Any:
     """Bring what was read from memory into a register."""
+    if raw.dtype.names is not None:
+        return tuple(widen(raw[name]) for name in raw.dtype.names)
     kind = raw.dtype.kind
     if kind == "i":
         return raw if raw.dtype == INT64 else raw.astype(INT64)
@@ -64,16 +77,53 @@ def widen(raw: Any) -> Any:
     return raw
 
 
+def narrow(value: Any, dtype: np.dtype) -> Any:
+    """Bring a register into the form of an array's element."""
+    if dtype.names is None:
+        return value if value.dtype == dtype else value.astype(dtype)
+    shape = np.broadcast_shapes(*(np.shape(part) for part in value))
+    element = np.empty(shape, dtype)
+    for name, part in zip(dtype.names, value, strict=True):
+        element[name] = part
+    return element[()]
+
+
 def float_to_int(value: Any, bits: int, signed: bool) -> Any:
-    """Truncate as the GPU's ``cvt.rzi`` does: out of range saturates, NaN gives 0."""
+    """Truncate as the GPU's ``cvt.rzi`` does: what is out of range saturates.
+
+    There is no conversion to 8 bits: it goes through 16 and wraps. NaN gives 0, but the bit of the
+    sign alone if the source or the result has 64 bits (PTX ISA, "cvt").
+    """
+    if bits == 8:
+        return wrap(float_to_int(value, 16, signed), 8, signed)
+    marked = bits == 64 or value.dtype == np.float64
+    nan = 2 ** (bits - 1) * (-1 if signed else 1) if marked else 0
+    return saturate_to_int(value, bits, signed, nan)
+
+
+def saturate_to_int(value: Any, bits: int, signed: bool, nan: int | None = None) -> Any:
+    """Truncate; what is out of range gives the nearest integer that is in.
+
+    Parameters
+    ----------
+    value : float
+    bits : int
+    signed : bool
+    nan : int, optional
+        What NaN gives; by default 0, or the bit of the sign in 64 bits.
+    """
+    target = UINT64 if bits == 64 and not signed else INT64
     low = -(2 ** (bits - 1)) if signed else 0
     high = 2 ** (bits - 1) - 1 if signed else 2**bits - 1
-    target = UINT64 if bits == 64 and not signed else INT64
-    wide = np.nan_to_num(np.trunc(np.asarray(value, np.float64)), posinf=np.inf, neginf=-np.inf)
-    # float(2**63) is above the largest int64: what reaches it is set, not converted.
-    result = np.where((wide > low) & (wide < float(high)), wide, 0).astype(target)
-    result = np.where(wide >= float(high), target.type(high), result)
-    result = np.where(wide <= low, target.type(low), result)
+    if nan is None:
+        nan = 2**63 * (-1 if signed else 1) if bits == 64 else 0
+    truncated = np.trunc(np.asarray(value, np.float64))
+    # float(2**63 - 1) is 2**63: what reaches it is set, not converted.
+    inside = (truncated > low) & (truncated < float(high))
+    result = np.where(inside, truncated, 0).astype(target)
+    result = np.where(truncated >= float(high), target.type(high), result)
+    result = np.where(truncated <= low, target.type(low), result)
+    result = np.where(np.isnan(truncated), target.type(nan), result)
     return result if np.ndim(value) else result[()]
 
 
