@@ -9,13 +9,15 @@ ceiling. With M = 1 it is memory.
 
 ::
 
-                     W [N, K]                     naive          lane = row of C
-                  n  ........                     coalesced      lane = k, a warp an output
-                     ........                     tiled, padded  lane = k while loading,
-          k           |    |                                     lane = column of C while computing
-    A   m . . . --->  C    C                      register_tile  the same, 8 x 8 outputs a thread
-    [M, K]  . . . --> C    C
-                     [M, N]
+    A [M, K]  row m  | 0 1 2 ... K-1 |      C[m, n] = row m of A times row n of W,
+    W [N, K]  row n  | 0 1 2 ... K-1 |      both of them contiguous in memory
+
+                   a lane of a warp is
+    naive          a row m              32 rows of A, one number of W
+    coalesced      a place k            32 neighbours of a row of A, 32 of a row of W; one output
+    tiled, padded  first a place k,     neighbours again, into shared memory;
+                   then a column n      a row of 32 outputs, out of shared memory
+    register_tile  the same             8 x 8 outputs a thread
 
 What a warp's requests cost in float32 (whole tiles, K a multiple of 32), counted by hand, in
 sectors of 32 bytes of global memory and wavefronts of shared memory:

@@ -12,9 +12,9 @@
     a_tile   a tile of 128 x 128 outputs                makes 64 multiply-adds of them.
     [16, 128 + 2]
 
-A block makes 128 x 128 outputs of a slab of K after the other. With one output a thread, as is
-often drawn, that would take 16,384 threads; a block has at most 1,024. More to the point, it would
-read two numbers of shared memory for each multiply-add, as the tiled steps do.
+A block makes 128 x 128 outputs from one slab of K after the other. With one output a thread, as is
+often drawn, it would take 16,384 threads; a block has at most 1,024. Nor would it help: each thread
+would read two numbers of shared memory for each multiply-add, as in the tiled steps.
 
 *Why 16 apart.* A warp is two rows of 16 threads. Its lanes read neighbouring columns: 16
 neighbouring words of w_tile and 2 of a_tile, no bank twice. With 8 neighbouring columns a thread,
@@ -27,9 +27,10 @@ with lanes along k, as it lies in memory: lane (tx, ty) writes word 130 tx + ty,
 put 16 lanes into one bank, 129 two.
 
 *What it buys.* 16 shared-memory wavefronts for 64 multiply-adds of a warp, where the padded step
-takes 128. An SM serves one wavefront a cycle and 4 warps of multiply-adds: 16 cycles each way.
-Global memory is read 2/128 numbers a multiply-add, where 32 x 32 tiles read 2/32: 32 FLOPs a byte
-in float32, above the 20 at which an H100's CUDA cores rather than its memory are the limit.
+takes 128. In a cycle an SM serves one wavefront and starts the multiply-adds of 4 warps, so that
+either now takes 16 cycles. For a multiply-add 2/128 numbers come from global memory, where tiles of
+32 x 32 take 2/32. In float32 that is 32 FLOPs a byte; from 20 on an H100's CUDA cores rather than
+its memory are the limit.
 
 Source: Volkov and Demmel, "Benchmarking GPUs to tune dense linear algebra", 2008.
 """
