@@ -1,0 +1,1 @@
+"""Kernels as they are written elsewhere, to be run as they are."""
