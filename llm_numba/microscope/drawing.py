@@ -4,6 +4,7 @@ import io
 import math
 import re
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from typing import Any
 
 import matplotlib
@@ -65,7 +66,7 @@ def render(examination: Examination, *, themed: bool) -> str:
     themed : bool
         Whether colours are CSS variables on a transparent ground.
     """
-    with matplotlib.style.context(["default", _STYLE]):
+    with style():
         buffer = io.StringIO()
         unnamed = dict.fromkeys(("Creator", "Date", "Format", "Type"))
         figure(examination, card=not themed).savefig(buffer, format="svg", metadata=unnamed)
@@ -78,8 +79,13 @@ def render(examination: Examination, *, themed: bool) -> str:
     return svg
 
 
+def style() -> AbstractContextManager[None]:
+    """Return the settings that the picture is drawn with, whatever the user's own are."""
+    return matplotlib.style.context(["default", _STYLE])
+
+
 def figure(examination: Examination, *, card: bool) -> Figure:
-    """Lay the picture out: columns of panels, totals below.
+    """Lay the picture out: columns of panels, totals below. To be called within :func:`style`.
 
     Parameters
     ----------

@@ -97,7 +97,8 @@ def test_scalars_are_converted_as_the_signature_says(write):
 def test_bfloat16_is_seen_as_its_bits(write):
     text = (
         "import ml_dtypes, numpy as np\nfrom numba import cuda\n"
-        "@cuda.jit\ndef bits(x, y):\n    y[cuda.grid(1)] = x[cuda.grid(1)]\n"
+        '@cuda.jit("void(uint16[:], uint16[:])")\n'
+        "def bits(x, y):\n    y[cuda.grid(1)] = x[cuda.grid(1)]\n"
         "def example():\n"
         "    return 1, 32, (np.ones(32, ml_dtypes.bfloat16), np.zeros(32, np.uint16))\n"
     )

@@ -2,15 +2,19 @@
 
 import json
 import math
+from dataclasses import replace
 
 import ml_dtypes
 import numpy as np
 import pytest
+from numba import cuda
 
 from llm_numba.errors import KernelArgumentError, LLMNumbaError
 from llm_numba.kernels import transpose
+from llm_numba.kernels.ladder import Step
 from llm_numba.microscope import examine, find_ladder, find_ladders
 from llm_numba.microscope.views import compare
+from llm_numba.runtime import Launch
 
 # By hand, for 64 x 64 numbers: 128 requests read them and 128 write them. A row of 32 numbers is
 # 4 sectors of float32 and 2 of float16; a column is 32. The tile is stored 128 times by rows and
@@ -75,6 +79,29 @@ def test_a_wrong_result_is_noticed(copies):
     assert wrong.agreement.error == pytest.approx(1 / 255)
     assert not examine(copies).holds
     assert examine(copies, steps=["straight"]).holds
+
+
+def test_the_worst_of_several_outputs_counts(copies):
+    both = replace(
+        copies,
+        expect=lambda x, out: {"out": x.astype(np.float64), "x": x.astype(np.float64)},
+    )
+    assert not examine(both, steps=["wrong"]).holds
+
+
+def test_a_kernel_may_change_what_it_reads(copies):
+    @cuda.jit
+    def double(x):
+        x[cuda.grid(1)] *= 2
+
+    step = Step("in place", "", lambda x: (Launch(double, (8,), (32,), (x,)),), (double,))
+    in_place = replace(
+        copies,
+        steps=(step,),
+        operands=lambda shape, dtype, seed: {"x": np.arange(*shape).astype(dtype)},
+        expect=lambda x: {"x": 2.0 * x},
+    )
+    assert examine(in_place).holds
 
 
 def test_a_random_schedule_reaches_the_simulator(monkeypatch):
