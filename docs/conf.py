@@ -33,7 +33,9 @@ extensions = [
 ]
 exclude_patterns = ["_build", "_generated", "results"]
 
-myst_enable_extensions = ["attrs_block", "colon_fence", "dollarmath", "substitution"]
+myst_enable_extensions = [
+    "attrs_block", "colon_fence", "deflist", "dollarmath", "substitution",
+]  # fmt: skip
 myst_heading_anchors = 3
 
 # The sizes of the bundled model, for prose and tables: {{ E }}.

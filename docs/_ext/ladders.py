@@ -17,11 +17,13 @@
     {cost}`transpose/tile/float16 global_sectors`
 
 Costs and pictures come from the simulator, by way of the microscope. Registers come from the record
-that ``llm-numba bench resources`` writes. ``{cost}`` is one figure of one step, for prose.
+that ``llm-numba bench resources`` writes. ``{cost}`` is one figure of one step, for prose, and
+``{idea}`transpose/tile``` is what is new in it.
 """
 
 import math
 import shlex
+from collections.abc import Callable
 from functools import cache
 from html import escape
 from typing import Any, ClassVar
@@ -145,6 +147,17 @@ class Cost(SphinxRole):
         return known[name]
 
 
+class Idea(SphinxRole):
+    """What is new in a step, in the ladder's own words: ``LADDER/STEP``."""
+
+    def run(self) -> tuple[list[nodes.Node], list[nodes.system_message]]:
+        """Look it up."""
+        name, step = self.text.split("/")
+        ladder = find_ladder(name)
+        note_sources(self.env, ladder)
+        return [nodes.emphasis("", ladder.step(step).idea, classes=["idea"])], []
+
+
 # -- Directives ----------------------------------------------------------------------------------
 
 
@@ -193,6 +206,23 @@ class LadderFacts(_OfLadder):
         return self.parse_text_to_nodes("\n".join(lines))
 
 
+# By heading; a column in which every step has the normal figure is left out.
+_COLUMNS = {
+    "launches": "launches",
+    "requests": "global_requests",
+    "sectors": "global_sectors",
+    "a request": "sectors_per_request",
+    "of fewest": "of_fewest",
+    "shared requests": "shared_requests",
+    "wavefronts": "shared_wavefronts",
+    "worst ways": "max_bank_ways",
+    "barriers": "barriers",
+    "splits": "divergent",
+}
+_ALWAYS = {"global_requests", "global_sectors", "sectors_per_request", "of_fewest"}
+_NORMAL = {"launches": 1}
+
+
 class LadderCosts(_OfLadder):
     """The steps side by side, a row each."""
 
@@ -200,17 +230,8 @@ class LadderCosts(_OfLadder):
         """Parse the generated Markdown in place."""
         ladder, found = self.ladder(), examination_of(self)
         rows = [(view, costs(view, found.fewest_bytes)) for view in found.views]
-        shared = any(known["shared_requests"] for _, known in rows)
-        columns = [
-            ("launches", "launches"), ("requests", "global_requests"),
-            ("sectors", "global_sectors"), ("a request", "sectors_per_request"),
-            ("bytes, of fewest", "of_fewest"),
-        ]  # fmt: skip
-        if shared:
-            columns += [("shared requests", "shared_requests"),
-                        ("wavefronts", "shared_wavefronts"), ("worst ways", "max_bank_ways"),
-                        ("barriers", "barriers")]  # fmt: skip
-        columns += [("branches that split a warp", "divergent")]
+        columns = [(heading, name) for heading, name in _COLUMNS.items()
+                   if name in _ALWAYS or any(map(_above_normal(name), rows))]  # fmt: skip
         lines = [
             f"| step | {' | '.join(heading for heading, _ in columns)} |",
             f"| --- {'| --: ' * len(columns)}|",
@@ -227,10 +248,14 @@ class LadderCosts(_OfLadder):
         return self.parse_text_to_nodes("\n".join(lines))
 
 
+def _above_normal(name: str) -> Callable[[tuple[View, dict[str, float]]], bool]:
+    return lambda row: row[1].get(name, 0) > _NORMAL.get(name, 0)
+
+
 def _cell(name: str, value: float) -> str:
     if name == "of_fewest":
         return f"{figure(value)} x"
-    return count(value) if value else "0" if name == "divergent" else "-"
+    return count(value) if value else "-"
 
 
 class LadderPicture(_OfLadder):
@@ -292,4 +317,5 @@ def setup(app: Sphinx) -> dict[str, Any]:
     app.add_directive("ladder-picture", LadderPicture)
     app.add_directive("ladder-resources", LadderResources)
     app.add_role("cost", Cost())
+    app.add_role("idea", Idea())
     return {"parallel_read_safe": True, "parallel_write_safe": True}

@@ -7,7 +7,6 @@
     :::
 """
 
-from html import escape
 from typing import Any
 
 from docutils import nodes
@@ -25,10 +24,12 @@ class Question(SphinxDirective):
     def run(self) -> list[nodes.Node]:
         """Put the answer between the tags."""
         self.assert_has_content()
-        asked = escape(" ".join(self.arguments[0].split()))
-        opening = f'<details class="question"><summary>{asked}</summary>'
+        asked, messages = self.parse_inline(" ".join(self.arguments[0].split()))
         return [
-            nodes.raw("", opening, format="html"),
+            nodes.raw("", '<details class="question"><summary>', format="html"),
+            nodes.inline("", "", *asked),
+            nodes.raw("", "</summary>", format="html"),
+            *messages,
             *self.parse_content_to_nodes(),
             nodes.raw("", "</details>", format="html"),
         ]
