@@ -6,7 +6,6 @@
     ```
     ```{ladder-costs} transpose
     :dtype: float16
-    :shape: 96,80
     ```
     ```{ladder-picture} transpose
     The caption.
@@ -47,13 +46,13 @@ _LIMITS = {"memory": "memory", "compute": "arithmetic"}
 
 
 @cache
-def examination(name: str, dtype: str | None = None, shape: tuple[int, ...] | None = None,
+def examination(name: str, dtype: str | None = None,
                 steps: tuple[str, ...] = ()) -> Examination:  # fmt: skip
     """Simulate the steps of a ladder, once a build.
 
     A step whose results are wrong has no cost worth showing.
     """
-    found = examine(name, shape, dtype, steps)
+    found = examine(name, None, dtype, steps)
     wrong = [view.name for view in found.views if view.agreement and not view.agreement.holds]
     if wrong:
         raise ExtensionError(f"{name}: {', '.join(wrong)} disagrees with the reference")
@@ -67,11 +66,6 @@ def note_sources(env: BuildEnvironment, ladder: Ladder) -> None:
             env.note_dependency(kernel.py_func.__code__.co_filename)
 
 
-def shape_of(text: str) -> tuple[int, ...]:
-    """Read ``96,80``."""
-    return tuple(map(int, text.split(",")))
-
-
 def steps_of(text: str) -> tuple[str, ...]:
     """Read ``tile, padded``."""
     return tuple(name.strip() for name in text.split(","))
@@ -79,7 +73,6 @@ def steps_of(text: str) -> tuple[str, ...]:
 
 options_of_examination = {
     "dtype": directives.unchanged_required,
-    "shape": shape_of,
     "steps": steps_of,
 }
 
@@ -87,9 +80,7 @@ options_of_examination = {
 def examination_of(directive: SphinxDirective) -> Examination:
     """Return what the simulator counts for a directive's ladder and options."""
     options = directive.options
-    return examination(
-        directive.arguments[0], options.get("dtype"), options.get("shape"), options.get("steps", ())
-    )
+    return examination(directive.arguments[0], options.get("dtype"), options.get("steps", ()))
 
 
 def sizes(ladder: Ladder, shape: tuple[int, ...]) -> str:
@@ -162,7 +153,7 @@ class Idea(SphinxRole):
 
 
 class _OfLadder(SphinxDirective):
-    """A directive about a ladder at one shape and storage format."""
+    """A directive about a ladder at its example's shape and one storage format."""
 
     required_arguments = 1
     has_content = True
@@ -178,8 +169,6 @@ class _OfLadder(SphinxDirective):
         """Return what a reader types to see the same."""
         ladder = find_ladder(found.name)
         words = ["llm-numba microscope", found.name]
-        if found.shape != ladder.example:
-            words.append(f"--shape {','.join(map(str, found.shape))}")
         if found.dtype != ladder.dtypes[0]:
             words.append(f"--dtype {found.dtype}")
         return " ".join(words)
@@ -191,7 +180,7 @@ class LadderFacts(_OfLadder):
     def run(self) -> list[nodes.Node]:
         """Compute it at the example's shape."""
         ladder, rows = self.ladder(), []
-        shape = self.options.get("shape", ladder.example)
+        shape = ladder.example
         flops = ladder.flops(shape)
         for dtype in ladder.dtypes:
             moved = ladder.fewest_bytes(shape, np.dtype(dtype).itemsize)

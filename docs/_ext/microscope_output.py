@@ -4,7 +4,6 @@
 
     ```{microscope} transpose
     :steps: tile
-    :shape: 64,64
     ```
     ```{microscope} tests/docs/listings/blur.py:blur
     ```

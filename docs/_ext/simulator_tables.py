@@ -24,7 +24,6 @@ _COUNTERS = {
     "global_sectors": "sectors",
     "shared_requests": "shared requests",
     "shared_wavefronts": "wavefronts",
-    "shared_bank_conflicts": "bank conflicts",
     "divergent_branches": "divergent branches",
 }
 

@@ -6,7 +6,9 @@ from dataclasses import fields
 from pathlib import Path
 
 from llm_numba import SamplingParams
+from llm_numba.microscope import find_ladders
 from llm_numba.models import FAMILIES
+from llm_numba.simulator import SimulationError
 
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
@@ -57,3 +59,32 @@ def test_python_on_a_page_is_a_listing_that_a_test_runs():
     for path in [*DOCS.glob("**/*.md"), ROOT / "README.md"]:
         typed = re.findall(r"^```python\n(.*?)^```$", path.read_text(), re.DOTALL | re.MULTILINE)
         assert set(typed) <= listings, path
+
+
+def test_the_faults_page_shows_every_fault():
+    named = code_words(page("simulator/faults.md").partition("##")[0])
+    faults = {fault.__name__ for fault in SimulationError.__subclasses__()}
+    assert len(faults) >= 7
+    assert faults <= named
+
+
+def test_each_fault_is_shown_as_the_simulator_tells_it():
+    text = page("simulator/faults.md")
+    shown = {
+        (ROOT / "tests/docs/listings" / name).read_text().partition(":")[0]
+        for name in re.findall(r"listings/(fault_\w+\.out)", text)
+    }
+    assert shown == {fault.__name__ for fault in SimulationError.__subclasses__()}
+
+
+def test_every_step_of_a_ladder_is_on_its_page():
+    pages = {path.name: path.read_text() for path in DOCS.glob("ladders/*.md")}
+    pages["first-hour.md"] = page("cuda/first-hour.md")
+    for ladder in find_ladders().values():
+        of_it = [text for text in pages.values() if f"{{ladder-costs}} {ladder.name}\n" in text]
+        if ladder.name == "row_max":  # made from one source with row_sum
+            continue
+        assert len(of_it) == 1, ladder.name
+        for kernel in (kernel for step in ladder.steps for kernel in step.kernels):
+            function = kernel.py_func.__qualname__.partition(".")[0]
+            assert f":pyobject: {function}\n" in of_it[0], (ladder.name, function)
