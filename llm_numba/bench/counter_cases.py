@@ -16,6 +16,52 @@ _BLOCKS = 16
 _THREADS = patterns.THREADS
 _SEED = 5
 
+_LANE = np.arange(32)
+_HALF, _IN_HALF = np.divmod(_LANE, 16)
+_QUARTER, _IN_QUARTER = np.divmod(_LANE, 8)
+_DRAWN = np.random.default_rng(_SEED)
+# Patterns that tell which lanes of a warp share a pass: whole warp, halves or quarters of it. The
+# places are numbers of 8 bytes (16 rows of banks apart: the same banks) or packets of 16 (8 apart).
+_PLACES_OF_8 = {
+    "a number a half": _HALF * 5,
+    "a number a half, same banks": _HALF * 16,
+    "halves conflict apart": _IN_HALF * 16 + _HALF,
+    "pairs of lanes": _LANE // 2,
+    "fours of lanes": _LANE // 4,
+    "halves alike": _IN_HALF,
+    "pairs of lanes, two apart": _LANE // 4 * 2 + _LANE % 2,
+    "pairs of lanes, four apart": _LANE // 8 * 4 + _LANE % 4,
+    "pairs beside and two apart": np.where(_LANE < 16, _LANE // 2, _LANE // 4 * 2 + _LANE % 2),
+    "pairs but for one lane": np.where(_LANE == 31, 40, _LANE // 2),
+    "even lanes": np.where(_LANE % 2, -1, _LANE // 2),
+    "every fourth lane": np.where(_LANE % 4, -1, _LANE // 4),
+    "first half": np.where(_LANE < 16, _LANE, -1),
+    "lanes 0 and 16": np.where(_IN_HALF, -1, _LANE),
+    "lane 5": np.where(_LANE == 5, 5, -1),
+    "drawn": _DRAWN.integers(0, 512, 32),
+    "drawn near": _DRAWN.integers(0, 48, 32),
+}
+_PLACES_OF_16 = {
+    "a packet a quarter": _QUARTER,
+    "a packet a half": _HALF * 3,
+    "quarters alike": _IN_QUARTER,
+    "halves alike": _IN_HALF,
+    "pairs of lanes": _LANE // 2,
+    "halves conflict apart": _IN_HALF * 8 + _HALF,
+    "quarters conflict apart": _IN_QUARTER * 8 + _QUARTER,
+    "pairs of lanes, two apart": _LANE // 4 * 2 + _LANE % 2,
+    "pairs of lanes, four apart": _LANE // 8 * 4 + _LANE % 4,
+    "pairs but for one lane": np.where(_LANE == 31, 40, _LANE // 2),
+    "even lanes": np.where(_LANE % 2, -1, _LANE // 2),
+    "every fourth lane": np.where(_LANE % 4, -1, _LANE // 4),
+    "first half": np.where(_LANE < 16, _LANE, -1),
+    "first quarter": np.where(_LANE < 8, _LANE, -1),
+    "a lane a quarter": np.where(_IN_QUARTER, -1, _LANE),
+    "lane 5": np.where(_LANE == 5, 5, -1),
+    "drawn": _DRAWN.integers(0, 256, 32),
+    "drawn near": _DRAWN.integers(0, 24, 32),
+}
+
 
 @dataclass(frozen=True)
 class Case:
@@ -59,6 +105,10 @@ def cases() -> Iterator[Case]:
         yield _pattern(patterns.shared_float64, "float64", stride, patterns.WORDS)
     for stride in (0, 1, 2, 8):
         yield _pattern(patterns.shared_packets, "float32", stride, patterns.WORDS, width=4)
+    for name, places in _PLACES_OF_8.items():
+        yield _table(patterns.shared_float64_at, "float64", name, places, width=1)
+    for name, places in _PLACES_OF_16.items():
+        yield _table(patterns.shared_packets_at, "float32", name, places, width=4)
 
 
 def _climb(
@@ -106,6 +156,18 @@ def _pattern(kernel: Any, dtype: str, step: int, length: int, width: int = 1) ->
     name = kernel.py_func.__name__
     parameter = kernel.py_func.__code__.co_varnames[1]
     return Case(f"{name}/{step}/{dtype}", {parameter: step}, launches)
+
+
+def _table(kernel: Any, dtype: str, name: str, places: np.ndarray, width: int) -> Case:
+    """Make a case of a kernel (x, places, out), of which lane l reads at ``places[l]``."""
+
+    def launches(device: str) -> tuple[Launch, ...]:
+        x = _floats(patterns.WORDS, dtype, device)
+        out = _floats(_THREADS * _BLOCKS * width, dtype, device)
+        table = to_device(places.astype(np.int32), device)
+        return (Launch(kernel, (_BLOCKS,), (_THREADS,), (x, table, out)),)
+
+    return Case(f"{kernel.py_func.__name__}/{name}", {"places": places.tolist()}, launches)
 
 
 def _floats(length: int, dtype: str, device: str) -> Any:

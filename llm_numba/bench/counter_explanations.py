@@ -33,6 +33,9 @@ class Known(NamedTuple):
 _JOINED = (
     "The compiler joins four loads of neighbours in a row of a tile into one of 16 bytes: LDS.128. "
 )
+_READ_ONCE = (
+    "A bin is read twice by the source, to be tested and to be added, and once by the machine."
+)
 KNOWN = (
     Known(
         "*",
@@ -50,8 +53,8 @@ KNOWN = (
     Known(
         "gemm/tiled/float32",
         "shared_wavefronts",
-        512 * 2 * (2 + 8 * 1 + 8 * 32),
-        _JOINED + "For the tile of A that is one wavefront for four numbers. For that of W it "
+        512 * 2 * (2 + 8 * 2 + 8 * 32),
+        _JOINED + "For the tile of A that is two wavefronts for four numbers. For that of W it "
         "is still 32: all lanes want the same four banks, but get four numbers from them.",
     ),
     Known(
@@ -63,16 +66,17 @@ KNOWN = (
     Known(
         "gemm/padded/float32",
         "shared_wavefronts",
-        512 * 2 * (2 + 8 + 32),
-        _JOINED + "Only rows of A's tile, one wavefront for four numbers.",
+        512 * 2 * (2 + 8 * 2 + 32),
+        _JOINED + "Only rows of A's tile, two wavefronts for four numbers.",
     ),
     # 4 blocks, of which 2 warps clear the bins and add them; 512 warp-wide additions between.
     Known(
         "histogram/shared/int32/histogram_shared",
         "shared_requests",
         8 + 512 + 8,
-        "A bin is read twice by the source, to be tested and to be added, and once by the machine.",
+        _READ_ONCE,
     ),
+    Known("histogram/shared/int32/histogram_shared", "shared_wavefronts", 8 + 965 + 8, _READ_ONCE),
 )
 
 

@@ -71,3 +71,29 @@ def shared_packets(x, stride, out):
     cuda.syncthreads()
     packet = ptx.load16(words, t * stride * 4 % WORDS)
     ptx.store16(out, cuda.grid(1) * 4, packet)
+
+
+@cuda.jit
+def shared_float64_at(x, places, out):
+    """Read the shared number of 8 bytes that a table gives each lane, none where it says -1."""
+    numbers = cuda.shared.array(WORDS, float64)
+    t = cuda.threadIdx.x
+    for i in range(t, WORDS, THREADS):
+        numbers[i] = x[i]
+    cuda.syncthreads()
+    place = places[t % 32]
+    if place >= 0:
+        out[cuda.grid(1)] = numbers[place]
+
+
+@cuda.jit
+def shared_packets_at(x, places, out):
+    """Read the shared packet of 16 bytes that a table gives each lane, none where it says -1."""
+    words = cuda.shared.array(WORDS, float32)
+    t = cuda.threadIdx.x
+    for i in range(t, WORDS, THREADS):
+        words[i] = x[i]
+    cuda.syncthreads()
+    place = places[t % 32]
+    if place >= 0:
+        ptx.store16(out, cuda.grid(1) * 4, ptx.load16(words, place * 4))

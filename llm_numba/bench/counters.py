@@ -62,7 +62,6 @@ def _global(what: str) -> tuple[tuple[str, ...], ...]:
 # taken at the banks, where other traffic may come between, and stand in where ncu lacks the first.
 _INSTRUCTIONS = "smsp__inst_executed_op_shared"
 _WAVEFRONTS = "data_pipe_lsu_wavefronts_mem_shared"
-_CONFLICTS = "data_bank_conflicts_pipe_lsu_mem_shared"
 COUNTERS = (
     Counter("global_requests", _global("requests")),
     Counter("global_sectors", _global("sectors")),
@@ -72,19 +71,17 @@ COUNTERS = (
     ),
     Counter(
         "shared_wavefronts",
-        ((f"smsp__sass_l1tex_{_WAVEFRONTS}.sum",), (f"l1tex__{_WAVEFRONTS}.sum",)),
-    ),
-    Counter(
-        "shared_bank_conflicts",
-        ((f"smsp__sass_l1tex_{_CONFLICTS}.sum",), (f"l1tex__{_CONFLICTS}.sum",)),
+        (
+            _each(f"smsp__sass_l1tex_{_WAVEFRONTS}_op", "ld", "st", "atom"),
+            _each(f"l1tex__{_WAVEFRONTS}_op", "ld", "st", "atom"),
+        ),
     ),
     Counter("divergent_branches", (("smsp__sass_branch_targets_threads_divergent.sum",),)),
 )
 
 # Beside those that are compared, for whoever looks for the reason of a difference.
 _MORE = (
-    *_each(f"smsp__sass_l1tex_{_WAVEFRONTS}_op", "ld", "st", "atom"),
-    *_each(f"l1tex__{_WAVEFRONTS}_op", "ld", "st", "atom"),
+    f"l1tex__{_WAVEFRONTS}.sum",
     "smsp__inst_executed.sum",
     *_each("smsp__inst_executed_op_local", "ld", "st"),
 )
@@ -112,7 +109,6 @@ def simulated(launch: Launch) -> dict[str, int]:
         "global_sectors": report.global_sectors,
         "shared_requests": report.shared_requests,
         "shared_wavefronts": report.shared_wavefronts,
-        "shared_bank_conflicts": report.shared_wavefronts - report.ideal_wavefronts,
         "divergent_branches": report.divergent,
     }
 

@@ -35,7 +35,7 @@ def counters(
     ] = None,
     commit: Commit = None,
 ) -> None:
-    """Count requests, sectors and bank conflicts in the simulator and by Nsight Compute."""
+    """Count requests, sectors and wavefronts in the simulator and by Nsight Compute."""
     from llm_numba.bench.counters import kept_record, new_record, renewed_record
     from llm_numba.bench.record import read_record, require_writable, write_record
 

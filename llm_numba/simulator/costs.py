@@ -1,14 +1,19 @@
 """What a warp's request to memory costs.
 
 Global memory
-    The 32 addresses of a request fall into 32-byte sectors; each distinct sector is moved once.
+    The 32 addresses of a request fall into 32-byte sectors; each distinct sector is moved once. An
+    atomic of several lanes on one element takes its sector once for each of them.
 Shared memory
     32 banks, each 4 bytes wide and able to give one word a pass. Lanes that want the same word
     share it (broadcast); different words of one bank take a pass each. A request of 8 bytes a lane
-    goes by half-warps, one of 16 bytes by quarter-warps, each of which is resolved by itself.
+    goes by half-warps, one of 16 bytes by quarter-warps, each of which is resolved by itself. Two
+    halves, or two quarters of one half, go together if in them each lane wants the same as its
+    neighbour, or each the same as the lane two further on: then half of the lanes ask for nothing
+    new.
 
 Sources: CUDA C++ Programming Guide, "Shared Memory" of compute capability 5.x and after; Nsight
-Compute's documentation of the L1TEX cache; both checked against the hardware's counters.
+Compute's documentation of the L1TEX cache. What neither says (pairs of lanes, atomics) was found by
+asking an H100's counters; ``llm-numba bench counters`` compares both.
 """
 
 from dataclasses import dataclass
@@ -51,7 +56,7 @@ def count_distinct(values: np.ndarray) -> np.ndarray:
 
 
 def sectors(addresses: np.ndarray) -> np.ndarray:
-    """Return the sectors of each request.
+    """Return the sectors of each load or store.
 
     Parameters
     ----------
@@ -66,13 +71,27 @@ def sectors(addresses: np.ndarray) -> np.ndarray:
     return count_distinct(np.where(addresses < 0, _NOBODY, addresses // SECTOR))
 
 
+def atomic_sectors(addresses: np.ndarray) -> np.ndarray:
+    """Return the sectors of each atomic: each as often as its most wanted element is wanted."""
+    row, lane = np.nonzero(addresses >= 0)
+    pairs, wanted = np.unique(
+        np.stack([row, addresses[row, lane]], axis=1), axis=0, return_counts=True
+    )
+    row, sector = pairs[:, 0], pairs[:, 1] // SECTOR
+    new = np.ones(len(pairs), bool)
+    new[1:] = (row[1:] != row[:-1]) | (sector[1:] != sector[:-1])
+    starts = np.flatnonzero(new)
+    most = np.maximum.reduceat(wanted, starts)
+    return np.bincount(row[starts], weights=most, minlength=len(addresses)).astype(np.int64)
+
+
 def ideal_sectors(addresses: np.ndarray, size: int) -> np.ndarray:
     """Return the sectors that the distinct elements of each request would fill side by side."""
     return -(-count_distinct(addresses) * size // SECTOR)
 
 
-def wavefronts(addresses: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray]:
-    """Return the passes that each shared request takes, and its worst bank's distinct words.
+def wavefronts(addresses: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return the passes that each shared request takes, and why.
 
     Parameters
     ----------
@@ -83,34 +102,51 @@ def wavefronts(addresses: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray
 
     Returns
     -------
-    passes, ways : int [requests]
+    passes : int [requests]
+    ways : int [requests]
+        Most distinct words of one bank in one pass's worth of lanes.
+    ideal : int [requests]
+        Passes without conflicts.
     """
-    requests = len(addresses)
     words_each = max(size // WORD, 1)
-    groups = words_each  # of lanes: a whole warp, two halves or four quarters
-    lanes = WARP // groups
-    first = np.where(addresses < 0, _NOBODY, addresses // WORD).reshape(requests * groups, lanes)
-    words = first[:, :, None] + np.arange(words_each)
-    words[first < 0] = _NOBODY
-    ways = _worst_bank(words.reshape(requests * groups, lanes * words_each))
-    ways = ways.reshape(requests, groups)
-    return ways.sum(axis=1), ways.max(axis=1)
+    words = np.where(addresses < 0, _NOBODY, addresses // WORD)
+    if words_each == 1:
+        ways = _worst_bank(words[:, :, None])
+        return ways, ways, (ways > 0).astype(np.int64)
+    # What may share a pass if lanes come in pairs: all of a warp, or a half if each asks 16 bytes.
+    span = 2 * WARP // words_each
+    spans = words.reshape(-1, span)
+    paired = _come_in_pairs(spans, 1) | _come_in_pairs(spans, 2)
+    wide = np.where(spans[:, :, None] < 0, _NOBODY, spans[:, :, None] + np.arange(words_each))
+    whole, first, second = (
+        _worst_bank(part) for part in (wide, wide[:, : span // 2], wide[:, span // 2 :])
+    )
+    passes = np.where(paired, whole, first + second)
+    ways = np.where(paired, whole, np.maximum(first, second))
+    ideal = np.where(paired, whole > 0, (first > 0).astype(np.int64) + (second > 0))
+    by_request = (len(addresses), -1)
+    return (
+        passes.reshape(by_request).sum(axis=1),
+        ways.reshape(by_request).max(axis=1),
+        ideal.reshape(by_request).sum(axis=1),
+    )
+
+
+def _come_in_pairs(spans: np.ndarray, distance: int) -> np.ndarray:
+    """Tell whether lanes that are some distance apart want the same, as far as they want."""
+    partner = spans[:, np.arange(spans.shape[1]) ^ distance]
+    return ((spans == partner) | (spans < 0) | (partner < 0)).all(axis=1)
 
 
 def _worst_bank(words: np.ndarray) -> np.ndarray:
-    """Return, for each row of word addresses, the most distinct words in one bank."""
+    """Return the most distinct words in one bank, for words [rows, lanes, words a lane]."""
+    words = words.reshape(len(words), -1)
     ordered = np.sort(words, axis=1)
     new = ordered >= 0
     new[:, 1:] &= ordered[:, 1:] != ordered[:, :-1]
     row = np.broadcast_to(np.arange(len(words))[:, None], words.shape)
     counts = np.bincount((row * BANKS + ordered % BANKS)[new], minlength=len(words) * BANKS)
     return counts.reshape(len(words), BANKS).max(axis=1)
-
-
-def ideal_wavefronts(addresses: np.ndarray, size: int) -> np.ndarray:
-    """Return the passes that each shared request would take without conflicts."""
-    distinct = count_distinct(addresses)
-    return np.maximum(-(-distinct * size // (BANKS * WORD)), (distinct > 0).astype(int))
 
 
 @dataclass(frozen=True)
@@ -143,7 +179,7 @@ class Accounts:
         """Add a group's access, one request a warp, to the sums of its line."""
         offset = lanes.vector(offset)
         start = offset[0] // _PERIOD * _PERIOD
-        key = (space, size, (offset - start).tobytes(), lanes.ids.tobytes())
+        key = (space, size, kind == "atomic", (offset - start).tobytes(), lanes.ids.tobytes())
         access = self._patterns.get(key)
         if access is None:
             access = _measure(lanes.by_warp(offset, _NOBODY), space, kind, size)
@@ -166,11 +202,11 @@ class Accounts:
 
 def _measure(addresses: np.ndarray, space: str, kind: str, size: int) -> _Access:
     if space == "shared":
-        costs, ways = wavefronts(addresses, size)
-        ideal = ideal_wavefronts(addresses, size)
+        costs, ways, ideal = wavefronts(addresses, size)
         worst = int(np.lexsort((ways, costs))[-1])
     else:
-        costs, ways = sectors(addresses), np.ones(len(addresses), int)
+        costs = atomic_sectors(addresses) if kind == "atomic" else sectors(addresses)
+        ways = np.ones(len(addresses), int)
         ideal = ideal_sectors(addresses, size)
         worst = int(costs.argmax())
     named = tuple(int(address) if address >= 0 else None for address in addresses[worst])

@@ -58,7 +58,7 @@ class LineReport:
     divergent : int
         Times that a branch on this line sent lanes of one warp different ways.
     ideal_wavefronts : int
-        Passes, had there been no conflict.
+        Passes, had there been no conflict: 1 a request, 2 or 4 for 8 or 16 bytes a lane.
     worst_global, worst_shared : Request or None
         The costliest request of each kind.
     """

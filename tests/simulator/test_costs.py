@@ -5,7 +5,7 @@ import pytest
 from numba import cuda, float32
 
 from llm_numba.simulator import simulate
-from llm_numba.simulator.costs import ideal_sectors, ideal_wavefronts, sectors, wavefronts
+from llm_numba.simulator.costs import atomic_sectors, ideal_sectors, sectors, wavefronts
 
 LANES = np.arange(32)
 NOBODY = -1
@@ -53,6 +53,22 @@ BANKS = {
     "every third word": (LANES * 12, 4, 1, 1, 1),
     "broadcast": (LANES * 0, 4, 1, 1, 1),
     "two words of one bank": (np.where(LANES < 16, 0, 128), 4, 2, 2, 1),
+    "doubles, all the same": (LANES * 0, 8, 1, 1, 1),
+    "doubles, one a half-warp": (LANES // 16 * 40, 8, 1, 1, 1),
+    "doubles, one a half-warp, same banks": (LANES // 16 * 128, 8, 2, 2, 1),
+    "doubles, pairs of lanes": (LANES // 2 * 8, 8, 1, 1, 1),
+    "doubles, pairs two lanes apart": ((LANES // 4 * 2 + LANES % 2) * 8, 8, 1, 1, 1),
+    "doubles, pairs four lanes apart": ((LANES // 8 * 4 + LANES % 4) * 8, 8, 2, 1, 2),
+    "doubles, both halves alike": (LANES % 16 * 8, 8, 2, 1, 2),
+    "doubles, pairs but for one lane": (np.where(LANES == 31, 320, LANES // 2 * 8), 8, 3, 2, 2),
+    "doubles, even lanes": (np.where(LANES % 2, NOBODY, LANES // 2 * 8), 8, 1, 1, 1),
+    "doubles, halves conflict apart": ((LANES % 16 * 16 + LANES // 16) * 8, 8, 32, 16, 2),
+    "16 bytes, all the same": (LANES * 0, 16, 2, 1, 2),
+    "16 bytes, pairs of lanes": (LANES // 2 * 16, 16, 2, 1, 2),
+    "16 bytes, pairs but for one lane": (np.where(LANES == 31, 640, LANES // 2 * 16), 16, 3, 1, 3),
+    "16 bytes, all quarters alike": (LANES % 8 * 16, 16, 4, 1, 4),
+    "16 bytes, a lane a quarter": (np.where(LANES % 8, NOBODY, LANES * 16), 16, 4, 2, 2),
+    "16 bytes, first quarter": (np.where(LANES < 8, LANES * 16, NOBODY), 16, 1, 1, 1),
     "halves: two lanes share a word": (LANES * 2, 2, 1, 1, 1),
     "halves, a column of 32 a row": (LANES * 64, 2, 16, 16, 1),
     "halves, a column of 33 a row": (LANES * 66, 2, 1, 1, 1),
@@ -68,9 +84,25 @@ BANKS = {
 @pytest.mark.parametrize("pattern", BANKS)
 def test_wavefronts_of_a_shared_request(pattern):
     addresses, size, passes, ways, ideal = BANKS[pattern]
-    counted_passes, counted_ways = wavefronts(request(addresses), size)
-    assert (counted_passes.tolist(), counted_ways.tolist()) == ([passes], [ways])
-    assert ideal_wavefronts(request(addresses), size).tolist() == [ideal]
+    counted = wavefronts(request(addresses), size)
+    assert [figure.tolist() for figure in counted] == [[passes], [ways], [ideal]]
+
+
+ATOMICS = {
+    # name: (byte address of each lane, sectors)
+    "side by side": (LANES * 4, 4),
+    "all the same": (LANES * 0, 32),
+    "four elements of one sector": (LANES % 4 * 4, 8),
+    "one thrice, its neighbour once": (np.where(LANES < 3, 0, np.where(LANES < 4, 4, NOBODY)), 3),
+    "one lane": (np.where(LANES == 9, 64, NOBODY), 1),
+}
+
+
+@pytest.mark.parametrize("pattern", ATOMICS)
+def test_sectors_of_a_global_atomic(pattern):
+    addresses, moved = ATOMICS[pattern]
+    both = np.vstack([addresses, LANES * 4])
+    assert atomic_sectors(both).tolist() == [moved, 4]
 
 
 def test_requests_of_several_warps_are_counted_each_by_itself():
