@@ -133,7 +133,7 @@ def test_each_step_adds_normalises_and_activates(shape, norm, dtype, step, devic
 @pytest.mark.parametrize("activation", ACTIVATIONS)
 @pytest.mark.parametrize("length", [96, 97])
 def test_residual_and_activation_may_be_missing(length, activation, added, norm, step, device):
-    arrays = operands(norm, (3, length), "float16", added)
+    arrays = operands(norm, (3, length), added=added)
     result = run(norm, arrays, activation=activation, device=device, step=step)
     assert_near(result, norm, arrays, step, activation=activation)
 
@@ -216,7 +216,7 @@ def test_nan_and_infinity_stay_in_their_row(value, culprit, norm, step, device):
 @pytest.mark.parametrize("step", ["residual", "activation"])
 @pytest.mark.parametrize("excess", [-1, 0, 1, 1000])
 def test_rows_about_as_long_as_the_registers_hold(excess, step, norm, device):
-    arrays = operands(norm, (1, NUMBERS * MAX_THREADS + excess), "bfloat16")
+    arrays = operands(norm, (1, NUMBERS * MAX_THREADS + excess), "bfloat16", offset=5.0)
     result = run(norm, arrays, activation="silu", device=device, step=step)
     assert_near(result, norm, arrays, step, activation="silu")
 
@@ -225,7 +225,7 @@ def test_rows_about_as_long_as_the_registers_hold(excess, step, norm, device):
 @pytest.mark.parametrize(("dtype", "fit"), [("float32", HELD // 2), ("float16", HELD)])
 @pytest.mark.parametrize("excess", [-8, 0, 8])
 def test_rows_about_as_long_as_the_packets_hold(excess, dtype, fit, norm, device):
-    arrays = operands(norm, (1, fit * MAX_THREADS + excess), dtype)
+    arrays = operands(norm, (1, fit * MAX_THREADS + excess), dtype, offset=5.0)
     assert_near(run(norm, arrays, device=device), norm, arrays, "vectorised")
 
 

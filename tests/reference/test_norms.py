@@ -146,3 +146,17 @@ def test_the_fused_forms_return_the_sum_and_its_norm(dtype):
     assert stream.dtype == normed.dtype == dtype
     np.testing.assert_array_equal(x, before[0])
     np.testing.assert_array_equal(residual, before[1])
+
+
+@pytest.mark.parametrize("activation", ["gelu", "gelu_tanh", "silu"])
+def test_an_activation_may_follow_the_norm_and_leaves_the_sum_alone(activation):
+    x, weight, bias = operands((3, 31), np.float64)
+    follow = getattr(reference, activation)
+    for norm, rows in (("layer", (weight, bias)), ("rms", (weight,))):
+        plain, fused = (getattr(reference, f"{add}{norm}_norm") for add in ("", "add_"))
+        expected = follow(plain(x, *rows, 1e-5))
+        np.testing.assert_array_equal(plain(x, *rows, 1e-5, activation), expected)
+        expected, total = fused(x, x[::-1], *rows, 1e-5)
+        normed, stream = fused(x, x[::-1], *rows, 1e-5, activation)
+        np.testing.assert_array_equal(normed, follow(expected))
+        np.testing.assert_array_equal(stream, total)
