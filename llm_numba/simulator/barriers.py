@@ -181,7 +181,7 @@ class Barriers:
             BarrierDivergenceError,
             waiting,
             machine.block_of[waiting.ids] == block,
-            f"waits at a barrier, but {machine.names(ended)} returned and never comes there",
+            f"waits at a barrier, but {machine.names(ended)} returned without it",
             "Let all threads reach the barrier: guard the work, not the barrier, and return behind "
             "the last one.",
         )

@@ -135,7 +135,7 @@ class Collectives:
                 waiting.append(entry.part(np.flatnonzero(~free), live))
         if waiting:
             self._waiting[operation] = waiting
-            self._check_ended(waiting[-1], together, missing)
+            self.check_ended()
 
     def _missing(self, group: Lanes, mask: Any) -> np.ndarray:
         """Return, for each thread, the lanes of its mask that are not in the group, as bits."""
@@ -154,21 +154,34 @@ class Collectives:
                 "Name in the mask the lanes that execute the operation, no more and no fewer.",
             )
 
-    def _check_ended(self, waiting: _Waiting, together: Lanes, missing: np.ndarray) -> None:
-        """Raise if lanes that an operation waits for have ended."""
-        machine, group = self._machine, waiting.group
-        wanted = missing[np.searchsorted(together.ids, group.ids)]
-        gone = machine.ended_lanes[machine.warp_of[group.ids]] & wanted
-        if gone.any():
-            raise machine.fault(
-                BarrierDivergenceError,
-                group,
-                gone != 0,
-                "waits in a warp-wide operation for lanes "
-                f"{_lane_names(int(gone[np.flatnonzero(gone)[0]]))} of its warp, which have "
-                "returned",
-                "Let all lanes of the mask reach the operation, or leave lanes out of the mask.",
-            )
+    def check_ended(self) -> None:
+        """Raise if lanes that others wait for have ended.
+
+        Raises
+        ------
+        BarrierDivergenceError
+        """
+        machine = self._machine
+        for entries in self._waiting.values():
+            ids = np.sort(np.concatenate([entry.group.ids for entry in entries]))
+            here = np.zeros(len(machine.lanes_of_warp), np.int64)
+            np.bitwise_or.at(here, machine.warp_of[ids], np.left_shift(1, machine.lane_of[ids]))
+            for entry in entries:
+                warp = machine.warp_of[entry.group.ids]
+                mask = entry.operands[0] if entry.operands else _ALL
+                gone = machine.ended_lanes[warp] & mask & ~here[warp]
+                if np.any(gone):
+                    self._raise_for_ended(entry.group, gone)
+
+    def _raise_for_ended(self, group: Lanes, gone: np.ndarray) -> None:
+        lanes = _lane_names(int(gone[np.flatnonzero(gone)[0]]))
+        raise self._machine.fault(
+            BarrierDivergenceError,
+            group,
+            gone != 0,
+            f"waits in a warp-wide operation for lanes {lanes} of its warp, which have returned",
+            "Let all lanes of the mask reach the operation, or leave lanes out of the mask.",
+        )
 
     def waiting_groups(self) -> list[Lanes]:
         """Return the groups that wait."""

@@ -213,11 +213,14 @@ def type_function(function: Callable[..., Any], argument_types: tuple[Any, ...])
 
 def _refusal(function: Callable[..., Any], error: Exception) -> UnsupportedError:
     code = function.__code__
+    remedy = "A GPU would not run it either: mend what the message names."
+    if "ExternFunction" in str(error):
+        remedy = "Its code lies in another library: write it as a device function in Python."
     named = re.findall(r'File "([^"]+)", line (\d+)', str(error))
     lines = [int(line) for file, line in named if Path(file).name == Path(code.co_filename).name]
     return UnsupportedError(
         f"Numba cannot compile {function.__name__}: {_summary(str(error))}.",
-        "A GPU would not run it either: mend what the message names.",
+        remedy,
         code.co_filename,
         lines[-1] if lines else code.co_firstlineno,
     )

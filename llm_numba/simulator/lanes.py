@@ -4,8 +4,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from llm_numba.simulator.atomics import Update, apply_in_order
 from llm_numba.simulator.memory import Buffer, View
-from llm_numba.simulator.values import take, widen
+from llm_numba.simulator.values import narrow, take, widen
 
 if TYPE_CHECKING:
     from llm_numba.simulator.machine import Machine
@@ -187,8 +188,7 @@ class Lanes:
         offset = view.locate(self, index)[0]
         buffer, dtype = view.buffer, view.dtype
         cell = self.cells(buffer, offset, dtype.itemsize)
-        if value.dtype != dtype:
-            value = value.astype(dtype)
+        value = narrow(value, dtype)
         if isinstance(value, np.ndarray) and not isinstance(cell, np.ndarray):
             cell = self.vector(cell)  # many threads, one element: the last one stays
         if self.machine.watched:
@@ -225,15 +225,16 @@ class Lanes:
         view.buffer.typed(view.dtype)[cell] = value
         self.machine.progress += 1
 
-    def atomic(self, view: View, index: Any, update: Any) -> Any:
+    def atomic(self, view: View, index: Any, update: Update, *operands: Any) -> Any:
         """Read and replace an element for one thread after the other.
 
         Parameters
         ----------
         view : View
         index : int or tuple of int registers
-        update : callable
-            ``update(old, thread)`` returns the new element; ``thread`` counts from 0 to n - 1.
+        update : Update
+        *operands : registers
+            What the update takes beside the element.
 
         Returns
         -------
@@ -246,19 +247,10 @@ class Lanes:
         order = self.machine.order_of(self.n)
         if self.machine.watched:
             self.machine.watch(self, "atomic", view, offset, cell, dtype.itemsize, order)
-        memory = view.buffer.typed(dtype)
-        before = np.empty(self.n, register_dtype_of(dtype))
-        places = self.vector(cell)
-        for thread in order:
-            old = memory[places[thread]]
-            before[thread] = old
-            new = update(old, thread)
-            if new != old:
-                memory[places[thread]] = new
-                self.machine.progress += 1
-        return before
-
-
-def register_dtype_of(dtype: np.dtype) -> np.dtype:
-    """Return the dtype of a register that holds elements of a dtype."""
-    return widen(np.zeros((), dtype)[()]).dtype
+        memory, places = view.buffer.typed(dtype), self.vector(cell)
+        held = memory[places]
+        values = tuple(self.vector(narrow(each, dtype)) for each in operands)
+        found = apply_in_order(memory, places, values, update, np.asarray(order))
+        if memory[places].tobytes() != held.tobytes():
+            self.machine.progress += 1
+        return widen(found)

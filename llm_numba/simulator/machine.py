@@ -200,6 +200,7 @@ class Machine(Layout):
         self.alive[group.ids] = False
         self.exited_of_block += np.bincount(self.block_of[group.ids], minlength=self.blocks)
         self.barriers.check_exit(group)
+        self.collectives.check_ended()
         return STOPPED
 
     def raised(self, group: Lanes, message: str) -> int:

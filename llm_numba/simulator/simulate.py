@@ -72,6 +72,7 @@ def simulate(
         raise UnsupportedError(
             f"{kernel!r} is no kernel.", "Pass a function decorated with @cuda.jit."
         )
+    _check_block(block)
     parameters = kernel.py_func.__code__.co_argcount
     if len(args) != parameters:
         raise UnsupportedError(
@@ -80,7 +81,7 @@ def simulate(
         )
     kinds = tuple(_kernel_type(value) for value in args)
     prepared = prepare(kernel, kinds, fine=schedule == "random")
-    _check_limits(prepared, block, shared_bytes)
+    _check_shared(prepared, shared_bytes)
     buffers: dict[int, Buffer] = {}
     values = [
         _kernel_value(value, kind, buffers, name)
@@ -146,13 +147,16 @@ def _shape_name(extents: tuple[int, int, int]) -> str:
     return " x ".join(map(str, extents[:axes]))
 
 
-def _check_limits(kernel: Kernel, block: tuple[int, int, int], shared_bytes: int) -> None:
+def _check_block(block: tuple[int, int, int]) -> None:
     threads = int(np.prod(block))
     if threads > MAX_THREADS or block[2] > 64:
         raise UnsupportedError(
             f"A block of {_shape_name(block)} threads is more than the hardware runs.",
             f"Use at most {MAX_THREADS} threads in a block, and at most 64 along z.",
         )
+
+
+def _check_shared(kernel: Kernel, shared_bytes: int) -> None:
     total = kernel.shared_bytes + shared_bytes
     if total > MAX_SHARED_BYTES:
         raise UnsupportedError(

@@ -1,14 +1,13 @@
-"""Twins of what `numba.cuda` offers: shuffles, votes, atomics, fences, bits."""
+"""Twins of what `numba.cuda` offers: shuffles, votes, fences, bits."""
 
-import operator
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 from numba import cuda
 
+from llm_numba.simulator import bits
 from llm_numba.simulator.lanes import WARP, Lanes
-from llm_numba.simulator.memory import View
 from llm_numba.simulator.twins import twin
 
 _BITS = np.left_shift(np.int64(1), np.arange(WARP))
@@ -88,16 +87,16 @@ def _match_all(lanes: Lanes, mask: Any, value: Any) -> Any:
 
 
 def _equal_lanes(lanes: Lanes, value: Any) -> np.ndarray:
-    bits = lanes.vector(value)
-    if bits.dtype.kind == "f":
-        bits = bits.view(f"u{bits.dtype.itemsize}").astype(np.int64)
-    matrix = lanes.by_warp(bits)
-    equal = matrix[lanes.warps.row] == bits[:, None]
+    pattern = lanes.vector(value)
+    if pattern.dtype.kind == "f":
+        pattern = pattern.view(f"u{pattern.dtype.itemsize}").astype(np.int64)
+    matrix = lanes.by_warp(pattern)
+    equal = matrix[lanes.warps.row] == pattern[:, None]
     return (equal * _BITS).sum(axis=1) & lanes.warps.active[lanes.warps.row]
 
 
-def _as_int32(bits: Any) -> Any:
-    return np.asarray(bits).astype(np.int32).astype(np.int64)
+def _as_int32(mask: Any) -> Any:
+    return np.asarray(mask).astype(np.int32).astype(np.int64)
 
 
 @twin(cuda.activemask)
@@ -130,103 +129,20 @@ def _nanosleep(lanes: Lanes, nanoseconds: Any) -> None:
     """Time does not pass in the simulator: others run when this thread waits."""
 
 
-# -- Atomics -------------------------------------------------------------------------------------
+# -- Bits ------------------------------------------------------------------------------------------
 
 
-def _atomic(combine: Callable[[Any, Any], Any]) -> Callable[..., Any]:
-    def function(lanes: Lanes, array: View, index: Any, value: Any) -> Any:
-        values = lanes.vector(value).astype(array.dtype)
-        return lanes.atomic(array, index, lambda old, thread: combine(old, values[thread]))
+def _with_width(function: Callable[[Any, int], Any]) -> Callable[..., Any]:
+    def compute(lanes: Lanes, value: Any, *, signature: Any) -> Any:
+        return function(value, signature.args[0].bitwidth)
 
-    return function
-
-
-def _nan_aware(choose: Callable[[Any, Any], Any]) -> Callable[[Any, Any], Any]:
-    def combine(old: Any, new: Any) -> Any:
-        if old != old or new != new:
-            return old + new
-        return choose(old, new)
-
-    return combine
+    return compute
 
 
-for _operation, _combine in {
-    cuda.atomic.add: operator.add,
-    cuda.atomic.sub: operator.sub,
-    cuda.atomic.max: _nan_aware(max),
-    cuda.atomic.min: _nan_aware(min),
-    cuda.atomic.nanmax: np.fmax,
-    cuda.atomic.nanmin: np.fmin,
-    cuda.atomic.and_: operator.and_,
-    cuda.atomic.or_: operator.or_,
-    cuda.atomic.xor: operator.xor,
-    cuda.atomic.exch: lambda old, new: new,
-    cuda.atomic.inc: lambda old, limit: type(old)(0) if old >= limit else type(old)(old + 1),
-    cuda.atomic.dec: lambda old, limit: limit if old == 0 or old > limit else type(old)(old - 1),
-}.items():
-    twin(_operation, loads=True)(_atomic(_combine))
-
-
-@twin(cuda.atomic.cas, loads=True)
-def _cas(lanes: Lanes, array: View, index: Any, expected: Any, new: Any) -> Any:
-    wanted = lanes.vector(expected).astype(array.dtype)
-    values = lanes.vector(new).astype(array.dtype)
-    return lanes.atomic(
-        array, index, lambda old, thread: values[thread] if old == wanted[thread] else old
-    )
-
-
-@twin(cuda.atomic.compare_and_swap, loads=True)
-def _compare_and_swap(lanes: Lanes, array: View, expected: Any, new: Any) -> Any:
-    return _cas(lanes, array, np.int64(0), expected, new)
-
-
-# -- Bits ----------------------------------------------------------------------------------------
-
-
-def _width(signature: Any) -> int:
-    return signature.args[0].bitwidth
-
-
-def _unsigned(value: Any, bits: int) -> Any:
-    return np.asarray(value).astype(f"u{bits // 8}").astype(np.uint64)
-
-
-@twin(cuda.popc, typed=True)
-def _popc(lanes: Lanes, value: Any, *, signature: Any) -> Any:
-    return np.bitwise_count(_unsigned(value, _width(signature))).astype(np.int64)
-
-
-@twin(cuda.clz, typed=True)
-def _clz(lanes: Lanes, value: Any, *, signature: Any) -> Any:
-    bits = _width(signature)
-    return np.int64(bits) - _bit_length(_unsigned(value, bits), bits)
-
-
-@twin(cuda.ffs, typed=True)
-def _ffs(lanes: Lanes, value: Any, *, signature: Any) -> Any:
-    bits = _width(signature)
-    value = _unsigned(value, bits)
-    lowest = value & (~value + np.uint64(1))
-    return _bit_length(lowest, bits)
-
-
-@twin(cuda.brev, typed=True)
-def _brev(lanes: Lanes, value: Any, *, signature: Any) -> Any:
-    bits = _width(signature)
-    value = _unsigned(value, bits)
-    result = np.zeros_like(value)
-    for place in range(bits):
-        bit = (value >> np.uint64(place)) & np.uint64(1)
-        result = result | bit << np.uint64(bits - 1 - place)
-    return result
-
-
-def _bit_length(value: Any, bits: int) -> Any:
-    length = np.zeros(np.shape(value), np.int64)
-    for place in range(bits):
-        length = np.where(value >> np.uint64(place) != 0, place + 1, length)
-    return length[()]
+twin(cuda.popc, typed=True)(_with_width(bits.population))
+twin(cuda.clz, typed=True)(_with_width(bits.leading_zeros))
+twin(cuda.ffs, typed=True)(_with_width(bits.first_set))
+twin(cuda.brev, typed=True)(_with_width(bits.reverse))
 
 
 @twin(cuda.selp)
