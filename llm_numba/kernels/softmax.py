@@ -270,7 +270,7 @@ LADDER = Ladder(
             "vectorised",
             "16 bytes a load, the row kept in registers: one read of x.",
             _plan_vectorised,
-            (softmax_held, softmax_long),
+            (softmax_held, softmax_long, softmax_online),
         ),
     ),
     operands=_operands,

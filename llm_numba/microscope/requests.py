@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from llm_numba.simulator import LineReport, Report, Request
-from llm_numba.simulator.costs import BANKS, SECTOR, WORD, ideal_sectors, ideal_wavefronts
+from llm_numba.simulator.costs import BANKS, SECTOR, WORD, ideal_sectors, wavefronts
 from llm_numba.simulator.lanes import WARP
 
 
@@ -129,5 +129,6 @@ def touched_sectors(request: Request) -> list[Sector]:
 
 def _ideal(request: Request) -> int:
     addresses = np.array([[-1 if each is None else each for each in request.addresses]])
-    count = ideal_sectors if request.space == "global" else ideal_wavefronts
-    return int(count(addresses, request.size)[0])
+    if request.space == "global":
+        return int(ideal_sectors(addresses, request.size)[0])
+    return int(wavefronts(addresses, request.size)[2][0])
