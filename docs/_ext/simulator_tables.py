@@ -1,4 +1,4 @@
-"""What the simulator was measured against: Numba's own simulator, and a GPU's counters.
+"""What the simulator was measured against: Numba's own simulator, a GPU's counters and results.
 
 ::
 
@@ -7,6 +7,8 @@
     ```{simulator-counters} simulator_counters_*.json
     ```
     ```{simulator-deviations} simulator_counters_*.json
+    ```
+    ```{gpu-tests} gpu_tests_*.json
     ```
     {counters}`simulator_counters_*.json equal`
 """
@@ -124,10 +126,33 @@ class Counters(SphinxRole):
         return [nodes.Text(f"{known[kind]:,}")], []
 
 
+class GPUTests(SphinxDirective):
+    """A row for each file of tests that ran on a GPU, and their sums."""
+
+    required_arguments = 1
+
+    def run(self) -> list[nodes.Node]:
+        """Parse the generated Markdown in place."""
+        record = load(self.env, self.arguments[0])
+        lines = ["| tests | passed | failed | skipped |", f"| --- {'| --: ' * 3}|"]
+        sums = {"name": "all", **record["totals"]}
+        for row in [each for each in record["results"] if each["passed"] or each["failed"]] + [
+            sums
+        ]:
+            failed = row["failed"] + row["errors"]
+            lines.append(
+                f"| `{row['name']}` | {row['passed']:,} | {failed:,} | {row['skipped']:,} |"
+            )
+        settings = record["settings"]["tests"]
+        lines += ["", "{.provenance}", f"`{settings}`; {on_gpu(record)}"]
+        return self.parse_text_to_nodes("\n".join(lines))
+
+
 def setup(app: Sphinx) -> dict[str, Any]:
     """Register the directives and the role."""
     app.add_directive("simulator-speed", SimulatorSpeed)
     app.add_directive("simulator-counters", SimulatorCounters)
     app.add_directive("simulator-deviations", SimulatorDeviations)
+    app.add_directive("gpu-tests", GPUTests)
     app.add_role("counters", Counters())
     return {"parallel_read_safe": True, "parallel_write_safe": True}
