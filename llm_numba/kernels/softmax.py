@@ -6,9 +6,9 @@ x is [M, N], float32, float16 or bfloat16 in memory, float32 in registers. What 
 as :math:`-\infty`; a row without anything left gives zeros. NaN or :math:`+\infty` makes its row
 NaN, as in :func:`llm_numba.reference.softmax`.
 
-GPUs have an instruction for :math:`2^x` and none for :math:`e^x`. So the launcher multiplies the
-scale by :math:`\log_2 e`, all powers are of two, and an exponential costs one ``ex2.approx`` in
-place of the six instructions of ``math.exp``.
+GPUs have an instruction for :math:`2^x`, ``ex2.approx``, and none for :math:`e^x`. So the launcher
+multiplies the scale by :math:`\log_2 e` and all powers are of two: ``math.exp2`` is four machine
+instructions on sm_90 where ``math.exp`` is eight.
 
 About 5 M N operations for 2 M N numbers moved: memory is the ceiling. The fewest bytes are one
 read of x and one write of y, and each step of the ladder comes closer:
