@@ -18,7 +18,7 @@ from matplotlib.patches import Rectangle
 from llm_numba.microscope.requests import (
     Witness,
     bank_words,
-    lanes_together,
+    served_together,
     touched_sectors,
     worst_request,
 )
@@ -185,9 +185,8 @@ def _draw_banks(axes: Axes, worst: Witness) -> tuple[str, str]:
         cells = [(bank, lane) for lane, bank in np.argwhere(met == words)]
         heat = 0.45 + 0.55 * math.log2(words) / math.log2(WARP)
         _fill(axes, cells, *((GOOD, 1.0) if words == 1 else (BAD, heat)))
-    together = lanes_together(request)
-    for lane in range(together, WARP, together):
-        axes.axhline(lane, color=LINE, linewidth=0.6)
+    for group in served_together(request)[1:]:
+        axes.axhline(group.start, color=LINE, linewidth=0.6)
     return counted(
         request.ways, "way"
     ), f"{counted(request.cost, 'wavefront')}, ideally {worst.ideal}"

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from llm_numba.simulator import LineReport, Report, Request
-from llm_numba.simulator.costs import BANKS, SECTOR, WORD, ideal_sectors, wavefronts
+from llm_numba.simulator.costs import BANKS, SECTOR, WORD, ideal_sectors, lane_groups, wavefronts
 from llm_numba.simulator.lanes import WARP
 
 
@@ -90,12 +90,11 @@ def bank_words(request: Request) -> np.ndarray:
         together want of this bank: 1 is free of conflicts.
     """
     words_each = max(request.size // WORD, 1)
-    together = lanes_together(request)
     met = np.zeros((WARP, BANKS), int)
-    for first in range(0, WARP, together):
+    for lanes in served_together(request):
         touches = [
             (lane, request.addresses[lane] // WORD + word)
-            for lane in range(first, first + together)
+            for lane in lanes
             if request.addresses[lane] is not None
             for word in range(words_each)
         ]
@@ -106,9 +105,9 @@ def bank_words(request: Request) -> np.ndarray:
     return met
 
 
-def lanes_together(request: Request) -> int:
-    """Return how many lanes shared memory serves at a time: 8 bytes a lane go by half-warps."""
-    return WARP // max(request.size // WORD, 1)
+def served_together(request: Request) -> list[range]:
+    """Return the lanes that share passes over the banks: all, or parts of the warp."""
+    return lane_groups(_addresses(request), request.size)
 
 
 def touched_sectors(request: Request) -> list[Sector]:
@@ -127,8 +126,12 @@ def touched_sectors(request: Request) -> list[Sector]:
     return [Sector(tuple(lanes[index]), len(used[index])) for index in sorted(lanes)]
 
 
+def _addresses(request: Request) -> np.ndarray:
+    return np.array([-1 if each is None else each for each in request.addresses])
+
+
 def _ideal(request: Request) -> int:
-    addresses = np.array([[-1 if each is None else each for each in request.addresses]])
+    addresses = _addresses(request)[None]
     if request.space == "global":
         return int(ideal_sectors(addresses, request.size)[0])
     return int(wavefronts(addresses, request.size)[2][0])

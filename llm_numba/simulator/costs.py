@@ -132,6 +132,32 @@ def wavefronts(addresses: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray
     )
 
 
+def lane_groups(addresses: np.ndarray, size: int) -> list[range]:
+    """Return the lanes of one shared request that share passes.
+
+    Parameters
+    ----------
+    addresses : int64 [32]
+        As for :func:`wavefronts`.
+    size : int
+
+    Returns
+    -------
+    list of range
+        The whole warp, its halves or its quarters; they need not be equally long.
+    """
+    if size <= WORD:
+        return [range(WARP)]
+    span = 2 * WARP * WORD // size
+    groups = []
+    for first in range(0, WARP, span):
+        lanes = np.where(addresses < 0, _NOBODY, addresses // WORD)[None, first : first + span]
+        paired = _come_in_pairs(lanes, 1) | _come_in_pairs(lanes, 2)
+        step = span if paired[0] else span // 2
+        groups += [range(start, start + step) for start in range(first, first + span, step)]
+    return groups
+
+
 def _come_in_pairs(spans: np.ndarray, distance: int) -> np.ndarray:
     """Tell whether lanes that are some distance apart want the same, as far as they want."""
     partner = spans[:, np.arange(spans.shape[1]) ^ distance]

@@ -7,7 +7,6 @@ from hypothesis import strategies as st
 
 from llm_numba.microscope.requests import (
     bank_words,
-    lanes_together,
     touched_sectors,
     worst_request,
 )
@@ -60,7 +59,8 @@ def test_halves_of_one_word_are_no_conflict():
 @pytest.mark.parametrize(("size", "together"), [(1, 32), (4, 32), (8, 16), (16, 8)])
 def test_wide_accesses_go_by_parts_of_the_warp(size, together):
     request = shared((size * lane for lane in LANES), size)
-    assert lanes_together(request) == together
+    groups = rules.lane_groups(np.array(request.addresses), size)
+    assert [len(group) for group in groups] == [together] * (32 // together)
     met = bank_words(request)
     assert met.max() == 1  # parts that are served one after the other do not conflict
     assert (np.count_nonzero(met, axis=1) == max(size // 4, 1)).all()
@@ -79,7 +79,7 @@ lanes = st.lists(st.none() | st.integers(0, 300), min_size=32, max_size=32)
 def test_the_worst_bank_is_the_one_that_the_simulator_counts(size, places):
     request = shared([None if each is None else each * size for each in places], size)
     addresses = np.array([[-1 if each is None else each for each in request.addresses]])
-    _, ways = rules.wavefronts(addresses, size)
+    _, ways, _ = rules.wavefronts(addresses, size)
     assert bank_words(request).max() == ways[0]
 
 
