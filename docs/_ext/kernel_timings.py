@@ -4,8 +4,11 @@
 
     ```{ladder-timings} softmax/float32, softmax/bfloat16
     ```
+    ```{ladder-summary}
+    ```
 
-names points of the benchmark, a table each.
+The first names points of the benchmark, a table each. The second has a row for each point, with its
+first and its last step.
 """
 
 from typing import Any
@@ -39,6 +42,34 @@ class LadderTimings(SphinxDirective):
         return self.parse_text_to_nodes("\n".join(lines))
 
 
+class LadderSummary(SphinxDirective):
+    """A row for each point: where its ladder begins, where it ends."""
+
+    def run(self) -> list[nodes.Node]:
+        """Parse the generated Markdown in place."""
+        record = load(self.env, RECORDS)
+        results = {each["name"]: each for each in record["results"]}
+        points = dict.fromkeys(name.rpartition("/")[0] for name in results if name.count("/") == 2)
+        lines = ["| operation | first step | last step | of the copy | of PyTorch |",
+                 "| --- " + "| --: " * 4 + "|"]  # fmt: skip
+        for point in points:
+            steps = [name for name in results if name.rpartition("/")[0] == point]
+            first, *_, last = [name for name in steps if not name.endswith("/pytorch")]
+            share, ratio = results.get(f"of_copy/{last}"), results.get(f"of_pytorch/{last}")
+            of_copy = f"{figure(share['median'])} %" if share else ""
+            of_pytorch = f"{figure(ratio['median'])} x" if ratio else ""
+            lines.append(
+                f"| `{point}` | {_speed(results[first])} | {_speed(results[last])} "
+                f"| {of_copy} | {of_pytorch} |"
+            )
+        lines += ["", "{.provenance}", on_gpu(record)]
+        return self.parse_text_to_nodes("\n".join(lines))
+
+
+def _speed(result: dict[str, Any]) -> str:
+    return f"{figure(result['median'])} {result['unit']}"
+
+
 def _table(point: str, results: dict[str, dict[str, Any]], eager: str | None) -> list[str]:
     steps = [name.rpartition("/")[2] for name in results if name.rpartition("/")[0] == point]
     if not steps:
@@ -66,4 +97,5 @@ def _table(point: str, results: dict[str, dict[str, Any]], eager: str | None) ->
 def setup(app: Sphinx) -> dict[str, Any]:
     """Register the directive."""
     app.add_directive("ladder-timings", LadderTimings)
+    app.add_directive("ladder-summary", LadderSummary)
     return {"parallel_read_safe": True, "parallel_write_safe": True}

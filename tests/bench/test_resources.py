@@ -1,8 +1,11 @@
 """The record of what kernels take of a GPU: which rows it has, and what is in one."""
 
 import pytest
+from typer.testing import CliRunner
 
 from llm_numba.bench import resources as bench
+from llm_numba.bench.record import read_record
+from llm_numba.cli.app import app
 from llm_numba.errors import LLMNumbaError
 from llm_numba.microscope import find_ladders
 from llm_numba.runtime.offline import Resources, capability_name, compiler_problem
@@ -61,3 +64,19 @@ def test_the_compiler_is_asked():
     rows = list(bench.measure(["saxpy"]))
     assert all(1 <= count <= 255 for row in rows for count in row["registers"].values())
     assert not any(spilled for row in rows for spilled in row["spill_bytes"].values())
+
+
+@pytest.mark.usefixtures("_no_compiler")
+def test_the_command_writes_a_record_and_prints_it(tmp_path):
+    path = tmp_path / "resources.json"
+    arguments = ["bench", "resources", "--only", "transpose", "--out", str(path)]
+    printed = CliRunner().invoke(app, arguments, env={"COLUMNS": "120"})
+    assert printed.exit_code == 0
+    record = read_record(path)
+    assert record["benchmark"] == "resources"
+    assert record["settings"]["only"] == ["transpose"]
+    assert [row["name"] for row in record["results"]][:2] == [
+        "transpose/naive/float32/naive",
+        "transpose/naive/float16/naive",
+    ]
+    assert "transpose/swizzled/bfloat16/swizzled" in printed.stdout
