@@ -78,7 +78,8 @@ def _table(point: str, results: dict[str, dict[str, Any]], eager: str | None) ->
     against = eager is not None and f"of_pytorch/{point}/{steps[-1]}" in results
     shape = results[f"{point}/{steps[-1]}"]["shape"]
     sizes = ", ".join(f"{axis} = {n:,}" for axis, n in shape.items() if axis not in _NOT_SIZES)
-    headings = [f"{shape['dtype']}, {sizes}", "µs", "GB/s" if memory else "TFLOP/s"]
+    operation = point.partition("/")[0]
+    headings = [f"`{operation}`, {shape['dtype']}, {sizes}", "µs", "GB/s" if memory else "TFLOP/s"]
     headings += ["of the copy"] * memory + [f"of `{eager}`"] * against
     lines = [f"| {' | '.join(headings)} |", f"| --- {'| --: ' * (len(headings) - 1)}|"]
     for step in steps:
