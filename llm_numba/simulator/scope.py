@@ -72,6 +72,8 @@ class Scope:
         self.known: dict[str, Any] = {}
         self.constants: dict[str, Constant] = {}
         self.registers: dict[str, int] = {}
+        # Local arrays: no other thread can touch them.
+        self.private: set[str] = set()
         self.products: dict[str, tuple[list[Any], Any]] = {}
         self.reads: set[int] = set()
         self.block = start
@@ -226,6 +228,8 @@ class Scope:
 
     def copy(self, target: ir.Var, value: ir.Var, kind: Any) -> None:
         """Bind one variable to another, converted to a type."""
+        if value.name in self.private:
+            self.private.add(target.name)
         if value.name in self.known:
             self.known[target.name] = self.known[value.name]
         elif value.name in self.constants and target.name in self.assigned_once:

@@ -1,0 +1,64 @@
+"""Every step of every ladder in adversarial orders: no order gives a fault or another result."""
+
+import importlib
+import pkgutil
+
+import numpy as np
+import pytest
+
+import llm_numba.kernels
+from llm_numba.kernels.ladder import Ladder
+from llm_numba.simulator import simulate
+
+# Small, and no multiple of anything: tails and partial warps everywhere.
+SHAPES = {1: (67,), 2: (3, 45), 3: (5, 9, 19)}
+
+
+def ladders() -> list[Ladder]:
+    found = {}
+    for module in pkgutil.walk_packages(llm_numba.kernels.__path__, "llm_numba.kernels."):
+        members = vars(importlib.import_module(module.name)).values()
+        found |= {id(each): each for each in members if isinstance(each, Ladder)}
+    return list(found.values())
+
+
+STEPS = [
+    pytest.param(ladder, step, id=f"{ladder.name}-{step.name}")
+    for ladder in ladders()
+    for step in ladder.steps
+]
+LONGEST = "gemm-register_tile"
+
+
+def run(ladder, step, **options):
+    operands = ladder.operands(SHAPES[len(ladder.example)], np.dtype(ladder.dtypes[0]), 0)
+    want = ladder.expect(**operands)
+    for launch in step.plan(**operands):
+        simulate(*launch, explain=False, **options)
+    return operands, want
+
+
+def hold(ladder, step, seeds):
+    straight, want = run(ladder, step)
+    for seed in seeds:
+        operands, _ = run(ladder, step, schedule="random", seed=seed)
+        for name in want:
+            # Float atomics aside, of which no ladder has any, order must not show in a single bit.
+            np.testing.assert_array_equal(operands[name], straight[name])
+
+
+def test_there_are_ladders():
+    assert len(STEPS) > 30
+
+
+@pytest.mark.parametrize(("ladder", "step"), [each for each in STEPS if each.id != LONGEST])
+def test_two_orders(ladder, step):
+    hold(ladder, step, range(2))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("ladder", "step"), STEPS)
+def test_fifty_orders(ladder, step, request):
+    # One order of the register tile takes some ten seconds: 64 outputs a thread, 256 threads.
+    orders = 4 if request.node.callspec.id == LONGEST else 50
+    hold(ladder, step, range(orders))
