@@ -10,6 +10,11 @@
     ```
     {bench}`cpu_*.json decode/batch=1`
 
+    ::::{if-record} kernels_*.json
+    ## On a GPU
+    ...
+    ::::
+
 The first names a record (of several that match, the newest) and the results to show. Beneath stands
 what made it: command, machine, packages, commit. Nobody types a figure from a record.
 """
@@ -32,12 +37,8 @@ from sphinx.util.docutils import SphinxDirective, SphinxRole
 RESULTS = Path(__file__).parents[1] / "results"
 
 
-def load(env: BuildEnvironment, pattern: str) -> dict[str, Any]:
-    """Read the newest record whose file name matches.
-
-    ``simulator_*.json`` are records of the benchmark ``simulator``, and not those of
-    ``simulator_counters``.
-    """
+def find(env: BuildEnvironment, pattern: str) -> list[dict[str, Any]]:
+    """Read all records of a benchmark whose file names match."""
     benchmark = pattern.removesuffix(".json").removesuffix("_*")
     records = []
     for path in sorted(RESULTS.glob(pattern)):
@@ -45,6 +46,16 @@ def load(env: BuildEnvironment, pattern: str) -> dict[str, Any]:
         if record.get("benchmark") == benchmark:
             env.note_dependency(str(path))
             records.append({**record, "file": f"docs/results/{path.name}"})
+    return records
+
+
+def load(env: BuildEnvironment, pattern: str) -> dict[str, Any]:
+    """Read the newest record whose file name matches.
+
+    ``simulator_*.json`` are records of the benchmark ``simulator``, and not those of
+    ``simulator_counters``.
+    """
+    records = find(env, pattern)
     if not records:
         raise ExtensionError(f"no record docs/results/{pattern}; `llm-numba bench` writes one")
     return max(records, key=lambda record: record["date"])
@@ -93,6 +104,19 @@ def on_gpu(record: dict[str, Any]) -> str:
         f"`{shlex.join(record['command'])}` on {gpu['name']}, driver {gpu['driver']}; "
         f"{origin(record)}"
     )
+
+
+class IfRecord(SphinxDirective):
+    """Sections on what takes a GPU, or quiet minutes, to measure: only if there is a record."""
+
+    required_arguments = 1
+    has_content = True
+
+    def run(self) -> list[nodes.Node]:
+        """Parse the content, headings too, or leave it out."""
+        if not find(self.env, self.arguments[0]):
+            return []
+        return self.parse_content_to_nodes(allow_section_headings=True)
 
 
 class BenchTable(SphinxDirective):
@@ -176,6 +200,7 @@ class WeightTraffic(SphinxRole):
 
 def setup(app: Sphinx) -> dict[str, Any]:
     """Register the directives and the role."""
+    app.add_directive("if-record", IfRecord)
     app.add_directive("bench-table", BenchTable)
     app.add_directive("bench-bars", BenchBars)
     app.add_role("bench", BenchFigure())
