@@ -68,6 +68,7 @@ def apply_in_order(
     if update.accumulate is not None and len(starts) <= counts.max():
         for cell, threads in zip(cells[starts], np.split(sequence, starts[1:]), strict=True):
             contents = update.accumulate(np.append(memory[cell], operands[0][threads]))
+            contents = contents.astype(memory.dtype)  # NumPy sums narrow integers in wide ones
             found[threads] = contents[:-1]
             memory[cell] = contents[-1]
         return found
