@@ -12,6 +12,7 @@ import ml_dtypes
 import numpy as np
 from numba.cuda import types
 
+from llm_numba.simulator.bits import population
 from llm_numba.simulator.powers import power
 from llm_numba.simulator.rounding import from_integer, fused_multiply_add, round_to
 from llm_numba.simulator.values import float_to_int, register_dtype, saturate_to_int, wrap
@@ -127,6 +128,11 @@ def _cast_to_integer(
         want.minval <= have.minval and have.maxval <= want.maxval
     )
     return source if holds_all else f"wrap({source}, {want.bitwidth}, {want.signed})"
+
+
+def converted(value: Any, have: Any, want: Any) -> Any:
+    """Convert a register from one Numba type to another."""
+    return eval(cast("value", have, want), NAMESPACE, {"value": value})
 
 
 # -- Operators -----------------------------------------------------------------------------------
@@ -269,6 +275,7 @@ NAMESPACE |= {
     "floor_divide": floor_divide,
     "fma": fused_multiply_add,
     "from_integer": from_integer,
+    "population": population,
     "power": power,
     "round_to": round_to,
     "saturate_to_int": saturate_to_int,

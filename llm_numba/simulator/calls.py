@@ -8,6 +8,7 @@ from numba import cuda
 from numba.cuda import types, vector_types
 from numba.cuda.core import ir
 
+from llm_numba.simulator.arguments import pass_on, positional, sources
 from llm_numba.simulator.arithmetic import cast, dtype_name
 from llm_numba.simulator.collectives import Operation
 from llm_numba.simulator.frontend import type_function
@@ -20,6 +21,11 @@ if TYPE_CHECKING:
 
 _DEEPEST_CALL = 64
 _MAX_STATIC_SHARED = 48 * 1024
+_NUMBER_METHODS = {
+    "conjugate": "np.conjugate({0})",
+    "bit_count": "population({0}, {1.bitwidth})",
+    "item": "{0}",
+}
 
 Emitter = Callable[["Scope", ir.Var, list[Any], Any], None]
 _emitters: dict[Any, Emitter] = {}
@@ -47,7 +53,11 @@ def translate_call(scope: "Scope", target: ir.Var, value: ir.Expr) -> None:
         scope.known[target.name] = scope.known[value.func.name]
         return
     function = scope.known.get(value.func.name, getattr(kind, "typing_key", None))
-    arguments = _positional(value, signature)
+    arguments = positional(scope, value, signature)
+    if isinstance(kind, types.NamedTupleClass):
+        parts = sources(scope, arguments, signature.args)
+        scope.assign(target, f"({''.join(f'{part}, ' for part in parts)})")
+        return
     if isinstance(kind, types.Dispatcher):
         _lay_in(scope, target, kind.dispatcher.py_func, arguments, signature)
     elif isinstance(function, Method):
@@ -77,36 +87,6 @@ def _is_known(table: dict[Any, Any], key: Any) -> bool:
         return False
 
 
-def _positional(value: ir.Expr, signature: Any) -> list[Any]:
-    """Bring keyword arguments into their places; an omitted one is its default."""
-    given = list(value.args)
-    if value.vararg is not None:
-        given.append(value.vararg)
-    keywords = dict(value.kws)
-    if signature.pysig is None or not (keywords or len(given) < len(signature.args)):
-        return given + list(keywords.values())
-    arguments = []
-    for place, (name, parameter) in enumerate(signature.pysig.parameters.items()):
-        if place < len(given):
-            arguments.append(given[place])
-        elif name in keywords:
-            arguments.append(keywords[name])
-        elif place < len(signature.args):
-            arguments.append(_Default(parameter.default))
-    return arguments
-
-
-class _Default:
-    """An argument that the call leaves out."""
-
-    def __init__(self, value: Any) -> None:
-        self.value = value
-
-
-def _sources(scope: "Scope", arguments: list[Any], kinds: Any) -> list[str]:
-    return [scope.operand(each, kind) for each, kind in zip(arguments, kinds, strict=False)]
-
-
 # -- Device functions ---------------------------------------------------------------------------
 
 
@@ -120,7 +100,7 @@ def _lay_in(
         )
     typed = type_function(function, signature.args)
     passed = [
-        scope.pass_on(each, kind) for each, kind in zip(arguments, signature.args, strict=True)
+        pass_on(scope, each, kind) for each, kind in zip(arguments, signature.args, strict=True)
     ]
     start = scope.block
     after = scope.translation.block()
@@ -150,7 +130,7 @@ def _call_twin(
     assert entry is not None
     scope.emit_location()
     dtype = register_dtype(signature.return_type)
-    parts = _sources(scope, arguments, signature.args)
+    parts = sources(scope, arguments, signature.args)
     if entry.collective:
         operation = Operation(entry.function, dtype)
         scope.collective(target, operation, parts, loads=entry.loads)
@@ -166,7 +146,7 @@ def _call_twin(
 def _call_ufunc(
     scope: "Scope", target: ir.Var, function: Any, arguments: list[Any], signature: Any
 ) -> None:
-    parts = _sources(scope, arguments, signature.args)
+    parts = sources(scope, arguments, signature.args)
     dtype = dtype_name(register_dtype(signature.return_type))
     scope.assign(
         target, f"conform({scope.translation.name(function)}({', '.join(parts)}), {dtype})"
@@ -179,6 +159,10 @@ def _call_method(
     if method.name == "sync" and isinstance(scope.type(method.owner), types.GridGroup):
         scope.translation.grid_sync = True
         scope.barrier(target, "grid", None, None)
+        return
+    if method.name in _NUMBER_METHODS:
+        owner, kind = scope.use(method.owner), types.unliteral(scope.type(method.owner))
+        scope.assign(target, _NUMBER_METHODS[method.name].format(owner, kind))
         return
     if method.name not in ("view", "reshape", "ravel", "transpose"):
         raise scope.unsupported(
@@ -234,11 +218,32 @@ def _range(scope: "Scope", target: ir.Var, arguments: list[Any], signature: Any)
     )
 
 
+@emits(enumerate)
+def _enumerate(scope: "Scope", target: ir.Var, arguments: list[Any], signature: Any) -> None:
+    source, *start = [scope.operand(each, None) for each in arguments]
+    scope.assign(target, f"enumerated({source}, {start[0] if start else 'np.int64(0)'})")
+
+
+def _iterator(name: str) -> Emitter:
+    def emitter(scope: "Scope", target: ir.Var, arguments: list[Any], signature: Any) -> None:
+        scope.assign(target, f"{name}({', '.join(sources(scope, arguments, signature.args))})")
+
+    return emitter
+
+
+_emitters[iter] = _iterator("iterate")
+_emitters[zip] = _iterator("zipped")
+_emitters[np.ndindex] = _iterator("indices")
+_emitters[np.ndenumerate] = _iterator("index_pairs")
+
+
 @emits(len)
 def _len(scope: "Scope", target: ir.Var, arguments: list[Any], signature: Any) -> None:
     kind = types.unliteral(scope.type(arguments[0]))
     if isinstance(kind, types.BaseTuple):
         scope.set_constant(target, len(kind))
+    elif not isinstance(kind, types.Array):
+        raise scope.unsupported(f"the length of {kind} cannot be simulated.", "Use a number.")
     else:
         scope.assign(target, f"{scope.use(arguments[0])}.shape[0]")
 
@@ -334,6 +339,7 @@ def _local_array(scope: "Scope", target: ir.Var, arguments: list[Any], signature
     name = scope.translation.name(dtype)
     place = f"{offset}, {shape!r}, {name}, {_quoted(target)}"
     scope.assign(target, f"g.machine.local_array({place})")
+    scope.private.add(target.name)
 
 
 @emits(cuda.const.array_like)

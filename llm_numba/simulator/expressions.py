@@ -61,10 +61,8 @@ def _exhaust_iter(scope: Scope, target: ir.Var, value: ir.Expr) -> None:
 
 def _getiter(scope: Scope, target: ir.Var, value: ir.Expr) -> None:
     kind = types.unliteral(scope.type(value.value))
-    if isinstance(kind, types.RangeType):
-        scope.assign(target, scope.use(value.value))
-    elif isinstance(kind, types.BaseTuple | types.Array):
-        scope.assign(target, f"sequence({scope.use(value.value)})")
+    if isinstance(kind, types.RangeType | types.IteratorType | types.BaseTuple | types.Array):
+        scope.assign(target, f"iterate({scope.use(value.value)})")
     else:
         raise scope.unsupported(f"a loop over {kind} cannot be simulated.", "Loop over a range.")
 
@@ -97,7 +95,7 @@ def _static_getitem(scope: Scope, target: ir.Var, value: ir.Expr) -> None:
     kind = types.unliteral(scope.type(value.value))
     if isinstance(kind, types.BaseTuple):
         scope.assign(target, f"{scope.use(value.value)}[{value.index!r}]")
-    elif isinstance(kind, types.Record):
+    elif isinstance(value.index, str):
         _load_field(scope, target, value.value, value.index)
     else:
         _load(scope, target, value.value, static_index(scope, value))

@@ -1,4 +1,4 @@
-"""Loops: ``range`` and sequences as values that a step replaces by the next."""
+"""Loops: ``range``, sequences and ``enumerate`` as values that a step replaces by the next."""
 
 from typing import Any, NamedTuple
 
@@ -6,7 +6,7 @@ import numpy as np
 
 from llm_numba.simulator.arithmetic import NAMESPACE
 from llm_numba.simulator.memory import View
-from llm_numba.simulator.values import Range
+from llm_numba.simulator.values import Range, widen
 
 
 class Sequence(NamedTuple):
@@ -14,6 +14,27 @@ class Sequence(NamedTuple):
 
     items: Any
     place: Any
+
+
+class Enumerated(NamedTuple):
+    """The state of a loop over ``enumerate``."""
+
+    inner: Any
+    count: Any
+
+
+class Zipped(NamedTuple):
+    """The state of a loop over ``zip``."""
+
+    inner: tuple[Any, ...]
+
+
+class Indices(NamedTuple):
+    """The state of a loop over ``numpy.ndindex``, or ``ndenumerate`` with an array."""
+
+    shape: tuple[Any, ...]
+    place: Any
+    array: Any = None
 
 
 def make_range(*limits: Any) -> Range:
@@ -28,36 +49,93 @@ def make_range(*limits: Any) -> Range:
     return Range(start, step, count if np.ndim(count) else count[()])
 
 
-def sequence(items: Any) -> Sequence:
+def iterate(items: Any) -> Any:
     """Return the state before the first round of ``for _ in items``."""
+    if isinstance(items, Range | Sequence | Enumerated | Zipped | Indices):
+        return items
     return Sequence(items, np.int64(0))
+
+
+def enumerated(items: Any, start: Any) -> Enumerated:
+    """Return the state before the first round of a loop over ``enumerate``."""
+    return Enumerated(iterate(items), start)
+
+
+def zipped(*several: Any) -> Zipped:
+    """Return the state before the first round of a loop over ``zip``."""
+    return Zipped(tuple(map(iterate, several)))
+
+
+def indices(*shape: Any) -> Indices:
+    """Return the state before the first round of a loop over ``numpy.ndindex``."""
+    nested = len(shape) == 1 and isinstance(shape[0], tuple)
+    return Indices(tuple(shape[0] if nested else shape), np.int64(0))
+
+
+def index_pairs(array: View) -> Indices:
+    """Return the state before the first round of a loop over ``numpy.ndenumerate``."""
+    return Indices(array.shape, np.int64(0), array)
 
 
 def peek(lanes: Any, state: Any) -> tuple[Any, Any]:
     """Return the next value and whether there is one."""
     if isinstance(state, Range):
         return state.value, state.count > 0
+    if isinstance(state, Enumerated):
+        value, there = peek(lanes, state.inner)
+        return (state.count, value), there
+    if isinstance(state, Zipped):
+        values, left = zip(*(peek(lanes, each) for each in state.inner), strict=True)
+        return values, np.logical_and.reduce(np.broadcast_arrays(*left))[()]
+    if isinstance(state, Indices):
+        return _peek_index(lanes, state)
     items, place = state
     length = items.shape[0] if isinstance(items, View) else np.int64(len(items))
     there = place < length
     if not np.any(there):
-        return pick_any(items), there
+        return _any_of(items), there
     place = np.minimum(place, length - 1)
-    return (lanes.load(items, place) if isinstance(items, View) else pick(items, place)), there
+    if not isinstance(items, View):
+        return pick(items, place), there
+    whole = len(items.shape) > 1 or items.dtype.names is not None
+    return (items.part(lanes, place) if whole else lanes.load(items, place)), there
 
 
-def pick_any(items: Any) -> Any:
+def _peek_index(lanes: Any, state: Indices) -> tuple[Any, Any]:
+    size = np.int64(1)
+    for extent in state.shape:
+        size = size * extent
+    there = state.place < size
+    rest = np.minimum(state.place, np.maximum(size - 1, 0))
+    coordinates: tuple[Any, ...] = ()
+    for extent in reversed(state.shape):
+        rest, place = np.divmod(rest, np.maximum(extent, 1))
+        coordinates = (place, *coordinates)
+    if state.array is None:
+        return coordinates, there
+    value = lanes.load(state.array, coordinates) if np.any(there) else _any_of(state.array)
+    return (coordinates, value), there
+
+
+def _any_of(items: Any) -> Any:
     """Return some value of the right type, of which nobody will look at the worth."""
-    if isinstance(items, View):
-        return np.zeros((), items.dtype)[()]
-    return items[0] if items else np.int64(0)
+    if not isinstance(items, View):
+        return items[0] if items else np.int64(0)
+    if len(items.shape) > 1 or items.dtype.names is not None:
+        rest = items.shape[1:], items.strides[1:]
+        return View(items.buffer, items.offset, *rest, items.dtype, items.name)
+    return widen(np.zeros((), items.dtype)[()])
 
 
 def advance(state: Any) -> Any:
     """Return the state after a round."""
     if isinstance(state, Range):
         return Range(state.value + state.step, state.step, state.count - 1)
-    return Sequence(state.items, state.place + 1)
+    if isinstance(state, Enumerated):
+        return Enumerated(advance(state.inner), state.count + 1)
+    if isinstance(state, Zipped):
+        return Zipped(tuple(map(advance, state.inner)))
+    return state._replace(place=state.place + 1)
 
 
 def pick(items: tuple[Any, ...], place: Any) -> Any:
@@ -70,7 +148,11 @@ def pick(items: tuple[Any, ...], place: Any) -> Any:
 
 NAMESPACE |= {
     "make_range": make_range,
-    "sequence": sequence,
+    "iterate": iterate,
+    "enumerated": enumerated,
+    "zipped": zipped,
+    "indices": indices,
+    "index_pairs": index_pairs,
     "peek": peek,
     "advance": advance,
     "pick": pick,

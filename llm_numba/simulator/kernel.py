@@ -6,6 +6,7 @@ from typing import Any
 
 from llm_numba.simulator import (  # noqa: F401  (they register twins)
     iteration,
+    parts,
     twins_atomics,
     twins_cuda,
     twins_half,

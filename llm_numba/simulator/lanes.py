@@ -150,12 +150,18 @@ class Lanes:
 
     def cells(self, buffer: Buffer, offset: Any, itemsize: int) -> Any:
         """Return where elements lie in the buffer's typed array."""
-        cell = offset // itemsize
         if buffer.space == "local":
-            return cell * self.machine.threads + self.ids
+            return self._local_cells(buffer.stride, offset, itemsize)
+        cell = offset // itemsize
         if buffer.space == "shared" and self.machine.blocks > 1:
             return cell + self._mine(self.machine.block_of) * (buffer.stride // itemsize)
         return cell
+
+    def _local_cells(self, unit: int, offset: Any, itemsize: int) -> Any:
+        element = offset // unit * self.machine.threads + self.ids
+        if itemsize == unit:
+            return element
+        return element * (unit // itemsize) + offset % unit // itemsize
 
     def load(self, view: View, index: Any, count: int | None = None) -> Any:
         """Read an element for each thread.

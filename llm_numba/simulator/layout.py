@@ -107,7 +107,7 @@ class Layout:
         if offset not in self._local_arrays:
             count = int(np.prod(shape)) * self.threads
             memory = np.full(count * dtype.itemsize, _GARBAGE, np.uint8).view(dtype)
-            buffer = Buffer("local", memory, 0)
+            buffer = Buffer("local", memory, dtype.itemsize)
             if self.watched:
                 buffer.written = np.zeros(count * dtype.itemsize, np.uint8)
             self._local_arrays[offset] = View.dense(buffer, 0, shape, dtype, name)

@@ -80,10 +80,14 @@ def _array_member(scope: "Scope", target: ir.Var, value: ir.Expr) -> None:
         scope.assign(target, f"{scope.use(value.value)}.transposed()")
     elif value.attr == "dtype":
         scope.known[target.name] = element_dtype(scope.type(value.value).dtype)
-    elif value.attr in ("real", "imag"):
+    elif value.attr in ("real", "imag") or _is_field(scope.type(value.value).dtype, value.attr):
         scope.assign(target, f"{scope.use(value.value)}.field({value.attr!r})")
     else:
         raise scope.unsupported(
             f"the attribute `.{value.attr}` of an array cannot be simulated.",
             "Compute it before the launch and pass it as an argument.",
         )
+
+
+def _is_field(kind: Any, name: str) -> bool:
+    return isinstance(kind, types.Record) and name in kind.fields

@@ -27,7 +27,7 @@ class Buffer:
     space : {"global", "constant", "shared", "local"}
     data : uint8 [instances * stride] or, for local memory, of the array's dtype
     stride : int
-        Bytes of one instance.
+        Bytes of one instance; of local memory, where threads stand side by side, of one element.
     """
 
     def __init__(self, space: str, data: np.ndarray, stride: int) -> None:
@@ -61,7 +61,7 @@ class Buffer:
         if self.space == "local" and dtype == self.data.dtype:
             return self.data
         if dtype not in self._typed:
-            if self.space == "local":
+            if self.space == "local" and self.stride % dtype.itemsize:
                 raise UnsupportedError(
                     f"A local array of {self.data.dtype} is viewed as {dtype}.",
                     "Declare the local array in the type that you use.",
@@ -246,8 +246,15 @@ class View:
             offset = self.offset + (half.itemsize if name == "imag" else 0)
             return self._with(offset, self.shape, self.strides, half)
         dtype, start = self.dtype.fields[name][:2]
+        size = dtype.base.itemsize
+        if dtype.base.names is None and (start % size or self.dtype.itemsize % size):
+            raise UnsupportedError(
+                f"The field {name!r} of {self.name} is not aligned to its {size} bytes.",
+                "Make the dtype with numpy.dtype(..., align=True).",
+            )
         base = View.dense(self.buffer, 0, dtype.shape, dtype.base, self.name)
-        return self._with(self.offset + start, base.shape, base.strides, dtype.base)
+        shape, strides = self.shape + base.shape, self.strides + base.strides
+        return self._with(self.offset + start, shape, strides, dtype.base)
 
     def transposed(self) -> "View":
         """Return the view with its axes reversed."""
@@ -291,13 +298,17 @@ def _fill(index: tuple[Any, ...], ndim: int) -> tuple[Any, ...]:
 
 
 def _clip(part: slice, extent: Any) -> tuple[Any, Any, Any]:
-    step = np.int64(1 if part.step is None else part.step)
-    if step < 0:
-        start, stop, step = part.indices(int(extent))
-        return np.int64(start), np.int64(max(0, -((start - stop) // step))), np.int64(step)
-    start = np.int64(0) if part.start is None else part.start
-    stop = extent if part.stop is None else part.stop
-    start = np.clip(np.where(start < 0, start + extent, start), 0, extent)
-    stop = np.clip(np.where(stop < 0, stop + extent, stop), 0, extent)
-    length = np.maximum(0, (stop - start + step - 1) // step)
-    return start[()], length[()], step
+    """Return start, length and step of a slice, held to an axis."""
+    step = np.int64(1) if part.step is None else np.int64(part.step)
+    # Going down, a slice may end before the first element, at -1.
+    lowest, highest = (0, extent) if step > 0 else (-1, extent - 1)
+    first, last = (lowest, highest) if step > 0 else (highest, lowest)
+    start, stop = (
+        default if place is None else np.clip(np.where(place < 0, place + extent, place), *bounds)
+        for place, default, bounds in (
+            (part.start, first, (lowest, highest)),
+            (part.stop, last, (lowest, highest)),
+        )
+    )
+    length = np.maximum(0, (stop - start + step - np.sign(step)) // step)
+    return np.asarray(start)[()], np.asarray(length)[()], step

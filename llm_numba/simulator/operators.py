@@ -88,6 +88,10 @@ def _contract(
 
 
 def _identity(scope: Scope, target: ir.Var, function: Any, operands: list[Any]) -> None:
-    none = [isinstance(types.unliteral(scope.type(each)), types.NoneType) for each in operands]
-    same = none[0] and none[1]
+    kinds = [types.unliteral(scope.type(each)) for each in operands]
+    if all(isinstance(kind, types.EnumMember) for kind in kinds):
+        symbol = "==" if function is operator.is_ else "!="
+        scope.assign(target, f"({scope.use(operands[0])} {symbol} {scope.use(operands[1])})")
+        return
+    same = all(isinstance(kind, types.NoneType) for kind in kinds)
     scope.set_constant(target, same if function is operator.is_ else not same)

@@ -14,6 +14,7 @@ from llm_numba.simulator.kernel import Kernel, prepare
 from llm_numba.simulator.machine import Machine
 from llm_numba.simulator.memory import Buffer, View
 from llm_numba.simulator.report import Report
+from llm_numba.simulator.translation import as_register
 from llm_numba.simulator.values import register_dtype
 
 MAX_THREADS = 1024
@@ -185,6 +186,8 @@ def _kernel_type(value: Any) -> Any:
 
 
 def _kernel_value(value: Any, kind: Any, buffers: dict[int, Buffer], name: str) -> Any:
+    if isinstance(value, np.void):
+        value = np.asarray(value)  # shares the record's memory
     if isinstance(value, np.ndarray):
         owner = value
         while isinstance(owner.base, np.ndarray):
@@ -197,4 +200,4 @@ def _kernel_value(value: Any, kind: Any, buffers: dict[int, Buffer], name: str) 
             _kernel_value(each, one, buffers, name) for each, one in zip(value, kind, strict=True)
         )
     dtype = register_dtype(kind)
-    return value if dtype is None else dtype.type(value)
+    return value if dtype is None else as_register(value, kind)

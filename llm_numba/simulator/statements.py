@@ -59,12 +59,13 @@ def _translate_statement(scope: Scope, statement: Any) -> None:
 
 def _touches_memory(scope: Scope, statement: Any) -> bool:
     if isinstance(statement, ir.SetItem | ir.StaticSetItem | ir.SetAttr):
-        return True
+        return statement.target.name not in scope.private
     value = getattr(statement, "value", None)
     if not isinstance(value, ir.Expr):
         return False
     if value.op in ("getitem", "static_getitem", "typed_getitem"):
-        return not isinstance(scope.type(value.value), types.BaseTuple)
+        private = value.value.name in scope.private
+        return not private and not isinstance(scope.type(value.value), types.BaseTuple)
     return value.op == "call" and any(
         isinstance(scope.type(each), types.Array) for each in value.args
     )
@@ -119,8 +120,8 @@ def _raise(scope: Scope, error: str, text: str) -> None:
 
 
 def _print(scope: Scope, statement: ir.Print) -> None:
-    parts = ", ".join(scope.use(each) for each in statement.args)
-    scope.emit(f"g.machine.print(g, ({parts},))")
+    parts = "".join(f"{scope.use(each)}, " for each in statement.args)
+    scope.emit(f"g.machine.print(g, ({parts}))")
 
 
 def _setitem(scope: Scope, statement: ir.SetItem) -> None:
@@ -135,12 +136,26 @@ def _store(scope: Scope, statement: Any, target: ir.Var, index: str, value: ir.V
     scope.emit_location()
     array = scope.type(target)
     if isinstance(array, types.Record):
-        scope.emit(f"g.store({scope.use(target)}.field({index}), (), {scope.use(value)})")
+        want = array.typeof(statement.index)
+        scope.emit(f"g.store({scope.use(target)}.field({index}), (), {scope.use(value, want)})")
         return
     want = scope.type(value)
     if register_dtype(array.dtype) is not None and register_dtype(want) is not None:
         want = array.dtype
-    scope.emit(f"g.store({scope.use(target)}, {index}, {scope.use(value, want)})")
+    part, source = f"{scope.use(target)}.part(g, {index})", scope.use(value, want)
+    if not _is_element(array, scope.typed.calltypes[statement].args[1]):
+        scope.emit(f"assign_part(g, {part}, {source})")
+    elif isinstance(array.dtype, types.Record):
+        scope.emit(f"copy_record(g, {part}, {source})")
+    else:
+        scope.emit(f"g.store({scope.use(target)}, {index}, {source})")
+
+
+def _is_element(array: Any, index: Any) -> bool:
+    """Tell whether an index leaves no axis of an array."""
+    places = list(index) if isinstance(index, types.BaseTuple) else [index]
+    whole = all(isinstance(types.unliteral(place), types.Integer) for place in places)
+    return whole and len(places) == array.ndim
 
 
 def _setattr(scope: Scope, statement: ir.SetAttr) -> None:

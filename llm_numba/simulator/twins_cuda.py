@@ -7,7 +7,9 @@ import numpy as np
 from numba import cuda
 
 from llm_numba.simulator import bits
+from llm_numba.simulator.arithmetic import converted
 from llm_numba.simulator.lanes import WARP, Lanes
+from llm_numba.simulator.memory import View
 from llm_numba.simulator.twins import twin
 
 _BITS = np.left_shift(np.int64(1), np.arange(WARP))
@@ -127,6 +129,19 @@ def _fence(lanes: Lanes) -> None:
 @twin(cuda.nanosleep)
 def _nanosleep(lanes: Lanes, nanoseconds: Any) -> None:
     """Time does not pass in the simulator: others run when this thread waits."""
+
+
+# -- Loads and stores that say where to cache ------------------------------------------------------
+
+
+@twin(cuda.ldca, cuda.ldcg, cuda.ldcs, cuda.ldlu, cuda.ldcv, loads=True)
+def _load(lanes: Lanes, array: View, index: Any) -> Any:
+    return lanes.load(array, index)
+
+
+@twin(cuda.stcg, cuda.stcs, cuda.stwb, cuda.stwt, typed=True)
+def _store(lanes: Lanes, array: View, index: Any, value: Any, *, signature: Any) -> None:
+    lanes.store(array, index, converted(value, signature.args[2], signature.args[0].dtype))
 
 
 # -- Bits ------------------------------------------------------------------------------------------

@@ -141,6 +141,8 @@ def _extremum(compare: Callable[..., Any], of_floats: Callable[..., Any]) -> Cal
 
     def choose(lanes: Any, *operands: Any, signature: Any) -> Any:
         dtype = register_dtype(signature.return_type)
+        if isinstance(operands[0], tuple):
+            operands = operands[0]
         result, *others = [conform(each, dtype) for each in operands]
         if len(others) == 1 and all(each.dtype.kind not in "iub" for each in operands):
             return of_floats(result, others[0])
