@@ -172,7 +172,8 @@ def compare(hardware: Iterable[Mapping[str, float | None]]) -> list[dict[str, An
                     )
                     for counter in COUNTERS
                 },
-                "metrics": dict(metrics),
+                # ncu adds a hundred facts about the device, which the environment has.
+                "metrics": {name: metrics[name] for name in METRICS if name in metrics},
             }
         )
     return results
