@@ -94,9 +94,10 @@ def git_state(root: Path | None) -> dict[str, Any] | None:
 
 
 def command_line() -> list[str]:
-    """Return the running command as a person would type it."""
+    """Return the running command as a person would type it, without this machine's directories."""
     program = Path(sys.argv[0]).name
-    return ["llm-numba" if program in ("__main__.py", "llm-numba") else program, *sys.argv[1:]]
+    arguments = [Path(each).name if Path(each).is_absolute() else each for each in sys.argv[1:]]
+    return ["llm-numba" if program in ("__main__.py", "llm-numba") else program, *arguments]
 
 
 def _git(root: Path, *arguments: str) -> str:

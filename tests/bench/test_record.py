@@ -145,6 +145,8 @@ def test_blas_threads_are_those_that_were_asked_for():
     ("argv", "command"),
     [(["/x/llm_numba/__main__.py", "bench", "cpu"], ["llm-numba", "bench", "cpu"]),
      (["/x/bin/llm-numba", "bench"], ["llm-numba", "bench"]),
+     (["/x/bin/llm-numba", "bench", "--out", "/x/y/z.json"],
+      ["llm-numba", "bench", "--out", "z.json"]),
      (["/x/pytest", "-q"], ["pytest", "-q"])],
 )  # fmt: skip
 def test_command_is_told_as_a_person_types_it(monkeypatch, argv, command):
