@@ -18,6 +18,7 @@ _NEXT = (
     ("chat", "talk with it yourself"),
     ('generate "Mia had a red ball."', "let it go on with your text"),
     ("models storyteller", "see what its files hold"),
+    ("microscope transpose", "see what a GPU kernel costs, line by line"),
     ("bench cpu", "measure it on this machine"),
     ("doctor", "see what else works here: GPU, MPI"),
 )
