@@ -33,7 +33,7 @@ class Observer:
     Attributes
     ----------
     fault : RaceError, UninitializedReadError or None
-        The first that was found.
+        What was found: the first race, or else the first uninitialised read.
     """
 
     def __init__(self, kernel: Kernel, *, costs: bool, faults: bool) -> None:
@@ -165,7 +165,7 @@ class Observer:
         if kind == "store":
             stored = buffer.typed(value.dtype)[cell]
             changes = np.broadcast_to(_bits(stored) != _bits(value), np.shape(cell) or (lanes.n,))
-            changes = self._differing(lanes, view, cell, value, changes)
+            self._check_clash(lanes, view, cell, value, changes.shape)
         threads, cells = self._elements(lanes, buffer, cell, itemsize)
         if changes is not None:
             changes = np.repeat(changes.reshape(-1), len(cells) // changes.size)
@@ -173,21 +173,21 @@ class Observer:
             self._knowledge.touch_flag(lanes.ids[value], id(buffer), lanes.vector(cell)[value])
         conflict = find_race(buffer.shadow, self._knowledge, threads, cells, kind, changes)
         if conflict is not None:
-            raise self._race(lanes, kind, view, threads, conflict)
+            raise self._race(lanes, kind, view, conflict)
         record(buffer.shadow, self._knowledge, threads, cells, kind, lanes.at)
 
-    def _differing(
-        self, lanes: Lanes, view: View, cell: Any, value: Any, changes: np.ndarray
-    ) -> np.ndarray:
+    def _check_clash(
+        self, lanes: Lanes, view: View, cell: Any, value: Any, shape: tuple[int, ...]
+    ) -> None:
         """Raise if threads of the group store different values to one element."""
-        flat = np.broadcast_to(cell, changes.shape).reshape(-1)
-        values = np.broadcast_to(_bits(value), changes.shape).reshape(-1)
+        flat = np.broadcast_to(cell, shape).reshape(-1)
+        values = np.broadcast_to(_bits(value), shape).reshape(-1)
         order = np.argsort(flat, kind="stable")
         cells, stored = flat[order], values[order]
         clash = (cells[1:] == cells[:-1]) & (stored[1:] != stored[:-1])
         if clash.any():
             first = int(np.flatnonzero(clash)[0])
-            mine, other = lanes.ids[order[first : first + 2] // (changes.size // lanes.n)]
+            mine, other = lanes.ids[order[first : first + 2] // (flat.size // lanes.n)]
             raise lanes.machine.fault(
                 RaceError,
                 lanes,
@@ -196,7 +196,6 @@ class Observer:
                 f"element of {view.name} in the same statement",
                 "Let one thread write it, or use an atomic operation.",
             )
-        return changes
 
     def _elements(
         self, lanes: Lanes, buffer: Buffer, cell: Any, itemsize: int
@@ -217,12 +216,10 @@ class Observer:
         threads = lanes.ids + lanes.machine.first_thread
         return np.repeat(threads, cells.shape[1]), cells.reshape(-1)
 
-    def _race(
-        self, lanes: Lanes, kind: str, view: View, threads: np.ndarray, conflict: Conflict
-    ) -> RaceError:
+    def _race(self, lanes: Lanes, kind: str, view: View, conflict: Conflict) -> RaceError:
         machine = lanes.machine
-        mine = lanes.ids + machine.first_thread == threads[conflict.mine[0]]
-        other = machine.name(int(conflict.other[0]))
+        mine = lanes.ids + machine.first_thread == conflict.thread
+        other = machine.name(conflict.other)
         did = {"load": "reads", "store": "writes", "atomic": "updates"}[kind]
         earlier = "wrote" if conflict.kind == "write" else "read"
         file, line = self._kernel.locations[conflict.place]

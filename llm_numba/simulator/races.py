@@ -1,11 +1,12 @@
 """Finding races: who touched each element last, and whether anything orders that before this.
 
 Two accesses race if they touch the same memory, come from different threads, one of them writes,
-not both are atomic, and nothing orders them. It does not matter which came first in this run: a
-race is found whatever the schedule. As NVIDIA's racecheck does, two threads that write the same
-value are let pass.
+not both are atomic, and nothing orders them. It does not matter which came first in this run, or
+whether any harm was done. As NVIDIA's racecheck does, two threads that write the same value are let
+pass. How much of the past is remembered, :class:`Shadow` says.
 """
 
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -18,10 +19,10 @@ NOBODY = -1
 class Shadow:
     """The last accesses to each element of a buffer.
 
-    Of the writers the last is enough: whoever races with an earlier one has raced with it. Of the
-    readers three are kept: two of those that read last, and one that nothing orders before them. A
-    reader that comes before a later one can be forgotten: who is ordered behind the later one is
-    ordered behind both.
+    Of the writers the last is kept. One before it is ordered before it, or has raced with it
+    already, unless both were atomic or wrote the same value. Of the readers three are kept: two of
+    those that read last, and one that nothing orders before them. A reader that comes before a
+    later one can be forgotten: who is ordered behind the later one is ordered behind both.
     """
 
     def __init__(self, cells: int) -> None:
@@ -33,9 +34,6 @@ class Shadow:
         self.read_ticks = np.zeros((3, cells), np.int32)
         self.read_places = np.zeros((3, cells), np.int32)
 
-    def __len__(self) -> int:
-        return len(self.writer)
-
     def split(self, factor: int) -> None:
         """Give each element several, when the buffer turns out to hold smaller ones."""
         for name in ("writer", "write_tick", "write_place", "write_atomic"):
@@ -44,14 +42,24 @@ class Shadow:
             setattr(self, name, np.repeat(getattr(self, name), factor, axis=1))
 
 
+@dataclass(frozen=True)
 class Conflict:
-    """A race: which access of the group, and what it races with."""
+    """A race of an access with an earlier one.
 
-    def __init__(self, mine: np.ndarray, other: np.ndarray, place: int, kind: str) -> None:
-        self.mine = mine
-        self.other = other
-        self.place = place
-        self.kind = kind
+    Attributes
+    ----------
+    thread, other : int
+        Who makes the access, and who made the earlier one; numbered through the whole grid.
+    place : int
+        Where the other stood.
+    kind : {"write", "read"}
+        What the other did.
+    """
+
+    thread: int
+    other: int
+    place: int
+    kind: str
 
 
 def find_race(
@@ -73,33 +81,23 @@ def find_race(
     changes : bool [n] or None
         Of a store: where the value differs from what the memory holds.
     """
-    writer = shadow.writer[cells]
-    suspect = (writer != NOBODY) & (writer != threads)
-    if kind == "atomic":
-        suspect &= ~shadow.write_atomic[cells]
-    if changes is not None:
-        suspect &= changes
-    if suspect.any():
-        found = _unordered(knowledge, threads, writer, shadow.write_tick[cells], suspect)
-        if len(found):
-            place = int(shadow.write_place[cells[found[0]]])
-            same = found[shadow.write_place[cells[found]] == place]
-            return Conflict(same, writer[same], place, "write")
-    if kind == "load":
-        return None
-    for readers, ticks, places in zip(
-        shadow.readers, shadow.read_ticks, shadow.read_places, strict=True
-    ):
-        reader = readers[cells]
-        suspect = (reader != NOBODY) & (reader != threads)
+    tables = [("write", shadow.writer, shadow.write_tick, shadow.write_place)]
+    if kind != "load":
+        readers = zip(shadow.readers, shadow.read_ticks, shadow.read_places, strict=True)
+        tables += [("read", *table) for table in readers]
+    for did, others, ticks, places in tables:
+        other = others[cells]
+        suspect = (other != NOBODY) & (other != threads)
+        if did == "write" and kind == "atomic":
+            suspect &= ~shadow.write_atomic[cells]
         if changes is not None:
             suspect &= changes
         if suspect.any():
-            found = _unordered(knowledge, threads, reader, ticks[cells], suspect)
+            found = _unordered(knowledge, threads, other, ticks[cells], suspect)
             if len(found):
-                place = int(places[cells[found[0]]])
-                same = found[places[cells[found]] == place]
-                return Conflict(same, reader[same], place, "read")
+                first = found[0]
+                place = places[cells[first]]
+                return Conflict(int(threads[first]), int(other[first]), int(place), did)
     return None
 
 
