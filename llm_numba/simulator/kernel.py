@@ -62,10 +62,10 @@ def prepare(dispatcher: Any, argument_types: tuple[Any, ...], *, fine: bool = Fa
         Whether each memory access is a block of its own, between which other threads may run.
     """
     function = dispatcher.py_func
-    key = (function, argument_types, fine)
+    contract = dispatcher.targetoptions.get("opt", True) is not False
+    key = (function, argument_types, contract, fine)
     if key not in _kernels:
         typed = type_function(function, argument_types)
-        contract = dispatcher.targetoptions.get("opt", True) is not False
         translation = Translation(translate, contract=contract, fine=fine)
         arguments = [translation.register() for _ in argument_types]
         translate(translation, typed, arguments, translation.block())
@@ -75,7 +75,7 @@ def prepare(dispatcher: Any, argument_types: tuple[Any, ...], *, fine: bool = Fa
             function.__name__,
             assemble(blocks, translation.namespace, function.__name__),
             [tuple(sorted(block.live_in)) for block in blocks],
-            translation.locations,
+            list(translation.places),
             translation.registers,
             translation.shared_bytes,
             translation.local_bytes,

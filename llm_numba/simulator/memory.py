@@ -19,6 +19,13 @@ from llm_numba.simulator.errors import UnsupportedError
 from llm_numba.simulator.values import join, take
 
 
+def owner_of(array: np.ndarray) -> np.ndarray:
+    """Return the array whose memory a view shares."""
+    while isinstance(array.base, np.ndarray):
+        array = array.base
+    return array
+
+
 class Buffer:
     """A piece of memory that several views may share.
 
@@ -44,9 +51,7 @@ class Buffer:
     @classmethod
     def of_host(cls, array: np.ndarray, space: str = "global") -> "Buffer":
         """Return the memory that a NumPy array lies in, the whole of its allocation."""
-        owner = array
-        while isinstance(owner.base, np.ndarray):
-            owner = owner.base
+        owner = owner_of(array)
         low, high = byte_bounds(owner)
         if high == low:
             return cls(space, np.empty(0, np.uint8), 0)
@@ -200,7 +205,7 @@ class View:
         """
         if not isinstance(index, tuple):
             index = (index,)
-        if len(index) < len(self.shape) or Ellipsis in [i for i in index if i is Ellipsis]:
+        if len(index) < len(self.shape) or any(each is Ellipsis for each in index):
             index = _fill(index, len(self.shape))
         offset = self.offset
         shape, strides = [], []

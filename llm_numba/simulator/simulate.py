@@ -12,7 +12,8 @@ from llm_numba.simulator.errors import (
 from llm_numba.simulator.frontend import type_of
 from llm_numba.simulator.kernel import Kernel, prepare
 from llm_numba.simulator.machine import Machine
-from llm_numba.simulator.memory import Buffer, View
+from llm_numba.simulator.memory import Buffer, View, owner_of
+from llm_numba.simulator.observer import Observer
 from llm_numba.simulator.report import Report
 from llm_numba.simulator.translation import as_register
 from llm_numba.simulator.values import register_dtype
@@ -91,8 +92,6 @@ def simulate(
     watching = (explain or schedule == "random") if check is None else check
     observer = None
     if watching or explain:
-        from llm_numba.simulator.observer import Observer
-
         observer = Observer(prepared, costs=explain, faults=watching)
     rng = np.random.default_rng(seed) if schedule == "random" else None
     count = int(np.prod(grid))
@@ -189,12 +188,10 @@ def _kernel_value(value: Any, kind: Any, buffers: dict[int, Buffer], name: str) 
     if isinstance(value, np.void):
         value = np.asarray(value)  # shares the record's memory
     if isinstance(value, np.ndarray):
-        owner = value
-        while isinstance(owner.base, np.ndarray):
-            owner = owner.base
-        if id(owner) not in buffers:
-            buffers[id(owner)] = Buffer.of_host(value)
-        return View.of_host(value, buffers[id(owner)], name)
+        owner = id(owner_of(value))
+        if owner not in buffers:
+            buffers[owner] = Buffer.of_host(value)
+        return View.of_host(value, buffers[owner], name)
     if isinstance(value, tuple):
         return tuple(
             _kernel_value(each, one, buffers, name) for each, one in zip(value, kind, strict=True)

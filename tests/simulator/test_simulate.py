@@ -214,6 +214,23 @@ def test_a_stranger_may_bring_a_twin_of_his_own():
     assert x.tolist() == [0x34567812, 256]
 
 
+def product_and_sum(a, b, c, out):
+    out[0] = a * b + c
+
+
+@pytest.mark.parametrize("first", [True, False])
+def test_two_kernels_of_one_function_keep_their_options(first):
+    # (1 + 2^-12)^2 - 1 - 2^-11 is 2^-24, which is lost if the product is rounded by itself.
+    a, c = np.float32(1 + 2.0**-12), np.float32(-1 - 2.0**-11)
+    found = {}
+    for contracted in (first, not first):
+        kernel = cuda.jit(product_and_sum) if contracted else cuda.jit(product_and_sum, opt=False)
+        out = np.zeros(1, np.float32)
+        simulate(kernel, 1, 1, (a, a, c, out))
+        found[contracted] = float(out[0])
+    assert found == {True: 2.0**-24, False: 0.0}
+
+
 def test_constants_of_a_module_are_frozen_and_read_only_views_work():
     table = np.array([3, 1, 2])
 
