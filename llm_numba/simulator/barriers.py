@@ -69,6 +69,7 @@ class Barriers:
             ``after`` if the whole group may go on at once, else -1.
         """
         machine = self.machine
+        machine.progress += 1
         counts = np.bincount(machine.block_of[group.ids], minlength=machine.blocks)
         here = np.flatnonzero(counts)
         self._check(group, here)

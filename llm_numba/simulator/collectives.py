@@ -93,9 +93,7 @@ class Collectives:
             ``after`` if the whole group may go on at once, else -1.
         """
         mask = operands[0] if operands else _ALL
-        self._check_own_lane(group, mask)
-        whole = group.warps.full and not isinstance(mask, np.ndarray)
-        if whole or not self._missing(group, mask).any():
+        if self._is_complete(group, mask):
             if result is not None:
                 group.R[result] = operation(group, operands)
             else:
@@ -137,6 +135,12 @@ class Collectives:
             self._waiting[operation] = waiting
             self.check_ended()
 
+    def _is_complete(self, group: Lanes, mask: Any) -> bool:
+        if group.warps.full and not isinstance(mask, np.ndarray) and mask & _ALL == _ALL:
+            return True
+        self._check_own_lane(group, mask)
+        return not self._missing(group, mask).any()
+
     def _missing(self, group: Lanes, mask: Any) -> np.ndarray:
         """Return, for each thread, the lanes of its mask that are not in the group, as bits."""
         warps = group.warps
@@ -161,7 +165,10 @@ class Collectives:
         ------
         BarrierDivergenceError
         """
+        if not self._waiting:
+            return
         machine = self._machine
+        ended = machine.ended_lanes
         for entries in self._waiting.values():
             ids = np.sort(np.concatenate([entry.group.ids for entry in entries]))
             here = np.zeros(len(machine.lanes_of_warp), np.int64)
@@ -169,7 +176,7 @@ class Collectives:
             for entry in entries:
                 warp = machine.warp_of[entry.group.ids]
                 mask = entry.operands[0] if entry.operands else _ALL
-                gone = machine.ended_lanes[warp] & mask & ~here[warp]
+                gone = ended[warp] & mask & ~here[warp]
                 if np.any(gone):
                     self._raise_for_ended(entry.group, gone)
 

@@ -17,6 +17,7 @@ asking an H100's counters; ``llm-numba bench counters`` compares both.
 """
 
 from dataclasses import dataclass
+from hashlib import blake2b
 from typing import Any
 
 import numpy as np
@@ -190,7 +191,7 @@ class Accounts:
 
     Loops repeat the same pattern of addresses again and again, only further on. Shifting all
     addresses by a multiple of 128 bytes changes neither sectors nor banks, so what a pattern costs
-    is computed once.
+    is computed once. Patterns are kept by their digests: of large groups they take megabytes.
     """
 
     def __init__(self) -> None:
@@ -205,7 +206,8 @@ class Accounts:
         """Add a group's access, one request a warp, to the sums of its line."""
         offset = lanes.vector(offset)
         start = offset[0] // _PERIOD * _PERIOD
-        key = (space, size, kind == "atomic", (offset - start).tobytes(), lanes.ids.tobytes())
+        pattern = blake2b(offset - start, digest_size=16).digest()
+        key = (space, size, kind == "atomic", pattern, lanes.warps.digest)
         access = self._patterns.get(key)
         if access is None:
             access = _measure(lanes.by_warp(offset, _NOBODY), space, kind, size)

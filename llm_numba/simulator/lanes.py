@@ -1,5 +1,7 @@
 """A group of threads that stand at the same instruction and execute it together."""
 
+from functools import cached_property
+from hashlib import blake2b
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -29,6 +31,8 @@ class Warps:
         All 32 lanes of each take part.
     number : int [count]
         Which warp of the machine each row is.
+    active : int [count]
+        Lanes of each that take part, as bits.
     """
 
     def __init__(self, machine: "Machine", ids: np.ndarray) -> None:
@@ -43,6 +47,11 @@ class Warps:
         self.full = self.count * WARP == len(ids)
         bits = np.left_shift(np.int64(1), self.lane)
         self.active = np.bitwise_or.reduceat(bits, np.flatnonzero(starts))
+
+    @cached_property
+    def digest(self) -> bytes:
+        """Return what two groups share if the same lanes of as many warps take part."""
+        return blake2b(self.active, digest_size=16).digest()
 
 
 class Lanes:
@@ -183,7 +192,7 @@ class Lanes:
         buffer, dtype = view.buffer, view.dtype
         cell = self.cells(buffer, offset, dtype.itemsize)
         if self.machine.watched:
-            self.machine.watch(self, "load", view, offset, cell, dtype.itemsize)
+            self.machine.observer.access(self, "load", view, offset, cell, dtype.itemsize)
         return widen(buffer.typed(dtype)[cell])
 
     def store(self, view: View, index: Any, value: Any, count: int | None = None) -> None:
@@ -198,7 +207,7 @@ class Lanes:
         if isinstance(value, np.ndarray) and not isinstance(cell, np.ndarray):
             cell = self.vector(cell)  # many threads, one element: the last one stays
         if self.machine.watched:
-            self.machine.watch(self, "store", view, offset, cell, dtype.itemsize, value)
+            self.machine.observer.access(self, "store", view, offset, cell, dtype.itemsize, value)
         buffer.typed(dtype)[cell] = value
         self.machine.progress += 1
 
@@ -218,7 +227,7 @@ class Lanes:
         offset, cell = self._many(view, index, count)
         size = view.dtype.itemsize
         if self.machine.watched:
-            self.machine.watch(self, "load", view, offset, cell, size)
+            self.machine.observer.access(self, "load", view, offset, cell, size)
         values = view.buffer.typed(view.dtype)[cell]
         return values[:, 0] if count == 1 else values
 
@@ -227,7 +236,7 @@ class Lanes:
         value = np.broadcast_to(np.asarray(value).astype(view.dtype).reshape(-1, count), cell.shape)
         if self.machine.watched:
             size = view.dtype.itemsize
-            self.machine.watch(self, "store", view, offset, cell, size, value)
+            self.machine.observer.access(self, "store", view, offset, cell, size, value)
         view.buffer.typed(view.dtype)[cell] = value
         self.machine.progress += 1
 
@@ -252,7 +261,7 @@ class Lanes:
         cell = self.cells(view.buffer, offset, dtype.itemsize)
         order = self.machine.order_of(self.n)
         if self.machine.watched:
-            self.machine.watch(self, "atomic", view, offset, cell, dtype.itemsize, order)
+            self.machine.observer.access(self, "atomic", view, offset, cell, dtype.itemsize, order)
         memory, places = view.buffer.typed(dtype), self.vector(cell)
         held = memory[places]
         values = tuple(self.vector(narrow(each, dtype)) for each in operands)

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from llm_numba.simulator.barriers import Barriers
-from llm_numba.simulator.collectives import Collectives, Operation
+from llm_numba.simulator.collectives import Collectives
 from llm_numba.simulator.errors import (
     BarrierDivergenceError,
     DeadlockError,
@@ -20,7 +20,6 @@ from llm_numba.simulator.errors import (
 from llm_numba.simulator.kernel import Kernel
 from llm_numba.simulator.lanes import Lanes
 from llm_numba.simulator.layout import Layout
-from llm_numba.simulator.memory import View
 from llm_numba.simulator.spinning import Spinning
 from llm_numba.simulator.values import join
 
@@ -44,6 +43,8 @@ class Machine(Layout):
         What watches memory accesses and branches.
     rng : numpy Generator or None
         The random schedule, or None for the ordered one.
+    output : list of str
+        Takes what the kernel prints.
     """
 
     def __init__(
@@ -170,30 +171,6 @@ class Machine(Layout):
             self.add(group.subset(np.flatnonzero(way), self.kernel.live[pc]), pc)
         return STOPPED
 
-    def barrier(
-        self,
-        group: Lanes,
-        after: int,
-        scope: str,
-        combine: str | None,
-        source: int | None,
-        result: int | None,
-    ) -> int:
-        """Wait for all threads of the block, or of the grid."""
-        self.progress += 1
-        return self.barriers.arrive(group, after, scope, combine, source, result)
-
-    def collective(
-        self,
-        group: Lanes,
-        after: int,
-        operation: Operation,
-        operands: tuple[Any, ...],
-        result: int | None,
-    ) -> int:
-        """Execute a warp-wide operation, or wait for lanes that take part in it."""
-        return self.collectives.arrive(group, after, operation, operands, result)
-
     def exit(self, group: Lanes) -> int:
         """End the threads of a group."""
         self.progress += 1
@@ -248,11 +225,7 @@ class Machine(Layout):
             ("a barrier", group) for group in at_barriers
         ]
 
-    # -- Observation and faults -------------------------------------------------------------------
-
-    def watch(self, lanes: Lanes, kind: str, view: View, *access: Any) -> None:
-        """Show an access to the observer."""
-        self.observer.access(lanes, kind, view, *access)
+    # -- Output -----------------------------------------------------------------------------------
 
     def print(self, lanes: Lanes, parts: tuple[Any, ...]) -> None:
         """Print a line for each thread."""

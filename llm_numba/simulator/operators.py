@@ -52,19 +52,11 @@ def _feeds_a_sum(scope: Scope, target: ir.Var, kind: Any) -> bool:
     signature = scope.typed.calltypes[expression]
     inplace = expression.op == "inplace_binop"
     function = expression.immutable_fn if inplace else expression.fn
-    same_block = any(users[0] is each for each in _current_body(scope, target))
+    same_block = any(users[0] is each for each in scope.body)
     return (
         same_block
         and function in _CONTRACTED
         and all(types.unliteral(each) == kind for each in signature.args)
-    )
-
-
-def _current_body(scope: Scope, target: ir.Var) -> list[Any]:
-    return next(
-        block.body
-        for block in scope.typed.ir.blocks.values()
-        if any(getattr(each, "target", None) is target for each in block.body)
     )
 
 

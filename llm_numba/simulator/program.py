@@ -35,8 +35,10 @@ class Block:
         Source of the last line; ``{0}`` and ``{1}`` stand for the successors' numbers.
     condition : int or None
         Register that the branch at the end looks at.
+    place : int or None
+        Location that the last line stands at.
     number : int
-        Place in the order.
+        In the order.
     """
 
     lines: list[str] = field(default_factory=list)
@@ -47,6 +49,7 @@ class Block:
     successors: list["Block"] = field(default_factory=list)
     end: str = ""
     condition: int | None = None
+    place: int | None = None
     number: int = -1
     live_in: set[int] = field(default_factory=set)
 

@@ -78,6 +78,8 @@ class Scope:
         self.reads: set[int] = set()
         self.block = start
         self.starts: dict[int, Block] = {}
+        # The statements of the IR block that is being translated.
+        self.body: list[Any] = []
         self.users = _count_uses(typed.ir)
         self.assigned_once = _assigned_once(typed.ir)
 
@@ -134,14 +136,10 @@ class Scope:
 
     def emit_location(self) -> None:
         """Append a line that says where the kernel stands, for reports and faults."""
-        place = (self.file, self.line)
-        locations = self.translation.locations
-        if place not in locations:
-            locations.append(place)
-        line = f"g.at = {locations.index(place)}"
-        previous = [each for each in self.block.lines if each.startswith("g.at = ")]
-        if not previous or previous[-1] != line:
-            self.emit(line)
+        place = self.translation.place(self.file, self.line)
+        if self.block.place != place:
+            self.block.place = place
+            self.emit(f"g.at = {place}")
 
     def assign(self, target: ir.Var, source: str, *, loads: bool = False) -> None:
         """Write an expression of the target's type into the target."""
@@ -256,9 +254,8 @@ class Scope:
             result = self.register_of(target.name)
         block = self.block
         following = self.cut()
-        block.end = (
-            f"return g.machine.barrier(g, {{0}}, {scope!r}, {combine!r}, {source}, {result})"
-        )
+        how = f"{scope!r}, {combine!r}, {source}, {result}"
+        block.end = f"return g.machine.barriers.arrive(g, {{0}}, {how})"
         if result is None:
             self.set_constant(target, None if scope == "block" else 0)
         else:
@@ -277,7 +274,7 @@ class Scope:
         block, name = self.block, self.translation.name(operation, "o")
         following = self.cut()
         values = "".join(f"{operand}, " for operand in operands)
-        block.end = f"return g.machine.collective(g, {{0}}, {name}, ({values}), {result})"
+        block.end = f"return g.machine.collectives.arrive(g, {{0}}, {name}, ({values}), {result})"
         if result is None:
             self.set_constant(target, None)
         else:

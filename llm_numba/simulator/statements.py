@@ -39,8 +39,8 @@ def translate(
     scope.starts = {label: translation.block() for label in labels}
     start.jump(scope.starts[labels[0]])
     for label in labels:
-        scope.block = scope.starts[label]
-        for statement in typed.ir.blocks[label].body:
+        scope.block, scope.body = scope.starts[label], typed.ir.blocks[label].body
+        for statement in scope.body:
             _translate_statement(scope, statement)
 
 

@@ -31,8 +31,8 @@ class Translation:
     blocks : list of Block
     namespace : dict
         Objects that the generated source refers to by name.
-    locations : list of (file, line)
-        A statement's location is an index into it.
+    places : dict of (file, line) to int
+        A statement's location, by the number that stands for it in the program.
     shared_bytes, local_bytes : int
         Static shared memory and local arrays laid out so far.
     registers : int
@@ -46,7 +46,7 @@ class Translation:
     fine: bool = False
     blocks: list[Block] = field(default_factory=list)
     namespace: dict[str, Any] = field(default_factory=lambda: dict(arithmetic.NAMESPACE))
-    locations: list[tuple[str, int]] = field(default_factory=list)
+    places: dict[tuple[str, int], int] = field(default_factory=dict)
     shared_bytes: int = 0
     local_bytes: int = 0
     registers: int = 0
@@ -63,6 +63,10 @@ class Translation:
         name = f"{prefix}{len(self.namespace)}"
         self.namespace[name] = value
         return name
+
+    def place(self, file: str, line: int) -> int:
+        """Return the number that stands for a location."""
+        return self.places.setdefault((file, line), len(self.places))
 
     def reserve_shared(self, size: int) -> int:
         """Lay out static shared memory; return its byte offset."""
