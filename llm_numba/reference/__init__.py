@@ -21,9 +21,9 @@ from llm_numba.reference.attention import (
 )
 from llm_numba.reference.basics import histogram, saxpy
 from llm_numba.reference.embedding import embedding, embedding_with_positions
-from llm_numba.reference.gemm import linear
 from llm_numba.reference.kv import copy_blocks, gather_kv, write_kv
 from llm_numba.reference.layernorm import add_layer_norm, add_rms_norm, layer_norm, rms_norm
+from llm_numba.reference.linear import linear
 from llm_numba.reference.reduce import row_max, row_sum
 from llm_numba.reference.rope import RopeScaling, rope, rope_frequencies, rope_tables
 from llm_numba.reference.sampling import (

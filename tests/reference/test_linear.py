@@ -48,6 +48,36 @@ def test_every_number_is_its_sum_of_products(M, K, N, activation, dtype):
             assert abs(y[m, n] - truth) <= 1.13 * of_sum + of_rest
 
 
+@pytest.mark.parametrize("bias", [False, True])
+@pytest.mark.parametrize(("M", "F"), [(1, 1), (3, 5), (2, 0)])
+def test_the_first_half_of_the_columns_gates_the_second(M, F, bias):
+    x, weight, shift, _ = operands(M, 7, 2 * F, np.float64)
+    residual = np.random.default_rng(1).normal(size=(M, F))
+    gate, up = x @ weight[:F].T + bias * shift[:F], x @ weight[F:].T + bias * shift[F:]
+    shift = shift if bias else None
+    y = reference.linear(x, weight, shift, activation="silu_mul", residual=residual)
+    np.testing.assert_allclose(y, reference.silu(gate) * up + residual, rtol=1e-12, atol=1e-14)
+    assert y.shape == (M, F)
+
+
+@pytest.mark.parametrize("eps", [0.0, 1e-5, 2.0])
+def test_a_norm_comes_first_and_is_not_rounded(eps):
+    x, weight, bias, _ = operands(3, 7, 4, np.float64)
+    gain = np.random.default_rng(2).normal(size=7)
+    normed = x / np.sqrt((x**2).mean(axis=1, keepdims=True) + eps) * gain
+    y = reference.linear(x, weight, bias, norm_weight=gain, eps=eps)
+    np.testing.assert_allclose(y, normed @ weight.T + bias, rtol=1e-12, atol=1e-14)
+
+
+def test_the_result_may_be_asked_for_in_another_dtype():
+    x, weight, bias, residual = operands(3, 7, 4, np.float32)
+    exact = reference.linear(x, weight, bias, residual=residual)
+    for dtype in ("float16", "float32", "float64"):
+        y = reference.linear(x, weight, bias, residual=residual, out_dtype=dtype)
+        assert y.dtype == dtype
+        np.testing.assert_array_equal(y, exact.astype(dtype))
+
+
 @pytest.mark.parametrize("M", [1, 3])
 def test_bias_activation_and_residual_are_optional_and_come_in_this_order(M):
     x, weight, bias, residual = operands(M, 5, 4, np.float64)
