@@ -31,10 +31,13 @@ def write_kv(
     k_cache, v_cache : float [num_blocks, block_size, G, D]
         Contiguous.
     slot_mapping : int [N]
-        The slot of each token; no slot twice.
+        The slot of each token; no slot twice. A token whose slot is negative is skipped: so the
+        padding of a batch leaves no trace.
     """
-    k_cache.reshape(-1, *k.shape[1:])[slot_mapping] = k
-    v_cache.reshape(-1, *v.shape[1:])[slot_mapping] = v
+    kept = slot_mapping >= 0
+    slots = slot_mapping[kept]
+    k_cache.reshape(-1, *k.shape[1:])[slots] = k[kept]
+    v_cache.reshape(-1, *v.shape[1:])[slots] = v[kept]
 
 
 def gather_kv(cache: np.ndarray, block_tables: np.ndarray, length: int) -> np.ndarray:
