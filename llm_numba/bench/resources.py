@@ -11,8 +11,8 @@ import ml_dtypes  # noqa: F401  teaches NumPy the name "bfloat16"
 import numpy as np
 
 from llm_numba.bench.record import provenance
-from llm_numba.kernels.ladder import Ladder, Step
-from llm_numba.microscope import find_ladder, find_ladders
+from llm_numba.kernels.ladder import Ladder, Step, all_ladders
+from llm_numba.microscope import find_ladder
 from llm_numba.runtime import Launch, to_device
 from llm_numba.runtime.offline import Capability, capability_name, resources, signature_of
 
@@ -43,7 +43,7 @@ def measure(only: Sequence[str] = ()) -> Iterator[dict[str, Any]]:
     DependencyError
         If NVVM, NVRTC or ptxas is not installed.
     """
-    for ladder in map(find_ladder, only or find_ladders()):
+    for ladder in map(find_ladder, only or all_ladders()):
         for step in ladder.steps:
             for dtype in ladder.dtypes:
                 for launch in _launches(ladder, step, dtype):

@@ -56,11 +56,12 @@ def microscope(
     with exit code 1.
     """
     from llm_numba.bench.record import require_writable, write_text
-    from llm_numba.microscope import draw, find_ladders
+    from llm_numba.kernels.ladder import all_ladders
+    from llm_numba.microscope import draw
     from llm_numba.microscope.terminal import print_examination, print_ladders
 
     if kernel is None:
-        ladders = find_ladders().values()
+        ladders = all_ladders().values()
         if as_json:
             listed = {each.name: [step.name for step in each.steps] for each in ladders}
             typer.echo(json.dumps(listed, indent=1))

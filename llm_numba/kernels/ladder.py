@@ -4,6 +4,8 @@ Documentation, tests, simulator, microscope and benchmarks all read the steps fr
 ``LADDER`` at the end of each kernel file.
 """
 
+import importlib
+import pkgutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -94,3 +96,22 @@ class Ladder:
             if step.name == name:
                 return step
         raise KeyError(name)
+
+
+def all_ladders() -> dict[str, Ladder]:
+    """Return the ladders of all kernel files by name, in the order of files and definitions.
+
+    Any module beside this one counts, and any :class:`Ladder` that it holds: nobody keeps a list.
+
+    Raises
+    ------
+    ValueError
+        If two ladders have one name.
+    """
+    package = importlib.import_module(__package__)
+    found: dict[str, Ladder] = {}
+    for module in pkgutil.walk_packages(package.__path__, f"{__package__}."):
+        for value in vars(importlib.import_module(module.name)).values():
+            if isinstance(value, Ladder) and found.setdefault(value.name, value) is not value:
+                raise ValueError(f"two ladders are named {value.name!r}")
+    return found

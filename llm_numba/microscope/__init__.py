@@ -1,6 +1,6 @@
 """What a kernel costs, line by line and step by step: in the terminal and as a picture."""
 
-from llm_numba.microscope.ladders import find_ladder, find_ladders
+from llm_numba.microscope.ladders import find_ladder
 from llm_numba.microscope.picture import describe, draw, picture
 from llm_numba.microscope.strangers import examine_file, is_file
 from llm_numba.microscope.views import Agreement, Examination, View, examine
@@ -14,7 +14,6 @@ __all__ = [
     "examine",
     "examine_file",
     "find_ladder",
-    "find_ladders",
     "is_file",
     "picture",
 ]

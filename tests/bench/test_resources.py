@@ -7,7 +7,7 @@ from llm_numba.bench import resources as bench
 from llm_numba.bench.record import read_record
 from llm_numba.cli.app import app
 from llm_numba.errors import LLMNumbaError
-from llm_numba.microscope import find_ladders
+from llm_numba.kernels.ladder import all_ladders
 from llm_numba.runtime.offline import Resources, capability_name, compiler_problem
 
 
@@ -28,7 +28,7 @@ def test_every_step_in_every_format_has_a_row():
     rows = {(row["ladder"], row["step"], row["dtype"]) for row in bench.measure()}
     assert rows == {
         (ladder.name, step.name, dtype)
-        for ladder in find_ladders().values()
+        for ladder in all_ladders().values()
         for step in ladder.steps
         for dtype in ladder.dtypes
     }

@@ -6,7 +6,7 @@ from dataclasses import fields
 from pathlib import Path
 
 from llm_numba import SamplingParams
-from llm_numba.microscope import find_ladders
+from llm_numba.kernels.ladder import all_ladders
 from llm_numba.models import FAMILIES
 from llm_numba.simulator import SimulationError
 
@@ -80,7 +80,7 @@ def test_each_fault_is_shown_as_the_simulator_tells_it():
 def test_every_step_of_a_ladder_is_on_its_page():
     pages = {path.name: path.read_text() for path in DOCS.glob("ladders/*.md")}
     pages["first-hour.md"] = page("cuda/first-hour.md")
-    for ladder in find_ladders().values():
+    for ladder in all_ladders().values():
         of_it = [text for text in pages.values() if f"{{ladder-costs}} {ladder.name}\n" in text]
         if ladder.name == "row_max":  # made from one source with row_sum
             continue

@@ -1,30 +1,18 @@
 """Every step of every ladder in adversarial orders: no order gives a fault or another result."""
 
-import importlib
-import pkgutil
-
 import numpy as np
 import pytest
 
-import llm_numba.kernels
-from llm_numba.kernels.ladder import Ladder
+from llm_numba.kernels.ladder import all_ladders
 from llm_numba.simulator import simulate
 
 # Small, and no multiple of anything: tails and partial warps everywhere.
 SHAPES = {1: (67,), 2: (3, 45), 3: (5, 9, 19)}
 
 
-def ladders() -> list[Ladder]:
-    found = {}
-    for module in pkgutil.walk_packages(llm_numba.kernels.__path__, "llm_numba.kernels."):
-        members = vars(importlib.import_module(module.name)).values()
-        found |= {id(each): each for each in members if isinstance(each, Ladder)}
-    return list(found.values())
-
-
 STEPS = [
     pytest.param(ladder, step, id=f"{ladder.name}-{step.name}")
-    for ladder in ladders()
+    for ladder in all_ladders().values()
     for step in ladder.steps
 ]
 LONGEST = "gemm-register_tile"

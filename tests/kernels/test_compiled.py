@@ -5,17 +5,16 @@ float64 that nobody asked for, no registers spilled to memory, no more shared me
 may have. PTX of one capability says little about another's registers, so all are compiled.
 """
 
+import dataclasses
 import functools
-import importlib
-import pkgutil
 
 import ml_dtypes  # noqa: F401  teaches NumPy the name "bfloat16"
 import numpy as np
 import pytest
 from numba import cuda, float32
 
-from llm_numba import kernels
-from llm_numba.kernels.ladder import Ladder, Step
+from llm_numba.kernels import gemm, softmax
+from llm_numba.kernels.ladder import Ladder, Step, all_ladders
 from llm_numba.runtime import Launch, empty_like, kind_of, to_device
 from llm_numba.runtime.offline import (
     Resources,
@@ -29,17 +28,7 @@ from llm_numba.runtime.offline import (
 CAPABILITIES = [(7, 5), (8, 0), (8, 9), (9, 0), (9, 0, "a"), (10, 0)]
 
 
-def ladders() -> list[Ladder]:
-    """All ladders of all kernel files, in the order of files and definitions."""
-    found = {}
-    for module in pkgutil.walk_packages(kernels.__path__, "llm_numba.kernels."):
-        for value in vars(importlib.import_module(module.name)).values():
-            if isinstance(value, Ladder):
-                found[id(value)] = value
-    return list(found.values())
-
-
-STEPS = [(ladder, step) for ladder in ladders() for step in ladder.steps]
+STEPS = [(ladder, step) for ladder in all_ladders().values() for step in ladder.steps]
 each_step = pytest.mark.parametrize(
     ("ladder", "step"), STEPS, ids=[f"{ladder.name}-{step.name}" for ladder, step in STEPS]
 )
@@ -141,10 +130,11 @@ def faults(found: Resources, capability: tuple) -> list[str]:
 # -- The ladders --------------------------------------------------------------------------------
 
 
-def test_there_are_ladders_under_names_of_their_own():
-    names = [ladder.name for ladder in ladders()]
-    assert names
-    assert len({*names}) == len(names)
+def test_two_ladders_of_one_name_are_refused(monkeypatch):
+    twin = dataclasses.replace(softmax.LADDER)
+    monkeypatch.setattr(gemm, "OTHER", twin, raising=False)
+    with pytest.raises(ValueError, match="two ladders are named 'softmax'"):
+        all_ladders()
 
 
 @each_step

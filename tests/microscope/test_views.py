@@ -11,8 +11,8 @@ from numba import cuda
 
 from llm_numba.errors import KernelArgumentError, LLMNumbaError
 from llm_numba.kernels import transpose
-from llm_numba.kernels.ladder import Step
-from llm_numba.microscope import examine, find_ladder, find_ladders
+from llm_numba.kernels.ladder import Step, all_ladders
+from llm_numba.microscope import examine, find_ladder
 from llm_numba.microscope.views import compare
 from llm_numba.runtime import Launch
 
@@ -134,7 +134,7 @@ def test_json_holds_every_figure_and_is_json():
 
 
 def test_every_ladder_of_the_kernels_is_found():
-    ladders = find_ladders()
+    ladders = all_ladders()
     assert ladders["transpose"] is transpose.LADDER
     assert {"saxpy", "histogram", "row_sum", "row_max", "softmax"} <= ladders.keys()
     assert all(name == ladder.name for name, ladder in ladders.items())
