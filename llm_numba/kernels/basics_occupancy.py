@@ -13,14 +13,15 @@ registers, shared memory. More is not always faster: enough to hide the waiting 
                 registers, 256 at a time a warp   of 65536, in 4 parts
                 shared memory, 128 bytes at a time, and 1 KiB for the system
 
-Sources: "CUDA C++ Programming Guide", "Technical Specifications per Compute Capability" (limits)
-and the header ``cuda_occupancy.h`` of the CUDA toolkit (granularity of allocation).
+What an SM has: :mod:`llm_numba.runtime.limits`. Source of the granularity of allocation: the header
+``cuda_occupancy.h`` of the CUDA toolkit.
 """
 
 from dataclasses import dataclass
 
 from llm_numba.errors import KernelArgumentError
 from llm_numba.kernels import checks
+from llm_numba.runtime.limits import LIMITS, SMLimits
 
 WARP = 32
 MAX_THREADS = 1024
@@ -29,42 +30,6 @@ REGISTERS = 65536
 # An SM has four schedulers, each with a quarter of the registers for its own warps.
 PARTITIONS = 4
 REGISTERS_AT_A_TIME = 256
-
-
-@dataclass(frozen=True)
-class SMLimits:
-    """What one SM has, of all that differs between compute capabilities.
-
-    Attributes
-    ----------
-    warps, blocks : int
-        The most that can be resident.
-    shared_bytes : int
-        Of all resident blocks together.
-    reserved_shared_bytes : int
-        What the system takes of it for each block.
-    shared_at_a_time : int
-        Granularity in which a block gets shared memory.
-    """
-
-    warps: int
-    blocks: int
-    shared_bytes: int
-    reserved_shared_bytes: int = 1024
-    shared_at_a_time: int = 128
-
-
-LIMITS = {
-    (7, 5): SMLimits(32, 16, 64 * 1024, reserved_shared_bytes=0, shared_at_a_time=256),
-    (8, 0): SMLimits(64, 32, 164 * 1024),
-    (8, 6): SMLimits(48, 16, 100 * 1024),
-    (8, 7): SMLimits(48, 16, 164 * 1024),
-    (8, 9): SMLimits(48, 24, 100 * 1024),
-    (9, 0): SMLimits(64, 32, 228 * 1024),
-    (10, 0): SMLimits(64, 32, 228 * 1024),
-    (10, 3): SMLimits(64, 32, 228 * 1024),
-    (12, 0): SMLimits(48, 24, 100 * 1024),
-}
 
 
 @dataclass(frozen=True)
@@ -107,7 +72,7 @@ def occupancy(
         Of a block, static and dynamic. The SM is taken to give shared memory all that it may, at
         the cost of its L1 cache, as the driver does for a kernel that asks for much.
     capability : tuple of int
-        Compute capability, a key of ``LIMITS``.
+        Compute capability, a key of :data:`llm_numba.runtime.limits.LIMITS`.
 
     Returns
     -------

@@ -10,9 +10,8 @@ to different chunks of the data.
     two streams    | in 0 | s0 | out 0 |      | in 2 | s2 | out 2 |
                           | in 1  | s1 | out 1 |      | in 3  | s3 | out 3 |      ----> time
 
-SAXPY moves 8 bytes an element in, and 4 out, over a link (PCIe: some 55 GB/s each way) that is
-fifty times slower than the GPU's memory. So the copies in are the ceiling, and overlapping can
-gain at most 12/8 = 1.5 times.
+SAXPY moves 8 bytes an element in, and 4 out, over a link (PCIe) that is many times slower than the
+GPU's memory. So the copies in are the ceiling, and overlapping can gain at most 12/8 = 1.5 times.
 
 Copies overlap only if the host's memory is *pinned*, that is, stays where it is: from ordinary
 memory the driver copies to a pinned buffer first, and the call waits for it.

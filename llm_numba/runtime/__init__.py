@@ -1,6 +1,7 @@
 """The lowest floor: devices, arrays, launches, number formats, memory."""
 
 from llm_numba.runtime.arrays import (
+    Array,
     empty,
     empty_like,
     is_device_array,
@@ -9,6 +10,8 @@ from llm_numba.runtime.arrays import (
     storage_dtype,
     to_device,
     to_host,
+    upload,
+    zeros,
 )
 from llm_numba.runtime.device import (
     gpu_problem,
@@ -18,10 +21,12 @@ from llm_numba.runtime.device import (
     simulation_requested,
 )
 from llm_numba.runtime.launch import Launch, intercept, launch, launch_all
-from llm_numba.runtime.memory import available_memory
+from llm_numba.runtime.memory import available_gpu_memory, available_memory
 
 __all__ = [
+    "Array",
     "Launch",
+    "available_gpu_memory",
     "available_memory",
     "empty",
     "empty_like",
@@ -39,4 +44,6 @@ __all__ = [
     "storage_dtype",
     "to_device",
     "to_host",
+    "upload",
+    "zeros",
 ]

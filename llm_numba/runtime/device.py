@@ -5,41 +5,54 @@ import importlib.util
 import os
 from typing import Literal
 
+import ml_dtypes  # noqa: F401  teaches NumPy the name "bfloat16"
 import numpy as np
 
 from llm_numba.errors import DeviceError
 
+Device = Literal["cpu", "cuda", "sim"]
+
 _CUDA_ERROR_NO_DEVICE = 100
-_CPU_DTYPES = {"float32": np.dtype(np.float32), "float64": np.dtype(np.float64)}
+_KERNEL_DTYPES = ("float32", "float16", "bfloat16")
+# BLAS has no product in 16 bits; kernels leave float64 to the reference.
+_DTYPES: dict[str, tuple[str, ...]] = {
+    "cpu": ("float32", "float64"),
+    "cuda": _KERNEL_DTYPES,
+    "sim": _KERNEL_DTYPES,
+}
 
 
-def resolve_device(device: str) -> str:
+def resolve_device(device: str) -> Device:
     """Turn a user's choice of device into one that exists here.
 
     Parameters
     ----------
-    device : {"auto", "cpu", "cuda"}
-        ``auto`` takes the best that works.
+    device : {"auto", "cpu", "cuda", "sim"}
+        ``auto`` is the GPU where there is one that works, and else the CPU. ``sim`` runs the
+        GPU's kernels in the simulator.
 
     Returns
     -------
-    str
-        The device's name.
+    {"cpu", "cuda", "sim"}
 
     Raises
     ------
     DeviceError
         If the device is unknown or cannot be had on this machine.
     """
-    if device in ("auto", "cpu"):
-        return "cpu"
-    if device == "cuda":
-        why = _why_no_driver() or "this version of llm_numba runs models on the CPU only"
+    if device == "auto":
+        return "cpu" if gpu_problem() else "cuda"
+    if device not in _DTYPES:
         raise DeviceError(
-            f"device='cuda' cannot be used: {why}.",
-            "Use device='cpu' (or 'auto'); `llm-numba doctor` shows what works here.",
+            f"There is no device {device!r}.", f"Choose one of: auto, {', '.join(_DTYPES)}."
         )
-    raise DeviceError(f"There is no device {device!r}.", "Choose one of: auto, cpu, cuda.")
+    if device == "cuda" and (problem := gpu_problem()):
+        raise DeviceError(
+            f"device='cuda' cannot be used: {problem}.",
+            "Use device='cpu' (or 'auto'), or 'sim' to run the kernels in the simulator; "
+            "`llm-numba doctor` shows what works here.",
+        )
+    return device
 
 
 def kernel_device(device: str | None = None) -> Literal["cuda", "sim"]:
@@ -114,31 +127,36 @@ def _why_no_driver() -> str | None:
     return None
 
 
-def resolve_dtype(dtype: str | None, device: str) -> np.dtype:
+def resolve_dtype(dtype: str | None, device: Device, stored: str = "float32") -> np.dtype:
     """Turn a user's choice of number format into one that the device computes in.
 
     Parameters
     ----------
     dtype : str or None
-        ``None`` takes the device's default: float32 on the CPU.
+        None takes the device's default: float32 on the CPU and in the simulator; on a GPU the
+        format that the weights are stored in, if they are stored in 16 bits, and else float32.
     device : str
         As returned by :func:`resolve_device`.
+    stored : str
+        The format that most weights of the checkpoint are stored in.
 
     Returns
     -------
     dtype
-        The format of activations and of weights in memory.
+        The format of activations and of weights in memory. Kernels add up in float32 whatever
+        the format.
 
     Raises
     ------
     DeviceError
         If the device does not compute in that format.
     """
-    name = dtype or "float32"
-    if name not in _CPU_DTYPES:
+    default = stored if device == "cuda" and stored in _DTYPES[device] else "float32"
+    name = default if dtype is None else dtype
+    if name not in _DTYPES[device]:
         raise DeviceError(
             f"device={device!r} does not compute in dtype={name!r}.",
-            f"Choose one of: {', '.join(_CPU_DTYPES)}; checkpoints stored in 16 bits are converted "
-            "while they load.",
+            f"Choose one of: {', '.join(_DTYPES[device])}; weights stored in another format are "
+            "converted while they load.",
         )
-    return _CPU_DTYPES[name]
+    return np.dtype(name)

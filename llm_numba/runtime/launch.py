@@ -17,13 +17,14 @@ import numpy as np
 from llm_numba.errors import DeviceError, KernelArgumentError, LaunchError
 from llm_numba.runtime.arrays import kernel_view, kind_of
 from llm_numba.runtime.device import kernel_device, simulation_requested
+from llm_numba.runtime.limits import LIMITS
 
 # What every CUDA device of compute capability 5.0 and later allows.
 _MAX_THREADS = 1024
 _MAX_BLOCK = (1024, 1024, 64)
 _MAX_GRID = (2**31 - 1, 65535, 65535)
-# 227 KiB, the most that any device has; the driver refuses what is too much for its own.
-_MAX_SHARED_BYTES = 232_448
+# The driver refuses what is too much for its own device.
+_MAX_SHARED_BYTES = max(sm.block_shared_bytes for sm in LIMITS.values())
 
 _SCALARS = (int, float, complex, np.generic)
 _PLACES = {"cuda": "on the GPU", "sim": "in the simulator", "host": "in the host's memory"}

@@ -20,6 +20,20 @@ def available_memory() -> int:
     return min([_available_to_machine(), *_left_by_control_groups()])
 
 
+def available_gpu_memory() -> int:
+    """Return the bytes of the current GPU's memory that a program may still take.
+
+    Returns
+    -------
+    int
+        What no program holds, and what CuPy keeps for itself of arrays that are gone.
+    """
+    import cupy
+
+    free, _ = cupy.cuda.runtime.memGetInfo()
+    return free + cupy.get_default_memory_pool().free_bytes()
+
+
 def _available_to_machine() -> int:
     try:
         return _field(_PROC / "meminfo", "MemAvailable:") * 1024

@@ -23,13 +23,10 @@ from numba.cuda import dispatcher
 
 from llm_numba.errors import CompileError, DependencyError
 from llm_numba.runtime.launch import Launch
+from llm_numba.runtime.limits import LIMITS
 from llm_numba.runtime.signature import argument_key, numba_type
 
 Capability = tuple[int, int] | tuple[int, int, str]
-
-# Shared memory that a block may have, in KiB (CUDA C++ Programming Guide, "Technical
-# Specifications per Compute Capability").
-_SHARED_KIB = {(7, 5): 64, (8, 0): 163, (8, 6): 99, (8, 9): 99, (9, 0): 227, (10, 0): 227}
 
 _OPCODE = re.compile(r"^\s*(?:@!?%\w+\s+)?(?P<opcode>[a-z][\w.:]*)\s")
 _LOCATION = re.compile(r"^\s*\.loc\s+(?P<file>\d+)\s+(?P<line>\d+)")
@@ -300,7 +297,7 @@ def shared_limit(capability: Capability) -> int:
     ----------
     capability : tuple of int
     """
-    return _SHARED_KIB[capability[0], capability[1]] * 1024
+    return LIMITS[capability[0], capability[1]].block_shared_bytes
 
 
 def capability_name(capability: Capability) -> str:

@@ -13,9 +13,10 @@ import pytest
 
 from llm_numba import reference, runtime
 from llm_numba.errors import DeviceError, KernelArgumentError
-from llm_numba.kernels import basics, basics_occupancy
+from llm_numba.kernels import basics
 from llm_numba.kernels.basics_occupancy import occupancy
 from llm_numba.kernels.basics_streams import saxpy_from_host
+from llm_numba.runtime.limits import LIMITS
 from llm_numba.simulator import simulate
 
 UNIT_ROUNDOFF = {"float32": 2.0**-24, "float16": 2.0**-11, "bfloat16": 2.0**-8}
@@ -256,7 +257,7 @@ def test_occupancy_is_what_nvidia_calculates(launch, capability, blocks, limited
     assert found.blocks == blocks
     assert found.limited_by == limited_by
     assert found.warps == blocks * -(-launch[0] // 32)
-    assert found.fraction == found.warps / basics_occupancy.LIMITS[capability].warps
+    assert found.fraction == found.warps / LIMITS[capability].warps
 
 
 def test_a_block_that_fits_nowhere_is_not_resident():
