@@ -353,3 +353,13 @@ def updated(x):
     out += [0, np.bitwise_or.reduce(x), np.bitwise_xor.reduce(x)]
     out += [sum(n % 3 == r for n in numbers) for r in range(3)]
     return np.array([(int(n) + 2**31) % 2**32 - 2**31 for n in out], np.int32)
+
+
+def assert_same_bits(left, right):
+    """Assert that two arrays are equal bit for bit, but for which NaN it is."""
+    assert left.dtype == right.dtype
+    width = f"u{left.dtype.itemsize}"
+    both_nan = (left != left) & (right != right)
+    np.testing.assert_array_equal(
+        np.where(both_nan, 0, left.view(width)), np.where(both_nan, 0, right.view(width))
+    )

@@ -24,26 +24,20 @@ def on_both(kernel, grid, block, inputs, out):
     return results
 
 
-def assert_same_bits(left, right):
-    width = f"u{left.dtype.itemsize}"
-    both_nan = (left != left) & (right != right)
-    np.testing.assert_array_equal(
-        np.where(both_nan, 0, left.view(width)), np.where(both_nan, 0, right.view(width))
-    )
-
-
 @pytest.mark.parametrize("name", expressions.CASES)
 def test_an_expression(name):
     kernel, inputs, dtype, _ = expressions.CASES[name]
     out = np.zeros(len(inputs[0]), dtype)
-    assert_same_bits(*on_both(kernel, -(-len(out) // 64), 64, inputs, out))
+    expressions.assert_same_bits(*on_both(kernel, -(-len(out) // 64), 64, inputs, out))
 
 
 def test_exchanges_and_votes():
     x = np.random.default_rng(3).integers(-99, 99, 64)
-    assert_same_bits(*on_both(expressions.exchanges, 2, 32, (x,), np.zeros((12, 64), np.int64)))
+    expressions.assert_same_bits(
+        *on_both(expressions.exchanges, 2, 32, (x,), np.zeros((12, 64), np.int64))
+    )
 
 
 def test_atomics():
     x = np.random.default_rng(4).integers(-(2**30), 2**30, 300).astype(np.int32)
-    assert_same_bits(*on_both(expressions.atomics, 5, 64, (x,), np.zeros(10, np.int32)))
+    expressions.assert_same_bits(*on_both(expressions.atomics, 5, 64, (x,), np.zeros(10, np.int32)))

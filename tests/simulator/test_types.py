@@ -7,15 +7,6 @@ import pytest
 from llm_numba.simulator import simulate
 
 
-def same_bits(left, right):
-    assert left.dtype == right.dtype
-    both_nan = (left != left) & (right != right)
-    width = f"u{left.dtype.itemsize}"
-    np.testing.assert_array_equal(
-        np.where(both_nan, 0, left.view(width)), np.where(both_nan, 0, right.view(width))
-    )
-
-
 @pytest.mark.parametrize("name", expressions.CASES)
 def test_an_expression_has_the_bits_of_its_type(name):
     kernel, inputs, dtype, expected = expressions.CASES[name]
@@ -23,7 +14,7 @@ def test_an_expression_has_the_bits_of_its_type(name):
     simulate(kernel, -(-len(out) // 64), 64, (*inputs, out), explain=False)
     with np.errstate(all="ignore"):
         want = expected(*inputs)
-    same_bits(out, want.astype(dtype))
+    expressions.assert_same_bits(out, want.astype(dtype))
 
 
 @pytest.mark.parametrize("schedule", ["ordered", "random"])
