@@ -21,7 +21,11 @@ from sphinx.util.docutils import SphinxDirective
 
 RECORDS = "kernels_*.json"
 # Of a result's shape: not its sizes.
-_NOT_SIZES = {"dtype", "microseconds", "host_microseconds", "host_bound", "bytes", "flops"}
+_NOT_SIZES = {
+    "dtype", "microseconds", "host_microseconds", "host_bound", "captured", "bytes", "flops"
+}  # fmt: skip
+# What a ladder is held against, by the names in the record.
+_PEERS = {"pytorch": "PyTorch", "compiled": "torch.compile"}
 
 
 class LadderTimings(SphinxDirective):
@@ -50,18 +54,16 @@ class LadderSummary(SphinxDirective):
         record = load(self.env, RECORDS)
         results = {each["name"]: each for each in record["results"]}
         points = dict.fromkeys(name.rpartition("/")[0] for name in results if name.count("/") == 2)
-        lines = ["| operation | first step | last step | of the copy | of PyTorch |",
-                 "| --- " + "| --: " * 4 + "|"]  # fmt: skip
+        headings = ["operation", "first step", "last step", "of the copy"]
+        headings += [f"of {peer}" for peer in _PEERS.values()]
+        lines = [f"| {' | '.join(headings)} |", f"| --- {'| --: ' * (len(headings) - 1)}|"]
         for point in points:
             steps = [name for name in results if name.rpartition("/")[0] == point]
-            first, *_, last = [name for name in steps if not name.endswith("/pytorch")]
-            share, ratio = results.get(f"of_copy/{last}"), results.get(f"of_pytorch/{last}")
-            of_copy = f"{figure(share['median'])} %" if share else ""
-            of_pytorch = f"{figure(ratio['median'])} x" if ratio else ""
-            lines.append(
-                f"| `{point}` | {_speed(results[first])} | {_speed(results[last])} "
-                f"| {of_copy} | {of_pytorch} |"
-            )
+            first, *_, last = [each for each in steps if each.rpartition("/")[2] not in _PEERS]
+            cells = [f"`{point}`", _speed(results[first]), _speed(results[last])]
+            cells.append(_share(results, f"of_copy/{last}", "%"))
+            cells += [_share(results, f"of_{peer}/{last}", "x") for peer in _PEERS]
+            lines.append(f"| {' | '.join(cells)} |")
         lines += ["", "{.provenance}", on_gpu(record)]
         return self.parse_text_to_nodes("\n".join(lines))
 
@@ -70,27 +72,30 @@ def _speed(result: dict[str, Any]) -> str:
     return f"{figure(result['median'])} {result['unit']}"
 
 
+def _share(results: dict[str, dict[str, Any]], name: str, unit: str) -> str:
+    return f"{figure(results[name]['median'])} {unit}" if name in results else ""
+
+
 def _table(point: str, results: dict[str, dict[str, Any]], eager: str | None) -> list[str]:
     steps = [name.rpartition("/")[2] for name in results if name.rpartition("/")[0] == point]
     if not steps:
         raise ExtensionError(f"no record has timings of {point}")
     memory = f"of_copy/{point}/{steps[-1]}" in results
-    against = eager is not None and f"of_pytorch/{point}/{steps[-1]}" in results
+    peers = [peer for peer in _PEERS if f"of_{peer}/{point}/{steps[-1]}" in results]
     shape = results[f"{point}/{steps[-1]}"]["shape"]
     sizes = ", ".join(f"{axis} = {n:,}" for axis, n in shape.items() if axis not in _NOT_SIZES)
     operation = point.partition("/")[0]
     headings = [f"`{operation}`, {shape['dtype']}, {sizes}", "µs", "GB/s" if memory else "TFLOP/s"]
-    headings += ["of the copy"] * memory + [f"of `{eager}`"] * against
+    headings += ["of the copy"] * memory
+    headings += [f"of `{eager}`" if peer == "pytorch" else f"of {_PEERS[peer]}" for peer in peers]
     lines = [f"| {' | '.join(headings)} |", f"| --- {'| --: ' * (len(headings) - 1)}|"]
     for step in steps:
         entry = results[f"{point}/{step}"]
-        cells = ["PyTorch" if step == "pytorch" else f"`{step}`"]
+        cells = [_PEERS.get(step, f"`{step}`")]
         cells += [figure(entry["shape"]["microseconds"]), figure(entry["median"])]
         if memory:
-            cells.append(f"{figure(results[f'of_copy/{point}/{step}']['median'])} %")
-        if against:
-            ratio = results.get(f"of_pytorch/{point}/{step}")
-            cells.append(f"{figure(ratio['median'])} x" if ratio else "")
+            cells.append(_share(results, f"of_copy/{point}/{step}", "%"))
+        cells += [_share(results, f"of_{peer}/{point}/{step}", "x") for peer in peers]
         lines.append(f"| {' | '.join(cells)} |")
     return lines
 

@@ -41,6 +41,8 @@ class Point:
         The same in PyTorch, as people write it.
     eager_code : str
         How it reads.
+    compiled : bool
+        Whether torch.compile runs as well. It makes nothing of a single call of a library.
     """
 
     name: str
@@ -54,6 +56,7 @@ class Point:
     by_rows: tuple[str, ...] = ()
     eager: Eager | None = None
     eager_code: str = ""
+    compiled: bool = False
 
     @property
     def chosen(self) -> list[Any]:
@@ -131,6 +134,7 @@ def _norm(ladder: Ladder, norm: Eager, expect: Callable[..., Any], code: str) ->
         by_rows=("x", "out"),
         eager=norm,
         eager_code=code,
+        compiled=True,
     )
 
 
@@ -143,6 +147,7 @@ def _fused_norm(ladder: Ladder, norm: Eager, activation: str, code: str) -> Poin
         by_rows=("x", "residual", "out", "total"),
         eager=_eager_fused(norm, activation),
         eager_code=code,
+        compiled=True,
     )
 
 
@@ -160,6 +165,7 @@ def _softmax(dtype: str) -> Point:
         by_rows=("x", "out"),
         eager=lambda torch, o: torch.softmax(o["x"], -1),
         eager_code="torch.softmax(x, -1)",
+        compiled=True,
     )
 
 
@@ -171,6 +177,7 @@ def _transpose(dtype: str) -> Point:
         dtype,
         eager=lambda torch, o: o["x"].t().contiguous(),
         eager_code="x.t().contiguous()",
+        compiled=True,
     )
 
 
@@ -189,6 +196,7 @@ POINTS = (
         steps=("tree", "warp", "block", "vectorised"),
         eager=lambda torch, o: o["x"].sum(-1),
         eager_code="x.sum(-1)",
+        compiled=True,
     ),
     _sum(
         "bfloat16",

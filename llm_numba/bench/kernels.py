@@ -1,18 +1,26 @@
 """``llm-numba bench kernels``: every step of every ladder on a GPU, against PyTorch and the copy.
 
 First each step is held to the reference in float64, on outputs that were poisoned before. Then it
-is timed. What it reaches stands beside two things measured in the same run: a device-to-device
-copy, which is what memory gives, and PyTorch's own kernels, run as people run them.
+is timed. What it reaches stands beside what is measured in the same run: a device-to-device copy,
+which is what memory gives, PyTorch's own kernels, run as people run them, and what torch.compile
+makes of the same lines.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from fnmatch import fnmatch
 from typing import Any
 
 import numpy as np
 
-from llm_numba.bench.gpu_timing import GPUTimer, Timing, copy_bandwidth, read_bandwidth
+from llm_numba.bench.gpu_timing import (
+    GPUTimer,
+    Timing,
+    capture_launches,
+    capture_torch,
+    copy_bandwidth,
+    read_bandwidth,
+)
 from llm_numba.bench.kernel_points import POINTS, Point, allowed_error, relative_error
 from llm_numba.bench.record import Result
 from llm_numba.bench.timing import summarize
@@ -23,6 +31,9 @@ from llm_numba.runtime import is_device_array, launch_all, storage_dtype, to_dev
 # Enough to get past the L2 cache of any GPU (60 MB on an H200) between two uses of an input.
 _ROTATED_BYTES = 256 << 20
 _CHECKED_ROWS = 192
+
+# By the names that their results have.
+PEERS = {"pytorch": "PyTorch", "compiled": "torch.compile"}
 
 
 @dataclass(frozen=True)
@@ -108,7 +119,7 @@ def measure(settings: KernelSettings) -> Iterator[Result]:
 def measure_point(
     point: Point, timer: GPUTimer, copy_rate: float, torch: Any, device: str | None = None
 ) -> Iterator[Result]:
-    """Check and time all steps of a ladder, and PyTorch.
+    """Check and time all steps of a ladder, and PyTorch's.
 
     Parameters
     ----------
@@ -123,20 +134,21 @@ def measure_point(
     ------
     Result
         For each step its speed (GB/s or TFLOP/s), its share of the copy where memory is the
-        ceiling, and its ratio to PyTorch where there is an equivalent.
+        ceiling, and its ratios to PyTorch's where there is an equivalent.
     """
     operands = point.operands()
     rows = _rows_to_check(point, operands)
     expected = point.expected(operands, rows)
     sets = _device_sets(operands, device)
-    eager = None
+    peers: dict[str, Timing] = {}
     if torch is not None and point.eager is not None:
         tensors = [as_tensors(torch, operands) for operands in sets]
-        _check(point, "PyTorch", {"out": _from_torch(torch, point.eager(torch, tensors[0]))},
-               expected, rows)  # fmt: skip
-        works = [lambda t=t: point.eager(torch, t) for t in tensors]
-        eager = timer.time(works)
-        yield from _results(point, "pytorch", point.eager_code, eager, copy_rate, None)
+        for name, run in _peers(point, torch).items():
+            found = {"out": _from_torch(torch, run(tensors[0]))}
+            _check(point, PEERS[name], found, expected, rows)
+            works = [lambda run=run, t=t: run(t) for t in tensors]
+            peers[name] = timer.time(works, lambda works: capture_torch(torch, works))
+            yield from _results(point, name, point.eager_code, peers[name], copy_rate, {})
     for step in point.chosen:
         plans = [step.plan(**each) for each in sets]
         for name in expected:
@@ -144,8 +156,20 @@ def measure_point(
         launch_all(plans[0])
         found = {name: to_host(sets[0][name]) for name in expected}
         _check(point, step.name, found, expected, rows)
-        timing = timer.time([lambda plan=plan: launch_all(plan) for plan in plans])
-        yield from _results(point, step.name, step.idea, timing, copy_rate, eager)
+        works = [lambda plan=plan: launch_all(plan) for plan in plans]
+        timing = timer.time(works, capture_launches)
+        yield from _results(point, step.name, step.idea, timing, copy_rate, peers)
+
+
+def _peers(point: Point, torch: Any) -> dict[str, Callable[[dict[str, Any]], Any]]:
+    """Return PyTorch's ways to the same result, by the name of their results."""
+
+    def run(tensors: dict[str, Any]) -> Any:
+        return point.eager(torch, tensors)
+
+    if not point.compiled:
+        return {"pytorch": run}
+    return {"pytorch": run, "compiled": torch.compile(run, dynamic=False)}
 
 
 def _rows_to_check(point: Point, operands: Operands) -> np.ndarray:
@@ -198,7 +222,7 @@ def _results(
     what: str,
     timing: Timing,
     copy_rate: float,
-    eager: Timing | None,
+    peers: dict[str, Timing],
 ) -> Iterator[Result]:
     key = f"{point.name}/{name}"
     shape = dict(zip(point.ladder.axes.split(), point.shape, strict=True)) | {
@@ -206,6 +230,7 @@ def _results(
         "microseconds": round(1e6 * timing.median, 3),
         "host_microseconds": round(1e6 * timing.host_seconds, 3),
         "host_bound": timing.host_bound,
+        "captured": timing.captured,
     }
     if point.ladder.ceiling == "memory":
         rates = [point.fewest_bytes / seconds / 1e9 for seconds in timing.seconds]
@@ -219,10 +244,10 @@ def _results(
         rates = [flops / seconds / 1e12 for seconds in timing.seconds]
         speed = summarize(rates, "TFLOP/s", warmup=timing.warmup)
         yield Result(key, f"{key}: {what}", speed, shape | {"flops": flops})
-    if eager is not None:
-        ratios = [eager.median / seconds for seconds in timing.seconds]
+    for peer, theirs in peers.items():
+        ratios = [theirs.median / seconds for seconds in timing.seconds]
         speedup = summarize(ratios, "x", warmup=timing.warmup)
-        yield Result(f"of_pytorch/{key}", f"{key}: times PyTorch", speedup, shape)
+        yield Result(f"of_{peer}/{key}", f"{key}: times {PEERS[peer]}", speedup, shape)
 
 
 # -- PyTorch --------------------------------------------------------------------------------------

@@ -76,6 +76,38 @@ def test_median_is_of_the_samples():
     assert Timing([3.0, 1.0, 2.0], 0.0, 0).median == 2.0
 
 
+def captured(works):
+    def replay():
+        for work in works:
+            work()
+
+    return replay
+
+
+def test_short_work_is_timed_as_a_graph_of_many():
+    gpu = FakeGPU()
+    works = [gpu.work(name, 20e-6) for name in "ab"]
+    timing = gpu.timer(repeats=5, warmup=2).time(works, captured)
+    # 400 us of it: 20 runs. Two to warm up, one to see how long it takes; one graph uncounted.
+    assert timing.captured == 20
+    assert timing.seconds == pytest.approx([20e-6] * 5)
+    assert timing.warmup == 23
+    assert "".join(gpu.log) == "aba" + "ab" * 10 * 6
+
+
+def test_a_graph_has_every_input():
+    gpu = FakeGPU()
+    works = [gpu.work(name, 90e-6) for name in "abcdefghij"]
+    assert gpu.timer(repeats=5).time(works, captured).captured == 10
+
+
+def test_longer_work_is_timed_by_itself():
+    gpu = FakeGPU()
+    timing = gpu.timer(repeats=5).time([gpu.work("a", 200e-6)], captured)
+    assert timing.captured == 0
+    assert len(gpu.log) == 3 + 1 + 5
+
+
 def test_reading_alone_reads_each_number_once():
     threads = 512
     x = np.random.default_rng(0).normal(size=16 * threads * 3).astype(np.float32)

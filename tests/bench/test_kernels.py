@@ -167,6 +167,7 @@ def torch_with(add):
         from_dlpack=Tensor,
         bfloat16=object(),
         add=lambda y, x, alpha: Tensor(add(np.asarray(y.array), alpha * np.asarray(x.array))),
+        compile=lambda run, dynamic: run,
     )
 
 
@@ -176,6 +177,14 @@ def test_pytorch_is_checked_and_timed_on_the_same_operands():
     assert "torch.add(y, x, alpha=alpha)" in eager.what
     assert results["of_pytorch/saxpy/float32/stride"].statistic.median == pytest.approx(1.0)
     assert "of_pytorch/saxpy/float32/pytorch" not in results
+
+
+def test_torch_compile_is_held_against_where_it_has_something_to_fuse():
+    saxpy = point("saxpy/float32")
+    with_it = measured(dataclasses.replace(saxpy, compiled=True), torch_with(np.add))
+    assert with_it["of_compiled/saxpy/float32/stride"].statistic.median == pytest.approx(1.0)
+    without = measured(dataclasses.replace(saxpy, compiled=False), torch_with(np.add))
+    assert not any("compiled" in name for name in without)
 
 
 def test_a_pytorch_that_computes_something_else_is_no_baseline():
