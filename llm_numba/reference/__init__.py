@@ -31,7 +31,9 @@ from llm_numba.reference.sampling import (
     argmax,
     philox_uniform,
     sample,
+    sample_tokens,
     sampling_probabilities,
+    top_logprobs,
 )
 from llm_numba.reference.softmax import log_softmax, softmax
 from llm_numba.reference.transpose import transpose
@@ -63,11 +65,13 @@ __all__ = [
     "row_max",
     "row_sum",
     "sample",
+    "sample_tokens",
     "sampling_probabilities",
     "saxpy",
     "silu",
     "silu_mul",
     "softmax",
+    "top_logprobs",
     "transpose",
     "write_kv",
 ]

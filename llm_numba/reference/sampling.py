@@ -15,7 +15,7 @@ Numbers: As Easy as 1, 2, 3", SC 2011 (Philox).
 
 import numpy as np
 
-from llm_numba.reference.softmax import softmax
+from llm_numba.reference.softmax import log_softmax, softmax
 
 _PHILOX_MULTIPLIERS = (0xD2511F53, 0xCD9E8D57)
 _PHILOX_WEYL = (0x9E3779B9, 0xBB67AE85)
@@ -23,6 +23,9 @@ _MASK32 = 0xFFFFFFFF
 
 # Below this temperature only the most likely tokens are left, and logits divided by it overflow.
 _COLDEST = 1e-30
+
+# Below this temperature a token is not drawn: the most likely one is taken.
+GREEDY_BELOW = 1e-5
 
 
 def argmax(logits: np.ndarray) -> np.ndarray:
@@ -35,6 +38,7 @@ def argmax(logits: np.ndarray) -> np.ndarray:
     Returns
     -------
     int64 [B]
+        In a row with NaN the first NaN.
     """
     return logits.argmax(axis=-1)
 
@@ -140,6 +144,76 @@ def sample(probs: np.ndarray, uniform: np.ndarray) -> np.ndarray:
     cumulative = np.cumsum(probs, axis=-1, dtype=np.float64)
     target = uniform[:, None] * cumulative[:, -1:]
     return np.argmax(cumulative > target, axis=-1)
+
+
+def sample_tokens(
+    logits: np.ndarray,
+    temperature: np.ndarray,
+    top_k: np.ndarray,
+    top_p: np.ndarray,
+    min_p: np.ndarray,
+    seeds: np.ndarray,
+    streams: np.ndarray,
+    positions: np.ndarray,
+) -> np.ndarray:
+    """Choose the next token of each row, by its own parameters.
+
+    Parameters
+    ----------
+    logits : float [B, V]
+        After penalties.
+    temperature : float [B]
+        Below 1e-5 the most likely token is taken, the first of equals.
+    top_k, top_p, min_p : int, float and float [B]
+        As of :func:`sampling_probabilities`; a `top_k` below 0 keeps all, too.
+    seeds, streams, positions : uint64, int and int [B]
+        As of :func:`philox_uniform`.
+
+    Returns
+    -------
+    int64 [B]
+        -1 where the largest logit is not a finite number, or any is NaN.
+    """
+    is_sound = np.isfinite(logits.max(axis=-1))
+    tokens = np.where(is_sound, argmax(logits), -1)
+    drawn = np.flatnonzero(is_sound & (temperature >= GREEDY_BELOW))
+    if drawn.size:
+        limits = (top_k[drawn], top_p[drawn], min_p[drawn])
+        probs = sampling_probabilities(logits[drawn], temperature[drawn], *limits)
+        tokens[drawn] = sample(
+            probs, philox_uniform(seeds[drawn], streams[drawn], positions[drawn])
+        )
+    return tokens
+
+
+def top_logprobs(
+    logits: np.ndarray, token_ids: np.ndarray, count: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Report how likely one token of each row is, and which ones are the most likely.
+
+    Parameters
+    ----------
+    logits : float [B, V]
+    token_ids : int [B]
+    count : int
+        How many of the most likely ones, at most V.
+
+    Returns
+    -------
+    logprob : float [B]
+        Of the row's token: the logarithm of its probability.
+    rank : int64 [B]
+        One more than there are more likely tokens.
+    ids : int64 [B, count]
+        The most likely tokens, the first of equals first.
+    logprobs : float [B, count]
+        Theirs.
+    """
+    logprobs = log_softmax(logits)
+    own = np.take_along_axis(logprobs, token_ids[:, None].astype(np.int64), axis=-1)
+    rank = 1 + np.count_nonzero(logprobs > own, axis=-1)
+    ids = np.argsort(-logprobs, axis=-1, kind="stable")[:, :count]
+    return own[:, 0], rank, ids, np.take_along_axis(logprobs, ids, axis=-1)
 
 
 def philox_uniform(seeds: np.ndarray, streams: np.ndarray, positions: np.ndarray) -> np.ndarray:

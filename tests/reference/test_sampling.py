@@ -249,3 +249,46 @@ def test_rows_are_drawn_each_with_its_own_number():
     probs = np.full((4, 4), 0.25)
     uniform = np.array([0.9, 0.1, 0.3, 0.6])
     assert reference.sample(probs, uniform).tolist() == [3, 0, 1, 2]
+
+
+# -- All of it ----------------------------------------------------------------------------------
+
+
+def settings(batch, temperature=1.0, top_k=0, top_p=1.0, min_p=0.0):
+    """Broadcast parameters to a batch, and number its requests."""
+    limits = [np.broadcast_to(each, batch) for each in (temperature, top_k, top_p, min_p)]
+    numbers = np.arange(batch)
+    return *limits, numbers.astype(np.uint64), numbers % 3, numbers + 7
+
+
+def test_a_row_is_greedy_below_the_coldest_temperature_and_drawn_above():
+    rng = np.random.default_rng(0)
+    logits = rng.normal(scale=2, size=(40, 31))
+    parameters = settings(40, np.where(np.arange(40) % 2, 1e-6, 0.8), 20, 0.95, 0.01)
+    tokens = reference.sample_tokens(logits, *parameters)
+    probs = reference.sampling_probabilities(logits, np.full(40, 0.8), *parameters[1:4])
+    drawn = reference.sample(probs, reference.philox_uniform(*parameters[4:]))
+    assert tokens.dtype == np.int64
+    assert tokens[::2].tolist() == drawn[::2].tolist()
+    assert tokens[1::2].tolist() == logits.argmax(axis=-1)[1::2].tolist()
+    assert (drawn != logits.argmax(axis=-1)).any()
+
+
+def test_a_row_without_a_finite_maximum_has_no_token():
+    logits = np.zeros((6, 5))
+    logits[0, 3], logits[1, 3], logits[2], logits[3, 1:] = np.nan, np.inf, -np.inf, -np.inf
+    for temperature in (0.0, 1.0):
+        tokens = reference.sample_tokens(logits, *settings(6, temperature))
+        assert tokens[:4].tolist() == [-1, -1, -1, 0]
+        assert (tokens[4:] >= 0).all()
+
+
+def test_top_logprobs_rank_by_likelihood_then_by_token():
+    row = [math.log(p) for p in (0.1, 0.3, 0.1, 0.4, 0.1)]
+    logprob, rank, ids, logprobs = reference.top_logprobs(
+        np.array([row] * 3), np.array([4, 3, 1]), 4
+    )
+    np.testing.assert_allclose(np.exp(logprob), [0.1, 0.4, 0.3], rtol=1e-14)
+    assert rank.tolist() == [3, 1, 2]
+    assert ids.tolist() == [[3, 1, 0, 2]] * 3
+    np.testing.assert_allclose(np.exp(logprobs), [[0.4, 0.3, 0.1, 0.1]] * 3, rtol=1e-14)
