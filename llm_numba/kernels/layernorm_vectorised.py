@@ -13,7 +13,6 @@ from numba import cuda, float32
 from llm_numba.kernels import ptx
 from llm_numba.kernels.activation import gelu, gelu_tanh, silu
 from llm_numba.kernels.layernorm_rows import inverse_deviation
-from llm_numba.kernels.ptx.packets import zeros16
 from llm_numba.kernels.rows import (
     HELD,
     MAX_THREADS,
@@ -105,7 +104,7 @@ def _vectorised(activation):
         for k in range(PACKETS):
             packet = cuda.threadIdx.x + k * cuda.blockDim.x
             if packet < packets:
-                values = zeros16(out)
+                values = ptx.zeros16(out)
                 for e in range(width):
                     values = ptx.with_item(values, e, activation(held[k * width + e]))
                 ptx.store16(out, begin + packet * width, values)

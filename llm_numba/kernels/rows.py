@@ -21,7 +21,6 @@ import math
 from numba import cuda, float32
 
 from llm_numba.kernels import ptx
-from llm_numba.kernels.ptx.packets import zeros16
 from llm_numba.kernels.reduce import WARP, warp_max, warp_sum
 
 # Packets of 16 bytes that a thread holds, and the numbers in them: up to 8 in a packet.
@@ -100,7 +99,7 @@ def store_packets(out, begin, packets, held):
     for k in range(PACKETS):
         packet = cuda.threadIdx.x + k * cuda.blockDim.x
         if packet < packets:
-            values = zeros16(out)
+            values = ptx.zeros16(out)
             for e in range(width):
                 values = ptx.with_item(values, e, held[k * width + e])
             ptx.store16(out, begin + packet * width, values)

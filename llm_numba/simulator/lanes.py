@@ -172,7 +172,7 @@ class Lanes:
             return element
         return element * (unit // itemsize) + offset % unit // itemsize
 
-    def load(self, view: View, index: Any, count: int | None = None) -> Any:
+    def load(self, view: View, index: Any, count: int | None = None, *, kind: str = "load") -> Any:
         """Read an element for each thread.
 
         Parameters
@@ -181,6 +181,8 @@ class Lanes:
         index : int or tuple of int registers
         count : int, optional
             If given, ``index`` is flat and this many elements from there on are one request.
+        kind : {"load", "acquire"}
+            Of single elements: whether what a release published is known from now on.
 
         Returns
         -------
@@ -192,11 +194,16 @@ class Lanes:
         buffer, dtype = view.buffer, view.dtype
         cell = self.cells(buffer, offset, dtype.itemsize)
         if self.machine.watched:
-            self.machine.observer.access(self, "load", view, offset, cell, dtype.itemsize)
+            self.machine.observer.access(self, kind, view, offset, cell, dtype.itemsize)
         return widen(buffer.typed(dtype)[cell])
 
-    def store(self, view: View, index: Any, value: Any, count: int | None = None) -> None:
-        """Write an element for each thread; ``count`` as in :meth:`load`, ``value`` [n, count]."""
+    def store(
+        self, view: View, index: Any, value: Any, count: int | None = None, *, kind: str = "store"
+    ) -> None:
+        """Write an element for each thread; ``count`` as in :meth:`load`, ``value`` [n, count].
+
+        A store of the `kind` "release" publishes what the thread knows.
+        """
         if count is not None:
             self._store_many(view, index, value, count)
             return
@@ -207,11 +214,20 @@ class Lanes:
         if isinstance(value, np.ndarray) and not isinstance(cell, np.ndarray):
             cell = self.vector(cell)  # many threads, one element: the last one stays
         if self.machine.watched:
-            self.machine.observer.access(self, "store", view, offset, cell, dtype.itemsize, value)
+            self.machine.observer.access(self, kind, view, offset, cell, dtype.itemsize, value)
         buffer.typed(dtype)[cell] = value
         self.machine.progress += 1
 
-    def _many(self, view: View, index: Any, count: int) -> tuple[Any, Any]:
+    def places(self, view: View, index: Any, count: int) -> tuple[np.ndarray, np.ndarray]:
+        """Return where the elements of one wide request of each thread lie.
+
+        Returns
+        -------
+        offset : int [n]
+            Byte address of the first.
+        cell : int [n, count]
+            Places in the buffer's typed array.
+        """
         last = index + (count - 1)
         for edge in (index, last):
             view.ravel().check(self, edge, view.size, 0)
@@ -224,7 +240,7 @@ class Lanes:
         return offset, first[:, None] + np.arange(count)
 
     def _load_many(self, view: View, index: Any, count: int) -> np.ndarray:
-        offset, cell = self._many(view, index, count)
+        offset, cell = self.places(view, index, count)
         size = view.dtype.itemsize
         if self.machine.watched:
             self.machine.observer.access(self, "load", view, offset, cell, size)
@@ -232,7 +248,7 @@ class Lanes:
         return values[:, 0] if count == 1 else values
 
     def _store_many(self, view: View, index: Any, value: Any, count: int) -> None:
-        offset, cell = self._many(view, index, count)
+        offset, cell = self.places(view, index, count)
         value = np.broadcast_to(np.asarray(value).astype(view.dtype).reshape(-1, count), cell.shape)
         if self.machine.watched:
             size = view.dtype.itemsize

@@ -12,6 +12,7 @@ import numpy as np
 
 from llm_numba.simulator.barriers import Barriers
 from llm_numba.simulator.collectives import Collectives
+from llm_numba.simulator.copies import Copies
 from llm_numba.simulator.errors import (
     BarrierDivergenceError,
     DeadlockError,
@@ -67,6 +68,7 @@ class Machine(Layout):
         self.exited_of_block = np.zeros(self.blocks, np.int64)
         self.barriers = Barriers(self)
         self.collectives = Collectives(self)
+        self.copies = Copies(self)
         self._ready: dict[int, list[Lanes]] = {}
         self._asleep: list[Lanes] = []
         self._lowest = np.inf

@@ -14,6 +14,8 @@ from llm_numba.simulator.order import Knowledge
 from llm_numba.simulator.races import Conflict, Shadow, find_race, record
 from llm_numba.simulator.report import LineReport
 
+_COSTS_AS = {"acquire": "load", "release": "store"}
+
 
 class Observer:
     """Sees every access, branch, barrier and fence of a run.
@@ -108,7 +110,7 @@ class Observer:
         Parameters
         ----------
         lanes : Lanes
-        kind : {"load", "store", "atomic"}
+        kind : {"load", "store", "atomic", "acquire", "release"}
         view : View
         offset : int64 or int64 [n]
             Byte address in the buffer or the block's shared memory.
@@ -121,9 +123,17 @@ class Observer:
         buffer = view.buffer
         count = cell.shape[1] if np.ndim(cell) == 2 else 1
         if self._costs and buffer.space in ("global", "shared"):
-            self._accounts.add(lanes, buffer.space, kind, offset, itemsize * count)
+            cost = _COSTS_AS.get(kind, kind)
+            self._accounts.add(lanes, buffer.space, cost, offset, itemsize * count)
+        self.check(lanes, kind, view, cell, itemsize, value)
+
+    def check(
+        self, lanes: Lanes, kind: str, view: View, cell: Any, itemsize: int, value: Any = None
+    ) -> None:
+        """Look for what is wrong with an access, and leave its cost; as for :meth:`access`."""
         if not self._faults:
             return
+        buffer = view.buffer
         try:
             if buffer.written is not None and self.fault is None:
                 self._check_written(lanes, kind, view, cell, itemsize)
@@ -136,6 +146,11 @@ class Observer:
             self.fault = fault
             self._faults = False
 
+    def forget(self, view: View, cell: np.ndarray) -> None:
+        """Count some elements as not written, whatever they held."""
+        if view.buffer.written is not None:
+            view.buffer.marks(view.dtype.itemsize)[cell] = 0
+
     # -- Faults ---------------------------------------------------------------------------------
 
     def _check_written(self, lanes: Lanes, kind: str, view: View, cell: Any, itemsize: int) -> None:
@@ -144,19 +159,25 @@ class Observer:
             cell = (np.asarray(cell)[..., None] * 2 + np.arange(2)).reshape(-1, 2)
         marks = view.buffer.marks(size)
         all_ones = np.uint64(2 ** (8 * size) - 1)
-        if kind != "store":
+        if kind not in ("store", "release"):
             missing = marks[cell] != all_ones
             if np.any(missing):
-                who = lanes.vector(missing) if np.ndim(missing) < 2 else missing.any(axis=1)
-                raise lanes.machine.fault(
-                    UninitializedReadError,
-                    lanes,
-                    who,
-                    f"reads {view.name} where nobody has written",
-                    "Write it first, zeros too: such memory holds whatever was there before.",
-                )
-        if kind != "load":
+                self._raise_missing(lanes, view, missing, cell, size)
+        if kind not in ("load", "acquire"):
             marks[cell] = all_ones
+
+    def _raise_missing(self, lanes: Lanes, view: View, missing: Any, cell: Any, size: int) -> None:
+        who = lanes.vector(missing) if np.ndim(missing) < 2 else missing.any(axis=1)
+        places = np.broadcast_to(cell, np.shape(missing))[missing]
+        if lanes.machine.copies.under_way(view.buffer, places, size):
+            what = "before a copy has arrived there"
+            remedy = "Wait for it with cp_async_wait, and let a barrier tell the other threads."
+        else:
+            what = "where nobody has written"
+            remedy = "Write it first, zeros too: such memory holds whatever was there before."
+        raise lanes.machine.fault(
+            UninitializedReadError, lanes, who, f"reads {view.name} {what}", remedy
+        )
 
     def _check_races(
         self, lanes: Lanes, kind: str, view: View, cell: Any, itemsize: int, value: Any
@@ -174,7 +195,12 @@ class Observer:
         conflict = find_race(buffer.shadow, self._knowledge, threads, cells, kind, changes)
         if conflict is not None:
             raise self._race(lanes, kind, view, conflict)
+        if kind == "acquire":
+            self._knowledge.acquire(lanes.ids, id(buffer), lanes.vector(cell))
+            return
         record(buffer.shadow, self._knowledge, threads, cells, kind, lanes.at)
+        if kind == "release":
+            self._knowledge.release(lanes.ids, id(buffer), lanes.vector(cell))
 
     def _check_clash(
         self, lanes: Lanes, view: View, cell: Any, value: Any, shape: tuple[int, ...]
@@ -220,7 +246,7 @@ class Observer:
         machine = lanes.machine
         mine = lanes.ids + machine.first_thread == conflict.thread
         other = machine.name(conflict.other)
-        did = {"load": "reads", "store": "writes", "atomic": "updates"}[kind]
+        did = {"load": "reads", "store": "writes", "atomic": "updates"}[_COSTS_AS.get(kind, kind)]
         earlier = "wrote" if conflict.kind == "write" else "read"
         file, line = self._kernel.locations[conflict.place]
         where = f"line {line}" if file == machine.place(lanes)[0] else f"{file}:{line}"

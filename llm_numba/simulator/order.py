@@ -108,6 +108,19 @@ class Knowledge:
             self._published[thread] = self._what(thread)
             self.clock[thread] += 1
 
+    def release(self, threads: np.ndarray, buffer: int, cells: np.ndarray) -> None:
+        """Let threads publish with a flag all that they know: a store with release semantics."""
+        for thread, cell in zip(threads.tolist(), cells.tolist(), strict=True):
+            self._flags[buffer, cell] = self._what(thread)
+            self.clock[thread] += 1
+
+    def acquire(self, threads: np.ndarray, buffer: int, cells: np.ndarray) -> None:
+        """Let threads learn what was published with a flag: a load with acquire semantics."""
+        for thread, cell in zip(threads.tolist(), cells.tolist(), strict=True):
+            known = self._flags.get((buffer, cell))
+            if known is not None and (known > self._vectors[int(self._held[thread])]).any():
+                self._teach(thread, np.maximum(self._what(thread), known))
+
     def touch_flag(self, threads: np.ndarray, buffer: int, cells: np.ndarray) -> None:
         """Let threads read and write flags atomically: they hear what was published there."""
         if not self._published and not self._flags:

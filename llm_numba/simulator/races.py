@@ -14,6 +14,7 @@ import numpy as np
 from llm_numba.simulator.order import Knowledge
 
 NOBODY = -1
+ATOMIC = ("atomic", "acquire", "release")
 
 
 class Shadow:
@@ -77,18 +78,19 @@ def find_race(
     shadow : Shadow
     knowledge : Knowledge
     threads, cells : int [n]
-    kind : {"load", "store", "atomic"}
+    kind : {"load", "store", "atomic", "acquire", "release"}
+        The last three are atomic.
     changes : bool [n] or None
         Of a store: where the value differs from what the memory holds.
     """
     tables = [("write", shadow.writer, shadow.write_tick, shadow.write_place)]
-    if kind != "load":
+    if kind not in ("load", "acquire"):
         readers = zip(shadow.readers, shadow.read_ticks, shadow.read_places, strict=True)
         tables += [("read", *table) for table in readers]
     for did, others, ticks, places in tables:
         other = others[cells]
         suspect = (other != NOBODY) & (other != threads)
-        if did == "write" and kind == "atomic":
+        if did == "write" and kind in ATOMIC:
             suspect &= ~shadow.write_atomic[cells]
         if changes is not None:
             suspect &= changes
@@ -131,7 +133,7 @@ def record(
     shadow.writer[cells] = threads
     shadow.write_tick[cells] = ticks
     shadow.write_place[cells] = place
-    shadow.write_atomic[cells] = kind == "atomic"
+    shadow.write_atomic[cells] = kind in ATOMIC
 
 
 def _keep_unordered(

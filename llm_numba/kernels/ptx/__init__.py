@@ -7,12 +7,42 @@ the instruction does, in NumPy, for the simulator.
 =========================================  ==================================================
 :mod:`~llm_numba.kernels.ptx.elements`     float32, float16 and bfloat16: widen and round
 :mod:`~llm_numba.kernels.ptx.vectors`      16 bytes at once: load and store
+:mod:`~llm_numba.kernels.ptx.streams`      the same with hints to the caches, or as raw words
+:mod:`~llm_numba.kernels.ptx.copies`       16 bytes into shared memory while the thread goes on
+:mod:`~llm_numba.kernels.ptx.flags`        words with which blocks hand work to each other
+:mod:`~llm_numba.kernels.ptx.special`      powers of 2, approximately
 :mod:`~llm_numba.kernels.ptx.warps`        two numbers combined; a warp's integers reduced
 =========================================  ==================================================
+
+What older GPUs do in place of an instruction that they lack is chosen in
+:mod:`~llm_numba.kernels.ptx.target`.
 """
 
+from llm_numba.kernels.ptx.copies import (
+    cp_async16,
+    cp_async16_or_zeros,
+    cp_async_commit,
+    cp_async_wait,
+)
 from llm_numba.kernels.ptx.elements import from_float, to_float, widen
-from llm_numba.kernels.ptx.vectors import VECTOR, is_aligned16, items16, load16, store16, with_item
+from llm_numba.kernels.ptx.flags import load_acquire, store_release
+from llm_numba.kernels.ptx.special import exp2
+from llm_numba.kernels.ptx.streams import (
+    load16_stream,
+    load_raw16,
+    store16_stream,
+    store_raw16,
+    widen_raw16,
+)
+from llm_numba.kernels.ptx.vectors import (
+    VECTOR,
+    is_aligned16,
+    items16,
+    load16,
+    store16,
+    with_item,
+    zeros16,
+)
 from llm_numba.kernels.ptx.warps import (
     add,
     maximum,
@@ -24,16 +54,29 @@ from llm_numba.kernels.ptx.warps import (
 __all__ = [
     "VECTOR",
     "add",
+    "cp_async16",
+    "cp_async16_or_zeros",
+    "cp_async_commit",
+    "cp_async_wait",
+    "exp2",
     "from_float",
     "is_aligned16",
     "items16",
     "load16",
+    "load16_stream",
+    "load_acquire",
+    "load_raw16",
     "maximum",
     "redux_add_sync",
     "redux_max_sync",
     "redux_min_sync",
     "store16",
+    "store16_stream",
+    "store_raw16",
+    "store_release",
     "to_float",
     "widen",
+    "widen_raw16",
     "with_item",
+    "zeros16",
 ]

@@ -10,6 +10,9 @@ sees uint16 in its place:
     bfloat16   s eeeeeeee mmmmmmm
     float16    s eeeee mmmmmmmmmm
 
+GPUs since sm_80 round to bfloat16 in one instruction, two numbers at once; older ones take nine
+integer instructions for each.
+
 Sources: "PTX ISA", ``cvt``; IEEE 754-2019, section 4.3.1 (round to nearest, ties to even).
 """
 
@@ -19,6 +22,7 @@ from numba.cuda import types
 from numba.cuda.core.errors import TypingError
 from numba.cuda.extending import intrinsic
 
+from llm_numba.kernels.ptx.target import emit_since
 from llm_numba.simulator.twins import twin
 
 STORED_FLOATS = (types.float32, types.float16, types.uint16)
@@ -28,6 +32,13 @@ WORD = ir.IntType(32)
 HALFWORD = ir.IntType(16)
 FLOAT = ir.FloatType()
 HALF = ir.HalfType()
+
+_TO_BFLOAT16 = ir.InlineAsm(
+    ir.FunctionType(HALFWORD, [FLOAT]), "cvt.rn.bf16.f32 $0, $1;", "=h,f", False
+)
+_TO_BFLOAT16_PAIR = ir.InlineAsm(
+    ir.FunctionType(WORD, [FLOAT, FLOAT]), "cvt.rn.bf16x2.f32 $0, $1, $2;", "=r,f,f", False
+)
 
 
 @intrinsic
@@ -94,8 +105,8 @@ def from_float(typing_context, array, value):
 
     Infinities stay, what is too large becomes infinite, NaN stays NaN.
 
-    Instruction: ``cvt.rn.f16.f32`` for float16; integer additions for bfloat16, because
-    ``cvt.rn.bf16.f32`` came with sm_80. Capability: any.
+    Instruction: ``cvt.rn.f16.f32`` for float16; ``cvt.rn.bf16.f32`` for bfloat16, and integer
+    additions below sm_80, which lack it. Capability: any.
 
     Parameters
     ----------
@@ -144,8 +155,33 @@ def emit_rounded(builder, stored, value):
     if stored == types.float16:
         return builder.bitcast(builder.fptrunc(value, HALF), HALFWORD)
     if stored == types.uint16:
-        return builder.trunc(_top_half_rounded(builder, value), HALFWORD)
+        return emit_since(
+            builder,
+            80,
+            newer=lambda: builder.call(_TO_BFLOAT16, [value], attrs=("readnone",)),
+            older=lambda: builder.trunc(_top_half_rounded(builder, value), HALFWORD),
+        )
     return value
+
+
+def emit_rounded_pair(builder, stored, low, high):
+    """Emit what rounds two float32 to elements of a 2-byte type, side by side in one word."""
+    if stored == types.uint16:
+        # The instruction takes the upper half first.
+        return emit_since(
+            builder,
+            80,
+            newer=lambda: builder.call(_TO_BFLOAT16_PAIR, [high, low], attrs=("readnone",)),
+            older=lambda: _joined(
+                builder, _top_half_rounded(builder, low), _top_half_rounded(builder, high)
+            ),
+        )
+    halves = [builder.zext(emit_rounded(builder, stored, each), WORD) for each in (low, high)]
+    return _joined(builder, *halves)
+
+
+def _joined(builder, low, high):
+    return builder.or_(low, builder.shl(high, ir.Constant(WORD, 16)))
 
 
 def _top_half_rounded(builder, value):

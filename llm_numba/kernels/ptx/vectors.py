@@ -18,7 +18,7 @@ from llm_numba.kernels.ptx.elements import (
     STORED,
     WORD,
     accumulator_of,
-    emit_rounded,
+    emit_rounded_pair,
     emit_widened,
     rounded_to,
     widened,
@@ -28,7 +28,7 @@ from llm_numba.simulator.twins import twin
 # Elements of each storage format in 16 bytes, for launchers; kernels ask items16.
 VECTOR = {"float32": 4, "int32": 4, "float16": 8, "bfloat16": 8}
 
-_FOUR_WORDS = ir.VectorType(WORD, 4)
+FOUR_WORDS = ir.VectorType(WORD, 4)
 
 
 def is_aligned16(array):
@@ -64,7 +64,7 @@ def items16(typing_context, array):
     int
         4 or 8.
     """
-    _, count = _vector_of("items16", array)
+    _, count = vector_of("items16", array)
 
     def codegen(context, builder, signature, args):
         return ir.Constant(context.get_value_type(types.int64), count)
@@ -104,23 +104,21 @@ def load16(typing_context, array, index):
     tuple
         4 float32 or int32 of 4-byte elements, 8 float32 of 2-byte elements.
     """
-    wide, count = _vector_of("load16", array)
+    wide, count = vector_of("load16", array)
     result = types.UniTuple(wide, count)
 
     def codegen(context, builder, signature, args):
-        pointer = _pointer_to_words(context, builder, array, args[0], args[1])
+        pointer = pointer_to_words(context, builder, array, args[0], args[1])
         words = builder.load(pointer, align=16)
-        values = []
-        for lane in range(4):
-            word = builder.extract_element(words, ir.Constant(WORD, lane))
-            values += _unpack(builder, array.dtype, word)
-        return context.make_tuple(builder, result, values)
+        words = [builder.extract_element(words, ir.Constant(WORD, lane)) for lane in range(4)]
+        return context.make_tuple(builder, result, unpacked(builder, array.dtype, words))
 
     return result(array, types.int64), codegen
 
 
 @twin(load16, loads=True)
-def _(lanes, array, index):
+def loaded(lanes, array, index):
+    """Load 16 bytes for each thread and widen them."""
     elements = lanes.load(array, index, count=16 // array.dtype.itemsize)
     if array.dtype == np.int32:
         return tuple(elements.T.astype(np.int64))
@@ -143,18 +141,13 @@ def store16(typing_context, array, index, values):
     values : tuple
         As :func:`load16` returns it for such an array; :func:`with_item` makes one from another.
     """
-    wide, count = _vector_of("store16", array)
-    if values != types.UniTuple(wide, count):
-        raise TypingError(f"store16 into {array} takes {count} values of {wide}, not {values}.")
+    check_values("store16", array, values)
 
     def codegen(context, builder, signature, args):
-        items = [builder.extract_value(args[2], k) for k in range(count)]
-        words = ir.Constant(_FOUR_WORDS, ir.Undefined)
-        for lane in range(4):
-            share = items[lane * count // 4 : (lane + 1) * count // 4]
-            word = _pack(builder, array.dtype, share)
+        words = ir.Constant(FOUR_WORDS, ir.Undefined)
+        for lane, word in enumerate(packed(builder, array.dtype, args[2])):
             words = builder.insert_element(words, word, ir.Constant(WORD, lane))
-        pointer = _pointer_to_words(context, builder, array, args[0], args[1])
+        pointer = pointer_to_words(context, builder, array, args[0], args[1])
         builder.store(words, pointer, align=16)
         return context.get_dummy_value()
 
@@ -162,11 +155,44 @@ def store16(typing_context, array, index, values):
 
 
 @twin(store16)
-def _(lanes, array, index, values):
+def stored(lanes, array, index, values):
+    """Round values and store 16 bytes for each thread."""
     elements = np.empty((lanes.n, len(values)), array.dtype)
     for k, value in enumerate(values):
         elements[:, k] = value if array.dtype == np.int32 else rounded_to(array.dtype, value)
     lanes.store(array, index, elements, count=len(values))
+
+
+@intrinsic
+def zeros16(typing_context, array):
+    """Return a tuple of zeros as :func:`store16` takes it for an array of floats.
+
+    Instruction: none. Capability: any.
+
+    Parameters
+    ----------
+    array : array of float32, float16 or uint16 (bfloat16)
+        Only its type matters.
+
+    Returns
+    -------
+    tuple of float32
+        4 for 4-byte elements, 8 for 2-byte elements.
+    """
+    wide, count = vector_of("zeros16", array)
+    if wide != types.float32:
+        raise TypingError(f"zeros16 makes floats, and {array} holds integers.")
+    result = types.UniTuple(wide, count)
+
+    def codegen(context, builder, signature, args):
+        return context.make_tuple(builder, result, [ir.Constant(FLOAT, 0.0)] * count)
+
+    return result(array), codegen
+
+
+@twin(zeros16)
+def _(lanes, array):
+    return (np.float32(0),) * (16 // array.dtype.itemsize)
 
 
 @intrinsic
@@ -208,21 +234,41 @@ def _(lanes, values, index, value):
     return tuple(np.where(index == k, value, item) for k, item in enumerate(values))
 
 
-def _vector_of(name, array):
+def vector_of(name, array):
     """Return the type of a widened element and the number of elements in 16 bytes."""
     if not isinstance(array, types.Array) or array.dtype not in STORED or array.layout != "C":
         raise TypingError(f"{name} takes a C-contiguous array of {STORED}, not {array}.")
     return accumulator_of(array.dtype), 128 // array.dtype.bitwidth
 
 
-def _pointer_to_words(context, builder, array_type, array, index):
+def check_values(name, array, values):
+    """Raise unless values are a tuple as :func:`load16` returns it for an array."""
+    wide, count = vector_of(name, array)
+    if values != types.UniTuple(wide, count):
+        raise TypingError(f"{name} into {array} takes {count} values of {wide}, not {values}.")
+
+
+def pointer_to_words(context, builder, array_type, array, index):
     """Address of four words that begin at an element.
 
     The pointer keeps the address space that it came with, so that LLVM can tell global from
     shared memory, and move the access among others as it may.
     """
     data = context.make_array(array_type)(context, builder, array).data
-    return builder.bitcast(builder.gep(data, [index]), _FOUR_WORDS.as_pointer())
+    return builder.bitcast(builder.gep(data, [index]), FOUR_WORDS.as_pointer())
+
+
+def unpacked(builder, stored, words):
+    """Split four words into their widened elements, the lower half of each first."""
+    return [value for word in words for value in _unpack(builder, stored, word)]
+
+
+def packed(builder, stored, values):
+    """Join a tuple of elements, rounded, to four words: the inverse of :func:`unpacked`."""
+    count = values.type.count
+    items = [builder.extract_value(values, k) for k in range(count)]
+    shares = [items[k * count // 4 : (k + 1) * count // 4] for k in range(4)]
+    return [_pack(builder, stored, share) for share in shares]
 
 
 def _unpack(builder, stored, word):
@@ -242,5 +288,4 @@ def _pack(builder, stored, values):
         return values[0]
     if stored == types.float32:
         return builder.bitcast(values[0], WORD)
-    low, high = (builder.zext(emit_rounded(builder, stored, v), WORD) for v in values)
-    return builder.or_(low, builder.shl(high, ir.Constant(WORD, 16)))
+    return emit_rounded_pair(builder, stored, *values)

@@ -1,0 +1,105 @@
+"""Flags: words in global memory with which blocks hand work to each other.
+
+One thread writes its results and then *releases* a flag; another *acquires* the flag, and if it
+finds the new value, it sees the results. Without the two words neither holds: a plain store may
+be seen before those that stand above it, and a plain load may be moved, or never be repeated.
+
+::
+
+    out[i] = value                         while ptx.load_acquire(flag, 0) == 0:
+    ptx.store_release(flag, 0, 1)              pass
+                                           use(out[i])
+
+Only the thread itself is ordered by them. A block that hands over what all its threads wrote, has
+a barrier first and lets one thread release; one that takes it, lets one thread acquire and has a
+barrier then. ``cuda.threadfence()`` around an atomic operation orders likewise, and is stronger.
+
+Source: "PTX ISA", "Memory Consistency Model", "Release and Acquire Patterns".
+"""
+
+import numpy as np
+from llvmlite import ir
+from numba.cuda import types
+from numba.cuda.core.errors import TypingError
+from numba.cuda.extending import intrinsic
+
+from llm_numba.kernels.ptx.elements import WORD
+from llm_numba.simulator.twins import twin
+
+_POINTER = WORD.as_pointer(1)
+_ACQUIRE = ir.InlineAsm(
+    ir.FunctionType(WORD, [_POINTER]), "ld.acquire.gpu.global.u32 $0, [$1];", "=r,l,~{memory}", True
+)
+_RELEASE = ir.InlineAsm(
+    ir.FunctionType(ir.VoidType(), [_POINTER, WORD]),
+    "st.release.gpu.global.u32 [$0], $1;",
+    "l,r,~{memory}",
+    True,
+)
+
+
+@intrinsic
+def load_acquire(typing_context, array, index):
+    """Load a flag, and see what was written before the store that released it.
+
+    Instruction: ``ld.acquire.gpu.global.u32``. Capability: sm_70.
+
+    Parameters
+    ----------
+    array : C-contiguous global array of int32
+    index : int
+        Counted from the start of the array however many axes it has.
+
+    Returns
+    -------
+    int32
+    """
+    _check_flag("load_acquire", array)
+
+    def codegen(context, builder, signature, args):
+        return builder.call(_ACQUIRE, [_address(context, builder, array, *args)])
+
+    return types.int32(array, types.int64), codegen
+
+
+@twin(load_acquire, loads=True)
+def _(lanes, array, index):
+    return lanes.load(array.ravel(), index, kind="acquire")
+
+
+@intrinsic
+def store_release(typing_context, array, index, value):
+    """Store a flag, behind all that this thread wrote before or knows to be written.
+
+    Instruction: ``st.release.gpu.global.u32``. Capability: sm_70.
+
+    Parameters
+    ----------
+    array : C-contiguous global array of int32
+    index : int
+        As for :func:`load_acquire`.
+    value : int32
+    """
+    _check_flag("store_release", array)
+
+    def codegen(context, builder, signature, args):
+        pointer = _address(context, builder, array, args[0], args[1])
+        builder.call(_RELEASE, [pointer, args[2]])
+        return context.get_dummy_value()
+
+    return types.void(array, types.int64, types.int32), codegen
+
+
+@twin(store_release)
+def _(lanes, array, index, value):
+    lanes.store(array.ravel(), index, np.asarray(value).astype(np.int64)[()], kind="release")
+
+
+def _check_flag(name, array):
+    if not isinstance(array, types.Array) or array.dtype != types.int32 or array.layout != "C":
+        raise TypingError(f"{name} takes a C-contiguous array of int32, not {array}.")
+
+
+def _address(context, builder, array_type, array, index):
+    data = context.make_array(array_type)(context, builder, array).data
+    return builder.addrspacecast(builder.gep(data, [index]), _POINTER)
