@@ -1,0 +1,84 @@
+"""The linear layer on a device: which kernel multiplies, by the number of rows.
+
+Few rows, as when decoding, read all weights to use each once or a few times: memory is the
+ceiling, and :mod:`llm_numba.kernels.gemv` is written for it. With many rows, as when a prompt
+comes in, each weight is used so often that arithmetic is the ceiling: that is
+:mod:`llm_numba.kernels.gemm`.
+"""
+
+from typing import Any
+
+from llm_numba.kernels import checks, gemm, gemv
+from llm_numba.kernels.layernorm import rms_norm
+from llm_numba.runtime import empty, storage_dtype
+
+
+def linear(
+    x: Any,
+    weight: Any,
+    bias: Any = None,
+    *,
+    activation: str | None = None,
+    residual: Any = None,
+    out_dtype: Any = None,
+    norm_weight: Any = None,
+    eps: float = 0.0,
+    out: Any = None,
+    stream: Any = None,
+) -> Any:
+    """Multiply by a weight matrix, with a norm before it and what follows as an epilogue.
+
+    Parameters
+    ----------
+    x : float32, float16 or bfloat16 [M, K]
+        Contiguous, on a device.
+    weight : [N, K]
+        Like all other operands of the dtype of `x` and on its device.
+    bias : [N], optional
+    activation : {"gelu", "gelu_tanh", "silu", "silu_mul"}, optional
+        With ``"silu_mul"`` N is 2F, and column f of the result is SiLU of column f times column
+        F + f.
+    residual : [M, N] or [M, F], optional
+        Added after the activation; of the dtype of the result.
+    out_dtype : {None, "float32"}
+        Of the result: by default that of `out`, or of `x`.
+    norm_weight : [K], optional
+        Where given, rows of x are RMS-normalised first. Of more than 8 rows the normalised ones
+        are rounded to the dtype of `x` in between.
+    eps : float
+        Of that norm.
+    out : [M, N] or [M, F], optional
+        Where the result goes; `residual` itself is allowed, other operands are not.
+    stream : cupy.cuda.Stream or Numba stream, optional
+
+    Returns
+    -------
+    [M, N] or [M, F]
+        `out`, or a new array. Up to 8 rows, the bits of a row do not depend on the others.
+
+    Raises
+    ------
+    KernelArgumentError
+        If an argument has another rank, shape, dtype, layout or device.
+    """
+    checks.array("x", x, ndim=2)
+    checks.array("weight", weight, ndim=2, dtype=storage_dtype(x), like=x)
+    rows = len(x)
+    if rows > gemv.MAX_ROWS and activation != "silu_mul" and out_dtype is None:
+        if norm_weight is not None:
+            x = rms_norm(x, norm_weight, eps, stream=stream)
+        options = {"activation": activation, "residual": residual, "out": out, "stream": stream}
+        return gemm.linear(x, weight, bias, **options)
+    if out is None and rows > gemv.MAX_ROWS:
+        columns = len(weight) // (2 if activation == "silu_mul" else 1)
+        out = empty((rows, columns), out_dtype or x.dtype, like=x)
+    options = {"activation": activation, "norm_weight": norm_weight, "eps": eps, "stream": stream}
+    if rows <= gemv.MAX_ROWS:
+        return gemv.gemv(
+            x, weight, bias, residual=residual, out_dtype=out_dtype, out=out, **options
+        )
+    for begin in range(0, rows, gemv.MAX_ROWS):
+        some = slice(begin, begin + gemv.MAX_ROWS)
+        of_them = None if residual is None else residual[some]
+        gemv.gemv(x[some], weight, bias, residual=of_them, out=out[some], **options)
+    return out
