@@ -1,0 +1,66 @@
+"""Where a block of an attention kernel finds its queries, and where its keys lie.
+
+The tokens of all sequences stand one after the other: sequence b owns rows ``query_starts[b]`` to
+``query_starts[b + 1]`` of q, and its newest ``query_starts[b + 1] - query_starts[b]`` positions are
+theirs. No host knows these numbers when it launches, so that one CUDA graph serves many batches.
+The grid is as large as N and B alone make it necessary, and a block that finds nothing leaves.
+"""
+
+from numba import cuda
+
+
+@cuda.jit(device=True)
+def first_tile_of(query_starts, sequence, group, rows):
+    """Return the number of the first tile that a sequence may use.
+
+    With n tokens a sequence has n R rows and needs ceil(n R / rows) tiles. Counting those of all
+    sequences before it would take a loop over them. Rounding its start down and adding one for
+    each sequence before gives as many or one more, by one division.
+
+    Parameters
+    ----------
+    query_starts : int32 [B + 1]
+    sequence : int
+    group : int
+        R, query heads that share a KV head.
+    rows : int
+        Of a tile.
+    """
+    return query_starts[sequence] * group // rows + sequence
+
+
+@cuda.jit(device=True)
+def sequence_of_tile(query_starts, tile, group, rows):
+    """Find the sequence of a tile by halving: the last whose first tile is not beyond it."""
+    low, high = 0, query_starts.shape[0] - 1
+    while high - low > 1:
+        middle = (low + high) // 2
+        if first_tile_of(query_starts, middle, group, rows) <= tile:
+            low = middle
+        else:
+            high = middle
+    return low
+
+
+@cuda.jit(device=True)
+def slot_of(block_tables, sequence, position, block_size):
+    """Return the row of the cache, seen as [num_blocks * block_size, G, D], of a position."""
+    block = block_tables[sequence, position // block_size]
+    return block * block_size + position % block_size
+
+
+def most_tiles(tokens: int, sequences: int, group: int, rows: int) -> int:
+    """Return how many tiles are enough for any split of tokens among sequences.
+
+    Parameters
+    ----------
+    tokens : int
+        N.
+    sequences : int
+        B.
+    group : int
+        R, query heads that share a KV head.
+    rows : int
+        Of a tile.
+    """
+    return tokens * group // rows + sequences
