@@ -25,7 +25,13 @@ from llm_numba.reference.kv import copy_blocks, gather_kv, write_kv
 from llm_numba.reference.layernorm import add_layer_norm, add_rms_norm, layer_norm, rms_norm
 from llm_numba.reference.linear import linear
 from llm_numba.reference.reduce import row_max, row_sum
-from llm_numba.reference.rope import RopeScaling, rope, rope_frequencies, rope_tables
+from llm_numba.reference.rope import (
+    RopeScaling,
+    rope,
+    rope_and_write_kv,
+    rope_frequencies,
+    rope_tables,
+)
 from llm_numba.reference.sampling import (
     apply_penalties,
     argmax,
@@ -60,6 +66,7 @@ __all__ = [
     "philox_uniform",
     "rms_norm",
     "rope",
+    "rope_and_write_kv",
     "rope_frequencies",
     "rope_tables",
     "row_max",

@@ -31,6 +31,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from llm_numba.reference.kv import write_kv
+from llm_numba.reference.layernorm import rms_norm
+
 
 @dataclass(frozen=True)
 class RopeScaling:
@@ -125,3 +128,51 @@ def rope(x: np.ndarray, positions: np.ndarray, cos: np.ndarray, sin: np.ndarray)
     y[..., half : 2 * half] = second * c + first * s
     y[..., 2 * half :] = x[..., 2 * half :]
     return y
+
+
+def rope_and_write_kv(
+    qkv: np.ndarray,
+    positions: np.ndarray,
+    cos: np.ndarray | None,
+    sin: np.ndarray | None,
+    k_cache: np.ndarray,
+    v_cache: np.ndarray,
+    slot_mapping: np.ndarray,
+    q_norm: np.ndarray | None = None,
+    k_norm: np.ndarray | None = None,
+    eps: float = 0.0,
+) -> np.ndarray:
+    """Do all that lies between the product that makes q, k, v and attention.
+
+    Parameters
+    ----------
+    qkv : float [N, (H + 2G) D]
+        Of each token all queries, then all keys, then all values. H follows from the width.
+    positions : int [N]
+    cos, sin : float [T, d/2], optional
+        From :func:`rope_tables`; None for models without rotation.
+    k_cache, v_cache : float [num_blocks, block_size, G, D]
+        Written in place.
+    slot_mapping : int [N]
+        The slot of each token; negative ones are skipped.
+    q_norm, k_norm : float [D], optional
+        Weights of an RMSNorm of each head, before it is turned.
+    eps : float
+        Of the norms.
+
+    Returns
+    -------
+    float [N, H, D]
+        The queries.
+    """
+    groups, length = k_cache.shape[2:]
+    heads = qkv.reshape(len(qkv), -1, length)
+    q, k, v = np.split(heads, (-2 * groups, -groups), axis=1)
+    if q_norm is not None:
+        q = rms_norm(q, q_norm, eps)
+    if k_norm is not None:
+        k = rms_norm(k, k_norm, eps)
+    if cos is not None and sin is not None:
+        q, k = (rope(each, positions, cos, sin) for each in (q, k))
+    write_kv(k, v, k_cache, v_cache, slot_mapping)
+    return q
