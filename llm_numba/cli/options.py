@@ -33,10 +33,21 @@ class ModelOptions:
         str,
         Option("--model", "-m", help="Bundled name, directory, or hub id.", rich_help_panel=_MODEL),
     ] = "storyteller"
-    device: Annotated[str, Option(help="auto, cpu or cuda.", rich_help_panel=_MODEL)] = "auto"
+    device: Annotated[
+        str,
+        Option(
+            help="auto, cpu, cuda, or sim: the GPU's kernels in the simulator. auto: cuda if it"
+            " works, else cpu.",
+            rich_help_panel=_MODEL,
+        ),
+    ] = "auto"
     dtype: Annotated[
         str | None,
-        Option(help="Number format to compute in: float32 or float64.", rich_help_panel=_MODEL),
+        Option(
+            help="Number format: float32, float64 (cpu), float16, bfloat16 (cuda, sim). Unset:"
+            " float32, or on cuda that of the weights if it has 16 bits.",
+            rich_help_panel=_MODEL,
+        ),
     ] = None
     block_size: Annotated[
         int, Option(help="Tokens in a block of the KV cache.", rich_help_panel=_MODEL)

@@ -13,7 +13,7 @@ import numpy as np
 from llm_numba.engine.outputs import CompletionChunk
 from llm_numba.engine.request import Request, Sequence
 from llm_numba.engine.runner import ModelRunner
-from llm_numba.engine.sampler import sample_tokens, top_logprobs
+from llm_numba.engine.sampler import report_logprobs, sample_tokens
 from llm_numba.engine.sampling_params import SamplingParams
 from llm_numba.engine.scheduler import Scheduler
 from llm_numba.engine.session import ChatSession
@@ -234,14 +234,11 @@ class Engine:
             sequences += group
             rows += [row] * len(group)
         if len(sequences) > len(scheduled):
-            logits = logits[rows]
+            logits = self._runner.rows(logits, rows)
         token_ids = sample_tokens(logits, sequences)
-        for sequence, row, token_id in zip(sequences, logits, token_ids, strict=True):
-            count = sequence.request.params.logprobs
-            logprobs = None
-            if count is not None:
-                logprobs = top_logprobs(row, token_id, count, self._tokenizer)
-            sequence.append(token_id, logprobs, self._eos_token_ids)
+        logprobs = report_logprobs(logits, token_ids, sequences, self._tokenizer)
+        for sequence, token_id, report in zip(sequences, token_ids, logprobs, strict=True):
+            sequence.append(token_id, report, self._eos_token_ids)
             if sequence.finished:
                 self._release(sequence)
 

@@ -36,14 +36,18 @@ class LLM:
     ----------
     model : str or Path
         A bundled model's name, a directory in Hugging Face layout, or a hub id.
-    device : {"auto", "cpu", "cuda"}
+    device : {"auto", "cpu", "cuda", "sim"}
+        ``auto`` is the GPU where there is one that works, and else the CPU. ``sim`` runs the
+        GPU's kernels in the simulator: some tokens, for a look at how they come about.
     dtype : str, optional
-        The format to compute in: float32 (the default) or float64 on the CPU.
+        The format of weights and activations: float32 or float64 on the CPU; float32, float16 or
+        bfloat16 elsewhere. By default float32, but on a GPU the format that the weights are stored
+        in, if that has 16 bits.
     block_size : int
         Tokens a block of the KV cache.
     num_blocks : int, optional
-        Blocks of the KV cache; by default what ``max_num_seqs`` full sequences need, or half of
-        the available memory if that is less.
+        Blocks of the KV cache; by default what ``max_num_seqs`` full sequences need, or if that
+        is less half of the available memory, of a GPU four fifths.
     max_num_seqs : int
         Sequences that run at a time.
     max_num_batched_tokens : int
@@ -91,9 +95,9 @@ class LLM:
                     f"{name}={value!r} is out of range.", f"{name} must be at least 1."
                 )
         self.device = resolve_device(device)
-        self.dtype = resolve_dtype(dtype, self.device)
         self.model_dir = resolve_model(model)
         files = open_model(self.model_dir)
+        self.dtype = resolve_dtype(dtype, self.device, files.checkpoint.stored_dtype)
         self.config: ModelConfig = files.config
         self._generation = load_generation_config(self.model_dir, self.config)
         has_tokenizer = (self.model_dir / "tokenizer.json").exists()
@@ -111,8 +115,9 @@ class LLM:
         kv_cache = self._new_cache(
             block_size, num_blocks, max_num_seqs, num_weights * self.dtype.itemsize
         )
+        decoder = load_model(files, self.dtype, self.max_model_len, progress, self.device)
         self._engine = Engine(
-            ModelRunner(load_model(files, self.dtype, self.max_model_len, progress), kv_cache),
+            ModelRunner(decoder, kv_cache),
             self._tokenizer,
             self._generation.eos_token_ids,
             self.max_model_len,
@@ -129,10 +134,15 @@ class LLM:
         block_bytes = token_bytes * block_size
         if num_blocks is None:
             num_blocks = default_num_blocks(
-                block_bytes, block_size, self.max_model_len, max_num_seqs, weight_bytes
+                block_bytes,
+                block_size,
+                self.max_model_len,
+                max_num_seqs,
+                weight_bytes,
+                self.device,
             )
         else:
-            check_num_blocks(num_blocks, block_bytes, block_size, self.max_model_len)
+            check_num_blocks(num_blocks, block_bytes, block_size, self.max_model_len, self.device)
         return PagedKVCache(
             config.num_layers,
             num_blocks,
@@ -140,6 +150,7 @@ class LLM:
             config.num_kv_heads,
             config.head_dim,
             self.dtype,
+            self.device,
         )
 
     @property

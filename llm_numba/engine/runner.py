@@ -2,8 +2,10 @@
 
 import numpy as np
 
+from llm_numba import ops
 from llm_numba.kvcache import BlockTable, PagedKVCache
 from llm_numba.models import Decoder, ForwardBatch
+from llm_numba.runtime import Array, to_host, upload
 
 
 class ModelRunner:
@@ -13,13 +15,14 @@ class ModelRunner:
     ----------
     model : Decoder
     kv_cache : PagedKVCache
+        On the model's device.
     """
 
     def __init__(self, model: Decoder, kv_cache: PagedKVCache) -> None:
         self.model = model
         self.kv_cache = kv_cache
 
-    def next_token_logits(self, work: list[tuple[list[int], BlockTable]]) -> np.ndarray:
+    def next_token_logits(self, work: list[tuple[list[int], BlockTable]]) -> Array:
         """Compute new tokens of several sequences and score what follows each.
 
         Parameters
@@ -30,9 +33,13 @@ class ModelRunner:
         Returns
         -------
         float [B, V]
+            On the model's device.
         """
-        hidden, batch = self._forward(work)
-        return self.model.logits(hidden[batch.query_starts[1:] - 1])
+        hidden = self._forward(work)
+        if len(hidden) > len(work):
+            last_rows = np.cumsum([len(token_ids) for token_ids, _ in work]) - 1
+            hidden = self.rows(hidden, last_rows)
+        return self.model.logits(hidden)
 
     def all_logits(self, token_ids: list[int], table: BlockTable) -> np.ndarray:
         """Compute new tokens of one sequence and score what follows every one of them.
@@ -46,22 +53,34 @@ class ModelRunner:
         -------
         float [S, V]
         """
-        hidden, _ = self._forward([(token_ids, table)])
-        return self.model.logits(hidden)
+        return to_host(self.model.logits(self._forward([(token_ids, table)])))
 
-    def _forward(self, work: list[tuple[list[int], BlockTable]]) -> tuple[np.ndarray, ForwardBatch]:
+    def rows(self, x: Array, indices: np.ndarray | list[int]) -> Array:
+        """Pick rows of a device's array.
+
+        Parameters
+        ----------
+        x : float [N, ...]
+        indices : int [M]
+            On the host.
+
+        Returns
+        -------
+        float [M, ...]
+        """
+        return ops.embedding(*upload([np.asarray(indices, np.int32)], like=x), x)
+
+    def _forward(self, work: list[tuple[list[int], BlockTable]]) -> Array:
         before = [table.num_tokens for _, table in work]
         try:
-            batch = self._batch(work, before)
-            return self.model.forward(batch, self.kv_cache), batch
+            return self.model.forward(self._batch(work, before), self.kv_cache)
         except BaseException:
             # Also for Ctrl-C: a table must never claim a token whose key was not written.
             for (_, table), num_tokens in zip(work, before, strict=True):
                 table.truncate(num_tokens)
             raise
 
-    @staticmethod
-    def _batch(work: list[tuple[list[int], BlockTable]], before: list[int]) -> ForwardBatch:
+    def _batch(self, work: list[tuple[list[int], BlockTable]], before: list[int]) -> ForwardBatch:
         token_ids: list[int] = []
         positions: list[int] = []
         slots: list[int] = []
@@ -72,14 +91,10 @@ class ModelRunner:
             slots += table.append_slots(len(new_ids))
             starts.append(len(token_ids))
         width = max(len(table.blocks) for _, table in work)
-        block_tables = np.zeros((len(work), width), np.int64)
+        block_tables = np.zeros((len(work), width), np.int32)
         for row, (_, table) in zip(block_tables, work, strict=True):
             row[: len(table.blocks)] = table.blocks
-        return ForwardBatch(
-            token_ids=np.array(token_ids),
-            positions=np.array(positions),
-            slot_mapping=np.array(slots),
-            block_tables=block_tables,
-            query_starts=np.array(starts),
-            context_lens=np.array([table.num_tokens for _, table in work]),
-        )
+        context_lens = [table.num_tokens for _, table in work]
+        lists = (token_ids, positions, slots, block_tables, starts, context_lens)
+        arrays = [np.asarray(values, np.int32) for values in lists]
+        return ForwardBatch(*upload(arrays, like=self.model.lm_head))

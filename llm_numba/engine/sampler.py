@@ -1,4 +1,8 @@
-"""From a batch's logits to each sequence's next token."""
+"""From a batch's logits to each sequence's next token.
+
+Logits stay where the model computed them. What each sequence asks for goes there, in one copy; a
+token id a sequence comes back.
+"""
 
 import numpy as np
 
@@ -7,9 +11,10 @@ from llm_numba.engine.outputs import Logprob
 from llm_numba.engine.request import Sequence
 from llm_numba.errors import EngineError
 from llm_numba.models import Tokenizer
+from llm_numba.runtime import Array, to_host, upload
 
 
-def sample_tokens(logits: np.ndarray, sequences: list[Sequence]) -> list[int]:
+def sample_tokens(logits: Array, sequences: list[Sequence]) -> list[int]:
     """Choose the next token of each sequence by its own parameters.
 
     Parameters
@@ -27,82 +32,97 @@ def sample_tokens(logits: np.ndarray, sequences: list[Sequence]) -> list[int]:
     EngineError
         If a row holds NaN or infinity: the weights are damaged, or overflow.
     """
-    if not np.isfinite(logits.max(axis=-1)).all():
+    params = [sequence.request.params for sequence in sequences]
+    vocab_size = logits.shape[-1]
+    choices = [
+        np.array([0.0 if p.greedy else p.temperature for p in params], np.float32),
+        np.array([min(max(p.top_k, 0), vocab_size) for p in params], np.int32),
+        np.array([p.top_p for p in params], np.float32),
+        np.array([p.min_p for p in params], np.float32),
+        np.array([sequence.request.seed for sequence in sequences], np.uint64),
+        np.array([sequence.output.index for sequence in sequences], np.int32),
+        np.array([len(sequence.output.token_ids) for sequence in sequences], np.int32),
+    ]
+    logits = _penalize(logits, sequences)
+    tokens = to_host(ops.sample_tokens(logits, *upload(choices, like=logits))).tolist()
+    if min(tokens) < 0:
         raise EngineError(
             "The model's logits are not finite numbers.",
-            "Check the weights: they may be damaged, or belong to another config.json.",
+            "Check the weights: they may be damaged, belong to another config.json, or overflow "
+            "float16: give --dtype float32.",
         )
-    logits = _penalize(logits, sequences)
-    tokens = ops.argmax(logits)
-    sampled = [b for b, sequence in enumerate(sequences) if not sequence.request.params.greedy]
-    if sampled:
-        tokens[sampled] = _draw(logits[sampled], [sequences[b] for b in sampled])
-    return tokens.tolist()
+    return tokens
 
 
-def _penalize(logits: np.ndarray, sequences: list[Sequence]) -> np.ndarray:
-    rows = [b for b, sequence in enumerate(sequences) if sequence.counts is not None]
-    if not rows:
+def _penalize(logits: Array, sequences: list[Sequence]) -> Array:
+    if all(sequence.counts is None for sequence in sequences):
         return logits
-    params = [sequences[b].request.params for b in rows]
-    logits = logits.copy()
-    logits[rows] = ops.apply_penalties(
-        logits[rows],
-        np.stack([sequences[b].counts for b in rows]),
-        np.stack([sequences[b].in_prompt for b in rows]),
-        np.array([p.repetition_penalty for p in params]),
-        np.array([p.presence_penalty for p in params]),
-        np.array([p.frequency_penalty for p in params]),
-    )
-    return logits
-
-
-def _draw(logits: np.ndarray, sequences: list[Sequence]) -> np.ndarray:
     params = [sequence.request.params for sequence in sequences]
-    probs = ops.sampling_probabilities(
-        logits,
-        np.array([p.temperature for p in params]),
-        np.array([min(max(p.top_k, 0), logits.shape[-1]) for p in params]),
-        np.array([p.top_p for p in params]),
-        np.array([p.min_p for p in params]),
-    )
-    uniform = ops.philox_uniform(
-        np.array([sequence.request.seed for sequence in sequences], np.uint64),
-        np.array([sequence.output.index for sequence in sequences]),
-        np.array([len(sequence.output.token_ids) for sequence in sequences]),
-    )
-    return ops.sample(probs, uniform)
+    # A sequence without penalties has neutral ones: dividing by 1 and taking off 0 change no bit.
+    nothing = np.zeros(logits.shape[-1], np.int32)
+    nowhere = nothing.astype(bool)
+    history = [
+        np.stack([nothing if s.counts is None else s.counts for s in sequences]),
+        np.stack([nowhere if s.in_prompt is None else s.in_prompt for s in sequences]),
+        np.array([p.repetition_penalty for p in params], np.float32),
+        np.array([p.presence_penalty for p in params], np.float32),
+        np.array([p.frequency_penalty for p in params], np.float32),
+    ]
+    return ops.apply_penalties(logits, *upload(history, like=logits))
 
 
-def top_logprobs(
-    logits: np.ndarray, token_id: int, count: int, tokenizer: Tokenizer | None
-) -> dict[int, Logprob]:
-    """Report how likely the model found the chosen token and the most likely ones.
+def report_logprobs(
+    logits: Array, token_ids: list[int], sequences: list[Sequence], tokenizer: Tokenizer | None
+) -> list[dict[int, Logprob] | None]:
+    """Report how likely the model found the chosen tokens and the most likely ones.
 
     Parameters
     ----------
-    logits : float [V]
+    logits : float [B, V]
         As the model gave them.
-    token_id : int
-        The chosen token.
-    count : int
-        How many of the most likely ones.
+    token_ids : list of B int
+        The chosen tokens.
+    sequences : list of B Sequence
     tokenizer : Tokenizer or None
 
     Returns
     -------
-    dict of int to Logprob
-        Most likely first; the chosen token is among them.
+    list of B (dict of int to Logprob, or None)
+        Most likely first; the chosen token is among them. None where nobody asked.
     """
-    logprobs = ops.log_softmax(logits[None])[0]
-    best = np.argsort(-logprobs, kind="stable")[:count].tolist()
-    ranks = {token: rank for rank, token in enumerate(best, start=1)}
-    ranks.setdefault(token_id, int(np.count_nonzero(logprobs > logprobs[token_id])) + 1)
+    asked = [sequence.request.params.logprobs for sequence in sequences]
+    counts = [min(count, logits.shape[-1]) for count in asked if count is not None]
+    if not counts:
+        return [None] * len(sequences)
+    (chosen,) = upload([np.array(token_ids, np.int32)], like=logits)
+    found = ops.top_logprobs(logits, chosen, max(counts))
+    rows = zip(token_ids, asked, *(to_host(array).tolist() for array in found), strict=True)
+    return [
+        None if count is None else _entries(token, count, *row, tokenizer)
+        for token, count, *row in rows
+    ]
+
+
+def _entries(
+    chosen: int,
+    count: int,
+    logprob: float,
+    rank: int,
+    best: list[int],
+    logprobs: list[float],
+    tokenizer: Tokenizer | None,
+) -> dict[int, Logprob]:
+    found = {
+        token: (value, place)
+        for place, (token, value) in enumerate(zip(best, logprobs, strict=True), start=1)
+        if place <= count
+    }
+    found.setdefault(chosen, (logprob, rank))
     return {
         token: Logprob(
-            float(logprobs[token]),
-            rank,
+            value,
+            place,
             tokenizer.decode([token], skip_special_tokens=False) if tokenizer else "",
         )
-        for token, rank in ranks.items()
+        for token, (value, place) in found.items()
     }

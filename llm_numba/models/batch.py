@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-import numpy as np
+from llm_numba.runtime import Array
 
 
 @dataclass(frozen=True)
@@ -11,6 +11,8 @@ class ForwardBatch:
 
     A prompt of 7 tokens and two sequences that decode one token each are N = 9 tokens and B = 3
     sequences with ``query_starts`` = [0, 7, 8, 9].
+
+    The arrays lie where the model's weights are; kernels take them as int32.
 
     Attributes
     ----------
@@ -24,9 +26,9 @@ class ForwardBatch:
         Tokens of each sequence, the new ones included.
     """
 
-    token_ids: np.ndarray
-    positions: np.ndarray
-    slot_mapping: np.ndarray
-    block_tables: np.ndarray
-    query_starts: np.ndarray
-    context_lens: np.ndarray
+    token_ids: Array
+    positions: Array
+    slot_mapping: Array
+    block_tables: Array
+    query_starts: Array
+    context_lens: Array

@@ -1,12 +1,14 @@
 """Weights on disk: one safetensors file, or several behind an index.
 
 Files are mapped into memory and converted tensor by tensor into the format the device computes in,
-so loading needs little more memory than the model itself. A checkpoint is untrusted input: nothing
+so loading needs little more memory than the model itself; with the model on a GPU, the host never
+holds more than its largest tensor. A checkpoint is untrusted input: nothing
 is ever unpickled, and an index cannot name a file outside its directory.
 """
 
 import json
 import os
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,12 +19,14 @@ from safetensors import SafetensorError, safe_open
 
 from llm_numba.errors import CheckpointError
 from llm_numba.models.fields import read_json
+from llm_numba.runtime import Array, to_device
 
 Progress = Callable[[str, int, int], None]
 
 SINGLE_FILE = "model.safetensors"
 INDEX_FILE = "model.safetensors.index.json"
 STORAGE_BYTES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2}
+_DTYPES = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}
 # A mapped page counts as memory in use until its file is closed; files are reopened this often.
 REOPEN_AFTER_BYTES = 1 << 20
 
@@ -76,6 +80,14 @@ class Checkpoint:
         self.tensors: dict[str, TensorInfo] = {}
         for path in self._files():
             self._read_header(path)
+
+    @property
+    def stored_dtype(self) -> str:
+        """The number format that most of the weights are stored in, by NumPy's name."""
+        sizes: Counter[str] = Counter()
+        for info in self.tensors.values():
+            sizes[_DTYPES.get(info.storage, "float32")] += info.num_elements
+        return max(sizes, key=sizes.__getitem__, default="float32")
 
     def _files(self) -> list[Path]:
         if (self.directory / SINGLE_FILE).exists():
@@ -208,20 +220,26 @@ def _damage(path: Path) -> str | None:
 
 
 class WeightLoader:
-    """Reads tensors of a validated checkpoint into arrays of the compute format.
+    """Reads tensors of a validated checkpoint into arrays of the compute format, on a device.
 
     Parameters
     ----------
     checkpoint : Checkpoint
     dtype : dtype
     progress : callable(name, done_bytes, total_bytes), optional
+    device : {"cpu", "cuda", "sim"}
     """
 
     def __init__(
-        self, checkpoint: Checkpoint, dtype: np.dtype, progress: Progress | None = None
+        self,
+        checkpoint: Checkpoint,
+        dtype: np.dtype,
+        progress: Progress | None = None,
+        device: str = "cpu",
     ) -> None:
         self._checkpoint = checkpoint
         self._dtype = dtype
+        self._device = device
         self._progress = progress
         self._total = sum(info.num_bytes for info in checkpoint.tensors.values())
         self._done = 0
@@ -229,7 +247,7 @@ class WeightLoader:
         self._file: safe_open | None = None
         self._read_since_open = 0
 
-    def __call__(self, *names: str, transpose: bool = False) -> np.ndarray:
+    def __call__(self, *names: str, transpose: bool = False) -> Array:
         """Read tensors stacked along their first axis.
 
         Parameters
@@ -241,7 +259,7 @@ class WeightLoader:
 
         Returns
         -------
-        ndarray
+        array of the device
             Contiguous, in the compute format.
         """
         shapes = [self._checkpoint.tensors[name].shape for name in names]
@@ -252,7 +270,21 @@ class WeightLoader:
             tensor = self._read(name)
             out[row : row + shape[0]] = tensor.T if transpose else tensor
             row += shape[0]
-        return out
+        return self.place(out)
+
+    def place(self, array: np.ndarray) -> Array:
+        """Bring an array to where the weights are.
+
+        Parameters
+        ----------
+        array : ndarray
+
+        Returns
+        -------
+        array of the device
+            On the CPU the array itself.
+        """
+        return array if self._device == "cpu" else to_device(array, self._device)
 
     def _read(self, name: str) -> np.ndarray:
         info = self._checkpoint.tensors[name]

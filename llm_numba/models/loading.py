@@ -136,7 +136,11 @@ def open_model(directory: Path) -> ModelFiles:
 
 
 def load_model(
-    files: ModelFiles, dtype: np.dtype, num_positions: int, progress: Progress | None = None
+    files: ModelFiles,
+    dtype: np.dtype,
+    num_positions: int,
+    progress: Progress | None = None,
+    device: str = "cpu",
 ) -> Decoder:
     """Read the weights.
 
@@ -148,9 +152,11 @@ def load_model(
     num_positions : int
         The longest context that will be asked for.
     progress : callable(name, done_bytes, total_bytes), optional
+    device : {"cpu", "cuda", "sim"}
+        Where the weights go.
 
     Returns
     -------
     Decoder
     """
-    return files.build(WeightLoader(files.checkpoint, dtype, progress), num_positions)
+    return files.build(WeightLoader(files.checkpoint, dtype, progress, device), num_positions)

@@ -167,7 +167,7 @@ def test_cuda_without_a_driver_says_what_is_missing(new_llm, monkeypatch: pytest
 def test_an_unknown_device_lists_the_known_ones(new_llm, device):
     error = refusal(DeviceError, new_llm, device=device)
     assert repr(device) in error.cause
-    assert error.remedy == "Choose one of: auto, cpu, cuda."
+    assert error.remedy == "Choose one of: auto, cpu, cuda, sim."
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16", "int8", "double"])

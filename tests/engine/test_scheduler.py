@@ -178,6 +178,8 @@ class FakeModel:
     class config:  # noqa: N801  stands for a ModelConfig
         vocab_size = VOCAB_SIZE
 
+    lm_head = np.zeros(0)  # says where the model is: on the host
+
     def __init__(self, seed: int) -> None:
         self.rng = np.random.default_rng(seed)
         self.steps: list[tuple[int, int]] = []

@@ -1,6 +1,7 @@
 """Which device and which number format a user's words turn into."""
 
 import ctypes
+import importlib.util
 import sys
 
 import numpy as np
@@ -21,9 +22,38 @@ class Driver:
         return self.status
 
 
-@pytest.mark.parametrize("device", ["auto", "cpu"])
-def test_the_cpu_is_always_there(device):
-    assert resolve_device(device) == "cpu"
+@pytest.fixture
+def fresh_gpu_problem():
+    gpu_problem.cache_clear()
+    yield
+    gpu_problem.cache_clear()
+
+
+@pytest.fixture
+def no_driver(monkeypatch, fresh_gpu_problem):
+    def load(name):
+        raise OSError("no such file")
+
+    monkeypatch.setattr(ctypes, "CDLL", load)
+
+
+@pytest.fixture
+def working_gpu(monkeypatch):
+    monkeypatch.setattr("llm_numba.runtime.device.gpu_problem", lambda: None)
+
+
+@pytest.mark.parametrize("device", ["cpu", "sim"])
+def test_the_cpu_and_the_simulator_are_always_there(device, no_driver):
+    assert resolve_device(device) == device
+
+
+def test_auto_is_the_cpu_where_no_gpu_works(no_driver):
+    assert resolve_device("auto") == "cpu"
+
+
+@pytest.mark.parametrize("device", ["auto", "cuda"])
+def test_auto_is_the_gpu_where_one_works(device, working_gpu):
+    assert resolve_device(device) == "cuda"
 
 
 @pytest.mark.parametrize("device", ["gpu", "CUDA", "cuda:0", ""])
@@ -31,7 +61,7 @@ def test_an_unknown_device_is_named_with_the_known_ones(device):
     with pytest.raises(DeviceError) as caught:
         resolve_device(device)
     assert repr(device) in caught.value.cause
-    assert "auto, cpu, cuda" in caught.value.remedy
+    assert "auto, cpu, cuda, sim" in caught.value.remedy
 
 
 @pytest.mark.parametrize(
@@ -40,11 +70,11 @@ def test_an_unknown_device_is_named_with_the_known_ones(device):
         (OSError("no such file"), "no NVIDIA driver"),
         (Driver(100), "finds no GPU"),  # CUDA_ERROR_NO_DEVICE
         (Driver(803), "does not start"),  # CUDA_ERROR_SYSTEM_DRIVER_MISMATCH
-        (Driver(0), "on the CPU only"),
+        (Driver(0), "CuPy is not installed"),
     ],
-    ids=["no driver", "no GPU", "broken driver", "a GPU"],
+    ids=["no driver", "no GPU", "broken driver", "a GPU without CuPy"],
 )
-def test_cuda_says_why_it_cannot_be_had(driver, why, monkeypatch):
+def test_cuda_says_why_it_cannot_be_had(driver, why, monkeypatch, fresh_gpu_problem):
     def load(name):
         assert name == "libcuda.so.1"
         if isinstance(driver, OSError):
@@ -52,17 +82,21 @@ def test_cuda_says_why_it_cannot_be_had(driver, why, monkeypatch):
         return driver
 
     monkeypatch.setattr(ctypes, "CDLL", load)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(DeviceError) as caught:
         resolve_device("cuda")
     assert why in caught.value.cause
     assert "device='cpu'" in caught.value.remedy
 
 
+# -- Number formats -----------------------------------------------------------------------------
+
+
 @pytest.mark.parametrize(
     ("dtype", "result"), [(None, np.float32), ("float32", np.float32), ("float64", np.float64)]
 )
 def test_the_cpu_computes_in_float32_unless_told_otherwise(dtype, result):
-    assert resolve_dtype(dtype, "cpu") == np.dtype(result)
+    assert resolve_dtype(dtype, "cpu", stored="bfloat16") == np.dtype(result)
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16", "int8", "single"])
@@ -73,21 +107,39 @@ def test_a_format_that_the_cpu_does_not_compute_in_is_refused(dtype):
     assert "float32, float64" in caught.value.remedy
 
 
+@pytest.mark.parametrize("device", ["cuda", "sim"])
+@pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])
+def test_kernels_compute_in_each_of_their_formats(device, dtype):
+    assert resolve_dtype(dtype, device) == np.dtype(dtype)
+
+
+@pytest.mark.parametrize("device", ["cuda", "sim"])
+@pytest.mark.parametrize("dtype", ["float64", "int8", ""])
+def test_a_format_that_no_kernel_computes_in_is_refused(device, dtype):
+    with pytest.raises(DeviceError) as caught:
+        resolve_dtype(dtype, device)
+    assert repr(dtype) in caught.value.cause
+    assert "float32, float16, bfloat16" in caught.value.remedy
+
+
+@pytest.mark.parametrize(
+    ("stored", "result"),
+    [
+        ("bfloat16", "bfloat16"),
+        ("float16", "float16"),
+        ("float32", "float32"),
+        ("float64", "float32"),
+    ],
+)
+def test_a_gpu_keeps_weights_as_they_are_stored_if_it_can(stored, result):
+    assert resolve_dtype(None, "cuda", stored) == np.dtype(result)
+    assert resolve_dtype(None, "sim", stored) == np.dtype(np.float32)
+
+
 # -- Kernels on a GPU ---------------------------------------------------------------------------
 
 
-@pytest.fixture
-def fresh_gpu_problem():
-    gpu_problem.cache_clear()
-    yield
-    gpu_problem.cache_clear()
-
-
-def test_without_a_driver_nobody_imports_cupy(monkeypatch, fresh_gpu_problem):
-    def load(name):
-        raise OSError("no such file")
-
-    monkeypatch.setattr(ctypes, "CDLL", load)
+def test_without_a_driver_nobody_imports_cupy(monkeypatch, no_driver):
     monkeypatch.setitem(sys.modules, "cupy", None)  # an import would fail, and be told
     assert gpu_problem() == "no NVIDIA driver (libcuda.so.1) is installed on this machine"
 
