@@ -1,9 +1,114 @@
 """One name per operation: what models speak.
 
-Every array is a NumPy array here, so each operation is the one of
-:mod:`llm_numba.reference`. A model that imports ``ops`` names no array library and will not notice
-when another set of twins stands behind these names.
+Behind each name stand twins. :mod:`llm_numba.reference` says in NumPy what the operation means;
+:mod:`llm_numba.kernels` does the same on a GPU, or in the simulator. A call goes by where its first
+argument lies: to the reference for arrays of NumPy, to the kernels for those of a device. So a
+model names no array library, and one model file runs everywhere.
+
+The kernels are imported when the first array of a device comes along: a program that stays on the
+CPU never waits for Numba.
 """
 
-from llm_numba.reference import *  # noqa: F403
-from llm_numba.reference import __all__ as __all__
+import functools
+import importlib
+from collections.abc import Callable
+from typing import Any
+
+from llm_numba import reference
+from llm_numba.reference import (
+    RopeScaling,
+    causal_attention,
+    philox_uniform,
+    rope_frequencies,
+    rope_tables,
+    sample,
+    sampling_probabilities,
+    softmax,
+)
+from llm_numba.runtime import is_device_array
+
+__all__ = [
+    "RopeScaling",
+    "add_layer_norm",
+    "add_rms_norm",
+    "apply_penalties",
+    "argmax",
+    "causal_attention",
+    "copy_blocks",
+    "embedding",
+    "embedding_with_positions",
+    "gather_kv",
+    "gelu",
+    "gelu_tanh",
+    "layer_norm",
+    "linear",
+    "log_softmax",
+    "paged_attention",
+    "paged_decode_attention",
+    "philox_uniform",
+    "rms_norm",
+    "rope",
+    "rope_and_write_kv",
+    "rope_frequencies",
+    "rope_tables",
+    "sample",
+    "sample_tokens",
+    "sampling_probabilities",
+    "silu",
+    "silu_mul",
+    "softmax",
+    "top_logprobs",
+    "transpose",
+    "write_kv",
+]
+
+
+def _twins(on_host: Callable[..., Any], module: str) -> Callable[..., Any]:
+    """Join a function of the reference and its twin of that name in a module of the kernels."""
+    name = on_host.__name__
+
+    @functools.cache
+    def on_device() -> Callable[..., Any]:
+        return getattr(importlib.import_module(f"llm_numba.kernels.{module}"), name)
+
+    @functools.wraps(on_host)
+    def operation(first: Any, /, *args: Any, **kwargs: Any) -> Any:
+        twin = on_device() if is_device_array(first) else on_host
+        return twin(first, *args, **kwargs)
+
+    return operation
+
+
+# From a token id to the residual stream.
+embedding = _twins(reference.embedding, "embedding")
+embedding_with_positions = _twins(reference.embedding_with_positions, "embedding")
+
+# Products, with what stands before and behind them.
+linear = _twins(reference.linear, "linear")
+gelu = _twins(reference.gelu, "activation")
+gelu_tanh = _twins(reference.gelu_tanh, "activation")
+silu = _twins(reference.silu, "activation")
+silu_mul = _twins(reference.silu_mul, "activation")
+transpose = _twins(reference.transpose, "transpose")
+
+# Norms.
+rms_norm = _twins(reference.rms_norm, "layernorm")
+layer_norm = _twins(reference.layer_norm, "layernorm")
+add_rms_norm = _twins(reference.add_rms_norm, "layernorm")
+add_layer_norm = _twins(reference.add_layer_norm, "layernorm")
+
+# Positions, the cache, attention.
+rope = _twins(reference.rope, "rope")
+rope_and_write_kv = _twins(reference.rope_and_write_kv, "rope")
+write_kv = _twins(reference.write_kv, "kv")
+gather_kv = _twins(reference.gather_kv, "kv")
+copy_blocks = _twins(reference.copy_blocks, "kv")
+paged_attention = _twins(reference.paged_attention, "attention")
+paged_decode_attention = _twins(reference.paged_decode_attention, "paged_decode")
+
+# From logits to a token.
+argmax = _twins(reference.argmax, "sampling")
+apply_penalties = _twins(reference.apply_penalties, "sampling")
+sample_tokens = _twins(reference.sample_tokens, "sampling")
+top_logprobs = _twins(reference.top_logprobs, "sampling")
+log_softmax = _twins(reference.log_softmax, "sampling")

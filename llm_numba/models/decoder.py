@@ -4,10 +4,10 @@ from abc import ABC, abstractmethod
 
 import numpy as np
 
-from llm_numba import ops
 from llm_numba.kvcache import PagedKVCache
 from llm_numba.models.batch import ForwardBatch
 from llm_numba.models.config import ModelConfig
+from llm_numba.runtime import Array
 
 
 class Decoder(ABC):
@@ -17,14 +17,21 @@ class Decoder(ABC):
     ----------
     config : ModelConfig
     lm_head : float [V, E]
+
+    Attributes
+    ----------
+    logits_dtype : str
+        float32, or float64 where the weights are.
     """
 
-    def __init__(self, config: ModelConfig, lm_head: np.ndarray) -> None:
+    def __init__(self, config: ModelConfig, lm_head: Array) -> None:
         self.config = config
         self.lm_head = lm_head
+        # 16 bits cannot tell apart tokens that are nearly as likely as each other.
+        self.logits_dtype = np.promote_types(lm_head.dtype, np.float32).name
 
     @abstractmethod
-    def forward(self, batch: ForwardBatch, kv_cache: PagedKVCache) -> np.ndarray:
+    def forward(self, batch: ForwardBatch, kv_cache: PagedKVCache) -> Array:
         """Run every layer over the new tokens and store their keys and values.
 
         Parameters
@@ -35,18 +42,20 @@ class Decoder(ABC):
         Returns
         -------
         float [N, E]
-            Hidden states, after the final norm.
+            The residual stream behind the last layer.
         """
 
-    def logits(self, hidden: np.ndarray) -> np.ndarray:
+    @abstractmethod
+    def logits(self, hidden: Array) -> Array:
         """Score every token of the vocabulary as the next one.
 
         Parameters
         ----------
         hidden : float [N, E]
+            Rows of what :meth:`forward` returned; the final norm comes here.
 
         Returns
         -------
-        float [N, V]
+        float32 [N, V]
+            float64 where the weights are.
         """
-        return ops.linear(hidden, self.lm_head)

@@ -2,8 +2,8 @@ r"""GPT-2: learned positions, LayerNorm with bias, a plain MLP.
 
 A layer is two blocks on a residual stream r, each after a LayerNorm::
 
-    r -> norm -> q, k, v -> KV write -> attention -> output product -> + r
-    r -> norm -> product, GELU -> product -> + r
+    r -> norm -> q, k, v -> KV write -> attention -> output product + r
+    r -> norm -> product, GELU -> product + r
 
 Its linear layers are stored as [K, N] ("Conv1D"), transposed here once while they load.
 
@@ -14,22 +14,21 @@ Radford et al., "Language Models are Unsupervised Multitask Learners", 2019.
 
 from dataclasses import dataclass
 
-import numpy as np
-
 from llm_numba import ops
 from llm_numba.kvcache import PagedKVCache
 from llm_numba.models.batch import ForwardBatch
 from llm_numba.models.checkpoint import WeightLoader
 from llm_numba.models.config import ModelConfig
 from llm_numba.models.decoder import Decoder
+from llm_numba.runtime import Array
 
 
 @dataclass(frozen=True)
 class Affine:
     """A weight with its bias: of a linear layer, [N, K] and [N]; of a LayerNorm, [E] and [E]."""
 
-    weight: np.ndarray
-    bias: np.ndarray
+    weight: Array
+    bias: Array
 
 
 @dataclass(frozen=True)
@@ -77,43 +76,44 @@ class GPT2Model(Decoder):
         tied = config.tie_word_embeddings
         super().__init__(config, self.wte if tied else load("lm_head.weight"))
 
-    def forward(self, batch: ForwardBatch, kv_cache: PagedKVCache) -> np.ndarray:
+    def forward(self, batch: ForwardBatch, kv_cache: PagedKVCache) -> Array:
         """Run every layer; see :meth:`Decoder.forward`."""
-        eps, activation = self.config.norm_eps, self.config.activation
-        residual = ops.embedding_with_positions(
-            batch.token_ids, batch.positions, self.wte, self.wpe
-        )
-        first = self.layers[0].norm_1
-        x = ops.layer_norm(residual, first.weight, first.bias, eps)
-        following = [layer.norm_1 for layer in self.layers[1:]] + [self.final_norm]
+        activation = self.config.activation
+        r = ops.embedding_with_positions(batch.token_ids, batch.positions, self.wte, self.wpe)
         for i, layer in enumerate(self.layers):
-            x = self._attention(i, x, batch, kv_cache)
-            norm = layer.norm_2
-            x, residual = ops.add_layer_norm(x, residual, norm.weight, norm.bias, eps)
+            mixed = self._attention(i, r, batch, kv_cache)
+            r = ops.linear(mixed, layer.out.weight, layer.out.bias, residual=r)
+            x = self._norm(r, layer.norm_2)
             x = ops.linear(x, layer.up.weight, layer.up.bias, activation=activation)
-            x = ops.linear(x, layer.down.weight, layer.down.bias)
-            norm = following[i]
-            x, residual = ops.add_layer_norm(x, residual, norm.weight, norm.bias, eps)
-        return x
+            r = ops.linear(x, layer.down.weight, layer.down.bias, residual=r)
+        return r
 
-    def _attention(
-        self, i: int, x: np.ndarray, batch: ForwardBatch, kv_cache: PagedKVCache
-    ) -> np.ndarray:
-        config, layer = self.config, self.layers[i]
-        H, D = config.num_heads, config.head_dim
-        heads = ops.linear(x, layer.qkv.weight, layer.qkv.bias).reshape(len(x), 3, H, D)
+    def _norm(self, r: Array, norm: Affine) -> Array:
+        return ops.layer_norm(r, norm.weight, norm.bias, self.config.norm_eps)
+
+    def _attention(self, i: int, r: Array, batch: ForwardBatch, kv_cache: PagedKVCache) -> Array:
+        layer = self.layers[i]
         k_cache, v_cache = kv_cache.layers[i]
-        ops.write_kv(heads[:, 1], heads[:, 2], k_cache, v_cache, batch.slot_mapping)
+        qkv = ops.linear(self._norm(r, layer.norm_1), layer.qkv.weight, layer.qkv.bias)
+        # Positions came with the embedding: nothing turns here.
+        q = ops.rope_and_write_kv(
+            qkv, batch.positions, None, None, k_cache, v_cache, batch.slot_mapping
+        )
         mixed = ops.paged_attention(
-            heads[:, 0],
+            q,
             k_cache,
             v_cache,
             batch.block_tables,
             batch.query_starts,
             batch.context_lens,
-            config.attention_scales[i],
+            self.config.attention_scales[i],
         )
-        return ops.linear(mixed.reshape(len(x), H * D), layer.out.weight, layer.out.bias)
+        return mixed.reshape(len(r), -1)
+
+    def logits(self, hidden: Array) -> Array:
+        """Score the next token; see :meth:`Decoder.logits`."""
+        x = self._norm(hidden, self.final_norm)
+        return ops.linear(x, self.lm_head, out_dtype=self.logits_dtype)
 
 
 def gpt2_tensors(config: ModelConfig, prefix: str) -> dict[str, tuple[int, ...]]:

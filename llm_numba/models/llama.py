@@ -2,12 +2,12 @@ r"""Llama, and its relatives Mistral, Qwen2 and Qwen3.
 
 A layer is two blocks on a residual stream r, each after an RMSNorm::
 
-    r -> norm -> q, k, v -> (QK norm) -> RoPE -> KV write -> attention -> output product -> + r
-    r -> norm -> gate, up -> SiLU(gate) * up -> down product -> + r
+    r -> [norm -> q, k, v] -> [QK norm -> RoPE -> KV write] -> [attention] -> [product + r]
+    r -> [norm -> gate, up -> SiLU(gate) * up] -> [product + r]
 
-Every addition to the stream is fused with the norm that follows it, so a layer's norms are named
-for what they follow. Relatives differ by switches: biases, a norm on each head's query and key,
-a sliding window.
+What stands in brackets is one operation: on a GPU what lies between two products stays out of
+memory where it can, and a layer is six launches. Relatives differ by switches: biases, a norm on
+each head's query and key, a sliding window.
 
 References
 ----------
@@ -17,14 +17,13 @@ Report", 2024 and "Qwen3 Technical Report", 2025.
 
 from dataclasses import dataclass
 
-import numpy as np
-
 from llm_numba import ops
 from llm_numba.kvcache import PagedKVCache
 from llm_numba.models.batch import ForwardBatch
 from llm_numba.models.checkpoint import WeightLoader
 from llm_numba.models.config import ModelConfig
 from llm_numba.models.decoder import Decoder
+from llm_numba.runtime import Array
 
 
 @dataclass(frozen=True)
@@ -45,18 +44,18 @@ class LlamaLayer:
     down_bias : float [E] or None
     """
 
-    input_norm: np.ndarray
-    qkv: np.ndarray
-    qkv_bias: np.ndarray | None
-    q_norm: np.ndarray | None
-    k_norm: np.ndarray | None
-    out: np.ndarray
-    out_bias: np.ndarray | None
-    post_attention_norm: np.ndarray
-    gate_up: np.ndarray
-    gate_up_bias: np.ndarray | None
-    down: np.ndarray
-    down_bias: np.ndarray | None
+    input_norm: Array
+    qkv: Array
+    qkv_bias: Array | None
+    q_norm: Array | None
+    k_norm: Array | None
+    out: Array
+    out_bias: Array | None
+    post_attention_norm: Array
+    gate_up: Array
+    gate_up_bias: Array | None
+    down: Array
+    down_bias: Array | None
 
 
 class LlamaModel(Decoder):
@@ -77,36 +76,45 @@ class LlamaModel(Decoder):
         tied = config.tie_word_embeddings
         super().__init__(config, self.embed_tokens if tied else load("lm_head.weight"))
         frequencies = ops.rope_frequencies(config.head_dim, config.rope_theta, config.rope_scaling)
-        self.cos, self.sin = ops.rope_tables(frequencies, num_positions, self.embed_tokens.dtype)
+        # Not in 16 bits, whatever the weights are: angles of far positions would blur.
+        tables = ops.rope_tables(frequencies, num_positions, self.logits_dtype)
+        self.cos, self.sin = map(load.place, tables)
 
-    def forward(self, batch: ForwardBatch, kv_cache: PagedKVCache) -> np.ndarray:
+    def forward(self, batch: ForwardBatch, kv_cache: PagedKVCache) -> Array:
         """Run every layer; see :meth:`Decoder.forward`."""
         eps = self.config.norm_eps
-        residual = ops.embedding(batch.token_ids, self.embed_tokens)
-        x = ops.rms_norm(residual, self.layers[0].input_norm, eps)
-        following = [layer.input_norm for layer in self.layers[1:]] + [self.final_norm]
+        r = ops.embedding(batch.token_ids, self.embed_tokens)
         for i, layer in enumerate(self.layers):
-            x = self._attention(i, x, batch, kv_cache)
-            x, residual = ops.add_rms_norm(x, residual, layer.post_attention_norm, eps)
-            gate_up = ops.linear(x, layer.gate_up, layer.gate_up_bias)
-            x = ops.linear(ops.silu_mul(gate_up), layer.down, layer.down_bias)
-            x, residual = ops.add_rms_norm(x, residual, following[i], eps)
-        return x
+            mixed = self._attention(i, r, batch, kv_cache)
+            r = ops.linear(mixed, layer.out, layer.out_bias, residual=r)
+            inner = ops.linear(
+                r,
+                layer.gate_up,
+                layer.gate_up_bias,
+                activation="silu_mul",
+                norm_weight=layer.post_attention_norm,
+                eps=eps,
+            )
+            r = ops.linear(inner, layer.down, layer.down_bias, residual=r)
+        return r
 
-    def _attention(
-        self, i: int, x: np.ndarray, batch: ForwardBatch, kv_cache: PagedKVCache
-    ) -> np.ndarray:
+    def _attention(self, i: int, r: Array, batch: ForwardBatch, kv_cache: PagedKVCache) -> Array:
         config, layer = self.config, self.layers[i]
-        H, G, D = config.num_heads, config.num_kv_heads, config.head_dim
-        heads = ops.linear(x, layer.qkv, layer.qkv_bias).reshape(len(x), H + 2 * G, D)
-        q, k, v = heads[:, :H], heads[:, H : H + G], heads[:, H + G :]
-        if config.qk_norm:
-            q = ops.rms_norm(q, layer.q_norm, config.norm_eps)
-            k = ops.rms_norm(k, layer.k_norm, config.norm_eps)
-        q = ops.rope(q, batch.positions, self.cos, self.sin)
-        k = ops.rope(k, batch.positions, self.cos, self.sin)
         k_cache, v_cache = kv_cache.layers[i]
-        ops.write_kv(k, v, k_cache, v_cache, batch.slot_mapping)
+        eps = config.norm_eps
+        qkv = ops.linear(r, layer.qkv, layer.qkv_bias, norm_weight=layer.input_norm, eps=eps)
+        q = ops.rope_and_write_kv(
+            qkv,
+            batch.positions,
+            self.cos,
+            self.sin,
+            k_cache,
+            v_cache,
+            batch.slot_mapping,
+            layer.q_norm,
+            layer.k_norm,
+            eps,
+        )
         mixed = ops.paged_attention(
             q,
             k_cache,
@@ -117,7 +125,17 @@ class LlamaModel(Decoder):
             config.attention_scales[i],
             config.windows[i],
         )
-        return ops.linear(mixed.reshape(len(x), H * D), layer.out, layer.out_bias)
+        return mixed.reshape(len(r), -1)
+
+    def logits(self, hidden: Array) -> Array:
+        """Score the next token; see :meth:`Decoder.logits`."""
+        return ops.linear(
+            hidden,
+            self.lm_head,
+            out_dtype=self.logits_dtype,
+            norm_weight=self.final_norm,
+            eps=self.config.norm_eps,
+        )
 
 
 def _load_layer(config: ModelConfig, load: WeightLoader, i: int) -> LlamaLayer:
@@ -127,10 +145,10 @@ def _load_layer(config: ModelConfig, load: WeightLoader, i: int) -> LlamaLayer:
     gate_up = [f"{layer}.mlp.{name}_proj" for name in ("gate", "up")]
     down = f"{layer}.mlp.down_proj"
 
-    def weight(*names: str) -> np.ndarray:
+    def weight(*names: str) -> Array:
         return load(*(f"{name}.weight" for name in names))
 
-    def bias(present: bool, *names: str) -> np.ndarray | None:
+    def bias(present: bool, *names: str) -> Array | None:
         return load(*(f"{name}.bias" for name in names)) if present else None
 
     return LlamaLayer(
