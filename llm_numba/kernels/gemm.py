@@ -51,10 +51,12 @@ import numpy as np
 from numba import cuda, float32
 
 from llm_numba import reference
+from llm_numba.errors import KernelArgumentError
 from llm_numba.kernels import checks, ptx
 from llm_numba.kernels.activation import ACTIVATIONS
 from llm_numba.kernels.gemm_epilogue import finish
 from llm_numba.kernels.gemm_register_tile import BLOCK_TILE, THREADS, gemm_register_tile
+from llm_numba.kernels.gemm_split_k import add_parts
 from llm_numba.kernels.ladder import Ladder, Operands, Step
 from llm_numba.kernels.reduce import warp_sum
 from llm_numba.runtime import Launch, empty, launch_all, storage_dtype
@@ -192,7 +194,15 @@ def _step(
         if bias is None:
             bias = empty((0,), x.dtype, like=x)
         if residual is None:
-            residual = empty((0, 0), x.dtype, like=x)
+            residual = empty((0, 0), out.dtype, like=x)
+        if activation == "silu_mul":
+            M, N = len(x), len(weight)
+            product = empty((1, M, N), "float32", like=x)
+            nothing = empty((0,), x.dtype, like=x), empty((0, 0), out.dtype, like=x)
+            return (
+                Launch(kernel, grid(M, N), block, (x, weight, *nothing, 0, product[0])),
+                add_parts(product, bias, residual, 0, out),
+            )
         args = (x, weight, bias, residual, ACTIVATIONS[activation], out)
         return (Launch(kernel, grid(*out.shape), block, args),)
 
@@ -265,7 +275,7 @@ LADDER = Ladder(
 )
 
 
-def linear(
+def gemm(
     x: Any,
     weight: Any,
     bias: Any = None,
@@ -283,21 +293,24 @@ def linear(
     x : float32, float16 or bfloat16 [M, K]
         Contiguous, on a device.
     weight : [N, K]
-        Like all other arrays of the dtype of `x` and on its device.
+        Like `bias` of the dtype of `x`, and like all other arrays on its device.
     bias : [N], optional
-    activation : {"gelu", "gelu_tanh", "silu"}, optional
-    residual : [M, N], optional
-        Added after the activation.
-    out : [M, N], optional
-        Where the result goes; `residual` itself is allowed, other operands are not.
+    activation : {"gelu", "gelu_tanh", "silu", "silu_mul"}, optional
+        With ``"silu_mul"`` N is 2F, the rows of the gate before those of up, and column f of the
+        result is SiLU of column f times column F + f.
+    residual : [M, N] or [M, F], optional
+        Added after the activation; of the dtype of the result.
+    out : [M, N] or [M, F], optional
+        Where the result goes, of the dtype of `x` or float32; `residual` itself is allowed, other
+        operands are not.
     step : str
         A step of :data:`LADDER`.
     stream : cupy.cuda.Stream or Numba stream, optional
 
     Returns
     -------
-    [M, N]
-        `out`, or a new array.
+    [M, N] or [M, F]
+        `out`, or a new array of the dtype of `x`.
 
     Raises
     ------
@@ -314,12 +327,18 @@ def linear(
     if bias is not None:
         checks.array("bias", bias, shape=(N,), **same)
     if activation is not None:
-        checks.choice("activation", activation, filter(None, ACTIVATIONS))
-    if residual is not None:
-        checks.array("residual", residual, shape=(M, N), **same)
+        checks.choice("activation", activation, [*filter(None, ACTIVATIONS), "silu_mul"])
+    if activation == "silu_mul":
+        if N % 2:
+            raise KernelArgumentError(
+                f"Argument 'weight' has {N} rows.", "With silu_mul, half of them are the gate's."
+            )
+        N //= 2
     if out is None:
         out = empty((M, N), x.dtype, like=x)
-    checks.array("out", out, shape=(M, N), **same)
+    checks.array("out", out, shape=(M, N), dtype={storage_dtype(x), "float32"}, like=x)
+    if residual is not None:
+        checks.array("residual", residual, shape=(M, N), dtype=storage_dtype(out), like=x)
     checks.choice("step", step, (each.name for each in LADDER.steps))
     plan = LADDER.step(step).plan
     launch_all(plan(x, weight, out, bias, activation, residual), stream)

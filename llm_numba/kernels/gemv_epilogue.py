@@ -18,8 +18,7 @@ import math
 from numba import cuda, float32
 
 from llm_numba.kernels import ptx
-from llm_numba.kernels.activation import silu
-from llm_numba.kernels.gemm_epilogue import finish
+from llm_numba.kernels.gemm_epilogue import finish, finish_gated
 
 
 @cuda.jit(device=True)
@@ -38,33 +37,6 @@ def inverse_rms(square, columns, eps):
     float32
     """
     return float32(1) / math.sqrt(square / float32(columns) + eps)
-
-
-@cuda.jit(device=True)
-def finish_gated(gate, up, row, column, bias, residual):
-    """Turn two elements of A Wᵀ into one of C: SiLU of the first, times the second.
-
-    Parameters
-    ----------
-    gate, up : float32
-    row, column : int
-        Of C.
-    bias : [2F]
-        Of length 0 where there is none.
-    residual : [M, F]
-        Of shape [0, 0] where there is none.
-
-    Returns
-    -------
-    float32
-    """
-    if bias.size > 0:
-        gate += ptx.to_float(bias[column])
-        up += ptx.to_float(bias[column + bias.size // 2])
-    value = silu(gate) * up
-    if residual.size > 0:
-        value += ptx.to_float(residual[row, column])
-    return value
 
 
 @cuda.jit(device=True)

@@ -68,7 +68,7 @@ def linear(
         if norm_weight is not None:
             x = rms_norm(x, norm_weight, eps, stream=stream)
         options = {"activation": activation, "residual": residual, "out": out, "stream": stream}
-        return gemm.linear(x, weight, bias, **options)
+        return gemm.gemm(x, weight, bias, **options)
     if out is None and rows > gemv.MAX_ROWS:
         columns = len(weight) // (2 if activation == "silu_mul" else 1)
         out = empty((rows, columns), out_dtype or x.dtype, like=x)

@@ -18,7 +18,7 @@ from numba.cuda.types import float16
 from llm_numba import reference
 from llm_numba.errors import KernelArgumentError
 from llm_numba.kernels.activation import ACTIVATIONS
-from llm_numba.kernels.gemm import LADDER, gemm_padded, gemm_tiled, linear
+from llm_numba.kernels.gemm import LADDER, gemm, gemm_padded, gemm_tiled
 from llm_numba.kernels.gemm_register_tile import gemm_register_tile
 from llm_numba.runtime import empty, kernel_view, to_device, to_host
 from llm_numba.simulator import simulate
@@ -38,7 +38,7 @@ def run(x, weight, bias=None, *, device, residual=None, **kwargs):
     def place(each):
         return None if each is None else to_device(each, device)
 
-    y = linear(place(x), place(weight), place(bias), residual=place(residual), **kwargs)
+    y = gemm(place(x), place(weight), place(bias), residual=place(residual), **kwargs)
     return to_host(y)
 
 
@@ -46,7 +46,7 @@ def exact(array):
     return None if array is None else array.astype(np.float64)
 
 
-def assert_near(y, x, weight, bias=None, activation=None, residual=None):
+def assert_near(y, x, weight, bias=None, activation=None, residual=None, stored=None):
     """Assert that y is the linear layer of x, to the bound above."""
     truth = reference.linear(
         exact(x), exact(weight), exact(bias), activation=activation, residual=exact(residual)
@@ -54,15 +54,38 @@ def assert_near(y, x, weight, bias=None, activation=None, residual=None):
     magnitudes = np.abs(exact(x)) @ np.abs(exact(weight)).T
     if bias is not None:
         magnitudes += np.abs(exact(bias))
-    stored = ml_dtypes.finfo(y.dtype)
-    bound = 1.13 * (x.shape[1] + 1) * U * magnitudes + float(stored.eps) / 2 * np.abs(truth)
+    bound = 1.13 * (x.shape[1] + 1) * U * magnitudes
     if activation is not None:
         bound += 8 * U * (1 + magnitudes)
     if residual is not None:
         bound += U * np.abs(truth)
-    bound += float(stored.smallest_subnormal)
+    assert_within(bound, y, truth, stored or x.dtype)
+
+
+def assert_gated(y, x, weight, bias=None, residual=None, stored=None):
+    """Assert that y is SiLU(gate) * up + residual.
+
+    SiLU has slopes up to 1.1, so an error d of gate and of up comes out as 1.1 d |up| + |gate| d
+    at most; the functions add a few u of the product.
+    """
+    options = {"activation": "silu_mul", "residual": exact(residual)}
+    truth = reference.linear(exact(x), exact(weight), exact(bias), **options)
+    magnitudes = np.abs(exact(x)) @ np.abs(exact(weight)).T
+    if bias is not None:
+        magnitudes += np.abs(exact(bias))
+    gate, up = np.split(magnitudes, 2, axis=1)
+    bound = (2.1 * (x.shape[1] + 1) + 8) * U * (1 + gate) * up
+    if residual is not None:
+        bound += U * np.abs(truth)
+    assert_within(bound, y, truth, stored or x.dtype)
+
+
+def assert_within(bound, y, truth, stored):
+    """Assert that y, rounded to what is stored, was within a bound of the truth."""
+    assert y.dtype == stored
+    form = ml_dtypes.finfo(y.dtype)
+    bound = bound + float(form.eps) / 2 * np.abs(truth) + float(form.smallest_subnormal)
     error = np.abs(exact(y) - truth)
-    assert y.dtype == x.dtype
     assert (error <= bound).all(), (error / bound).max()
 
 
@@ -123,6 +146,30 @@ def test_bias_activation_and_residual_follow_in_this_order(activation, dtype, st
 
 
 @each_step
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_a_gate_multiplies_the_other_half_of_the_columns(dtype, step, device):
+    x, weight = numbers(35, 20, dtype=dtype), numbers(2 * 37, 20, dtype=dtype)
+    bias, residual = numbers(2 * 37, dtype=dtype), numbers(35, 37, dtype=dtype)
+    y = run(x, weight, activation="silu_mul", device=device, step=step)
+    assert_gated(y, x, weight)
+    y = run(x, weight, bias, activation="silu_mul", residual=residual, device=device, step=step)
+    assert_gated(y, x, weight, bias, residual)
+
+
+@each_step
+@pytest.mark.parametrize("activation", [None, "silu_mul"])
+def test_the_result_of_halves_may_be_float32(activation, step, device):
+    x, weight = numbers(9, 40, dtype="bfloat16"), numbers(34, 40, dtype="bfloat16")
+    N = 17 if activation else 34
+    residual = numbers(9, N)
+    options = {"activation": activation, "step": step, "residual": to_device(residual, device)}
+    out = to_device(np.empty((9, N), np.float32), device)
+    y = to_host(gemm(to_device(x, device), to_device(weight, device), out=out, **options))
+    check = assert_gated if activation else assert_near
+    check(y, x, weight, residual=residual, stored="float32")
+
+
+@each_step
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
 def test_nan_and_infinity_reach_their_row_and_no_other(value, step, device):
     x, weight = numbers(35, 40), np.abs(numbers(33, 40))
@@ -147,7 +194,7 @@ def test_what_is_too_large_for_half_precision_becomes_infinite(step, device):
 def test_the_result_may_go_where_the_residual_is(step, device):
     x, weight, residual = numbers(34, 9), numbers(33, 9), numbers(34, 33)
     out = to_device(residual, device)
-    y = linear(to_device(x, device), to_device(weight, device), residual=out, out=out, step=step)
+    y = gemm(to_device(x, device), to_device(weight, device), residual=out, out=out, step=step)
     assert y is out
     assert_near(to_host(y), x, weight, residual=residual)
 
@@ -205,10 +252,12 @@ def test_wrong_arguments_are_named():
         ((x, weight), {"activation": "relu"}, "'activation' is 'relu'"),
         ((x, weight), {"out": x}, "'out' has shape"),
         ((x, weight), {"out": empty((4, 5), "float16", like=x)}, "'out' has dtype float16"),
+        ((x, weight), {"activation": "silu_mul"}, "'weight' has 5 rows"),
+        ((half, half), {"residual": empty((5, 5), "float32", like=x)}, "'residual' has dtype"),
         ((x, weight), {"step": "fastest"}, "'step' is 'fastest'"),
     ]:
         with pytest.raises(KernelArgumentError, match=named):
-            linear(*arguments, **options)
+            gemm(*arguments, **options)
 
 
 # -- What it costs, counted by hand ------------------------------------------------------------
