@@ -139,7 +139,7 @@ def measure_point(
     operands = point.operands()
     rows = _rows_to_check(point, operands)
     expected = point.expected(operands, rows)
-    sets = _device_sets(operands, device)
+    sets = device_sets(operands, device)
     peers: dict[str, Timing] = {}
     if torch is not None and point.eager is not None:
         tensors = [as_tensors(torch, operands) for operands in sets]
@@ -152,7 +152,7 @@ def measure_point(
     for step in point.chosen:
         plans = [step.plan(**each) for each in sets]
         for name in expected:
-            _poison(sets[0][name])
+            poison(sets[0][name])
         launch_all(plans[0])
         found = {name: to_host(sets[0][name]) for name in expected}
         _check(point, step.name, found, expected, rows)
@@ -180,8 +180,19 @@ def _rows_to_check(point: Point, operands: Operands) -> np.ndarray:
     return np.unique(np.linspace(0, count - 1, _CHECKED_ROWS).astype(np.int64))
 
 
-def _device_sets(operands: Operands, device: str | None) -> list[Operands]:
-    """Copy the operands to the device as often as it takes to get past its caches."""
+def device_sets(operands: Operands, device: str | None) -> list[Operands]:
+    """Copy the operands to the device as often as it takes to get past its caches.
+
+    Parameters
+    ----------
+    operands : dict
+        NumPy arrays are copied, all else is handed through.
+    device : {"cuda", "sim"}, optional
+
+    Returns
+    -------
+    list of dict
+    """
     total = sum(value.nbytes for value in operands.values() if isinstance(value, np.ndarray))
     return [
         {
@@ -192,7 +203,8 @@ def _device_sets(operands: Operands, device: str | None) -> list[Operands]:
     ]
 
 
-def _poison(array: Any) -> None:
+def poison(array: Any) -> None:
+    """Fill an output, so that what is not written shows."""
     # All ones: NaN in every float format, -1 as an integer.
     array.reshape(-1).view(np.uint8).fill(0xFF)
 

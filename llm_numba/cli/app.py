@@ -15,6 +15,7 @@ from llm_numba.cli.evaluate import evaluate
 from llm_numba.cli.generate import generate
 from llm_numba.cli.microscope import microscope
 from llm_numba.cli.models import models
+from llm_numba.cli.tune import tune
 from llm_numba.errors import LLMNumbaError
 
 
@@ -62,5 +63,6 @@ app.command()(chat)
 app.command()(models)
 app.command()(doctor)
 app.command()(microscope)
+app.command()(tune)
 app.command("eval")(evaluate)
 app.add_typer(bench)

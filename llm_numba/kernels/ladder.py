@@ -8,13 +8,14 @@ import importlib
 import pkgutil
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
 from llm_numba.runtime.launch import Launch
 
 Operands = dict[str, Any]
+Named = TypeVar("Named")
 
 
 @dataclass(frozen=True)
@@ -99,19 +100,29 @@ class Ladder:
 
 
 def all_ladders() -> dict[str, Ladder]:
-    """Return the ladders of all kernel files by name, in the order of files and definitions.
+    """Return the ladders of all kernel files by name, in the order of files and definitions."""
+    return all_of(Ladder)
 
-    Any module beside this one counts, and any :class:`Ladder` that it holds: nobody keeps a list.
+
+def all_of(kind: type[Named]) -> dict[str, Named]:
+    """Return all objects of a class in all kernel files by name.
+
+    Any module beside this one counts, and any such object that it holds: nobody keeps a list.
+
+    Parameters
+    ----------
+    kind : type
+        Its objects have a ``name``.
 
     Raises
     ------
     ValueError
-        If two ladders have one name.
+        If two have one name.
     """
     package = importlib.import_module(__package__)
-    found: dict[str, Ladder] = {}
+    found: dict[str, Named] = {}
     for module in pkgutil.walk_packages(package.__path__, f"{__package__}."):
         for value in vars(importlib.import_module(module.name)).values():
-            if isinstance(value, Ladder) and found.setdefault(value.name, value) is not value:
-                raise ValueError(f"two ladders are named {value.name!r}")
+            if isinstance(value, kind) and found.setdefault(value.name, value) is not value:
+                raise ValueError(f"two of {kind.__name__} are named {value.name!r}")
     return found

@@ -133,7 +133,7 @@ def faults(found: Resources, capability: tuple) -> list[str]:
 def test_two_ladders_of_one_name_are_refused(monkeypatch):
     twin = dataclasses.replace(softmax.LADDER)
     monkeypatch.setattr(gemm, "OTHER", twin, raising=False)
-    with pytest.raises(ValueError, match="two ladders are named 'softmax'"):
+    with pytest.raises(ValueError, match="two of Ladder are named 'softmax'"):
         all_ladders()
 
 
