@@ -21,6 +21,9 @@ Hendrycks and Gimpel, "Gaussian Error Linear Units", 2016; Elfwing, Uchibe and D
 import math
 
 from numba import cuda, float32
+from numba.cuda import libdevice
+
+from llm_numba.kernels import ptx
 
 _GELU, _GELU_TANH, _SILU = 1, 2, 3
 
@@ -34,6 +37,7 @@ ACTIVATIONS: dict[str | None, int] = {
 
 _SQRT_HALF = math.sqrt(0.5)
 _SQRT_2_OVER_PI = math.sqrt(2.0 / math.pi)
+_LOG2_E = math.log2(math.e)
 
 
 @cuda.jit(device=True)
@@ -53,6 +57,20 @@ def gelu_tanh(x):
 def silu(x):
     """SiLU. Where exp(-x) overflows to infinity, the quotient is the zero that is wanted."""
     return x / (float32(1) + math.exp(-x))
+
+
+@cuda.jit(device=True)
+def fast_silu(x):
+    r"""SiLU by the approximations of the hardware: six instructions where :func:`silu` has thirty.
+
+    With u = 2**-24: the exponent carries two roundings, so a relative error of 2 abs(x) u in the
+    power, beside the 3 u of ``ex2.approx``; the quotient adds 4 u, the sum 1. All in all at most
+    (2 abs(x) + 8) u of the result: a hundredth of what rounding to bfloat16 costs, wherever the
+    result is more than a rounding error of the products that made x. From x = -87.3 down it is 0.
+
+    Source: "CUDA C++ Programming Guide", "Intrinsic Functions" (``__fdividef``).
+    """
+    return libdevice.fast_fdividef(x, float32(1) + ptx.exp2(-float32(_LOG2_E) * x))
 
 
 @cuda.jit(device=True)

@@ -1,0 +1,78 @@
+"""Rows cut into packets of 16 bytes, for kernels in which no number needs another of its row.
+
+::
+
+    packets of a row     |  0 |  1 | ... | 31 | 32 | 33 | ... | 63 | 64 | ...
+    thread, of 32          t0   t1   ...  t31   t0   t1   ...  t31   t0        packets = 2:
+    chunk                |<---------------- chunk 0 ---------------->|         64 in a chunk
+
+Each thread has all its packets under way at once. A row of more packets than a block's threads
+take is several chunks, and chunks are blocks of their own along y. Short rows leave a block room
+for several, along threads' y.
+"""
+
+import math
+from typing import NamedTuple
+
+WARP = 32
+
+
+class Config(NamedTuple):
+    """How rows are cut.
+
+    Attributes
+    ----------
+    threads : int
+        The most threads of a block.
+    packets : int
+        That a thread has under way.
+    """
+
+    threads: int
+    packets: int
+
+
+CANDIDATES = tuple(Config(threads, packets) for threads in (128, 256, 512) for packets in (1, 2, 4))
+
+# Below, there are not enough packets to give each thread of a large GPU more than one.
+_FEW_PACKETS = 1 << 18
+
+
+def rule(rows: int, packets: int) -> Config:
+    """Choose a configuration.
+
+    Parameters
+    ----------
+    rows : int
+    packets : int
+        In a row.
+
+    Returns
+    -------
+    Config
+        Few packets are spread over as many threads as there can be; of many, a thread takes 4.
+    """
+    return Config(256, 1 if rows * packets < _FEW_PACKETS else 4)
+
+
+def cut(rows: int, packets: int, config: Config) -> tuple[tuple[int, int], tuple[int, int]]:
+    """Choose grid and block.
+
+    Parameters
+    ----------
+    rows : int
+    packets : int
+        In a row.
+    config : Config
+
+    Returns
+    -------
+    grid : tuple of int
+        Rows along x, chunks along y.
+    block : tuple of int
+        Threads of a row along x, rows along y.
+    """
+    threads = min(config.threads, WARP * max(1, math.ceil(packets / (WARP * config.packets))))
+    together = config.threads // threads
+    chunks = math.ceil(packets / (threads * config.packets))
+    return (math.ceil(rows / together), chunks), (threads, together)
