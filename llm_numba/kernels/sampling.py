@@ -1,0 +1,210 @@
+"""From logits to the next token, on a device: the launchers.
+
+See :mod:`llm_numba.reference.sampling` for what each of them means.
+"""
+
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from llm_numba.kernels import checks, ptx
+from llm_numba.kernels.sampling_draw import DRAW_THREADS, MAX_PARTS, draws
+from llm_numba.kernels.sampling_numbers import BINS
+from llm_numba.kernels.sampling_parts import (
+    PART,
+    THREADS,
+    extremes,
+    gather_packet,
+    load_packet,
+    parts_of,
+    row_argmax,
+)
+from llm_numba.kernels.sampling_penalties import apply_penalties
+from llm_numba.kernels.sampling_select import (
+    RECORD,
+    ROOM,
+    candidates,
+    histograms,
+    row_cuts,
+)
+from llm_numba.runtime import Launch, empty, launch_all, storage_dtype
+
+__all__ = ["apply_penalties", "argmax", "sample_tokens"]
+
+
+class _Kernels(NamedTuple):
+    """The kernels that read logits, by one way of loading."""
+
+    part_extremes: Any
+    part_histogram: Any
+    part_candidates: Any
+    row_draw: Any
+
+
+def _made(load: Any) -> _Kernels:
+    return _Kernels(extremes(load), histograms(load), candidates(load), draws(load))
+
+
+_PACKETS, _GATHERED = _made(load_packet), _made(gather_packet)
+
+
+def _kernels(logits: Any) -> _Kernels:
+    """Choose 16-byte loads where all rows begin at a multiple of 16 bytes."""
+    whole = logits.shape[1] % ptx.VECTOR[storage_dtype(logits)] == 0
+    return _PACKETS if whole and ptx.is_aligned16(logits) else _GATHERED
+
+
+def argmax(logits: Any, *, out: Any = None, stream: Any = None) -> Any:
+    """Pick each row's largest logit, the first of equals.
+
+    Parameters
+    ----------
+    logits : float32, float16 or bfloat16 [B, V]
+        On a device; V at least 1.
+    out : int64 [B], optional
+    stream : optional
+        By default the current one.
+
+    Returns
+    -------
+    int64 [B]
+        `out`. In a row with NaN the first NaN.
+
+    Raises
+    ------
+    KernelArgumentError
+        If an argument has another rank, dtype, shape, layout or device.
+    """
+    out = _checked(logits, out)
+    launch_all(_argmax_plan(logits, out), stream)
+    return out
+
+
+def _argmax_plan(logits: Any, out: Any) -> tuple[Launch, ...]:
+    first, best, _ = _extremes_plan(logits, *_histogram(logits, 0))
+    return first, Launch(row_argmax, (-(-len(logits) // 4),), (32, 4), (best, out))
+
+
+def sample_tokens(
+    logits: Any,
+    temperature: Any,
+    top_k: Any,
+    top_p: Any,
+    min_p: Any,
+    seeds: Any,
+    streams: Any,
+    positions: Any,
+    *,
+    out: Any = None,
+    stream: Any = None,
+) -> Any:
+    """Choose the next token of each row, by its own parameters.
+
+    A row's token depends on nothing but its logits and its parameters: sums are sums of integers,
+    and the number of parts is that of V.
+
+    Parameters
+    ----------
+    logits : float32, float16 or bfloat16 [B, V]
+        After penalties, on a device; V from 1 to 2^23.
+    temperature : float32 [B]
+        Below 1e-5 the most likely token is taken, the first of equals.
+    top_k : int32 [B]
+        Keep the k most likely tokens; 0 and below keep all.
+    top_p : float32 [B]
+        Keep the fewest most likely tokens whose probabilities reach this sum; 1 keeps all.
+    min_p : float32 [B]
+        Keep tokens at least this many times as likely as the most likely one; 0 keeps all.
+    seeds : uint64 [B]
+    streams, positions : int32 [B]
+        Of the random number; see :func:`llm_numba.reference.sampling.philox_uniform`.
+    out : int64 [B], optional
+    stream : optional
+        By default the current one.
+
+    Returns
+    -------
+    int64 [B]
+        `out`; -1 where the largest logit is not a finite number, or any is NaN.
+
+    Raises
+    ------
+    KernelArgumentError
+        If an argument has another rank, dtype, shape, layout or device.
+    """
+    out = _checked(logits, out, PART * MAX_PARTS)
+    for name, value, dtype in (
+        ("temperature", temperature, "float32"),
+        ("top_k", top_k, "int32"),
+        ("top_p", top_p, "float32"),
+        ("min_p", min_p, "float32"),
+        ("seeds", seeds, "uint64"),
+        ("streams", streams, "int32"),
+        ("positions", positions, "int32"),
+    ):
+        checks.array(name, value, dtype=dtype, shape=(len(logits),), like=logits)
+    numbers = (seeds, streams, positions)
+    launch_all(_sample_plan(logits, temperature, top_k, top_p, min_p, *numbers, out), stream)
+    return out
+
+
+def _sample_plan(
+    logits: Any,
+    temperature: Any,
+    top_k: Any,
+    top_p: Any,
+    min_p: Any,
+    seeds: Any,
+    streams: Any,
+    positions: Any,
+    out: Any,
+) -> tuple[Launch, ...]:
+    rows, parts = len(logits), parts_of(logits.shape[1])
+    kernels, grid, block = _kernels(logits), (rows * parts,), (THREADS,)
+    histogram = _histogram(logits, BINS)
+    first, best, least = _extremes_plan(logits, *histogram)
+    cuts = empty((rows, RECORD), np.int64, like=logits)
+    sure = empty((rows, parts), np.int64, like=logits)
+    found = empty((rows, parts), np.int32, like=logits)
+    keys = empty((rows, parts, ROOM), np.int32, like=logits)
+    extent = (best, least)
+    limits = (temperature, top_k, top_p)
+    draw = (logits, temperature, top_p, min_p, seeds, streams, positions)
+    part = (logits, temperature, min_p, *extent, cuts, sure, found, keys)
+    return (
+        first,
+        Launch(kernels.part_histogram, grid, block, (logits, *limits, min_p, *extent, *histogram)),
+        Launch(row_cuts, (rows,), (BINS,), (*limits, *extent, *histogram, cuts)),
+        Launch(kernels.part_candidates, grid, block, part),
+        Launch(
+            kernels.row_draw,
+            (rows,),
+            (DRAW_THREADS,),
+            (*draw, *extent, cuts, sure, found, keys, out),
+        ),
+    )
+
+
+def _extremes_plan(logits: Any, counts: Any, masses: Any) -> tuple[Launch, Any, Any]:
+    """Plan the first read; return its launch, ranks [B, P] and least logits [B, P]."""
+    rows, parts = len(logits), parts_of(logits.shape[1])
+    best = empty((rows, parts), np.int64, like=logits)
+    least = empty((rows, parts), np.float32, like=logits)
+    args = (logits, best, least, counts, masses)
+    return Launch(_kernels(logits).part_extremes, (rows * parts,), (THREADS,), args), best, least
+
+
+def _histogram(logits: Any, bins: int) -> tuple[Any, Any]:
+    shape = (len(logits), bins)
+    return empty(shape, np.int32, like=logits), empty(shape, np.int64, like=logits)
+
+
+def _checked(logits: Any, out: Any, most: int = 2**31 - 1) -> Any:
+    checks.array("logits", logits, ndim=2)
+    checks.integer(
+        "vocabulary (the last axis of 'logits')", logits.shape[1], at_least=1, at_most=most
+    )
+    if out is None:
+        out = empty(len(logits), np.int64, like=logits)
+    checks.array("out", out, dtype="int64", shape=(len(logits),), like=logits)
+    return out

@@ -1,0 +1,161 @@
+r"""Numbers of the sampler: ordered keys, weights in fixed point, bins, random bits.
+
+**Keys.** The bits of a float, read as an integer, are in the order of the floats as long as they
+are positive; of negative ones the magnitude bits must be flipped. So a search for the k-th largest
+logit, or for the logit at which a sum is reached, is a search over 32 bits, and exact.
+
+**Weights.** Token j of a row with the largest logit m weighs :math:`w_j = 2^{z_j}`,
+:math:`z_j = (x_j - m) \log_2 e / T`, at most 1. Sums of float32 depend on their order, and blocks
+come in any. Sums of integers do not: weights are counted in units of :math:`2^{-40}`. V of them
+stay below :math:`2^{63}` while V is below :math:`2^{23}`, and what is lost to rounding is less
+than V units: a part in :math:`2^{23}` of a vocabulary of 128k, the step of a float32. Tokens less
+than one unit heavy are never drawn.
+
+**Bins.** A histogram over z, from 0 down, with :math:`2^f` bins an octave. Inside an octave all
+weights are within a factor of 2, so that 18 bits hold a weight to 2^-18 of itself and 32 bits hold
+the sum of a part of a row.
+
+Source of the generator: Salmon et al., "Parallel Random Numbers: As Easy as 1, 2, 3", SC 2011.
+"""
+
+import math
+
+from numba import cuda, float32, int32, int64, uint64
+from numba.cuda import libdevice
+
+from llm_numba.kernels import ptx
+
+# Above the key of +inf, 0x7F800000: NaN counts as the largest, as in NumPy.
+NAN_KEY = 0x7FFFFFFF
+INFINITY_KEY = 0x7F800000
+
+UNIT_BITS = 40
+LOWEST = float32(-UNIT_BITS)
+BINS = 512
+FEWEST_BITS = 3  # 8 bins in each of 40 octaves; more where a row spans fewer
+MOST_BITS = 20
+BIN_UNIT_BITS = 18
+UNIFORM_BITS = 24
+
+_UNITS = float32(2.0**UNIT_BITS)
+_BIN_UNITS = float32(2.0**BIN_UNIT_BITS)
+_LOG2_E = float32(math.log2(math.e))
+_INDEX_BITS = 0xFFFFFFFF
+_MASK32 = uint64(0xFFFFFFFF)
+
+
+@cuda.jit(device=True)
+def key_of(value):
+    """Return an int32 in the order of float32; of both zeros the same, of NaN the largest."""
+    if value != value:
+        return int32(NAN_KEY)
+    bits = libdevice.float_as_int(value + float32(0))  # -0 + 0 is +0
+    return int32(bits ^ ((bits >> 31) & 0x7FFFFFFF))
+
+
+@cuda.jit(device=True)
+def value_of(key):
+    """Return the float32 of a key."""
+    return libdevice.int_as_float(int32(key ^ ((key >> 31) & 0x7FFFFFFF)))
+
+
+@cuda.jit(device=True)
+def ranked(key, column):
+    """Join key and column to one int64: larger keys first, then smaller columns."""
+    return (int64(key) << 32) | (_INDEX_BITS - column)
+
+
+@cuda.jit(device=True)
+def key_of_ranked(rank):
+    """Return the key of a :func:`ranked` pair."""
+    return int32(rank >> 32)
+
+
+@cuda.jit(device=True)
+def column_of_ranked(rank):
+    """Return the column of a :func:`ranked` pair."""
+    return _INDEX_BITS - (rank & _INDEX_BITS)
+
+
+@cuda.jit(device=True)
+def octaves_per_logit(temperature):
+    """Return what turns a difference of logits into octaves of weight."""
+    return _LOG2_E / temperature
+
+
+@cuda.jit(device=True)
+def lowest_kept(min_p):
+    """Return the z below which min-p drops a token, or its weight is no unit."""
+    return max(libdevice.log2f(min_p), LOWEST)
+
+
+@cuda.jit(device=True)
+def units(z):
+    """Return the weight :math:`2^z` in units of 2^-40, as int64."""
+    return int64(ptx.exp2(z) * _UNITS)
+
+
+@cuda.jit(device=True)
+def bin_bits(z_least):
+    """Choose how fine the bins are: 2^bits an octave, for a row that reaches down to z_least."""
+    span = min(-z_least, -LOWEST)
+    bits = FEWEST_BITS
+    while bits < MOST_BITS and span * float32(2 << bits) < float32(BINS):
+        bits += 1
+    return bits
+
+
+@cuda.jit(device=True)
+def bin_of(z, bins_an_octave):
+    """Return the bin of z, which is at most 0 and above -40; 0 is that of the largest logit.
+
+    A product with a power of two is exact, so bins never cross from one octave to the next.
+    """
+    return int32(-z * bins_an_octave)
+
+
+@cuda.jit(device=True)
+def units_in_bin(z):
+    """Return the weight of z in units of 2^-18 of its octave, as int32: from 2^17 to 2^18."""
+    octave = int32(-z)
+    return int32(ptx.exp2(z + float32(octave)) * _BIN_UNITS)
+
+
+@cuda.jit(device=True)
+def units_of_bin(total, index, bits):
+    """Turn what a bin holds by :func:`units_in_bin` into units of 2^-40."""
+    return (int64(total) << (UNIT_BITS - BIN_UNIT_BITS)) >> (index >> bits)
+
+
+@cuda.jit(device=True)
+def part_of(total, share):
+    """Return floor(total * share / 2^24) of int64, without a product of more than 63 bits."""
+    low = total & ((1 << UNIFORM_BITS) - 1)
+    return (total >> UNIFORM_BITS) * share + ((low * share) >> UNIFORM_BITS)
+
+
+@cuda.jit(device=True)
+def uniform_bits(seed, stream, position):
+    """Hash (seed; position, stream) to 24 random bits, the first word's upper ones."""
+    words = philox4x32(uint64(position) & _MASK32, uint64(stream) & _MASK32, seed)
+    return int64(words[0] >> uint64(32 - UNIFORM_BITS))
+
+
+@cuda.jit(device=True)
+def philox4x32(position, stream, seed):
+    """Run the ten rounds of Philox4x32 on the counter (position, stream, 0, 0).
+
+    All uint64, of which the counter's and the result's hold 32 bits: the product of two words is
+    whole, and nothing wraps that should not.
+    """
+    c0, c1, c2, c3 = position, stream, uint64(0), uint64(0)
+    k0, k1 = seed & _MASK32, seed >> uint64(32)
+    for _ in range(10):
+        product0, product1 = uint64(0xD2511F53) * c0, uint64(0xCD9E8D57) * c2
+        c0 = (product1 >> uint64(32)) ^ c1 ^ k0
+        c1 = product1 & _MASK32
+        c2 = (product0 >> uint64(32)) ^ c3 ^ k1
+        c3 = product0 & _MASK32
+        k0 = (k0 + uint64(0x9E3779B9)) & _MASK32
+        k1 = (k1 + uint64(0xBB67AE85)) & _MASK32
+    return c0, c1, c2, c3
