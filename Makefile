@@ -17,12 +17,17 @@ CUDA_EXTRA ?= cu13
 # `make test-gpu RUN=python3` takes an environment that has them, and installs nothing.
 GPU_ENV := $(if $(filter command,$(origin RUN)),,$(VENV)/.installed-$(CUDA_EXTRA) $(VENV)/.installed-test)
 
+TOOL ?= memcheck
+LOGS ?= build/sanitizer
+# More of pytest's arguments: files, -n 8.
+SANITIZED ?=
+
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-slow test-all lint docs test-ptx test-gpu parity bench-cpu clean FORCE
+.PHONY: help demo test test-slow test-all lint docs test-ptx test-gpu test-sanitizer parity bench-cpu clean FORCE
 
 help: ## Show this list
 	@echo 'make TARGET, one of:'
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 demo: $(VENV)/.installed ## Tell a story with the bundled model and ask it questions
 	@$(RUN) -m llm_numba demo
@@ -50,6 +55,13 @@ test-ptx: $(VENV)/.installed-ptx $(VENV)/.installed-test ## Compile every kernel
 
 test-gpu: $(GPU_ENV) ## Run the tests that need a GPU (JUNIT=FILE.xml records them)
 	$(TEST_ENV) $(RUN) -m pytest -m gpu $(if $(JUNIT),--junitxml='$(JUNIT)')
+
+# Every allocation by itself, so that the tool sees where it ends.
+test-sanitizer: $(GPU_ENV) ## Run the GPU tests under compute-sanitizer (TOOL=memcheck LOGS=DIR)
+	mkdir -p '$(LOGS)/$(TOOL)'
+	LLM_NUMBA_UNPOOLED=1 $(TEST_ENV) compute-sanitizer --tool $(TOOL) --target-processes all \
+	  --log-file '$(LOGS)/$(TOOL)/%p.log' --error-exitcode 1 \
+	  $(RUN) -m pytest -m gpu --junitxml='$(LOGS)/$(TOOL)/junit.xml' $(SANITIZED)
 
 parity: $(VENV)/.installed-parity $(VENV)/.installed-test ## Compare with Transformers, live (installs PyTorch)
 	$(RUN) -m pytest -m parity

@@ -80,6 +80,15 @@ def write_tiny_checkpoint(directory: Path, seed: int = 0, **changes: Any) -> Pat
     return directory
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _each_allocation_by_itself() -> None:
+    """Under compute-sanitizer: memory of a pool has no ends that it could see."""
+    if os.environ.get("LLM_NUMBA_UNPOOLED"):
+        import cupy
+
+        cupy.cuda.set_allocator(None)
+
+
 @pytest.fixture
 def tiny_checkpoint(tmp_path: Path) -> Callable[..., Path]:
     """A factory of tiny checkpoints; keyword arguments change config.json."""

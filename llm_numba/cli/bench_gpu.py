@@ -77,6 +77,37 @@ def gpu_tests(
     finish(path)
 
 
+def sanitizer(
+    *,
+    logs: Annotated[
+        Path, typer.Option(help="A folder with one of each tool's, as `make test-sanitizer` made.")
+    ],
+    out: Annotated[
+        Path | None, typer.Option(help="The record; unset: docs/results/sanitizer_<GPU>.json.")
+    ] = None,
+    commit: Commit = None,
+) -> None:
+    """Make a record of what compute-sanitizer found in the tests on this machine's GPU."""
+    from llm_numba.bench.record import require_writable, write_record
+    from llm_numba.bench.sanitizer import TOOLS, record_of
+    from llm_numba.errors import LLMNumbaError
+
+    folders = {tool: logs / tool for tool in TOOLS if (logs / tool).is_dir()}
+    if not folders:
+        raise LLMNumbaError(
+            f"{logs} has no folder named after a tool: {', '.join(TOOLS)}.",
+            "Run make test-sanitizer first.",
+        )
+    path = out or _path("sanitizer")
+    require_writable(path)
+    record = record_of(folders, commit)
+    write_record(path, record)
+    for run in record["results"]:
+        told = f"{run['name']}: {run['findings']} findings in {run['tests']['passed']} tests"
+        notes().print(styled(told))
+    finish(path)
+
+
 def kernels(
     *,
     out: Annotated[
