@@ -1,4 +1,4 @@
-r"""Transposing a matrix: coalescing, bank conflicts, and two ways out of them.
+r"""Transposing a matrix: coalescing, bank conflicts, and the ways out of them.
 
 .. math:: y_{nm} = x_{mn}
 
@@ -28,6 +28,7 @@ naive      4 | 2 sectors              32 | 32 sectors
 tile       4 | 2 sectors              4 | 2 sectors              32 | 16 ways
 padded     4 | 2 sectors              4 | 2 sectors              1 | 1 way
 swizzled   4 | 2 sectors              4 | 2 sectors              1 | 1 way
+vectorised 16 | 16 sectors            16 | 16 sectors            (by packets of 16 bytes) 1 | 1 way
 =========  =========================  =========================  ==========================
 
 The tile is stored by rows, without conflict in every step. Why the columns collide, and what
@@ -56,8 +57,9 @@ import numpy as np
 from numba import cuda
 
 from llm_numba import reference
-from llm_numba.kernels import checks
+from llm_numba.kernels import checks, ptx
 from llm_numba.kernels.ladder import Ladder, Operands, Step
+from llm_numba.kernels.transpose_packets import SQUARES, packets
 from llm_numba.runtime import Launch, empty, launch_all
 
 TILE = 32
@@ -156,7 +158,7 @@ def swizzled(x, y):
             y[column + j, row + tx] = square[tx, j ^ tx]
 
 
-def transpose(x: Any, *, out: Any = None, step: str = "swizzled", stream: Any = None) -> Any:
+def transpose(x: Any, *, out: Any = None, step: str = "vectorised", stream: Any = None) -> Any:
     """Copy a matrix so that its columns lie where its rows lay.
 
     Parameters
@@ -199,6 +201,15 @@ def _plan_padded(x: Any, out: Any) -> tuple[Launch, ...]:
     return _plan(_PADDED[x.dtype.itemsize], x, out)
 
 
+def _plan_vectorised(x: Any, out: Any) -> tuple[Launch, ...]:
+    side = 16 // x.dtype.itemsize
+    in_packets = all(length % side == 0 for length in x.shape)
+    if not (in_packets and ptx.is_aligned16(x) and ptx.is_aligned16(out)):
+        return _plan(swizzled, x, out)
+    down, across = (-(-length // (SQUARES * side)) for length in x.shape)
+    return (Launch(packets(x.dtype.itemsize), (down * across,), (SQUARES, SQUARES), (x, out)),)
+
+
 def _operands(shape: tuple[int, ...], dtype: np.dtype, seed: int) -> Operands:
     x = np.random.default_rng(seed).normal(size=shape).astype(dtype)
     return {"x": x, "out": np.full(shape[::-1], np.nan, dtype)}
@@ -230,6 +241,12 @@ LADDER = Ladder(
             "XOR in place of padding: no conflict and no byte wasted.",
             lambda x, out: _plan(swizzled, x, out),
             (swizzled,),
+        ),
+        Step(
+            "vectorised",
+            "16 bytes a load and a store: squares turned in registers, packets swizzled.",
+            _plan_vectorised,
+            (packets(4), packets(2), swizzled),
         ),
     ),
     operands=_operands,
