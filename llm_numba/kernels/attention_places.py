@@ -6,7 +6,17 @@ theirs. No host knows these numbers when it launches, so that one CUDA graph ser
 The grid is as large as N and B alone make it necessary, and a block that finds nothing leaves.
 """
 
-from numba import cuda
+from numba import cuda, uint32
+
+
+@cuda.jit(device=True)
+def divided(number, divisor):
+    """Return quotient and remainder of two that are not negative and fit in 32 bits.
+
+    Python's integers are of 64 bits in a kernel, and a GPU divides those in a hundred instructions.
+    """
+    quotient = uint32(number) // uint32(divisor)
+    return quotient, number - quotient * divisor
 
 
 @cuda.jit(device=True)
@@ -45,8 +55,8 @@ def sequence_of_tile(query_starts, tile, group, rows):
 @cuda.jit(device=True)
 def slot_of(block_tables, sequence, position, block_size):
     """Return the row of the cache, seen as [num_blocks * block_size, G, D], of a position."""
-    block = block_tables[sequence, position // block_size]
-    return block * block_size + position % block_size
+    column, row = divided(position, block_size)
+    return block_tables[sequence, column] * block_size + row
 
 
 def most_tiles(tokens: int, sequences: int, group: int, rows: int) -> int:

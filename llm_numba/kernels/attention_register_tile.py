@@ -40,11 +40,11 @@ Milakov and Gimelshein, 2018 (the online rule).
 import functools
 from typing import Any, NamedTuple
 
-from numba import cuda, float32, int32
+from numba import cuda, float32, int32, uint32
 from numba.cuda import libdevice
 
 from llm_numba.kernels import ptx
-from llm_numba.kernels.attention_places import first_tile_of, sequence_of_tile, slot_of
+from llm_numba.kernels.attention_places import divided, first_tile_of, sequence_of_tile, slot_of
 from llm_numba.kernels.reduce import FULL_WARP
 from llm_numba.kernels.rows import MINUS_INFINITY
 from llm_numba.kernels.softmax_logits import inverse_or_one, reference_point
@@ -53,6 +53,7 @@ ACROSS = 16
 DOWN = 8
 THREADS = ACROSS * DOWN
 QUAD = 4  # float32 in 16 bytes
+NOTHING = (uint32(0), uint32(0), uint32(0), uint32(0))
 
 
 class Config(NamedTuple):
@@ -70,7 +71,7 @@ class Config(NamedTuple):
     keys: int
 
 
-CONFIGS = (Config(64, 64), Config(64, 32), Config(32, 32), Config(32, 16), Config(16, 16))
+CONFIGS = (Config(64, 64), Config(64, 32), Config(32, 32), Config(32, 16))
 MOST_SHARED_BYTES = 98 * 1024  # besides what is not dynamic
 
 
@@ -82,15 +83,15 @@ def tile_pitch(head_dim: int) -> int:
     return (-(-head_dim // QUAD) | 1) * QUAD
 
 
-def power_pitch(keys: int) -> int:
-    """Return the words from row to row of p_tile: two rows of 16 powers fill the 32 banks."""
-    return keys + ACROSS if keys % 32 == 0 else keys
+def power_pitch(rows: int) -> int:
+    """Return the words from key to key of p_tile: 4 neighbours fill the 32 banks."""
+    return rows + 2 * QUAD
 
 
 def shared_bytes(head_dim: int, config: Config) -> int:
     """Return the dynamic shared memory of a block."""
     tiles = (config.rows + config.keys) * tile_pitch(head_dim)
-    return 4 * (tiles + config.rows * power_pitch(config.keys))
+    return 4 * (tiles + config.keys * power_pitch(config.rows))
 
 
 def config_for(head_dim: int) -> Config:
@@ -102,30 +103,64 @@ def config_for(head_dim: int) -> Config:
 
 
 @cuda.jit(device=True)
-def stage_packets(tile, at, pitch, sources, rows, array):
-    """Bring rows of a matrix into shared memory, 16 bytes at a time; zeros for no row (-1)."""
+def fetch_packets(array, head_dim, sources, rows, held):
+    """Load a thread's share of some rows of a matrix, as it is; zeros for no row (-1).
+
+    Eight threads a row, and a packet of it each at a time. All loads are under way at once, and
+    nothing waits for them before :func:`put_packets`.
+    """
     width = ptx.items16(array)
-    packets = array.shape[1] // width
-    for i in range(cuda.threadIdx.x, rows * packets, THREADS):
-        row, column = i // packets, i % packets * width
-        values = ptx.zeros16(array)
-        if sources[row] >= 0:
-            values = ptx.load16(array, sources[row] * array.shape[1] + column)
-        for e in range(0, width, QUAD):
-            quad = values[e], values[e + 1], values[e + 2], values[e + 3]
-            ptx.store16(tile, at + row * pitch + column + e, quad)
+    turns = (head_dim + 8 * width - 1) // (8 * width)
+    for k in range(rows * 8 // THREADS):
+        source = sources[(cuda.threadIdx.x >> 3) + k * (THREADS // 8)]
+        for m in range(turns):
+            column = ((cuda.threadIdx.x & 7) + m * 8) * width
+            raw = NOTHING
+            if source >= 0 and column < head_dim:
+                raw = ptx.load_raw16(array, source * head_dim + column)
+            n = k * turns + m
+            held[n, 0], held[n, 1], held[n, 2], held[n, 3] = raw
 
 
 @cuda.jit(device=True)
-def stage_elements(tile, at, pitch, sources, rows, array):
-    """Do the same with rows of any length that begin anywhere."""
-    columns = (array.shape[1] + QUAD - 1) // QUAD * QUAD
+def put_packets(tile, at, pitch, array, head_dim, sources, rows, held):
+    """Widen what :func:`fetch_packets` holds, and store it in shared memory."""
+    width = ptx.items16(array)
+    turns = (head_dim + 8 * width - 1) // (8 * width)
+    for k in range(rows * 8 // THREADS):
+        row = at + ((cuda.threadIdx.x >> 3) + k * (THREADS // 8)) * pitch
+        for m in range(turns):
+            column = ((cuda.threadIdx.x & 7) + m * 8) * width
+            if column < head_dim:
+                n = k * turns + m
+                raw = held[n, 0], held[n, 1], held[n, 2], held[n, 3]
+                values = ptx.widen_raw16(array, raw)
+                for e in range(0, width, QUAD):
+                    quad = values[e], values[e + 1], values[e + 2], values[e + 3]
+                    ptx.store16(tile, row + column + e, quad)
+
+
+@cuda.jit(device=True)
+def fetch_nothing(array, head_dim, sources, rows, held):
+    """Leave all to :func:`put_elements`."""
+
+
+@cuda.jit(device=True)
+def put_elements(tile, at, pitch, array, head_dim, sources, rows, held):
+    """Bring rows of any length, that may begin anywhere, into shared memory."""
+    columns = (head_dim + QUAD - 1) // QUAD * QUAD
     for i in range(cuda.threadIdx.x, rows * columns, THREADS):
         row, column = i // columns, i % columns
         value = float32(0)
-        if sources[row] >= 0 and column < array.shape[1]:
+        if sources[row] >= 0 and column < head_dim:
             value = ptx.to_float(array[sources[row], column])
         tile[at + row * pitch + column] = value
+
+
+@cuda.jit(device=True)
+def row_of(i, y):
+    """Return the row of the tile that is a thread's i-th: four neighbours, four 32 further on."""
+    return y * QUAD + i // QUAD * DOWN * QUAD + i % QUAD
 
 
 @cuda.jit(device=True)
@@ -145,37 +180,35 @@ def set_scores(tile, q_at, k_at, pitch, columns, scores, part):
         for j in range(scores.shape[1]):
             scores[i, j] = float32(0)
     for d in range(0, columns, QUAD):
-        for i in range(part.shape[0]):
-            quad = ptx.load16(tile, q_at + i * DOWN * pitch + d)
-            part[i, 0], part[i, 1], part[i, 2], part[i, 3] = quad
         for j in range(scores.shape[1]):
-            k0, k1, k2, k3 = ptx.load16(tile, k_at + j * ACROSS * pitch + d)
-            for i in range(part.shape[0]):
-                scores[i, j] += part[i, 0] * k0
-                scores[i, j] += part[i, 1] * k1
-                scores[i, j] += part[i, 2] * k2
-                scores[i, j] += part[i, 3] * k3
+            quad = ptx.load16(tile, k_at + j * ACROSS * pitch + d)
+            part[j, 0], part[j, 1], part[j, 2], part[j, 3] = quad
+        for i in range(scores.shape[0]):
+            q0, q1, q2, q3 = ptx.load16(tile, q_at + row_of(i, 0) * pitch + d)
+            for j in range(scores.shape[1]):
+                scores[i, j] += q0 * part[j, 0]
+                scores[i, j] += q1 * part[j, 1]
+                scores[i, j] += q2 * part[j, 2]
+                scores[i, j] += q3 * part[j, 3]
 
 
 @cuda.jit(device=True)
-def add_values(tile, p_at, p_pitch, v_at, pitch, keys, total, part):
-    """Add powers times values to a thread's outputs, four keys at a time."""
-    for t in range(0, keys, QUAD):
-        for i in range(part.shape[0]):
-            quad = ptx.load16(tile, p_at + i * DOWN * p_pitch + t)
-            part[i, 0], part[i, 1], part[i, 2], part[i, 3] = quad
-        for u in range(QUAD):
+def add_values(tile, p_at, p_pitch, v_at, pitch, keys, total):
+    """Add powers times values to a thread's outputs: for each key, four rows by four components."""
+    for t in range(keys):
+        for i in range(0, total.shape[0], QUAD):
+            p0, p1, p2, p3 = ptx.load16(tile, p_at + t * p_pitch + i * DOWN)
             for c in range(total.shape[1]):
-                v0, v1, v2, v3 = ptx.load16(tile, v_at + (t + u) * pitch + c * ACROSS * QUAD)
-                for i in range(part.shape[0]):
-                    total[i, c, 0] += part[i, u] * v0
-                    total[i, c, 1] += part[i, u] * v1
-                    total[i, c, 2] += part[i, u] * v2
-                    total[i, c, 3] += part[i, u] * v3
+                values = ptx.load16(tile, v_at + t * pitch + c * ACROSS * QUAD)
+                for e in range(QUAD):
+                    total[i, c, e] += p0 * values[e]
+                    total[i + 1, c, e] += p1 * values[e]
+                    total[i + 2, c, e] += p2 * values[e]
+                    total[i + 3, c, e] += p3 * values[e]
 
 
 @cuda.jit(device=True)
-def scale_and_hide(scores, scale, positions, first_key, window, all_seen):
+def scale_and_hide(scores, scale, positions, key, y, window, all_seen):
     """Scale, and take out what a query does not see: later keys, and those before its window.
 
     Only the first and the last tiles of a walk hold such keys. The product is rounded before
@@ -185,16 +218,16 @@ def scale_and_hide(scores, scale, positions, first_key, window, all_seen):
         for j in range(scores.shape[1]):
             scores[i, j] = libdevice.fmul_rn(scores[i, j], scale)
     if not all_seen:
-        for j in range(scores.shape[1]):
-            key = first_key + j * ACROSS
-            for i in range(scores.shape[0]):
-                if key > positions[i] or key <= positions[i] - window:
+        for i in range(scores.shape[0]):
+            after = positions[row_of(i, y)] - key
+            for j in range(scores.shape[1]):
+                if after < j * ACROSS or after >= j * ACROSS + window:
                     scores[i, j] = MINUS_INFINITY
 
 
 @cuda.jit(device=True)
-def online_softmax(scores, tops, sums, total, tile, p_at, p_pitch):
-    """Turn scores into powers relative to the largest of the row so far, and put them in p_tile."""
+def online_softmax(scores, tops, sums, total):
+    """Turn scores into powers relative to the largest of the row so far."""
     for i in range(scores.shape[0]):
         top = tops[i]
         for j in range(scores.shape[1]):
@@ -208,9 +241,17 @@ def online_softmax(scores, tops, sums, total, tile, p_at, p_pitch):
             for e in range(QUAD):
                 total[i, c, e] *= factor
         for j in range(scores.shape[1]):
-            power = ptx.exp2(scores[i, j] - base)
-            sums[i] += power
-            tile[p_at + i * DOWN * p_pitch + j * ACROSS] = power
+            scores[i, j] = ptx.exp2(scores[i, j] - base)
+            sums[i] += scores[i, j]
+
+
+@cuda.jit(device=True)
+def put_powers(tile, p_at, p_pitch, scores):
+    """Store powers in shared memory, keys first: four rows of a key at a time."""
+    for j in range(scores.shape[1]):
+        for i in range(0, scores.shape[0], QUAD):
+            quad = scores[i, j], scores[i + 1, j], scores[i + 2, j], scores[i + 3, j]
+            ptx.store16(tile, p_at + j * ACROSS * p_pitch + i * DOWN, quad)
 
 
 @cuda.jit(device=True)
@@ -230,12 +271,13 @@ def sum_of_row(value):
 
 
 @cuda.jit(device=True)
-def name_queries(sources, rows, start, first, last, kv_heads, head, group):
-    """Write down which row of q each row of the tile is; -1 beyond the last."""
+def name_queries(sources, positions, rows, start, past, first, last, kv_heads, head, group):
+    """Write down which row of q each row of the tile is, and its position; -1 beyond the last."""
     for row in range(cuda.threadIdx.x, rows, THREADS):
-        pair = first + row
-        source = ((start + pair // group) * kv_heads + head) * group + pair % group
-        sources[row] = source if pair <= last else -1
+        token, member = divided(first + row, group)
+        source = ((start + token) * kv_heads + head) * group + member
+        sources[row] = source if first + row <= last else -1
+        positions[row] = past + token if first + row <= last else -1
 
 
 @cuda.jit(device=True)
@@ -257,7 +299,7 @@ def store_outputs(out, total, sums, sources, x, y):
     """Divide each output by its row's sum, and round it."""
     for i in range(total.shape[0]):
         inverse = inverse_or_one(sum_of_row(sums[i]))
-        row = sources[y + i * DOWN]
+        row = sources[row_of(i, y)]
         for c in range(total.shape[1]):
             for e in range(QUAD):
                 column = (x + c * ACROSS) * QUAD + e
@@ -282,13 +324,15 @@ def register_tile_kernel(head_dim: int, config: Config, packets: bool) -> Any:
     dispatcher
     """
     ROWS, KEYS = config
-    PITCH, P_PITCH = tile_pitch(head_dim), power_pitch(KEYS)
+    PITCH, P_PITCH = tile_pitch(head_dim), power_pitch(ROWS)
     COLUMNS = -(-head_dim // QUAD) * QUAD
     KV_TILE = ROWS * PITCH
     P_TILE = KV_TILE + KEYS * PITCH
     QUERIES, SCORES = ROWS // DOWN, KEYS // ACROSS
     QUADS = -(-head_dim // (ACROSS * QUAD))
-    stage = stage_packets if packets else stage_elements
+    HELD = max(ROWS, KEYS) * 8 // THREADS * -(-head_dim // (8 * QUAD))
+    fetch = fetch_packets if packets else fetch_nothing
+    put = put_packets if packets else put_elements
 
     @cuda.jit(launch_bounds=(THREADS, 2))
     def attention_register_tile(
@@ -301,13 +345,14 @@ def register_tile_kernel(head_dim: int, config: Config, packets: bool) -> Any:
         """
         tile = cuda.shared.array(0, float32)
         queries = cuda.shared.array(ROWS, int32)
-        slots = cuda.shared.array(KEYS, int32)
-        positions = cuda.local.array(QUERIES, int32)
+        positions = cuda.shared.array(ROWS, int32)
+        slots = cuda.shared.array((2, KEYS), int32)
         tops = cuda.local.array(QUERIES, float32)
         sums = cuda.local.array(QUERIES, float32)
         scores = cuda.local.array((QUERIES, SCORES), float32)
         total = cuda.local.array((QUERIES, QUADS, QUAD), float32)
-        part = cuda.local.array((QUERIES, QUAD), float32)
+        part = cuda.local.array((SCORES, QUAD), float32)
+        held = cuda.local.array((HELD, QUAD), uint32)
         head, kv_heads = cuda.blockIdx.y, cuda.gridDim.y
         x, y = (cuda.threadIdx.x & 31) >> 1, (cuda.threadIdx.x >> 5) * 2 + (cuda.threadIdx.x & 1)
 
@@ -319,34 +364,41 @@ def register_tile_kernel(head_dim: int, config: Config, packets: bool) -> Any:
         if last < first:
             return
         past = context_lens[sequence] - (stop - start)
-        oldest, newest = past + first // group, past + last // group
+        oldest = past + divided(first, group)[0]
+        newest = past + divided(last, group)[0]
         lowest = max(0, oldest - window + 1)
 
-        name_queries(queries, ROWS, start, first, last, kv_heads, head, group)
+        name_queries(queries, positions, ROWS, start, past, first, last, kv_heads, head, group)
         clear(tops, sums, total)
-        for i in range(QUERIES):
-            positions[i] = past + min(first + y + i * DOWN, last) // group - x
+        first_key, turn = lowest // KEYS * KEYS, 0
+        name_keys(
+            slots[turn], KEYS, first_key, lowest, newest, block_tables, sequence, block_size,
+            kv_heads, head,
+        )  # fmt: skip
         cuda.syncthreads()
-        stage(tile, 0, PITCH, queries, ROWS, q)
-        for first_key in range(lowest // KEYS * KEYS, newest + 1, KEYS):
-            cuda.syncthreads()  # everybody has done with the tile before
+        fetch(q, head_dim, queries, ROWS, held)
+        put(tile, 0, PITCH, q, head_dim, queries, ROWS, held)
+        fetch(k_cache, head_dim, slots[turn], KEYS, held)
+        while first_key <= newest:
+            cuda.syncthreads()  # everybody has done with the values before
+            put(tile, KV_TILE, PITCH, k_cache, head_dim, slots[turn], KEYS, held)
+            cuda.syncthreads()
+            fetch(v_cache, head_dim, slots[turn], KEYS, held)
             name_keys(
-                slots, KEYS, first_key, lowest, newest, block_tables, sequence, block_size,
-                kv_heads, head,
+                slots[1 - turn], KEYS, first_key + KEYS, lowest, newest, block_tables, sequence,
+                block_size, kv_heads, head,
             )  # fmt: skip
-            cuda.syncthreads()
-            stage(tile, KV_TILE, PITCH, slots, KEYS, k_cache)
-            cuda.syncthreads()
-            set_scores(tile, y * PITCH, KV_TILE + x * PITCH, PITCH, COLUMNS, scores, part)
+            set_scores(tile, y * QUAD * PITCH, KV_TILE + x * PITCH, PITCH, COLUMNS, scores, part)
             all_seen = first_key + KEYS - 1 <= oldest and first_key > newest - window
-            scale_and_hide(scores, scale, positions, first_key, window, all_seen)
-            online_softmax(scores, tops, sums, total, tile, P_TILE + y * P_PITCH + x, P_PITCH)
-            cuda.syncthreads()  # the keys are read, and may go
-            stage(tile, KV_TILE, PITCH, slots, KEYS, v_cache)
+            scale_and_hide(scores, scale, positions, first_key + x, y, window, all_seen)
+            online_softmax(scores, tops, sums, total)
+            put_powers(tile, P_TILE + x * P_PITCH + y * QUAD, P_PITCH, scores)
+            cuda.syncthreads()  # everybody has done with the keys
+            put(tile, KV_TILE, PITCH, v_cache, head_dim, slots[turn], KEYS, held)
             cuda.syncthreads()
-            add_values(
-                tile, P_TILE + y * P_PITCH, P_PITCH, KV_TILE + x * QUAD, PITCH, KEYS, total, part
-            )
+            first_key, turn = first_key + KEYS, 1 - turn
+            fetch(k_cache, head_dim, slots[turn], KEYS, held)
+            add_values(tile, P_TILE + y * QUAD, P_PITCH, KV_TILE + x * QUAD, PITCH, KEYS, total)
         store_outputs(out, total, sums, queries, x, y)
 
     return attention_register_tile
