@@ -7,8 +7,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from llm_numba.kernels import checks, ptx
+from llm_numba.kernels import checks
 from llm_numba.kernels.sampling_draw import DRAW_THREADS, MAX_PARTS, draws
+from llm_numba.kernels.sampling_logprobs import log_softmax, top_logprobs
 from llm_numba.kernels.sampling_numbers import BINS
 from llm_numba.kernels.sampling_parts import (
     PART,
@@ -18,6 +19,7 @@ from llm_numba.kernels.sampling_parts import (
     load_packet,
     parts_of,
     row_argmax,
+    rows_are_packets,
 )
 from llm_numba.kernels.sampling_penalties import apply_penalties
 from llm_numba.kernels.sampling_select import (
@@ -27,9 +29,9 @@ from llm_numba.kernels.sampling_select import (
     histograms,
     row_cuts,
 )
-from llm_numba.runtime import Launch, empty, launch_all, storage_dtype
+from llm_numba.runtime import Launch, empty, launch_all
 
-__all__ = ["apply_penalties", "argmax", "sample_tokens"]
+__all__ = ["apply_penalties", "argmax", "log_softmax", "sample_tokens", "top_logprobs"]
 
 
 class _Kernels(NamedTuple):
@@ -49,9 +51,7 @@ _PACKETS, _GATHERED = _made(load_packet), _made(gather_packet)
 
 
 def _kernels(logits: Any) -> _Kernels:
-    """Choose 16-byte loads where all rows begin at a multiple of 16 bytes."""
-    whole = logits.shape[1] % ptx.VECTOR[storage_dtype(logits)] == 0
-    return _PACKETS if whole and ptx.is_aligned16(logits) else _GATHERED
+    return _PACKETS if rows_are_packets(logits) else _GATHERED
 
 
 def argmax(logits: Any, *, out: Any = None, stream: Any = None) -> Any:

@@ -9,6 +9,8 @@ of parts depends on V alone. A thread holds 32 logits in registers, all loads un
     fp32        t0 t0 t0 t0 t1 t1 t1 t1 ... t255 t255 t255 t255 t0 ... 8 packets of 16 bytes
 """
 
+from typing import Any
+
 from numba import cuda, float32, int32, int64
 
 from llm_numba.kernels import ptx
@@ -21,12 +23,13 @@ from llm_numba.kernels.sampling_numbers import (
     ranked,
     value_of,
 )
+from llm_numba.runtime import storage_dtype
 
 THREADS = 256
 ITEMS = 32
 PART = THREADS * ITEMS
 
-_LEAST_RANK = -(1 << 63)
+LEAST_RANK = -(1 << 63)
 _INFINITY = float32(float("inf"))
 
 
@@ -38,6 +41,17 @@ def parts_of(vocabulary: int) -> int:
     vocabulary : int
     """
     return -(-vocabulary // PART)
+
+
+def rows_are_packets(logits: Any) -> bool:
+    """Tell whether all rows begin at a multiple of 16 bytes and end at one.
+
+    Parameters
+    ----------
+    logits : array [B, V]
+    """
+    whole = logits.shape[1] % ptx.VECTOR[storage_dtype(logits)] == 0
+    return whole and ptx.is_aligned16(logits)
 
 
 @cuda.jit(device=True)
@@ -89,14 +103,18 @@ def column_of_item(logits, part, item):
 @cuda.jit(device=True)
 def max_over_block(value, partial):
     """Find the largest int64 of a block, for each thread; `partial` is shared [MAX_WARPS]."""
-    for distance in (16, 8, 4, 2, 1):
-        value = max(value, cuda.shfl_xor_sync(FULL_WARP, value, distance))
+    value = max_over_warp(value)
     lane = cuda.threadIdx.x & 31
     cuda.syncthreads()  # `partial` may still be read from the call before
     if lane == 0:
         partial[cuda.threadIdx.x >> 5] = value
     cuda.syncthreads()
-    value = partial[lane if lane < cuda.blockDim.x >> 5 else 0]
+    return max_over_warp(partial[lane if lane < cuda.blockDim.x >> 5 else 0])
+
+
+@cuda.jit(device=True)
+def max_over_warp(value):
+    """Find the largest int64 of a warp, for each lane."""
     for distance in (16, 8, 4, 2, 1):
         value = max(value, cuda.shfl_xor_sync(FULL_WARP, value, distance))
     return value
@@ -146,14 +164,13 @@ def sum_before(value, partial):
 def row_extremes(best, least, row):
     """Return a row's first largest logit, ranked, and its smallest finite one; for each lane."""
     lane = cuda.threadIdx.x & 31
-    rank, smallest = int64(_LEAST_RANK), _INFINITY
+    rank, smallest = int64(LEAST_RANK), _INFINITY
     for part in range(lane, best.shape[1], WARP):
         rank = max(rank, best[row, part])
         smallest = min(smallest, least[row, part])
     for distance in (16, 8, 4, 2, 1):
-        rank = max(rank, cuda.shfl_xor_sync(FULL_WARP, rank, distance))
         smallest = min(smallest, cuda.shfl_xor_sync(FULL_WARP, smallest, distance))
-    return rank, smallest
+    return max_over_warp(rank), smallest
 
 
 def extremes(load):
@@ -199,10 +216,9 @@ def row_argmax(best, out):
     """Choose among the parts of a row; a warp a row, several of them a block."""
     row = cuda.blockIdx.x * cuda.blockDim.y + cuda.threadIdx.y
     if row < best.shape[0]:
-        rank = int64(_LEAST_RANK)
+        rank = int64(LEAST_RANK)
         for part in range(cuda.threadIdx.x, best.shape[1], WARP):
             rank = max(rank, best[row, part])
-        for distance in (16, 8, 4, 2, 1):
-            rank = max(rank, cuda.shfl_xor_sync(FULL_WARP, rank, distance))
+        rank = max_over_warp(rank)
         if cuda.threadIdx.x == 0:
             out[row] = column_of_ranked(rank)
