@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from llm_numba import LLM
+from llm_numba.runtime import gpu_problem
 
 
 @pytest.fixture(scope="session")
@@ -35,3 +36,11 @@ def new_llm(tiny_dir: Path) -> Callable[..., LLM]:
         return LLM(tiny_dir, **options)
 
     return new
+
+
+@pytest.fixture(params=["sim", pytest.param("cuda", marks=pytest.mark.gpu)])
+def device(request: pytest.FixtureRequest) -> str:
+    """A device that runs kernels: the simulator always, a GPU where there is one."""
+    if request.param == "cuda" and (problem := gpu_problem()):
+        pytest.skip(f"no kernel runs on a GPU here: {problem}")
+    return request.param
