@@ -108,7 +108,7 @@ paged_decode_attention = _twins(reference.paged_decode_attention, "paged_decode"
 
 # From logits to a token.
 argmax = _twins(reference.argmax, "sampling")
-apply_penalties = _twins(reference.apply_penalties, "sampling")
+apply_penalties = _twins(reference.apply_penalties, "sampling_penalties")
 sample_tokens = _twins(reference.sample_tokens, "sampling")
-top_logprobs = _twins(reference.top_logprobs, "sampling")
-log_softmax = _twins(reference.log_softmax, "sampling")
+top_logprobs = _twins(reference.top_logprobs, "sampling_logprobs")
+log_softmax = _twins(reference.log_softmax, "sampling_logprobs")

@@ -1,6 +1,7 @@
 """``llm-numba eval``: how well a model answers questions about stories it has never seen."""
 
 import json
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -27,6 +28,9 @@ def evaluate(
     compare: Annotated[
         Path | None, Option(help="Compare with such a file, story by story.")
     ] = None,
+    commit: Annotated[
+        str | None, Option(help="What the checkout holds, for a copy of it without git.")
+    ] = None,
     model: ModelOptions,
 ) -> None:
     """Measure recall: questions about held-out stories, answered to the letter or not.
@@ -40,8 +44,9 @@ def evaluate(
     other = None if compare is None else read_result(compare, stories, seed)
     if out is not None:
         require_writable(out)
-    llm = model.load()
+    llm = model.load(max_num_seqs=max(batch_size, 64))
     result = ask(llm, stories, seed, batch_size)
+    difference = None if other is None else paired_difference(other, result)
     if out is not None:
         settings = {
             "model": llm.model_dir.name,
@@ -50,10 +55,13 @@ def evaluate(
             "stories": stories,
             "batch_size": batch_size,
         }
-        write_record(out, provenance("eval", settings) | result.to_json())
+        record = provenance("eval", settings, commit) | result.to_json()
+        if difference is not None:
+            record["compared"] = {"with": compare.name, **asdict(difference)}
+        write_record(out, record)
     show(result)
-    if other is not None:
-        show_difference(paired_difference(other, result), compare)
+    if difference is not None:
+        show_difference(difference, compare)
 
 
 def ask(llm: "LLM", stories: int, seed: int, batch_size: int) -> "RecallResult":

@@ -61,8 +61,14 @@ class ModelOptions:
         Option(help="Longest sequence; unset: the model's context.", rich_help_panel=_MODEL),
     ] = None
 
-    def load(self) -> "LLM":
-        """Load the model, with a progress bar if it takes long."""
+    def load(self, **more: Any) -> "LLM":
+        """Load the model, with a progress bar if it takes long.
+
+        Parameters
+        ----------
+        **more
+            Further options of :class:`~llm_numba.LLM`.
+        """
         from llm_numba.engine import LLM
 
         with loading_bar(self.model) as progress:
@@ -74,6 +80,7 @@ class ModelOptions:
                 num_blocks=self.num_blocks,
                 max_model_len=self.max_model_len,
                 progress=progress,
+                **more,
             )
 
 

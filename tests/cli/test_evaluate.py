@@ -39,11 +39,21 @@ def test_comparison_is_paired(cli, model, tmp_path):
     # The other one is given three right answers.
     outcome["correct"] = "111" + outcome["correct"][3:]
     path.write_text(json.dumps(outcome))
-    result = cli.invoke("eval", "-m", model, *FEW, "--compare", path)
+    out = tmp_path / "o.json"
+    result = cli.invoke("eval", "-m", model, *FEW, "--compare", path, "--out", out)
     assert result.exit_code == 0, result.output
     assert "-25.00 percentage points" in result.stdout
     assert "0 right here only, 3 right there only" in result.stdout
     assert "p = 0.25" in result.stdout
+    assert json.loads(out.read_text())["compared"] == {
+        "with": "other.json", "points": -25.0, "only_first": 3, "only_second": 0, "p_value": 0.25
+    }  # fmt: skip
+
+
+def test_a_copy_without_git_says_by_itself_what_it_holds(cli, model, tmp_path):
+    out = tmp_path / "o.json"
+    cli.invoke("eval", "-m", model, *FEW, "--out", out, "--commit", "abc")
+    assert json.loads(out.read_text())["environment"]["git"] == {"commit": "abc", "dirty": None}
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", "{}", '{"seed": 0, "correct": 5}'])
