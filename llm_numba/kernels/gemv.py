@@ -8,6 +8,7 @@ import numpy as np
 from numba import cuda, float32
 
 from llm_numba import reference
+from llm_numba.errors import KernelArgumentError
 from llm_numba.kernels import checks, ptx
 from llm_numba.kernels.activation import ACTIVATIONS
 from llm_numba.kernels.gemv_epilogue import inverse_rms, store_output
@@ -191,10 +192,12 @@ def gemv(
         If an argument has another rank, shape, dtype, layout or device, or there is no such step.
     """
     checks.array("x", x, ndim=2)
-    checks.array("x", x, shape=(None, None))
     same = {"dtype": storage_dtype(x), "like": x}
     M, K = x.shape
-    checks.integer("rows of x", M, at_most=MAX_ROWS)
+    if M > MAX_ROWS:
+        raise KernelArgumentError(
+            f"Argument 'x' has shape ({M}, {K}).", f"It must have at most {MAX_ROWS} rows."
+        )
     checks.array("weight", weight, shape=(None, K), **same)
     N = weight.shape[0]
     if bias is not None:
@@ -202,18 +205,22 @@ def gemv(
     if activation is not None:
         checks.choice("activation", activation, [*filter(None, ACTIVATIONS), "silu_mul"])
     if activation == "silu_mul":
+        if N % 2:
+            raise KernelArgumentError(
+                f"Argument 'weight' has {N} rows.",
+                "With silu_mul it must have an even number: half of them are the gate's.",
+            )
         N //= 2
     if norm_weight is not None:
         checks.array("norm_weight", norm_weight, shape=(K,), **same)
     eps = checks.number("eps", eps, finite=True, at_least=0)
-    if out_dtype is None:
-        out_dtype = x.dtype if out is None else out.dtype
+    formats = check_output_dtype(x, out_dtype)
     if out is None:
-        out = empty((M, N), out_dtype, like=x)
-    formats = {storage_dtype(x), "float32"}
+        out = empty((M, N), out_dtype or x.dtype, like=x)
     checks.array("out", out, shape=(M, N), dtype=formats, like=x)
     if residual is not None:
         checks.array("residual", residual, shape=(M, N), dtype=storage_dtype(out), like=x)
+    checks.choice("step", step, (each.name for each in LADDER.steps))
     if out.size > 0:
         plan = LADDER.step(step).plan
         launches = plan(
@@ -222,6 +229,34 @@ def gemv(
         )  # fmt: skip
         launch_all(launches, stream)
     return out
+
+
+def check_output_dtype(x: Any, out_dtype: Any) -> tuple[str, ...]:
+    """Check what a result is asked for in, and return the formats that it may have.
+
+    Parameters
+    ----------
+    x : array
+    out_dtype : {None, "float32"} or the dtype of `x`
+
+    Returns
+    -------
+    tuple of str
+
+    Raises
+    ------
+    KernelArgumentError
+        If it is another.
+    """
+    formats = tuple(dict.fromkeys((storage_dtype(x), "float32")))
+    if out_dtype is None:
+        return formats
+    asked = np.dtype(out_dtype).name
+    if asked not in formats:
+        raise KernelArgumentError(
+            f"Argument 'out_dtype' is {asked}.", f"It must be {' or '.join(formats)}."
+        )
+    return (asked,)
 
 
 def _operands(shape: tuple[int, int, int], dtype: np.dtype, seed: int) -> Operands:

@@ -62,23 +62,15 @@ def linear(
         If an argument has another rank, shape, dtype, layout or device.
     """
     checks.array("x", x, ndim=2)
-    checks.array("weight", weight, ndim=2, dtype=storage_dtype(x), like=x)
-    rows = len(x)
-    if rows > gemv.MAX_ROWS and activation != "silu_mul" and out_dtype is None:
-        if norm_weight is not None:
-            x = rms_norm(x, norm_weight, eps, stream=stream)
-        options = {"activation": activation, "residual": residual, "out": out, "stream": stream}
-        return gemm.gemm(x, weight, bias, **options)
-    if out is None and rows > gemv.MAX_ROWS:
+    options = {"activation": activation, "residual": residual, "stream": stream}
+    if len(x) <= gemv.MAX_ROWS:
+        options |= {"norm_weight": norm_weight, "eps": eps, "out_dtype": out_dtype}
+        return gemv.gemv(x, weight, bias, out=out, **options)
+    checks.array("weight", weight, shape=(None, x.shape[1]), dtype=storage_dtype(x), like=x)
+    gemv.check_output_dtype(x, out_dtype)
+    if out is None and out_dtype is not None:
         columns = len(weight) // (2 if activation == "silu_mul" else 1)
-        out = empty((rows, columns), out_dtype or x.dtype, like=x)
-    options = {"activation": activation, "norm_weight": norm_weight, "eps": eps, "stream": stream}
-    if rows <= gemv.MAX_ROWS:
-        return gemv.gemv(
-            x, weight, bias, residual=residual, out_dtype=out_dtype, out=out, **options
-        )
-    for begin in range(0, rows, gemv.MAX_ROWS):
-        some = slice(begin, begin + gemv.MAX_ROWS)
-        of_them = None if residual is None else residual[some]
-        gemv.gemv(x[some], weight, bias, residual=of_them, out=out[some], **options)
-    return out
+        out = empty((len(x), columns), out_dtype, like=x)
+    if norm_weight is not None:
+        x = rms_norm(x, norm_weight, eps, stream=stream)
+    return gemm.gemm(x, weight, bias, out=out, **options)

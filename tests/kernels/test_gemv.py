@@ -1,0 +1,268 @@
+"""Every step of the GEMV ladder against the reference in float64, and what each costs.
+
+Bound. A sum of K products in float32, in whatever order, is off by at most about K u times the sum
+of the products' magnitudes, with u = 2^-24 (Higham, "Accuracy and Stability of Numerical
+Algorithms", 3.1). A norm before it rounds each product once more, and its factor comes of a sum of
+K squares under a root, which halves the error: 1.5 K u and a few u in all. What follows has slopes
+of at most 1.13 (GELU's), and what is stored is rounded once more, by half an eps.
+"""
+
+import ml_dtypes
+import numpy as np
+import pytest
+
+from llm_numba import reference
+from llm_numba.errors import KernelArgumentError
+from llm_numba.kernels.activation import ACTIVATIONS
+from llm_numba.kernels.gemv import LADDER, MAX_ROWS, gemv
+from llm_numba.runtime import to_device, to_host
+from llm_numba.simulator import simulate
+
+STEPS = [step.name for step in LADDER.steps]
+each_step = pytest.mark.parametrize("step", STEPS)
+each_dtype = pytest.mark.parametrize("dtype", LADDER.dtypes)
+
+U = 2.0**-24
+
+
+def numbers(*shape, dtype="float32"):
+    return np.random.default_rng(list(shape)).normal(size=shape).astype(dtype)
+
+
+def exact(array):
+    return None if array is None else array.astype(np.float64)
+
+
+def run(x, weight, bias=None, *, device, residual=None, norm_weight=None, **kwargs):
+    def place(each):
+        return None if each is None else to_device(each, device)
+
+    operands = {"residual": place(residual), "norm_weight": place(norm_weight)}
+    return to_host(gemv(place(x), place(weight), place(bias), **operands, **kwargs))
+
+
+def assert_near(
+    y, x, weight, bias=None, *, activation=None, residual=None, norm_weight=None, eps=0.0
+):
+    """Assert that y is the linear layer of x, to the bound above."""
+    x, weight, bias, residual, gain = map(exact, (x, weight, bias, residual, norm_weight))
+    options = {"activation": activation, "residual": residual}
+    truth = reference.linear(x, weight, bias, norm_weight=gain, eps=eps, **options)
+    if gain is not None:
+        x = reference.rms_norm(x, gain, eps)
+    shift = 0 if bias is None else bias
+    product, magnitudes = x @ weight.T + shift, np.abs(x) @ np.abs(weight).T + np.abs(shift)
+    bound = (1.5 * x.shape[1] + 8) * U * magnitudes
+    if activation == "silu_mul":
+        of_gate, of_up = np.split(bound, 2, axis=1)
+        gate, up = np.split(product, 2, axis=1)
+        gate = reference.silu(gate)
+        of_gate = 1.1 * of_gate + 8 * U * np.abs(gate)
+        bound = of_gate * (np.abs(up) + of_up) + np.abs(gate) * of_up
+    elif activation is not None:
+        bound = 1.13 * bound + 8 * U * (1 + magnitudes)
+    stored = ml_dtypes.finfo(y.dtype)
+    bound += (2 * U + float(stored.eps) / 2) * np.abs(truth) + float(stored.smallest_subnormal)
+    if residual is not None:
+        bound += U * np.abs(residual)
+    error = np.abs(exact(y) - truth)
+    assert (error <= bound).all(), (error / bound).max()
+
+
+# -- What it computes ---------------------------------------------------------------------------
+
+
+@each_step
+@each_dtype
+@pytest.mark.parametrize(
+    ("M", "N", "K"),
+    [(1, 1, 1), (1, 129, 67), (2, 9, 264), (3, 33, 1032), (8, 5, 40), (1, 3, 4104), (5, 2, 257)],
+)
+def test_each_step_is_the_reference(M, N, K, dtype, step, device):
+    x, weight = numbers(M, K, dtype=dtype), numbers(N, K, dtype=dtype)
+    y = run(x, weight, device=device, step=step)
+    assert (y.shape, y.dtype) == ((M, N), x.dtype)
+    assert_near(y, x, weight)
+
+
+@pytest.mark.gpu
+@each_step
+@each_dtype
+@pytest.mark.parametrize(
+    ("M", "N", "K"),
+    [(1, 4096, 4096), (4, 1024, 14336), (8, 12288, 4096), (3, 50257, 768), (1, 64, 131072)],
+)
+def test_sizes_of_real_layers(M, N, K, dtype, step):
+    x, weight = numbers(M, K, dtype=dtype), numbers(N, K, dtype=dtype)
+    assert_near(run(x, weight, device="cuda", step=step), x, weight)
+
+
+@each_step
+@pytest.mark.parametrize("activation", [*ACTIVATIONS])
+@pytest.mark.parametrize("K", [20, 72])
+def test_bias_activation_and_residual_follow_in_this_order(K, activation, step, device):
+    x, weight = numbers(3, K), numbers(37, K)
+    bias, residual = numbers(37), numbers(3, 37)
+    if activation == "silu_mul":
+        pytest.skip("a gate has half as many outputs, and a test of its own")
+    options = {"activation": activation, "residual": residual}
+    assert_near(
+        run(x, weight, bias, device=device, step=step, **options), x, weight, bias, **options
+    )
+
+
+@each_step
+@each_dtype
+@pytest.mark.parametrize(("M", "F", "K"), [(1, 1, 8), (2, 17, 264), (8, 6, 43)])
+@pytest.mark.parametrize("normed", [False, True])
+def test_a_gate_takes_two_rows_of_weights_to_one_output(M, F, K, normed, dtype, step, device):
+    x, weight = numbers(M, K, dtype=dtype), numbers(2 * F, K, dtype=dtype)
+    bias, residual = numbers(2 * F, dtype=dtype), numbers(M, F, dtype=dtype)
+    options = {"activation": "silu_mul", "residual": residual}
+    if normed:
+        options |= {"norm_weight": numbers(K, dtype=dtype), "eps": 1e-5}
+    y = run(x, weight, bias, device=device, step=step, **options)
+    assert y.shape == (M, F)
+    assert_near(y, x, weight, bias, **options)
+
+
+@each_step
+@each_dtype
+@pytest.mark.parametrize(("M", "N", "K"), [(1, 5, 2056), (8, 3, 264), (3, 33, 77)])
+@pytest.mark.parametrize("eps", [0.0, 0.5])
+def test_a_norm_comes_first(M, N, K, eps, dtype, step, device):
+    x, weight = 3 * numbers(M, K, dtype=dtype), numbers(N, K, dtype=dtype)
+    options = {"norm_weight": numbers(K, dtype=dtype), "eps": eps}
+    assert_near(run(x, weight, device=device, step=step, **options), x, weight, **options)
+
+
+@each_step
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+@pytest.mark.parametrize("K", [264, 43])
+def test_the_result_of_halves_may_be_float32(K, dtype, step, device):
+    x, weight = numbers(2, K, dtype=dtype), numbers(9, K, dtype=dtype)
+    bias, residual = numbers(9, dtype=dtype), numbers(2, 9)
+    options = {"residual": residual}
+    y = run(x, weight, bias, device=device, step=step, out_dtype="float32", **options)
+    assert y.dtype == np.float32
+    assert_near(y, x, weight, bias, **options)
+
+
+@each_step
+@each_dtype
+@pytest.mark.parametrize(("N", "K"), [(9, 1040), (7, 53), (2, 4104)])
+@pytest.mark.parametrize("activation", [None, "silu_mul"])
+def test_a_row_has_the_same_bits_whatever_the_others(N, K, activation, dtype, step, device):
+    N *= 2
+    x, weight = numbers(MAX_ROWS, K, dtype=dtype), numbers(N, K, dtype=dtype)
+    options = {"activation": activation, "norm_weight": numbers(K, dtype=dtype), "eps": 1e-6}
+    options |= {"device": device, "step": step, "out_dtype": "float32"}
+    alone = np.concatenate([run(x[m : m + 1], weight, **options) for m in range(MAX_ROWS)])
+    for M in (2, 3, 5, 8):
+        np.testing.assert_array_equal(run(x[-M:], weight, **options), alone[-M:])
+
+
+@each_step
+@pytest.mark.parametrize(("M", "N"), [(0, 5), (5, 0), (0, 0)])
+def test_no_rows_or_no_columns_make_an_empty_result(M, N, step, device):
+    y = run(numbers(M, 3), numbers(N, 3), device=device, step=step)
+    assert y.shape == (M, N)
+
+
+@each_step
+def test_the_sum_of_no_products_is_zero_and_the_epilogue_follows(step, device):
+    x, weight = numbers(3, 0), numbers(34, 0)
+    bias, residual = numbers(34), numbers(3, 34)
+    assert (run(x, weight, device=device, step=step) == 0).all()
+    y = run(x, weight, bias, residual=residual, device=device, step=step)
+    np.testing.assert_array_equal(y, bias + residual)
+
+
+@each_step
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("K", [40, 41])
+def test_nan_and_infinity_reach_their_row_and_no_other(K, value, step, device):
+    x, weight = numbers(3, K), np.abs(numbers(33, K))
+    x[1, K - 1] = value
+    y = run(x, weight, device=device, step=step)
+    np.testing.assert_array_equal(y[1], np.full(33, value, np.float32))
+    assert_near(y[[0, 2]], x[[0, 2]], weight)
+
+
+@each_step
+def test_the_result_may_go_where_the_residual_is(step, device):
+    x, weight, residual = numbers(3, 72), numbers(33, 72), numbers(3, 33)
+    out = to_device(residual, device)
+    y = gemv(to_device(x, device), to_device(weight, device), residual=out, out=out, step=step)
+    assert y is out
+    assert_near(to_host(y), x, weight, residual=residual)
+
+
+@each_step
+@each_dtype
+def test_arrays_may_begin_anywhere(dtype, step, device):
+    x, weight = numbers(2, 72, dtype=dtype), numbers(5, 72, dtype=dtype)
+    for of_x, of_weight in [(0, 1), (1, 0), (3, 5), (8, 8)]:
+        places = []
+        for array, skipped in ((x, of_x), (weight, of_weight)):
+            whole = to_device(np.full(array.size + 9, np.nan, dtype), device)
+            part = whole[skipped : skipped + array.size].reshape(array.shape)
+            part[...] = to_device(array, device)
+            places.append(part)
+        assert_near(to_host(gemv(*places, step=step)), x, weight)
+
+
+@each_step
+@pytest.mark.parametrize("shape", [(3, 9, 77), (2, 6, 1048)])
+def test_no_order_of_the_threads_matters(shape, step):
+    straight = None
+    for seed in range(3):
+        operands = LADDER.operands(shape, np.dtype("float16"), 0)
+        for launch in LADDER.step(step).plan(**operands):
+            simulate(*launch, explain=False, schedule="random", seed=seed)
+        assert_near(operands["out"], operands["x"], operands["weight"])
+        straight = operands["out"] if straight is None else straight
+        np.testing.assert_array_equal(operands["out"], straight)
+
+
+# -- What it refuses ----------------------------------------------------------------------------
+
+
+def test_wrong_arguments_are_named(device):
+    def here(*shape, dtype="float32"):
+        return to_device(np.zeros(shape, dtype), device)
+
+    x, weight = here(4, 6), here(10, 6)
+    for changes, words in [
+        ({"x": here(6)}, ["'x'", "1 axis"]),
+        ({"x": here(9, 6)}, ["'x'", "(9, 6)", "8 rows"]),
+        ({"x": here(4, 6, dtype="int32")}, ["'x'", "int32"]),
+        ({"weight": here(10, 5)}, ["'weight'", "(10, 5)", "(any, 6)"]),
+        ({"weight": here(10, 6, dtype="float16")}, ["'weight'", "float16"]),
+        ({"bias": here(6)}, ["'bias'", "(6,)", "(10,)"]),
+        ({"residual": here(4, 5)}, ["'residual'", "(4, 5)", "(4, 10)"]),
+        ({"residual": here(4, 10), "activation": "silu_mul"}, ["'residual'", "(4, 5)"]),
+        ({"weight": here(9, 6), "activation": "silu_mul"}, ["'weight'", "9", "even"]),
+        ({"activation": "relu"}, ["'activation'", "'relu'", "silu_mul"]),
+        ({"norm_weight": here(10)}, ["'norm_weight'", "(10,)", "(6,)"]),
+        ({"eps": -1.0}, ["'eps'", "-1.0"]),
+        ({"out_dtype": "float16"}, ["'out_dtype'", "float16", "float32"]),
+        ({"out": here(10, 4)}, ["'out'", "(10, 4)", "(4, 10)"]),
+        ({"out": here(4, 10, dtype="float16")}, ["'out'", "float16"]),
+        ({"step": "fastest"}, ["'step'", "'fastest'", "naive"]),
+    ]:
+        with pytest.raises(KernelArgumentError) as refusal:
+            gemv(**({"x": x, "weight": weight} | changes))
+        for word in words:
+            assert word in str(refusal.value), (changes, word)
+
+
+def test_the_ladder_s_own_operands_agree_with_its_expectation():
+    operands = LADDER.operands(LADDER.example, np.dtype("float32"), 3)
+    again = LADDER.operands(LADDER.example, np.dtype("float32"), 3)
+    np.testing.assert_array_equal(operands["weight"], again["weight"])
+    assert np.isnan(operands["out"]).all()
+    expected = LADDER.expect(**operands)["out"]
+    np.testing.assert_allclose(
+        expected, operands["x"].astype(float) @ operands["weight"].T.astype(float), rtol=1e-12
+    )

@@ -1,0 +1,121 @@
+"""The linear layer: whichever kernel multiplies, the operands mean what they mean in the reference.
+
+The kernels' own tests have tight bounds. Here any slip of an operand must show, and nothing else:
+a hundred times the rounding of what is stored.
+"""
+
+import ml_dtypes
+import numpy as np
+import pytest
+
+from llm_numba import reference
+from llm_numba.errors import KernelArgumentError
+from llm_numba.kernels import gemm, gemv
+from llm_numba.kernels.linear import linear
+from llm_numba.runtime import intercept, to_device, to_host
+
+ROWS = [0, 1, 8, 9, 33]
+each_number_of_rows = pytest.mark.parametrize("M", ROWS)
+
+
+def numbers(*shape, dtype="float32"):
+    return np.random.default_rng(list(shape)).normal(size=shape).astype(dtype)
+
+
+def run(x, weight, bias=None, *, device, **options):
+    options = {
+        name: to_device(value, device) if isinstance(value, np.ndarray) else value
+        for name, value in options.items()
+    }
+    place = None if bias is None else to_device(bias, device)
+    return to_host(linear(to_device(x, device), to_device(weight, device), place, **options))
+
+
+def expected(x, weight, bias=None, **options):
+    def exact(value):
+        return value.astype(np.float64) if isinstance(value, np.ndarray) else value
+
+    options = {name: exact(value) for name, value in options.items()}
+    return reference.linear(exact(x), exact(weight), exact(bias), **options)
+
+
+def assert_near(y, truth):
+    scale = np.abs(truth).max(initial=1)
+    np.testing.assert_allclose(
+        y.astype(np.float64), truth, rtol=0, atol=100 * float(ml_dtypes.finfo(y.dtype).eps) * scale
+    )
+
+
+@each_number_of_rows
+@pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])
+@pytest.mark.parametrize("activation", [None, "gelu", "gelu_tanh", "silu", "silu_mul"])
+def test_all_operands_at_once(M, activation, dtype, device):
+    N, K = 22, 48
+    columns = N // 2 if activation == "silu_mul" else N
+    options = {"activation": activation, "residual": numbers(M, columns, dtype=dtype)}
+    options |= {"norm_weight": numbers(K, dtype=dtype), "eps": 1e-5}
+    operands = numbers(M, K, dtype=dtype), numbers(N, K, dtype=dtype), numbers(N, dtype=dtype)
+    y = run(*operands, device=device, **options)
+    assert (y.shape, y.dtype) == ((M, columns), np.dtype(dtype))
+    assert_near(y, expected(*operands, **options))
+
+
+@each_number_of_rows
+@pytest.mark.parametrize("activation", [None, "silu_mul"])
+def test_the_result_of_halves_may_be_float32(M, activation, device):
+    x, weight = numbers(M, 40, dtype="bfloat16"), numbers(10, 40, dtype="bfloat16")
+    y = run(x, weight, activation=activation, out_dtype="float32", device=device)
+    assert y.dtype == np.float32
+    # To float32's precision: a result that was rounded to bfloat16 in between is far off.
+    assert_near(y, expected(x, weight, activation=activation))
+
+
+@each_number_of_rows
+def test_the_result_may_go_where_the_residual_is(M, device):
+    x, weight, residual = numbers(M, 40), numbers(10, 40), numbers(M, 10)
+    out = to_device(residual, device)
+    y = linear(to_device(x, device), to_device(weight, device), residual=out, out=out)
+    assert y is out
+    assert_near(to_host(y), expected(x, weight, residual=residual))
+
+
+@pytest.mark.parametrize("activation", [None, "silu_mul"])
+@pytest.mark.parametrize("M", [8, 9])
+def test_no_rows_of_weights_and_no_columns_are_no_error(M, activation, device):
+    options = {"activation": activation, "device": device}
+    assert run(numbers(M, 40), numbers(0, 40), **options).shape == (M, 0)
+    assert not run(numbers(M, 0), numbers(6, 0), **options).any()
+
+
+def test_up_to_8_rows_go_to_the_kernels_that_read_weights_once():
+    def kernels_of(M):
+        launches = []
+        with intercept(launches.append):
+            linear(to_device(numbers(M, 40), "sim"), to_device(numbers(10, 40), "sim"))
+        return {launch.kernel for launch in launches}
+
+    of_gemm = {kernel for step in gemm.LADDER.steps for kernel in step.kernels}
+    assert not kernels_of(gemv.MAX_ROWS) & of_gemm
+    assert kernels_of(gemv.MAX_ROWS + 1) <= of_gemm
+
+
+@pytest.mark.parametrize("M", [2, 20])
+def test_wrong_arguments_are_named(M, device):
+    def here(*shape, dtype="float32"):
+        return to_device(np.zeros(shape, dtype), device)
+
+    for changes, word in [
+        ({"x": here(6)}, "'x' has 1 axis"),
+        ({"weight": here(10, 5)}, "'weight' has shape"),
+        ({"weight": here(6)}, "'weight' has"),
+        ({"weight": here(9, 6), "activation": "silu_mul"}, "'weight' has 9 rows"),
+        ({"bias": here(6)}, "'bias' has shape"),
+        ({"residual": here(M, 5)}, "'residual' has shape"),
+        ({"activation": "relu"}, "'activation' is 'relu'"),
+        ({"norm_weight": here(10)}, "weight' has shape"),
+        ({"norm_weight": here(6), "eps": -1.0}, "'eps' is -1.0"),
+        ({"out_dtype": "float16"}, "'out_dtype' is float16"),
+        ({"out": here(M, 10, dtype="float16")}, "'out' has dtype"),
+    ]:
+        with pytest.raises(KernelArgumentError, match=word):
+            linear(**({"x": here(M, 6), "weight": here(10, 6)} | changes))
