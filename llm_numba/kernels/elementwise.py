@@ -24,7 +24,7 @@ import math
 from typing import Any
 
 import numpy as np
-from numba import cuda, float32
+from numba import cuda, uint32
 
 from llm_numba import reference
 from llm_numba.errors import KernelArgumentError
@@ -32,12 +32,10 @@ from llm_numba.kernels import activation, checks, ptx
 from llm_numba.kernels.activation import fast_silu
 from llm_numba.kernels.activation import silu as exact_silu
 from llm_numba.kernels.ladder import Ladder, Operands, Step
-from llm_numba.kernels.packets import Config, cut, rule
+from llm_numba.kernels.packets import Config, cut, rule, widened
 from llm_numba.runtime import Launch, empty, empty_like, launch_all, storage_dtype
 
 _THREADS = 256
-# The most numbers of a packet.
-_WIDEST = 8
 
 
 @cuda.jit
@@ -55,13 +53,13 @@ def silu_mul_naive(gate_up, out):
 @functools.cache
 def _silu_mul_vectorised(packets: int) -> Any:
     """Make the kernel whose threads have so many packets of each half under way."""
-    numbers = _WIDEST * packets
+    words = 4 * packets
 
     @cuda.jit
     def silu_mul_vectorised(gate_up, out):
         """Load and store 16 bytes at a time; nothing is computed until all loads are under way."""
-        gates = cuda.local.array(numbers, float32)
-        ups = cuda.local.array(numbers, float32)
+        gates = cuda.local.array(words, uint32)
+        ups = cuda.local.array(words, uint32)
         row = cuda.blockIdx.x * cuda.blockDim.y + cuda.threadIdx.y
         if row >= out.shape[0]:
             return
@@ -71,18 +69,18 @@ def _silu_mul_vectorised(packets: int) -> Any:
         begin = 2 * row * length + column
         for k in range(packets):
             if column + k * apart < length:
-                gate = ptx.load16_stream(gate_up, begin + k * apart)
-                up = ptx.load16_stream(gate_up, begin + k * apart + length)
-                for e in range(width):
-                    gates[k * width + e] = gate[e]
-                    ups[k * width + e] = up[e]
+                gate = ptx.load_raw16(gate_up, begin + k * apart)
+                up = ptx.load_raw16(gate_up, begin + k * apart + length)
+                for w in range(4):
+                    gates[4 * k + w] = gate[w]
+                    ups[4 * k + w] = up[w]
         begin = row * length + column
         for k in range(packets):
             if column + k * apart < length:
+                g, u = widened(gate_up, gates, k), widened(gate_up, ups, k)
                 values = ptx.zeros16(out)
                 for e in range(width):
-                    value = fast_silu(gates[k * width + e]) * ups[k * width + e]
-                    values = ptx.with_item(values, e, value)
+                    values = ptx.with_item(values, e, fast_silu(g[e]) * u[e])
                 ptx.store16(out, begin + k * apart, values)
 
     return silu_mul_vectorised
@@ -90,27 +88,28 @@ def _silu_mul_vectorised(packets: int) -> Any:
 
 def _activated(function: Any, packets: int) -> Any:
     """Make the kernel that applies a device function to every number."""
-    numbers = _WIDEST * packets
+    words = 4 * packets
 
     @cuda.jit
     def activate_packets(x, whole, out):
         """Apply it to the whole packets, and to the numbers after them one a thread."""
-        held = cuda.local.array(numbers, float32)
+        held = cuda.local.array(words, uint32)
         width = ptx.items16(x)
         first = cuda.blockIdx.x * (packets * cuda.blockDim.x) + cuda.threadIdx.x
         for k in range(packets):
             packet = first + k * cuda.blockDim.x
             if packet < whole:
-                values = ptx.load16(x, packet * width)
-                for e in range(width):
-                    held[k * width + e] = values[e]
+                loaded = ptx.load_raw16(x, packet * width)
+                for w in range(4):
+                    held[4 * k + w] = loaded[w]
         for k in range(packets):
             packet = first + k * cuda.blockDim.x
             single = whole * (width - 1) + packet
             if packet < whole:
+                numbers = widened(x, held, k)
                 values = ptx.zeros16(out)
                 for e in range(width):
-                    values = ptx.with_item(values, e, function(held[k * width + e]))
+                    values = ptx.with_item(values, e, function(numbers[e]))
                 ptx.store16(out, packet * width, values)
             elif single < x.size:
                 out[single] = ptx.from_float(out, function(ptx.to_float(x[single])))

@@ -14,6 +14,10 @@ for several, along threads' y.
 import math
 from typing import NamedTuple
 
+from numba import cuda
+
+from llm_numba.kernels import ptx
+
 WARP = 32
 
 
@@ -76,3 +80,25 @@ def cut(rows: int, packets: int, config: Config) -> tuple[tuple[int, int], tuple
     together = config.threads // threads
     chunks = math.ceil(packets / (threads * config.packets))
     return (math.ceil(rows / together), chunks), (threads, together)
+
+
+@cuda.jit(device=True)
+def widened(array, words, k):
+    """Make the numbers of packet k of those that a thread holds as they are in memory.
+
+    Until it is needed, a packet of 8 numbers of 2 bytes then takes 4 registers and not 8.
+
+    Parameters
+    ----------
+    array : array
+        Where they come from; only its type matters.
+    words : local uint32 [4 * packets]
+    k : int
+
+    Returns
+    -------
+    tuple of float32
+        4 or 8.
+    """
+    at = 4 * k
+    return ptx.widen_raw16(array, (words[at], words[at + 1], words[at + 2], words[at + 3]))

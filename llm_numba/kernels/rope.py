@@ -35,7 +35,7 @@ from llm_numba import reference
 from llm_numba.kernels import checks
 from llm_numba.kernels.ladder import Ladder, Operands, Step
 from llm_numba.kernels.rope_heads import norm_heads, rope_naive, rope_write_heads, write_heads
-from llm_numba.kernels.rope_packets import fused, vectorised
+from llm_numba.kernels.rope_packets import rope_write_vectorised, vectorised
 from llm_numba.kernels.rope_plans import (
     plan_apart,
     plan_fused,
@@ -299,7 +299,7 @@ FUSED_LADDER = Ladder(
             "vectorised",
             "16 bytes at a time, a head in the registers of a few neighbours.",
             plan_fused_vectorised,
-            (fused(1), fused(2), rope_write_heads),
+            (rope_write_vectorised, rope_write_heads),
         ),
     ),
     operands=_fused_operands,

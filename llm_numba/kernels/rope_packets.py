@@ -20,10 +20,11 @@ For heads of which both parts are whole packets, twice. Others take the kernels 
 import functools
 from typing import Any
 
-from numba import cuda, float32, int32
+from numba import cuda, float32, uint32
 
 from llm_numba.kernels import ptx
 from llm_numba.kernels.layernorm_rows import inverse_deviation
+from llm_numba.kernels.packets import widened
 
 # The most numbers of a packet.
 _WIDEST = 8
@@ -59,46 +60,7 @@ def _load_turn(cos, sin, position, pair, width, c, s):
 
 
 @cuda.jit(device=True)
-def _turn(width, k, c, s, first, second):
-    """Turn the pair of head k of those that a thread holds."""
-    for e in range(width):
-        at = k * width + e
-        one, other = first[at], second[at]
-        first[at] = one * c[e] - other * s[e]
-        second[at] = other * c[e] + one * s[e]
-
-
-@cuda.jit(device=True)
-def _normalise(width, k, weight, inverse, low, high, first, second):
-    """Apply a norm to the pair of head k; without a weight there is none."""
-    if weight.size > 0:
-        a, b = ptx.load16(weight, low), ptx.load16(weight, high)
-        for e in range(width):
-            first[k * width + e] *= inverse * a[e]
-            second[k * width + e] *= inverse * b[e]
-
-
-@cuda.jit(device=True)
-def _sum_over_head(width, k, first, second):
-    """Add up the squares of head k, of which blockDim.x neighbours have a pair each."""
-    squares = float32(0)
-    for at in range(k * width, (k + 1) * width):
-        squares += first[at] * first[at] + second[at] * second[at]
-    distance = cuda.blockDim.x >> 1
-    while distance > 0:
-        squares += cuda.shfl_xor_sync(_FULL_WARP, squares, distance)
-        distance >>= 1
-    return squares
-
-
-@cuda.jit(device=True)
-def _store_pair(out, begin, low, high, k, first, second):
-    """Round and store the pair of head k of those that a thread holds."""
-    width = ptx.items16(out)
-    a, b = ptx.zeros16(out), ptx.zeros16(out)
-    for e in range(width):
-        a = ptx.with_item(a, e, first[k * width + e])
-        b = ptx.with_item(b, e, second[k * width + e])
+def _store_pair(out, begin, low, high, a, b):
     ptx.store16(out, begin + low, a)
     ptx.store16(out, begin + high, b)
 
@@ -115,13 +77,13 @@ def vectorised(held: int) -> Any:
     -------
     dispatcher
     """
-    numbers = _WIDEST * held
+    words = 4 * held
 
     @cuda.jit
     def rope_vectorised(x, positions, cos, sin, out):
         """Load and store 16 bytes at a time; all loads of a thread are under way at once."""
-        first = cuda.local.array(numbers, float32)
-        second = cuda.local.array(numbers, float32)
+        first = cuda.local.array(words, uint32)
+        second = cuda.local.array(words, uint32)
         c = cuda.local.array(_WIDEST, float32)
         s = cuda.local.array(_WIDEST, float32)
         token = cuda.blockIdx.x * cuda.blockDim.z + cuda.threadIdx.z
@@ -133,90 +95,93 @@ def vectorised(held: int) -> Any:
         begin, apart = (token * heads + head) * length, cuda.blockDim.y * length
         for k in range(held):
             if head + k * cuda.blockDim.y < heads:
-                a = ptx.load16(x, begin + k * apart + low)
-                b = ptx.load16(x, begin + k * apart + high)
-                for e in range(width):
-                    first[k * width + e] = a[e]
-                    second[k * width + e] = b[e]
+                one = ptx.load_raw16(x, begin + k * apart + low)
+                other = ptx.load_raw16(x, begin + k * apart + high)
+                for w in range(4):
+                    first[4 * k + w] = one[w]
+                    second[4 * k + w] = other[w]
         _load_turn(cos, sin, positions[token], cuda.threadIdx.x, width, c, s)
         for k in range(held):
             if head + k * cuda.blockDim.y < heads:
-                _turn(width, k, c, s, first, second)
-                _store_pair(out, begin + k * apart, low, high, k, first, second)
+                p, q = widened(x, first, k), widened(x, second, k)
+                a, b = ptx.zeros16(out), ptx.zeros16(out)
+                for e in range(width):
+                    a = ptx.with_item(a, e, p[e] * c[e] - q[e] * s[e])
+                    b = ptx.with_item(b, e, q[e] * c[e] + p[e] * s[e])
+                _store_pair(out, begin + k * apart, low, high, a, b)
 
     return rope_vectorised
 
 
-@functools.cache
-def fused(held: int) -> Any:
-    """Make the kernel that normalises, turns and writes a token's heads, so many a thread.
+@cuda.jit(device=True)
+def _load_scales(weight, inverse, low, high, width, first, second):
+    """Find what the norm multiplies a pair with; 1 where there is no norm."""
+    for e in range(width):
+        first[e] = float32(1)
+        second[e] = float32(1)
+    if weight.size > 0:
+        a, b = ptx.load16(weight, low), ptx.load16(weight, high)
+        for e in range(width):
+            first[e] = inverse * a[e]
+            second[e] = inverse * b[e]
 
-    Parameters
-    ----------
-    held : int
 
-    Returns
-    -------
-    dispatcher
+@cuda.jit(device=True)
+def _sum_of_lanes(value):
+    """Add over the blockDim.x neighbours that share a head, a power of two, for each of them."""
+    distance = cuda.blockDim.x >> 1
+    while distance > 0:
+        value += cuda.shfl_xor_sync(_FULL_WARP, value, distance)
+        distance >>= 1
+    return value
+
+
+@cuda.jit
+def rope_write_vectorised(
+    qkv, positions, cos, sin, q_norm, k_norm, eps, slot_mapping, heads, q, k_cache, v_cache
+):
+    """Read q, k and v once, and leave each number where attention will look for it.
+
+    A head lies in the registers of at most 32 neighbours in one warp, so the sum of its squares
+    is a few shuffles away. No thread may leave before them: who has no pair adds zeros.
     """
-    numbers = _WIDEST * held
-
-    @cuda.jit
-    def rope_write_vectorised(
-        qkv, positions, cos, sin, q_norm, k_norm, eps, slot_mapping, heads, q, k_cache, v_cache
-    ):
-        """Read q, k and v once, and leave each number where attention will look for it.
-
-        A head lies in the registers of at most 32 neighbours of one warp, the sum of its squares
-        is a few shuffles away. So no thread leaves early, and who has no pair adds zeros.
-        """
-        first = cuda.local.array(numbers, float32)
-        second = cuda.local.array(numbers, float32)
-        c = cuda.local.array(_WIDEST, float32)
-        s = cuda.local.array(_WIDEST, float32)
-        token = cuda.blockIdx.x * cuda.blockDim.z + cuda.threadIdx.z
-        end, length, width = qkv.shape[1], qkv.shape[2], ptx.items16(qkv)
-        pair, groups = cuda.threadIdx.x, (end - heads) // 2
-        low, high = _offsets(pair, width, cos.shape[1], length)
-        head = cuda.blockIdx.y * (held * cuda.blockDim.y) + cuda.threadIdx.y
-        begin, apart = (token * end + head) * length, cuda.blockDim.y * length
-        if token >= qkv.shape[0] or pair * 2 * width >= length:
-            end = 0
-        for k in range(held):
-            if head + k * cuda.blockDim.y < end:
-                a = ptx.load16(qkv, begin + k * apart + low)
-                b = ptx.load16(qkv, begin + k * apart + high)
-                for e in range(width):
-                    first[k * width + e] = a[e]
-                    second[k * width + e] = b[e]
-            else:
-                for e in range(width):
-                    first[k * width + e] = float32(0)
-                    second[k * width + e] = float32(0)
-        slot = int32(-1)
-        if end > 0:
-            slot = slot_mapping[token]
-            _load_turn(cos, sin, positions[token], pair, width, c, s)
-        for k in range(held):
-            this = head + k * cuda.blockDim.y
-            if q_norm.size > 0 or k_norm.size > 0:
-                squares = _sum_over_head(width, k, first, second)
-                inverse = inverse_deviation(squares, length, eps)
-                if this < min(end, heads):
-                    _normalise(width, k, q_norm, inverse, low, high, first, second)
-                elif this < min(end, heads + groups):
-                    _normalise(width, k, k_norm, inverse, low, high, first, second)
-            if this < min(end, heads + groups):
-                _turn(width, k, c, s, first, second)
-            if this < min(end, heads):
-                row = token * heads + this
-                _store_pair(q, row * length, low, high, k, first, second)
-            elif this < end and slot >= 0:
-                row = slot * groups + this - heads
-                if this < heads + groups:
-                    _store_pair(k_cache, row * length, low, high, k, first, second)
-                else:
-                    row -= groups
-                    _store_pair(v_cache, row * length, low, high, k, first, second)
-
-    return rope_write_vectorised
+    first = cuda.local.array(_WIDEST, float32)
+    second = cuda.local.array(_WIDEST, float32)
+    c = cuda.local.array(_WIDEST, float32)
+    s = cuda.local.array(_WIDEST, float32)
+    row = cuda.blockIdx.x * cuda.blockDim.y + cuda.threadIdx.y
+    token, head = row // qkv.shape[1], row % qkv.shape[1]
+    pair, length, width = cuda.threadIdx.x, qkv.shape[2], ptx.items16(qkv)
+    exists = token < qkv.shape[0] and 2 * width * pair < length
+    low, high = _offsets(pair, width, cos.shape[1], length)
+    a, b = ptx.zeros16(qkv), ptx.zeros16(qkv)
+    squares = float32(0)
+    if exists:
+        a = ptx.load16(qkv, row * length + low)
+        b = ptx.load16(qkv, row * length + high)
+        for e in range(width):
+            squares += a[e] * a[e] + b[e] * b[e]
+    inverse = inverse_deviation(_sum_of_lanes(squares), length, eps)
+    if not exists:
+        return
+    groups = (qkv.shape[1] - heads) // 2
+    if head < heads:
+        _load_scales(q_norm, inverse, low, high, width, first, second)
+    elif head < heads + groups:
+        _load_scales(k_norm, inverse, low, high, width, first, second)
+    if head < heads + groups:
+        _load_turn(cos, sin, positions[token], pair, width, c, s)
+        for e in range(width):
+            p, r = a[e] * first[e], b[e] * second[e]
+            a = ptx.with_item(a, e, p * c[e] - r * s[e])
+            b = ptx.with_item(b, e, r * c[e] + p * s[e])
+    if head < heads:
+        _store_pair(q, (token * heads + head) * length, low, high, a, b)
+        return
+    slot = slot_mapping[token]
+    if slot >= 0:
+        begin = (slot * groups + (head - heads) % groups) * length
+        if head < heads + groups:
+            _store_pair(k_cache, begin, low, high, a, b)
+        else:
+            _store_pair(v_cache, begin, low, high, a, b)

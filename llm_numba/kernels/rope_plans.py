@@ -7,7 +7,7 @@ import numpy as np
 
 from llm_numba.kernels import ptx
 from llm_numba.kernels.rope_heads import norm_heads, rope_naive, rope_write_heads, write_heads
-from llm_numba.kernels.rope_packets import fused, vectorised
+from llm_numba.kernels.rope_packets import rope_write_vectorised, vectorised
 from llm_numba.runtime import Launch, empty, storage_dtype
 
 _THREADS = 256
@@ -167,13 +167,13 @@ def plan_fused(**operands: Any) -> tuple[Launch, ...]:
     return _by_heads(rope_write_heads, args[0], args)
 
 
-def plan_fused_vectorised(config: Config | None = None, **operands: Any) -> tuple[Launch, ...]:
+def plan_fused_vectorised(threads: int = _THREADS, **operands: Any) -> tuple[Launch, ...]:
     """Plan one pass by packets of 16 bytes, or :func:`plan_fused` where there are none.
 
     Parameters
     ----------
-    config : Config, optional
-        By default :func:`rule`'s.
+    threads : {128, 256, 512}
+        Of a block.
     **operands
         Of :func:`plan_apart`.
 
@@ -185,15 +185,12 @@ def plan_fused_vectorised(config: Config | None = None, **operands: Any) -> tupl
     heads, _, cos, sin, q_norm, k_norm, *_, q, k_rows, v_rows = args
     if not _is_made_of_pairs(cos, heads, cos, sin, q_norm, k_norm, q, k_rows, v_rows):
         return plan_fused(**operands)
-    config = config or rule(heads.shape, storage_dtype(heads))
     pairs = heads.shape[2] // 2 // ptx.VECTOR[storage_dtype(heads)]
     # Neighbours that add up a head by halves are a power of two.
     lanes = 1 << (pairs - 1).bit_length()
-    grid, block = _cut(heads.shape[0], heads.shape[1], lanes, config)
-    if math.prod(block) % _WARP:  # whole warps, for the shuffles
-        block = (lanes, _WARP // lanes, 1)
-        grid = (heads.shape[0], math.ceil(heads.shape[1] / (block[1] * config.held)))
-    return (Launch(fused(config.held), grid, block, args),)
+    together = threads // lanes
+    grid = (math.ceil(heads.shape[0] * heads.shape[1] / together),)
+    return (Launch(rope_write_vectorised, grid, (lanes, together), args),)
 
 
 def _fused_args(
