@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from llm_numba.errors import CacheError
-from llm_numba.kvcache import PagedKVCache, cache, default_num_blocks
+from llm_numba.kvcache import PagedKVCache, cache, check_num_blocks, default_num_blocks
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
@@ -90,6 +90,27 @@ def test_no_memory_beside_the_weights_asks_for_a_smaller_model(available):
     with pytest.raises(CacheError) as caught:
         default_num_blocks(1000, 16, 100, 10, weight_bytes=2000)
     assert "smaller model" in caught.value.remedy
+
+
+def test_a_gpus_own_memory_counts_and_more_of_it(monkeypatch):
+    monkeypatch.setattr(cache, "available_gpu_memory", lambda: 25_000)
+    assert default_num_blocks(1000, 16, 100, 10, weight_bytes=5000, device="cuda") == 16
+    with pytest.raises(CacheError) as caught:
+        default_num_blocks(10**4, 16, 100, 10, device="cuda")
+    assert "80% of the 0.00 GB of the GPU's memory" in caught.value.cause
+    assert "at most 32," in caught.value.remedy
+    with pytest.raises(CacheError) as caught:
+        default_num_blocks(10**5, 16, 100, 10, device="cuda")
+    assert caught.value.remedy == "Take a smaller model, or a GPU with more memory."
+
+
+def test_the_blocks_that_a_user_asks_for_must_fit_the_gpu(monkeypatch):
+    monkeypatch.setattr(cache, "available_gpu_memory", lambda: 25_000)
+    check_num_blocks(25, 1000, 16, 100, device="cuda")
+    with pytest.raises(CacheError) as caught:
+        check_num_blocks(26, 1000, 16, 100, device="cuda")
+    assert "of the GPU's memory are available" in caught.value.cause
+    assert caught.value.remedy == "Give at most 25 blocks."
 
 
 def test_the_real_machine_has_room_for_a_small_cache():
