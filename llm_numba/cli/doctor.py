@@ -14,13 +14,14 @@ from llm_numba.bench.environment import checkout
 from llm_numba.cli import probes
 from llm_numba.cli.console import notes, styled, tables
 
-# A first GPU kernel loads and compiles much; MPI may look for a network.
-_TIMEOUT_S = 60.0
+# A model's first step on a GPU compiles every kernel; MPI may look for a network.
+_TIMEOUT_S = 120.0
 
 # The installed packages, any one of each, without which a probe is not worth starting.
 PACKAGES = {
     "numba_cuda": ("numba-cuda",),
     "cupy": ("cupy-cuda13x", "cupy-cuda12x", "cupy"),
+    "gpu_path": ("cupy-cuda13x", "cupy-cuda12x", "cupy"),
     "mpi": ("mpi4py",),
 }
 
@@ -79,11 +80,13 @@ def examine() -> list[Finding]:
     has_gpu = driver.status == "works"
     return [
         _cpu_path(facts["cpu_path"]),
+        _simulator(facts["simulator"]),
         Finding("Python", "works", f"{platform.python_version()} ({sys.executable})"),
         _numpy(facts["blas_library"]),
         driver,
         _gpu_package("Numba CUDA", "numba_cuda", facts, extra, has_gpu),
         _gpu_package("CuPy", "cupy", facts, extra, has_gpu),
+        _gpu_path(facts.get("gpu_path"), has_gpu),
         _mpi(facts.get("mpi"), has_gpu),
     ]
 
@@ -124,6 +127,23 @@ def _cpu_path(facts: dict[str, Any]) -> Finding:
         return Finding("CPU path", "broken", facts["error"], _reinstall(""), facts)
     detail = f"{facts['tokens']} tokens in {facts['seconds']:.2f} s, loading included"
     return Finding("CPU path", "works", f"{detail}; {cpu()['cores']} cores", facts=facts)
+
+
+def _simulator(facts: dict[str, Any]) -> Finding:
+    if facts.get("error") or not facts["right"]:
+        problem = facts.get("error", "a kernel came out wrong")
+        return Finding("Simulator", "broken", problem, _reinstall(""), facts)
+    return Finding("Simulator", "works", f"a kernel in {facts['seconds']:.2f} s", facts=facts)
+
+
+def _gpu_path(facts: dict[str, Any] | None, has_gpu: bool) -> Finding:
+    if facts is None or not has_gpu:
+        return Finding("GPU path", "none", "needs a GPU and CuPy: the CPU path is used")
+    if facts.get("error") or not facts["right"]:
+        problem = facts.get("error", "the GPU's tokens are not the CPU's")
+        return Finding("GPU path", "broken", problem, facts=facts)
+    detail = f"{facts['tokens']} tokens as on the CPU, in {facts['seconds']:.1f} s with compiling"
+    return Finding("GPU path", "works", detail, facts=facts)
 
 
 def _numpy(facts: dict[str, Any]) -> Finding:

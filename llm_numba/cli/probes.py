@@ -28,6 +28,37 @@ def cpu_path() -> dict[str, Any]:
     return {"tokens": len(output.outputs[0].token_ids), "seconds": time.perf_counter() - begin}
 
 
+def simulator() -> dict[str, Any]:
+    """Run a kernel of this package in the simulator and hold it to its twin."""
+    import numpy as np
+
+    from llm_numba.kernels.softmax import softmax
+    from llm_numba.reference import softmax as expected
+    from llm_numba.runtime import to_device, to_host
+
+    begin = time.perf_counter()
+    x = np.linspace(-4, 4, 96, dtype=np.float32).reshape(3, 32)
+    right = np.allclose(to_host(softmax(to_device(x, "sim"))), expected(x), atol=1e-6)
+    return {"right": bool(right), "seconds": time.perf_counter() - begin}
+
+
+def gpu_path() -> dict[str, Any]:
+    """Generate a few tokens with the bundled model on the GPU and hold them to the CPU's."""
+    from llm_numba.engine import LLM, SamplingParams
+
+    begin = time.perf_counter()
+    params = SamplingParams(max_tokens=4, temperature=0.0, ignore_eos=True)
+    here, there = (
+        LLM(device=device, dtype="float32").generate("Once upon a time", params)[0].outputs[0]
+        for device in ("cuda", "cpu")
+    )
+    return {
+        "tokens": len(here.token_ids),
+        "right": here.token_ids == there.token_ids,
+        "seconds": time.perf_counter() - begin,
+    }
+
+
 def blas_library() -> dict[str, Any]:
     """Multiply two matrices, then name the BLAS that did it and its threads."""
     import numpy as np
@@ -108,7 +139,8 @@ def mpi() -> dict[str, Any]:
 
 
 PROBES: dict[str, Callable[[], dict[str, Any]]] = {
-    probe.__name__: probe for probe in (cpu_path, blas_library, cuda_driver, numba_cuda, cupy, mpi)
+    probe.__name__: probe
+    for probe in (cpu_path, simulator, blas_library, cuda_driver, numba_cuda, cupy, gpu_path, mpi)
 }
 
 

@@ -27,9 +27,13 @@ def test_json_has_a_finding_for_every_part(cli):
     result = cli.invoke("doctor", "--json")
     assert result.exit_code == 0, result.output
     findings = {finding["part"]: finding for finding in json.loads(result.stdout)}
-    parts = ["CPU path", "Python", "NumPy", "NVIDIA GPU", "Numba CUDA", "CuPy", "MPI"]
+    parts = [
+        "CPU path", "Simulator", "Python", "NumPy", "NVIDIA GPU", "Numba CUDA", "CuPy", "GPU path",
+        "MPI",
+    ]  # fmt: skip
     assert list(findings) == parts
     assert findings["CPU path"]["status"] == "works"
+    assert findings["Simulator"]["status"] == "works"
     assert findings["CPU path"]["facts"]["tokens"] == 8
 
 
@@ -65,6 +69,7 @@ def test_exit_code_1_when_the_cpu_path_fails(cli):
     assert "does not work" in result.stderr
 
 
+SIMULATOR = {"right": True, "seconds": 1.0}
 H100 = {"name": "NVIDIA H100", "memory_bytes": 80 << 30, "compute_capability": "9.0"}
 
 
@@ -72,6 +77,7 @@ H100 = {"name": "NVIDIA H100", "memory_bytes": 80 << 30, "compute_capability": "
 def test_driver_decides_which_extra_to_install(monkeypatch, cuda, extra):
     facts = {
         "cpu_path": {"tokens": 8, "seconds": 0.1},
+        "simulator": SIMULATOR,
         "blas_library": {"name": "b", "version": "1", "threads": 2, "right": True},
         "cuda_driver": {"cuda": cuda, "devices": [H100]},
     }
@@ -89,10 +95,12 @@ def test_driver_decides_which_extra_to_install(monkeypatch, cuda, extra):
 def test_wrong_sum_on_the_gpu_is_broken(monkeypatch):
     facts = {
         "cpu_path": {"tokens": 8, "seconds": 0.1},
+        "simulator": SIMULATOR,
         "blas_library": {"name": "b", "version": "1", "threads": None, "right": True},
         "cuda_driver": {"cuda": "13.0", "devices": [H100]},
         "numba_cuda": {"right": True},
         "cupy": {"right": False},
+        "gpu_path": {"error": "CuPyError: no such thing"},
         "mpi": {"error": "crashed with signal 11"},
     }
     monkeypatch.setattr(probes, "start", lambda name: name)
@@ -101,4 +109,17 @@ def test_wrong_sum_on_the_gpu_is_broken(monkeypatch):
     status = {finding.part: finding.status for finding in module.examine()}
     assert status["Numba CUDA"] == "works"
     assert status["CuPy"] == "broken"
+    assert status["GPU path"] == "broken"
     assert status["MPI"] == "broken"
+
+
+@pytest.mark.parametrize(("right", "status"), [(True, "works"), (False, "broken")])
+def test_the_gpu_path_works_if_it_writes_what_the_cpu_writes(right, status):
+    facts = {"tokens": 4, "right": right, "seconds": 20.0}
+    assert module._gpu_path(facts, has_gpu=True).status == status
+    assert module._gpu_path(facts, has_gpu=False).status == "none"
+    assert module._gpu_path(None, has_gpu=True).status == "none"
+
+
+def test_a_kernel_that_comes_out_wrong_breaks_the_simulator():
+    assert module._simulator({"right": False, "seconds": 1.0}).status == "broken"
