@@ -85,10 +85,10 @@ embedding_with_positions = _twins(reference.embedding_with_positions, "embedding
 
 # Products, with what stands before and behind them.
 linear = _twins(reference.linear, "linear")
-gelu = _twins(reference.gelu, "activation")
-gelu_tanh = _twins(reference.gelu_tanh, "activation")
-silu = _twins(reference.silu, "activation")
-silu_mul = _twins(reference.silu_mul, "activation")
+gelu = _twins(reference.gelu, "elementwise")
+gelu_tanh = _twins(reference.gelu_tanh, "elementwise")
+silu = _twins(reference.silu, "elementwise")
+silu_mul = _twins(reference.silu_mul, "elementwise")
 transpose = _twins(reference.transpose, "transpose")
 
 # Norms.

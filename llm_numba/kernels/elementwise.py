@@ -6,7 +6,7 @@ g and u are the halves of the last axis of ``gate_up [..., 2F]``, the output of 
 [..., F]. float32, float16 or bfloat16 in memory, float32 in registers. Two numbers are read and
 one is written for one exponential and one quotient: memory is the ceiling, as long as these two
 are cheap. By the book they are some 30 instructions, about as many as an SM has time for between
-one number and the next. So :func:`llm_numba.kernels.activation.fast_silu` takes the
+one number and the next. So :func:`llm_numba.kernels.activation.silu` takes the
 approximations of the hardware.
 
 ::
@@ -24,13 +24,11 @@ import math
 from typing import Any
 
 import numpy as np
-from numba import cuda, uint32
+from numba import cuda, float32, uint32
 
 from llm_numba import reference
 from llm_numba.errors import KernelArgumentError
 from llm_numba.kernels import activation, checks, ptx
-from llm_numba.kernels.activation import fast_silu
-from llm_numba.kernels.activation import silu as exact_silu
 from llm_numba.kernels.ladder import Ladder, Operands, Step
 from llm_numba.kernels.packets import Config, cut, rule, widened
 from llm_numba.runtime import Launch, empty, empty_like, launch_all, storage_dtype
@@ -47,7 +45,7 @@ def silu_mul_naive(gate_up, out):
         return
     gate = ptx.to_float(gate_up[row, column])
     up = ptx.to_float(gate_up[row, out.shape[1] + column])
-    out[row, column] = ptx.from_float(out, exact_silu(gate) * up)
+    out[row, column] = ptx.from_float(out, gate / (float32(1) + math.exp(-gate)) * up)
 
 
 @functools.cache
@@ -80,7 +78,7 @@ def _silu_mul_vectorised(packets: int) -> Any:
                 g, u = widened(gate_up, gates, k), widened(gate_up, ups, k)
                 values = ptx.zeros16(out)
                 for e in range(width):
-                    values = ptx.with_item(values, e, fast_silu(g[e]) * u[e])
+                    values = ptx.with_item(values, e, activation.silu(g[e]) * u[e])
                 ptx.store16(out, begin + k * apart, values)
 
     return silu_mul_vectorised
@@ -121,7 +119,7 @@ _PACKETS = 2
 _ACTIVATED = {
     "gelu": _activated(activation.gelu, _PACKETS),
     "gelu_tanh": _activated(activation.gelu_tanh, _PACKETS),
-    "silu": _activated(fast_silu, _PACKETS),
+    "silu": _activated(activation.silu, _PACKETS),
 }
 
 
@@ -155,10 +153,7 @@ def gelu_tanh(x: Any, *, out: Any = None, stream: Any = None) -> Any:
 
 
 def silu(x: Any, *, out: Any = None, stream: Any = None) -> Any:
-    """Apply SiLU, on a device; operands as of :func:`gelu`.
-
-    Computed by :func:`llm_numba.kernels.activation.fast_silu`, whose error it has.
-    """
+    """Apply SiLU, on a device; operands as of :func:`gelu`."""
     return _apply("silu", x, out, stream)
 
 
@@ -214,8 +209,7 @@ def silu_mul(gate_up: Any, *, out: Any = None, step: str = "vectorised", stream:
     out : as gate_up [..., F], optional
         Where the result goes; no part of gate_up.
     step : {"naive", "vectorised"}
-        Of the ladder. The last one has the error of
-        :func:`llm_numba.kernels.activation.fast_silu`.
+        Of the ladder.
     stream : optional
         By default the current one.
 
