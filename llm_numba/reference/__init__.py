@@ -29,6 +29,7 @@ from llm_numba.reference.rope import (
     RopeScaling,
     rope,
     rope_and_write_kv,
+    rope_attention_factor,
     rope_frequencies,
     rope_tables,
 )
@@ -67,6 +68,7 @@ __all__ = [
     "rms_norm",
     "rope",
     "rope_and_write_kv",
+    "rope_attention_factor",
     "rope_frequencies",
     "rope_tables",
     "row_max",
