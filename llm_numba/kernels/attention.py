@@ -1,6 +1,40 @@
-r"""Causal attention with grouped KV heads, over contiguous or paged keys and values.
+r"""Causal attention with grouped KV heads, from scores in memory to tiles over a paged cache.
 
 .. math:: O = \mathrm{softmax}\left(\frac{Q K^T}{\sqrt D} + \text{mask}\right) V
+
+q is [S, H, D], k and v are [T, G, D]: float32, float16 or bfloat16 in memory, float32 in registers.
+Query head h reads KV head h // R, with R = H/G. The S queries are the last S of T positions; one at
+position p sees the keys at p - window < t <= p.
+
+4 S T D H FLOPs, half of that when S = T, for (2 S H + 2 T G) D numbers: each number serves hundreds
+of others, and arithmetic is the ceiling. Unless the scores go through memory, H S T of them:
+
+=================  =======================  =======================  ============================
+step               scores in memory         a key and a value are    a lane reads a key
+                                            loaded once for
+=================  =======================  =======================  ============================
+``naive``          written twice, read 4 x  1 query and head         by itself, from memory
+``online``         none                     1 query and head         by itself, from memory
+``tile``           none                     32 pairs                 from one bank, with 31 others
+``padded``         none                     32 pairs                 from a bank of its own
+``register_tile``  none                     64 pairs                 16 bytes, for 8 scores each
+``paged``          none                     64 pairs                 the same
+=================  =======================  =======================  ============================
+
+What makes the fusion possible is the **online rule**. A softmax needs the largest score of its row
+before it can sum up anything. So it seems that all scores must be kept. But what was summed
+relative to a smaller maximum m is put right by one factor when a larger one comes:
+
+::
+
+    m_new = max(m, m_j)       l = l 2^(m - m_new) + l_j 2^(m_j - m_new)
+                              O = O 2^(m - m_new) + O_j 2^(m_j - m_new)       at the end O / l
+
+for the keys so far, (m, l, O), and the next few, (m_j, l_j, O_j). All steps but the first have it.
+
+Sources: Vaswani et al., 2017; Ainslie et al., "GQA", 2023; Milakov and Gimelshein, 2018; Rabe and
+Staats, "Self-attention does not need O(n^2) memory", 2021; Dao et al., "FlashAttention", 2022;
+Kwon et al., SOSP 2023 (paged).
 """
 
 import math
@@ -8,62 +42,66 @@ from typing import Any
 
 import numpy as np
 
-from llm_numba.kernels import checks, ptx
-from llm_numba.kernels.attention_places import most_tiles
-from llm_numba.kernels.attention_register_tile import (
-    THREADS,
-    Config,
-    config_for,
-    register_tile_kernel,
-    shared_bytes,
+from llm_numba import reference
+from llm_numba.errors import KernelArgumentError
+from llm_numba.kernels import checks
+from llm_numba.kernels.attention_naive import (
+    WARPS,
+    attention_online,
+    attention_scores,
+    attention_values,
 )
-from llm_numba.runtime import Launch, empty_like, launch_all, storage_dtype
+from llm_numba.kernels.attention_paged import (
+    ELEMENT_COLUMNS,
+    check_groups,
+    check_queries,
+    check_scale_and_window,
+    kernel_scale,
+    kernel_window,
+    paged_attention,
+    plan_paged,
+)
+from llm_numba.kernels.attention_places import describe_whole
+from llm_numba.kernels.attention_register_tile import config_for, register_tile_kernel
+from llm_numba.kernels.attention_tile import TILE, attention_tile, tile_bytes
+from llm_numba.kernels.ladder import Ladder, Operands, Step
+from llm_numba.kernels.reduce import WARP
+from llm_numba.kernels.softmax import softmax_block
+from llm_numba.runtime import Launch, empty, empty_like, launch_all, storage_dtype
 
-MAX_HEAD_DIM = 256
-_LOG2_E = math.log2(math.e)
-_NO_WINDOW = 2**30
+__all__ = ["LADDER", "causal_attention", "paged_attention"]
+
+_SOFTMAX_THREADS = 256
+_PAGE = 16
 
 
-def paged_attention(
+def causal_attention(
     q: Any,
-    k_cache: Any,
-    v_cache: Any,
-    block_tables: Any,
-    query_starts: Any,
-    context_lens: Any,
+    k: Any,
+    v: Any,
     scale: float,
     window: int | None = None,
     *,
     out: Any = None,
-    config: Config | None = None,
+    step: str = "register_tile",
     stream: Any = None,
 ) -> Any:
-    """Attend from the new tokens of each sequence, however many, to its own paged context.
-
-    Nothing is read on the host: the grid follows from shapes, and a CUDA graph may hold the launch.
+    """Attend from each of the last S of T positions to itself and to those before it, on a device.
 
     Parameters
     ----------
-    q : float32, float16 or bfloat16 [N, H, D]
-        The new tokens of all sequences, one sequence after the other. D is 1 to 256; multiples of
-        8 are loaded 16 bytes at a time, and others by the element.
-    k_cache, v_cache : of the dtype of q [num_blocks, block_size, G, D]
-        G divides H. What no query sees may be anything, NaN as well.
-    block_tables : int32 [B, W]
-        Rows shorter than W are padded with anything.
-    query_starts : int32 [B + 1]
-        Sequence b owns rows ``query_starts[b]`` to ``query_starts[b + 1]`` of q.
-    context_lens : int32 [B]
-        Keys of each sequence, its new tokens included.
+    q : float32, float16 or bfloat16 [S, H, D]
+        D is 1 to 256. The last two steps load 16 bytes at a time if D is a multiple of 8, and
+        elements if not.
+    k, v : of the dtype of q [T, G, D]
+        T >= S; G divides H.
     scale : float
         Usually 1/sqrt(D).
     window : int, optional
         How many positions a query sees, itself included; at least 1.
     out : of shape and dtype of q, optional
-        Rows that belong to no sequence are left as they are.
-    config : Config, optional
-        Tiles; by default those of
-        :func:`~llm_numba.kernels.attention_register_tile.config_for`.
+    step : str
+        Of :data:`LADDER`. ``"naive"`` needs room for H S T float32.
     stream : optional
         By default the current one.
 
@@ -75,42 +113,194 @@ def paged_attention(
     Raises
     ------
     KernelArgumentError
-        If an argument has another rank, dtype, shape, layout or device.
+        If an argument has another rank, dtype, shape, layout or device, or there is no such step.
+    LaunchError
+        If H is more than 65,535; of the naive step, also if S is.
     """
-    checks.array("q", q, ndim=3)
-    N, H, D = q.shape
-    checks.integer("D, the last axis of q,", D, at_least=1, at_most=MAX_HEAD_DIM)
+    checks.choice("step", step, [each.name for each in LADDER.steps])
+    S, H, D = check_queries(q)
     same = {"dtype": storage_dtype(q), "like": q}
-    checks.array("k_cache", k_cache, shape=(None, None, None, D), **same)
-    checks.array("v_cache", v_cache, shape=k_cache.shape, **same)
-    _, block_size, G, _ = k_cache.shape
-    checks.integer("H, the second axis of q, modulo G", H % G if G else H, at_most=0)
-    integers = {"dtype": "int32", "like": q}
-    checks.array("context_lens", context_lens, ndim=1, **integers)
-    B = len(context_lens)
-    checks.array("query_starts", query_starts, shape=(B + 1,), **integers)
-    checks.array("block_tables", block_tables, shape=(B, None), **integers)
-    scale = checks.number("scale", scale, finite=True)
-    window = _NO_WINDOW if window is None else checks.integer("window", window, at_least=1)
+    checks.array("k", k, shape=(None, None, D), **same)
+    check_groups("k", k.shape[1], H)
+    checks.array("v", v, shape=k.shape, **same)
+    if (T := len(k)) < S:
+        raise KernelArgumentError(
+            f"There are {S} queries and {T} keys.", "Each query needs the key of its own position."
+        )
+    scale, window = check_scale_and_window(scale, window)
     if out is None:
         out = empty_like(q)
     checks.array("out", out, shape=q.shape, **same)
-    if q.size == 0 or B == 0:
-        return out
-    config = config or config_for(D)
-    packets = D % 8 == 0 and all(map(ptx.is_aligned16, (q, k_cache, v_cache)))
-    args = (
-        *(array.reshape(-1, D) for array in (q, k_cache, v_cache)),
-        block_tables,
-        query_starts,
-        context_lens,
-        np.int32(H // G),
-        np.int32(block_size),
-        np.float32(scale * _LOG2_E),
-        np.int32(min(window, _NO_WINDOW)),
-        out.reshape(-1, D),
-    )
-    kernel = register_tile_kernel(D, config, packets)
-    grid = (most_tiles(N, B, H // G, config.rows), G)
-    launch_all([Launch(kernel, grid, (THREADS,), args, shared_bytes(D, config))], stream)
+    if q.size > 0:
+        launch_all(LADDER.step(step).plan(q, k, v, scale, window, out), stream)
     return out
+
+
+# -- Steps ----------------------------------------------------------------------------------------
+
+
+def _plan_naive(
+    q: Any, k: Any, v: Any, scale: float, window: int | None, out: Any
+) -> tuple[Launch, ...]:
+    S, H, D = q.shape
+    T = len(k)
+    scores = empty((H, S, T), np.float32, like=q)
+    rows = scores.reshape(H * S, T)
+    no_mask = empty((0, T), np.bool_, like=q)
+    window = kernel_window(window)
+    grid = (math.ceil(T / _SOFTMAX_THREADS), S, H)
+    args = (q, k, np.float32(scale), window, scores)
+    return (
+        Launch(attention_scores, grid, (_SOFTMAX_THREADS,), args),
+        Launch(
+            softmax_block, (H * S,), (_SOFTMAX_THREADS,), (rows, no_mask, kernel_scale(1), rows)
+        ),
+        Launch(attention_values, (S, H), (D,), (scores, v, window, out)),
+    )
+
+
+def _plan_online(
+    q: Any, k: Any, v: Any, scale: float, window: int | None, out: Any
+) -> tuple[Launch, ...]:
+    grid = (math.ceil(q.shape[0] / WARPS), q.shape[1])
+    args = (q, k, v, kernel_scale(scale), kernel_window(window), out)
+    return (Launch(attention_online, grid, (WARP, WARPS), args),)
+
+
+def _tiled(pitch_of: Any) -> Any:
+    def plan(
+        q: Any, k: Any, v: Any, scale: float, window: int | None, out: Any
+    ) -> tuple[Launch, ...]:
+        (S, H, D), G = q.shape, k.shape[1]
+        pitch = pitch_of(D)
+        grid = (math.ceil(S * H // G / TILE), G)
+        args = (q, k, v, kernel_scale(scale), kernel_window(window), np.int32(pitch), out)
+        return (Launch(attention_tile, grid, (WARP, WARPS), args, tile_bytes(pitch)),)
+
+    return plan
+
+
+def _plan_register_tile(
+    q: Any, k: Any, v: Any, scale: float, window: int | None, out: Any
+) -> tuple[Launch, ...]:
+    tables = empty((1, 0), np.int32, like=q)
+    starts, lengths = empty((0,), np.int32, like=q), empty((1,), np.int32, like=q)
+    return plan_paged(q, k[None], v[None], tables, starts, lengths, scale, window, out, paged=False)
+
+
+def _plan_paged(
+    q: Any, k: Any, v: Any, scale: float, window: int | None, out: Any
+) -> tuple[Launch, ...]:
+    """Describe the sequence as a batch of one, on the device, and run what the engine runs."""
+    T, G, D = k.shape
+    page = math.gcd(T, _PAGE)
+    tables = empty((1, T // page), np.int32, like=q)
+    starts, lengths = empty((2,), np.int32, like=q), empty((1,), np.int32, like=q)
+    caches = (each.reshape(-1, page, G, D) for each in (k, v))
+    grid = (math.ceil(T // page / _SOFTMAX_THREADS),)
+    args = (tables, starts, lengths, np.int32(len(q)), np.int32(T))
+    return (
+        Launch(describe_whole, grid, (_SOFTMAX_THREADS,), args),
+        *plan_paged(q, *caches, tables, starts, lengths, scale, window, out),
+    )
+
+
+# -- The ladder -----------------------------------------------------------------------------------
+
+
+def _operands(shape: tuple[int, ...], dtype: np.dtype, seed: int) -> Operands:
+    D, G, R, S, T = shape
+    rng = np.random.default_rng(seed)
+    q, k, v = (
+        rng.standard_normal(each).astype(dtype) for each in ((S, G * R, D), (T, G, D), (T, G, D))
+    )
+    return {
+        "q": q,
+        "k": k,
+        "v": v,
+        "scale": 1 / math.sqrt(D),
+        "window": None,
+        "out": np.full_like(q, np.nan),
+    }
+
+
+def _expect(
+    q: np.ndarray, k: np.ndarray, v: np.ndarray, scale: float, window: int | None, out: np.ndarray
+) -> dict[str, np.ndarray]:
+    exact = (array.astype(np.float64) for array in (q, k, v))
+    return {"out": reference.causal_attention(*exact, scale, window)}
+
+
+def _fewest_bytes(shape: tuple[int, ...], itemsize: int) -> int:
+    D, G, R, S, T = shape
+    return (2 * S * G * R + 2 * T * G) * D * itemsize
+
+
+def _flops(shape: tuple[int, ...]) -> int:
+    D, G, R, S, T = shape
+    return 4 * D * G * R * (S * T - S * (S - 1) // 2)
+
+
+_EXAMPLE = (32, 2, 2, 32, 64)
+
+
+def _engine_kernels(paged: bool) -> tuple[Any, ...]:
+    """Return the kernels of the last steps for the example: whole packets, and elements."""
+    D = _EXAMPLE[0]
+    return (
+        register_tile_kernel(D, config_for(D), True, paged),
+        register_tile_kernel(ELEMENT_COLUMNS, config_for(ELEMENT_COLUMNS), False, paged),
+    )
+
+
+LADDER = Ladder(
+    name="attention",
+    steps=(
+        Step(
+            "naive",
+            "Three kernels, as the formula reads: all scores go through memory.",
+            _plan_naive,
+            (attention_scores, softmax_block, attention_values),
+        ),
+        Step(
+            "online",
+            "A warp a query, 32 keys at a time by the online rule: no score in memory.",
+            _plan_online,
+            (attention_online,),
+        ),
+        Step(
+            "tile",
+            "Keys and values in shared memory, for 32 rows: loaded once where it was 32 times.",
+            _tiled(lambda D: D),
+            (attention_tile,),
+        ),
+        Step(
+            "padded",
+            "Rows of an odd number of words: the keys of a warp lie in different banks.",
+            _tiled(lambda D: D | 1),
+            (attention_tile,),
+        ),
+        Step(
+            "register_tile",
+            "32 scores and 64 outputs a thread, 16 bytes a load, the next tile on its way.",
+            _plan_register_tile,
+            _engine_kernels(paged=False),
+            (8, 0),
+        ),
+        Step(
+            "paged",
+            "Keys and values in blocks anywhere, many sequences at once: what the engine runs.",
+            _plan_paged,
+            (describe_whole, *_engine_kernels(paged=True)),
+            (8, 0),
+        ),
+    ),
+    operands=_operands,
+    expect=_expect,
+    dtypes=("float32", "float16", "bfloat16"),
+    example=_EXAMPLE,
+    axes="D G R S T",
+    ceiling="compute",
+    fewest_bytes=_fewest_bytes,
+    flops=_flops,
+)

@@ -53,10 +53,56 @@ def sequence_of_tile(query_starts, tile, group, rows):
 
 
 @cuda.jit(device=True)
-def slot_of(block_tables, sequence, position, block_size):
+def place_of_paged(query_starts, context_lens, tile, group, rows, queries, keys):
+    """Find out what a tile of a batch of sequences is about.
+
+    Returns
+    -------
+    sequence : int
+    start : int
+        The sequence's first row of q.
+    count : int
+        Its queries.
+    past : int
+        The position of the first of them.
+    first : int
+        The tile's first pair of a query and a head; beyond ``count * group`` if it has none.
+    """
+    sequence = sequence_of_tile(query_starts, tile, group, rows)
+    start = query_starts[sequence]
+    count = query_starts[sequence + 1] - start
+    first = (tile - first_tile_of(query_starts, sequence, group, rows)) * rows
+    return sequence, start, count, context_lens[sequence] - count, first
+
+
+@cuda.jit(device=True)
+def place_of_whole(query_starts, context_lens, tile, group, rows, queries, keys):
+    """Return what :func:`place_of_paged` does for one sequence of contiguous keys and values."""
+    return 0, 0, queries, keys - queries, tile * rows
+
+
+@cuda.jit(device=True)
+def slot_of_paged(block_tables, sequence, position, block_size):
     """Return the row of the cache, seen as [num_blocks * block_size, G, D], of a position."""
     column, row = divided(position, block_size)
     return block_tables[sequence, column] * block_size + row
+
+
+@cuda.jit(device=True)
+def slot_of_whole(block_tables, sequence, position, block_size):
+    """Return the row of a position where all lie in order."""
+    return position
+
+
+@cuda.jit
+def describe_whole(block_tables, query_starts, context_lens, queries, keys):
+    """Describe one contiguous sequence as a batch of one whose blocks lie in order."""
+    column = cuda.grid(1)
+    if column < block_tables.shape[1]:
+        block_tables[0, column] = column
+    if column == 0:
+        query_starts[0], query_starts[1] = 0, queries
+        context_lens[0] = keys
 
 
 def most_tiles(tokens: int, sequences: int, group: int, rows: int) -> int:

@@ -44,16 +44,29 @@ from numba import cuda, float32, int32, uint32
 from numba.cuda import libdevice
 
 from llm_numba.kernels import ptx
-from llm_numba.kernels.attention_places import divided, first_tile_of, sequence_of_tile, slot_of
+from llm_numba.kernels.attention_places import (
+    divided,
+    place_of_paged,
+    place_of_whole,
+    slot_of_paged,
+    slot_of_whole,
+)
+from llm_numba.kernels.attention_staging import (
+    QUAD,
+    THREADS,
+    fetch_nothing,
+    fetch_packets,
+    name_keys,
+    name_queries,
+    put_elements,
+    put_packets,
+)
 from llm_numba.kernels.reduce import FULL_WARP
 from llm_numba.kernels.rows import MINUS_INFINITY
 from llm_numba.kernels.softmax_logits import inverse_or_one, reference_point
 
 ACROSS = 16
-DOWN = 8
-THREADS = ACROSS * DOWN
-QUAD = 4  # float32 in 16 bytes
-NOTHING = (uint32(0), uint32(0), uint32(0), uint32(0))
+DOWN = THREADS // ACROSS
 
 
 class Config(NamedTuple):
@@ -100,61 +113,6 @@ def config_for(head_dim: int) -> Config:
     That is at most 99 KiB, which any GPU since sm_80 gives to a block.
     """
     return next(each for each in CONFIGS if shared_bytes(head_dim, each) <= MOST_SHARED_BYTES)
-
-
-@cuda.jit(device=True)
-def fetch_packets(array, head_dim, sources, rows, held):
-    """Load a thread's share of some rows of a matrix, as it is; zeros for no row (-1).
-
-    Eight threads a row, and a packet of it each at a time. All loads are under way at once, and
-    nothing waits for them before :func:`put_packets`.
-    """
-    width = ptx.items16(array)
-    turns = (head_dim + 8 * width - 1) // (8 * width)
-    for k in range(rows * 8 // THREADS):
-        source = sources[(cuda.threadIdx.x >> 3) + k * (THREADS // 8)]
-        for m in range(turns):
-            column = ((cuda.threadIdx.x & 7) + m * 8) * width
-            raw = NOTHING
-            if source >= 0 and column < head_dim:
-                raw = ptx.load_raw16(array, source * head_dim + column)
-            n = k * turns + m
-            held[n, 0], held[n, 1], held[n, 2], held[n, 3] = raw
-
-
-@cuda.jit(device=True)
-def put_packets(tile, at, pitch, array, head_dim, sources, rows, held):
-    """Widen what :func:`fetch_packets` holds, and store it in shared memory."""
-    width = ptx.items16(array)
-    turns = (head_dim + 8 * width - 1) // (8 * width)
-    for k in range(rows * 8 // THREADS):
-        row = at + ((cuda.threadIdx.x >> 3) + k * (THREADS // 8)) * pitch
-        for m in range(turns):
-            column = ((cuda.threadIdx.x & 7) + m * 8) * width
-            if column < head_dim:
-                n = k * turns + m
-                raw = held[n, 0], held[n, 1], held[n, 2], held[n, 3]
-                values = ptx.widen_raw16(array, raw)
-                for e in range(0, width, QUAD):
-                    quad = values[e], values[e + 1], values[e + 2], values[e + 3]
-                    ptx.store16(tile, row + column + e, quad)
-
-
-@cuda.jit(device=True)
-def fetch_nothing(array, head_dim, sources, rows, held):
-    """Leave all to :func:`put_elements`."""
-
-
-@cuda.jit(device=True)
-def put_elements(tile, at, pitch, array, head_dim, sources, rows, held):
-    """Bring rows of any length, that may begin anywhere, into shared memory."""
-    columns = (head_dim + QUAD - 1) // QUAD * QUAD
-    for i in range(cuda.threadIdx.x, rows * columns, THREADS):
-        row, column = i // columns, i % columns
-        value = float32(0)
-        if sources[row] >= 0 and column < head_dim:
-            value = ptx.to_float(array[sources[row], column])
-        tile[at + row * pitch + column] = value
 
 
 @cuda.jit(device=True)
@@ -271,30 +229,6 @@ def sum_of_row(value):
 
 
 @cuda.jit(device=True)
-def name_queries(sources, positions, rows, start, past, first, last, kv_heads, head, group):
-    """Write down which row of q each row of the tile is, and its position; -1 beyond the last."""
-    for row in range(cuda.threadIdx.x, rows, THREADS):
-        token, member = divided(first + row, group)
-        source = ((start + token) * kv_heads + head) * group + member
-        sources[row] = source if first + row <= last else -1
-        positions[row] = past + token if first + row <= last else -1
-
-
-@cuda.jit(device=True)
-def name_keys(
-    sources, keys, first_key, lowest, newest, block_tables, sequence, block_size, kv_heads, head
-):  # fmt: skip
-    """Write down which row of the caches each key of the tile is; -1 if no query sees it."""
-    for key in range(cuda.threadIdx.x, keys, THREADS):
-        position = first_key + key
-        source = -1
-        if lowest <= position and position <= newest:
-            slot = slot_of(block_tables, sequence, position, block_size)
-            source = slot * kv_heads + head
-        sources[key] = source
-
-
-@cuda.jit(device=True)
 def store_outputs(out, total, sums, sources, x, y):
     """Divide each output by its row's sum, and round it."""
     for i in range(total.shape[0]):
@@ -308,7 +242,9 @@ def store_outputs(out, total, sums, sources, x, y):
 
 
 @functools.cache
-def register_tile_kernel(head_dim: int, config: Config, packets: bool) -> Any:
+def register_tile_kernel(
+    head_dim: int, config: Config, packets: bool = True, paged: bool = True
+) -> Any:
     """Make the kernel for a head dim and tiles.
 
     Parameters
@@ -318,6 +254,8 @@ def register_tile_kernel(head_dim: int, config: Config, packets: bool) -> Any:
     config : Config
     packets : bool
         Whether rows are made of whole packets of 16 bytes, on 16-byte boundaries.
+    paged : bool
+        Whether there is a batch of sequences whose keys lie in blocks; else one, contiguous.
 
     Returns
     -------
@@ -331,6 +269,8 @@ def register_tile_kernel(head_dim: int, config: Config, packets: bool) -> Any:
     QUERIES, SCORES = ROWS // DOWN, KEYS // ACROSS
     QUADS = -(-head_dim // (ACROSS * QUAD))
     HELD = max(ROWS, KEYS) * 8 // THREADS * -(-head_dim // (8 * QUAD))
+    place_of = place_of_paged if paged else place_of_whole
+    slot_of = slot_of_paged if paged else slot_of_whole
     fetch = fetch_packets if packets else fetch_nothing
     put = put_packets if packets else put_elements
 
@@ -357,13 +297,13 @@ def register_tile_kernel(head_dim: int, config: Config, packets: bool) -> Any:
         x, y = (cuda.threadIdx.x & 31) >> 1, (cuda.threadIdx.x >> 5) * 2 + (cuda.threadIdx.x & 1)
 
         number = cuda.gridDim.x - 1 - cuda.blockIdx.x  # those with the most keys begin first
-        sequence = sequence_of_tile(query_starts, number, group, ROWS)
-        start, stop = query_starts[sequence], query_starts[sequence + 1]
-        first = (number - first_tile_of(query_starts, sequence, group, ROWS)) * ROWS
-        last = min(first + ROWS, (stop - start) * group) - 1
+        sequence, start, count, past, first = place_of(
+            query_starts, context_lens, number, group, ROWS, q.shape[0] // (kv_heads * group),
+            k_cache.shape[0] // kv_heads,
+        )  # fmt: skip
+        last = min(first + ROWS, count * group) - 1
         if last < first:
             return
-        past = context_lens[sequence] - (stop - start)
         oldest = past + divided(first, group)[0]
         newest = past + divided(last, group)[0]
         lowest = max(0, oldest - window + 1)
@@ -372,8 +312,8 @@ def register_tile_kernel(head_dim: int, config: Config, packets: bool) -> Any:
         clear(tops, sums, total)
         first_key, turn = lowest // KEYS * KEYS, 0
         name_keys(
-            slots[turn], KEYS, first_key, lowest, newest, block_tables, sequence, block_size,
-            kv_heads, head,
+            slot_of, slots[turn], KEYS, first_key, lowest, newest, block_tables, sequence,
+            block_size, kv_heads, head,
         )  # fmt: skip
         cuda.syncthreads()
         fetch(q, head_dim, queries, ROWS, held)
@@ -385,8 +325,8 @@ def register_tile_kernel(head_dim: int, config: Config, packets: bool) -> Any:
             cuda.syncthreads()
             fetch(v_cache, head_dim, slots[turn], KEYS, held)
             name_keys(
-                slots[1 - turn], KEYS, first_key + KEYS, lowest, newest, block_tables, sequence,
-                block_size, kv_heads, head,
+                slot_of, slots[1 - turn], KEYS, first_key + KEYS, lowest, newest, block_tables,
+                sequence, block_size, kv_heads, head,
             )  # fmt: skip
             set_scores(tile, y * QUAD * PITCH, KV_TILE + x * PITCH, PITCH, COLUMNS, scores, part)
             all_seen = first_key + KEYS - 1 <= oldest and first_key > newest - window
