@@ -124,8 +124,8 @@ def least_key(logits, found, keys, row, weigher, low, high, enough, by_count, pa
 
 @cuda.jit(device=True)
 def least_kept_key(logits, found, keys, row, weigher, cut, top_p, partial):
-    """Find the least key that top-k, then top-p, let pass in a row."""
-    least, total = int64(_LEAST_KEY), cut[TOTAL]
+    """Find the least key that top-k, then top-p, let pass in a row; and the largest in doubt."""
+    least, high, total = int64(_LEAST_KEY), int64(_LEAST_KEY), cut[TOTAL]
     if cut[K_BIN] != NO_BIN:
         low, high = keys_of_bins(logits, found, keys, row, weigher, cut[K_BIN], cut[K_BIN], partial)
         least = least_key(logits, found, keys, row, weigher, low, high, cut[K_REST], True, partial)
@@ -141,7 +141,7 @@ def least_kept_key(logits, found, keys, row, weigher, cut, top_p, partial):
         enough = mass_to_reach(total, top_p) - cut[P_MASS]
         found_p = least_key(logits, found, keys, row, weigher, low, high, enough, False, partial)
         least = max(least, found_p)
-    return least
+    return least, high
 
 
 def draws(load):
@@ -180,13 +180,13 @@ def draws(load):
         maximum, scale = value_of(key_of_ranked(rank)), octaves_per_logit(temperature[row])
         bins_an_octave = float32(1 << bin_bits((bottom - maximum) * scale))
         weigher = maximum, scale, lowest_kept(min_p[row]), bins_an_octave
-        least = least_kept_key(logits, found, keys, row, weigher, cuts[row], top_p[row], partial)
+        least, high = least_kept_key(
+            logits, found, keys, row, weigher, cuts[row], top_p[row], partial
+        )
         parts = found.shape[1]
         for part in range(t // WARP, parts, DRAW_THREADS // WARP):
             mass = sum_over_warp(
-                part_between(
-                    logits, found, keys, row, weigher, part, least - 1, int64(NAN_KEY), False
-                )
+                part_between(logits, found, keys, row, weigher, part, least - 1, high, False)
             )
             if t % WARP == 0:
                 masses[part] = sure[row, part] + mass

@@ -148,9 +148,8 @@ def row_cuts(temperature, top_k, top_p, best, least, counts, masses, cuts):
     count_before, before = sum_before(count, partial), sum_before(mass, partial)
     total = sum_over_block(mass, partial)
     if b < RECORD:
-        record[b] = NO_BIN
+        record[b] = total if b == K_MASS else NO_BIN
     if b == 0:
-        record[K_MASS] = total
         k_upto[0] = total
     cuda.syncthreads()
     k = int64(top_k[row])
