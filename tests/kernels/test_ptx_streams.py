@@ -107,6 +107,27 @@ def test_powers_of_2_at_the_ends_of_the_range(device):
 
 
 @cuda.jit
+def reciprocals(x, out):
+    i = cuda.grid(1)
+    if i < x.size:
+        out[i] = ptx.reciprocal(x[i])
+
+
+def test_reciprocals_are_within_the_error_that_is_stated(device):
+    x = np.concatenate([np.linspace(1, 4, 10_000), np.logspace(-37, 37, 5_000)]).astype(np.float32)
+    x = np.concatenate([x, -x])
+    _, out = run(reciprocals, x.size, device, x, np.zeros_like(x))
+    exact = 1 / x.astype(np.float64)
+    assert (np.abs(out - exact) <= np.spacing(np.abs(exact).astype(np.float32))).all()
+
+
+def test_reciprocals_at_the_ends_of_the_range(device):
+    x = np.array([0, -0.0, 1e-40, -1e-40, 2e38, np.inf, -np.inf, np.nan], np.float32)
+    _, out = run(reciprocals, x.size, device, x, np.zeros_like(x))
+    np.testing.assert_array_equal(out, [np.inf, -np.inf, np.inf, -np.inf, 0, 0, -0.0, np.nan])
+
+
+@cuda.jit
 def stream_what_another_thread_writes(x, out):
     i = cuda.threadIdx.x * 4
     x[(i + 4) % x.size] = float32(1)
@@ -141,6 +162,7 @@ RAW = types.UniTuple(types.uint32, 4)
         (ptx.widen_raw16, [FLOATS, types.UniTuple(types.int64, 4)], "takes 4 uint32"),
         (ptx.zeros16, [types.int32[::1]], "zeros16 makes floats"),
         (ptx.exp2, [types.float64], "exp2 takes a float32, not float64; wrap it"),
+        (ptx.reciprocal, [types.int64], "reciprocal takes a float32, not int64; wrap it"),
     ],
     ids=lambda value: getattr(value, "__name__", ""),
 )
@@ -183,9 +205,13 @@ def test_raw_words_are_moved_and_not_converted(kind):
 
 @pytest.mark.ptx
 @pytest.mark.usefixtures("_compiler")
-def test_a_power_of_2_is_one_instruction():
-    text = compile_to_ptx(powers, (FLOATS, FLOATS), (7, 5))
-    assert text.count("ex2.approx.ftz.f32") == 1
+@pytest.mark.parametrize(
+    ("kernel", "instruction"),
+    [(powers, "ex2.approx.ftz.f32"), (reciprocals, "rcp.approx.ftz.f32")],
+)
+def test_what_is_approximate_is_one_instruction(kernel, instruction):
+    text = compile_to_ptx(kernel, (FLOATS, FLOATS), (7, 5))
+    assert text.count(instruction) == 1
     assert "mul.f32" not in text
 
 
@@ -206,17 +232,12 @@ def round_one(x, out):
 def test_bfloat16_is_rounded_by_one_instruction_where_the_gpu_has_it():
     arguments = (FLOATS, types.uint16[::1])
     # In this order: what was compiled for an old GPU must not be kept for a new one.
-    for capability, pairs, singles in (
-        ((7, 5), 0, 0),
-        ((8, 0), 4, 1),
-        ((10, 0), 4, 1),
-        ((7, 5), 0, 0),
-    ):
+    for capability, count in (((7, 5), 0), ((8, 0), 1), ((10, 0), 1), ((7, 5), 0)):
         text = compile_to_ptx(round_pairs, arguments, capability)
-        assert text.count("cvt.rn.bf16x2.f32") == pairs
+        assert text.count("cvt.rn.bf16x2.f32") == 4 * count
         assemble(text, capability)
         text = compile_to_ptx(round_one, arguments, capability)
-        assert text.count("cvt.rn.bf16.f32") == singles
+        assert text.count("cvt.rn.bf16.f32") == count
         assert "nvvm_reflect" not in text
         assemble(text, capability)
 

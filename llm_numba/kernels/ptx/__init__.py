@@ -7,10 +7,11 @@ the instruction does, in NumPy, for the simulator.
 =========================================  ==================================================
 :mod:`~llm_numba.kernels.ptx.elements`     float32, float16 and bfloat16: widen and round
 :mod:`~llm_numba.kernels.ptx.vectors`      16 bytes at once: load and store
+:mod:`~llm_numba.kernels.ptx.quads`        four numbers at once, of any storage format
 :mod:`~llm_numba.kernels.ptx.streams`      the same with hints to the caches, or as raw words
 :mod:`~llm_numba.kernels.ptx.copies`       16 bytes into shared memory while the thread goes on
 :mod:`~llm_numba.kernels.ptx.flags`        words with which blocks hand work to each other
-:mod:`~llm_numba.kernels.ptx.special`      powers of 2, approximately
+:mod:`~llm_numba.kernels.ptx.special`      powers of 2 and reciprocals, approximately
 :mod:`~llm_numba.kernels.ptx.warps`        two numbers combined; a warp's integers reduced
 =========================================  ==================================================
 
@@ -26,7 +27,8 @@ from llm_numba.kernels.ptx.copies import (
 )
 from llm_numba.kernels.ptx.elements import from_float, to_float, widen
 from llm_numba.kernels.ptx.flags import load_acquire, store_release
-from llm_numba.kernels.ptx.special import exp2
+from llm_numba.kernels.ptx.quads import load_quad
+from llm_numba.kernels.ptx.special import exp2, reciprocal
 from llm_numba.kernels.ptx.streams import (
     load16_stream,
     load_raw16,
@@ -65,8 +67,10 @@ __all__ = [
     "load16",
     "load16_stream",
     "load_acquire",
+    "load_quad",
     "load_raw16",
     "maximum",
+    "reciprocal",
     "redux_add_sync",
     "redux_max_sync",
     "redux_min_sync",
