@@ -19,6 +19,7 @@ from llm_numba.reference import (
     RopeScaling,
     causal_attention,
     philox_uniform,
+    rope_attention_factor,
     rope_frequencies,
     rope_tables,
     sample,
@@ -49,6 +50,7 @@ __all__ = [
     "rms_norm",
     "rope",
     "rope_and_write_kv",
+    "rope_attention_factor",
     "rope_frequencies",
     "rope_tables",
     "sample",
@@ -64,7 +66,10 @@ __all__ = [
 
 
 def _twins(on_host: Callable[..., Any], module: str) -> Callable[..., Any]:
-    """Join a function of the reference and its twin of that name in a module of the kernels."""
+    """Join a function of the reference and its twin of that name in a module of the kernels.
+
+    ``operation.on_device()`` is the latter, for those who want to look at it.
+    """
     name = on_host.__name__
 
     @functools.cache
@@ -76,6 +81,7 @@ def _twins(on_host: Callable[..., Any], module: str) -> Callable[..., Any]:
         twin = on_device() if is_device_array(first) else on_host
         return twin(first, *args, **kwargs)
 
+    operation.on_device = on_device
     return operation
 
 
