@@ -53,7 +53,8 @@ class LLM:
     max_num_batched_tokens : int
         Prompt tokens a step.
     max_model_len : int, optional
-        The longest sequence in tokens, at most (and by default) the model's own limit.
+        The longest sequence in tokens, by default what the configuration declares. RoPE that
+        stretches ("dynamic", "yarn") may be asked for more, up to its factor.
     progress : callable(name, done_bytes, total_bytes), optional
         Called for each tensor while weights are read.
 
@@ -103,8 +104,8 @@ class LLM:
         has_tokenizer = (self.model_dir / "tokenizer.json").exists()
         self._tokenizer = Tokenizer(self.model_dir) if has_tokenizer else None
 
-        longest = self.config.max_position_embeddings
-        self.max_model_len = max_model_len or longest
+        longest = self.config.longest_context
+        self.max_model_len = max_model_len or self.config.max_position_embeddings
         if self.max_model_len > longest:
             raise EngineError(
                 f"max_model_len={max_model_len} is more than the {longest} positions the model "

@@ -18,7 +18,7 @@ class ModelConfig:
     num_layers, num_heads, num_kv_heads, head_dim : int
         L, H, G, D.
     max_position_embeddings : int
-        The longest context, in tokens.
+        The longest context, in tokens; of RoPE that stretches, what is taken without asking.
     norm_eps : float
     activation : {"silu", "gelu", "gelu_tanh"}
     tie_word_embeddings : bool
@@ -61,3 +61,11 @@ class ModelConfig:
     dtype: str
     bos_token_id: int | None
     eos_token_ids: tuple[int, ...]
+
+    @property
+    def longest_context(self) -> int:
+        """The longest context that may be asked for: RoPE may stretch beyond the declared one."""
+        scaling, declared = self.rope_scaling, self.max_position_embeddings
+        if scaling.kind not in ("dynamic", "yarn"):
+            return declared
+        return max(declared, int(scaling.factor * scaling.original_context))

@@ -12,6 +12,7 @@ from typing import Any
 
 from llm_numba.models.config import ModelConfig
 from llm_numba.models.fields import Fields, read_json
+from llm_numba.models.rope_fields import read_rope
 from llm_numba.ops import RopeScaling
 
 ACTIVATIONS = {
@@ -21,7 +22,6 @@ ACTIVATIONS = {
     "gelu_new": "gelu_tanh",
     "gelu_pytorch_tanh": "gelu_tanh",
 }
-ROPE_KINDS = ("default", "linear", "llama3")
 
 
 def load_config(directory: Path) -> ModelConfig:
@@ -171,7 +171,8 @@ def _decoder(
             f"'head_dim' is {head_dim}, but RoPE turns components in pairs",
             "Correct that value; it is hidden_size over num_attention_heads if left out.",
         )
-    theta, scaling = _rope(fields)
+    num_positions = fields.size("max_position_embeddings", default_positions)
+    theta, scaling = read_rope(fields, head_dim, num_positions)
     activation = _activation(fields, fields.get("hidden_act", str, "silu"))
     if activation != "silu":
         raise fields.fail(
@@ -187,7 +188,7 @@ def _decoder(
         num_heads=num_heads,
         num_kv_heads=fields.size("num_key_value_heads", default_kv_heads),
         head_dim=head_dim,
-        max_position_embeddings=fields.size("max_position_embeddings", default_positions),
+        max_position_embeddings=num_positions,
         norm_eps=fields.positive("rms_norm_eps", 1e-6),
         activation=activation,
         tie_word_embeddings=fields.get("tie_word_embeddings", bool, False),
@@ -260,39 +261,6 @@ MODEL_TYPES = {
     "qwen3": "Qwen3ForCausalLM",
     "gpt2": "GPT2LMHeadModel",
 }
-
-
-def _rope(fields: Fields) -> tuple[float, RopeScaling]:
-    """Read rope_theta and the scaling, in either spelling."""
-    newer = fields.get("rope_parameters", dict, {})
-    rope = Fields({**fields.get("rope_scaling", dict, {}), **newer}, fields.source)
-    kind = rope.get("rope_type", str, rope.get("type", str, "default"))
-    if kind not in ROPE_KINDS or any(isinstance(value, dict) for value in newer.values()):
-        raise fields.fail(
-            f"RoPE variant {kind if kind not in ROPE_KINDS else 'per layer type'!r} is not "
-            "supported",
-            f"Supported are: {', '.join(ROPE_KINDS)}.",
-        )
-    theta = rope.positive("rope_theta", fields.positive("rope_theta", 10000.0))
-    part = rope.get("partial_rotary_factor", float, fields.get("partial_rotary_factor", float, 1.0))
-    if part != 1.0:
-        raise fields.fail(
-            f"'partial_rotary_factor' is {part}, but in this family RoPE turns whole heads",
-            "Remove that value if the model was trained without it.",
-        )
-    scaled, llama3 = kind != "default", kind == "llama3"
-    scaling = RopeScaling(
-        kind=kind,
-        factor=rope.positive("factor", 1.0, required=scaled),
-        low_freq_factor=rope.positive("low_freq_factor", 1.0, required=llama3),
-        high_freq_factor=rope.positive("high_freq_factor", 4.0, required=llama3),
-        original_context=rope.get("original_max_position_embeddings", int, 8192, required=llama3),
-    )
-    if llama3 and scaling.low_freq_factor >= scaling.high_freq_factor:
-        raise fields.fail(
-            "'low_freq_factor' is not below 'high_freq_factor'", "Correct those values."
-        )
-    return theta, scaling
 
 
 def _windows(

@@ -75,9 +75,13 @@ class LlamaModel(Decoder):
         self.final_norm = load("model.norm.weight")
         tied = config.tie_word_embeddings
         super().__init__(config, self.embed_tokens if tied else load("lm_head.weight"))
-        frequencies = ops.rope_frequencies(config.head_dim, config.rope_theta, config.rope_scaling)
+        scaling = config.rope_scaling
+        frequencies = ops.rope_frequencies(
+            config.head_dim, config.rope_theta, scaling, num_positions
+        )
         # Not in 16 bits, whatever the weights are: angles of far positions would blur.
-        tables = ops.rope_tables(frequencies, num_positions, self.logits_dtype)
+        factor = ops.rope_attention_factor(scaling)
+        tables = ops.rope_tables(frequencies, num_positions, self.logits_dtype, factor)
         self.cos, self.sin = map(load.place, tables)
 
     def forward(self, batch: ForwardBatch, kv_cache: PagedKVCache) -> Array:

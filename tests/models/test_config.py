@@ -166,6 +166,67 @@ def test_both_spellings_of_rope_and_dtype_mean_the_same(
     assert older.dtype == "bfloat16"
 
 
+YARN = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 512}
+LONGROPE = {"rope_type": "longrope", "short_factor": [1, 1.5], "long_factor": [2.0, 8.0]}
+
+
+@pytest.mark.parametrize(
+    ("keys", "scaling", "longest"),
+    [
+        (
+            {"rope_scaling": {"type": "dynamic", "factor": 3.0}},
+            RopeScaling("dynamic", 3.0, original_context=2048),
+            6144,
+        ),
+        (
+            {"rope_parameters": YARN},
+            RopeScaling("yarn", 4.0, original_context=512),
+            2048,
+        ),
+        (  # as the models that are to be stretched by hand say it
+            {"rope_scaling": {"type": "yarn", "factor": 4.0}},
+            RopeScaling("yarn", 4.0, original_context=2048),
+            8192,
+        ),
+        (
+            {
+                "rope_scaling": {
+                    **YARN, "beta_fast": 16, "beta_slow": None, "truncate": False,
+                    "attention_factor": 1.5, "mscale": 0.7, "mscale_all_dim": 1,
+                }
+            },
+            RopeScaling(
+                "yarn", 4.0, original_context=512, beta_fast=16.0, truncate=False,
+                attention_factor=1.5, mscale=0.7, mscale_all_dim=1.0,
+            ),
+            2048,
+        ),
+        (
+            {"original_max_position_embeddings": 512, "rope_scaling": LONGROPE},
+            RopeScaling(
+                "longrope", 4.0, original_context=512,
+                short_factors=(1.0, 1.5), long_factors=(2.0, 8.0),
+            ),
+            2048,
+        ),
+        (
+            {"rope_parameters": {**LONGROPE, "factor": 2.0, "attention_factor": 1.1}},
+            RopeScaling(
+                "longrope", 2.0, original_context=2048, attention_factor=1.1,
+                short_factors=(1.0, 1.5), long_factors=(2.0, 8.0),
+            ),
+            2048,
+        ),
+    ],
+    ids=["dynamic", "yarn", "yarn by hand", "yarn in full", "longrope", "longrope in full"],
+)  # fmt: skip
+def test_each_scaling_brings_what_it_needs(keys, scaling, longest):
+    config = parse_config(raw("Llama", head_dim=4, max_position_embeddings=2048, **keys))
+    assert config.rope_scaling == scaling
+    # What is asked for may be longer than what is taken without asking.
+    assert (config.max_position_embeddings, config.longest_context) == (2048, longest)
+
+
 def test_where_both_spellings_are_there_the_newer_counts():
     config = parse_config(
         raw(

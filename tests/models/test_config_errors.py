@@ -113,15 +113,15 @@ def test_an_unsupported_architecture_is_named():
 @pytest.mark.parametrize(
     "rope",
     [
-        {"rope_scaling": {"rope_type": "yarn", "factor": 4.0}},
-        {"rope_scaling": {"type": "yarn", "factor": 4.0}},
-        {"rope_parameters": {"rope_type": "yarn", "rope_theta": 1e4, "factor": 4.0}},
+        {"rope_scaling": {"rope_type": "mrope", "factor": 4.0}},
+        {"rope_scaling": {"type": "mrope", "factor": 4.0}},
+        {"rope_parameters": {"rope_type": "mrope", "rope_theta": 1e4, "factor": 4.0}},
     ],
 )
 def test_an_unsupported_rope_variant_lists_the_supported_ones(rope):
     error = refusal({**LLAMA, **rope})
-    assert "RoPE variant 'yarn' is not supported" in error.cause
-    assert error.remedy == "Supported are: default, linear, llama3."
+    assert "RoPE variant 'mrope' is not supported" in error.cause
+    assert error.remedy == "Supported are: default, linear, dynamic, llama3, yarn, longrope."
 
 
 def test_rope_per_layer_type_is_refused():
@@ -145,8 +145,18 @@ def test_a_missing_value_of_llama3_scaling_is_named(missing):
     assert f"'{missing}' is missing" in refusal({**LLAMA, "rope_scaling": scaling}).cause
 
 
-def test_linear_scaling_needs_its_factor():
-    assert "'factor' is missing" in refusal({**LLAMA, "rope_scaling": {"type": "linear"}}).cause
+@pytest.mark.parametrize("kind", ["linear", "dynamic", "yarn"])
+def test_a_scaling_needs_its_factor(kind):
+    assert "'factor' is missing" in refusal({**LLAMA, "rope_scaling": {"type": kind}}).cause
+
+
+def test_longrope_needs_a_factor_for_each_frequency():
+    scaling = {"rope_type": "longrope", "short_factor": [1.0] * 8, "long_factor": [2.0] * 7}
+    error = refusal({**LLAMA, "head_dim": 16, "rope_scaling": scaling})
+    assert "'long_factor' has 7 values for 8 frequencies" in error.cause
+    del scaling["short_factor"]
+    error = refusal({**LLAMA, "head_dim": 16, "rope_scaling": scaling})
+    assert "'short_factor' is missing" in error.cause
 
 
 @pytest.mark.parametrize(
@@ -250,6 +260,17 @@ def test_gpt2_whose_heads_do_not_divide_the_hidden_size_is_refused(heads):
         {"rope_theta": float("nan")},
         {"rope_theta": float("inf")},
         {"rope_scaling": {"type": "linear", "factor": 0}},
+        {"rope_scaling": {"type": "dynamic", "factor": -2.0}},
+        {"rope_scaling": {"type": "yarn", "factor": 4.0, "beta_fast": 1.0, "beta_slow": 1.0}},
+        {"rope_scaling": {"type": "yarn", "factor": 4.0, "attention_factor": 0.0}},
+        {
+            "head_dim": 4,
+            "rope_scaling": {"type": "longrope", "short_factor": [1, 1], "long_factor": [1, "2"]},
+        },
+        {
+            "head_dim": 4,
+            "rope_scaling": {"type": "longrope", "short_factor": [1, 0], "long_factor": [1, 2]},
+        },
         {"rms_norm_eps": float("nan")},
         {"rms_norm_eps": -1.0},
         {"architectures": ["MistralForCausalLM"], "sliding_window": 0, "num_key_value_heads": 2},
