@@ -20,7 +20,7 @@ For heads of which both parts are whole packets, twice. Others take the kernels 
 import functools
 from typing import Any
 
-from numba import cuda, float32, uint32
+from numba import cuda, float32, int32, uint32
 
 from llm_numba.kernels import ptx
 from llm_numba.kernels.layernorm_rows import inverse_deviation
@@ -114,16 +114,14 @@ def vectorised(held: int) -> Any:
 
 
 @cuda.jit(device=True)
-def _load_scales(weight, inverse, low, high, width, first, second):
-    """Find what the norm multiplies a pair with; 1 where there is no norm."""
-    for e in range(width):
-        first[e] = float32(1)
-        second[e] = float32(1)
+def _hold_weights(weight, low, high, first, second):
+    """Load the weights of a pair, as they are in memory; tell whether there is a norm."""
     if weight.size > 0:
-        a, b = ptx.load16(weight, low), ptx.load16(weight, high)
-        for e in range(width):
-            first[e] = inverse * a[e]
-            second[e] = inverse * b[e]
+        one, other = ptx.load_raw16(weight, low), ptx.load_raw16(weight, high)
+        for w in range(4):
+            first[w] = one[w]
+            second[w] = other[w]
+    return weight.size > 0
 
 
 @cuda.jit(device=True)
@@ -138,50 +136,56 @@ def _sum_of_lanes(value):
 
 @cuda.jit
 def rope_write_vectorised(
-    qkv, positions, cos, sin, q_norm, k_norm, eps, slot_mapping, heads, q, k_cache, v_cache
+    qkv, positions, cos, sin, q_norm, k_norm, eps, slot_mapping, heads, queries, k_cache, v_cache
 ):
     """Read q, k and v once, and leave each number where attention will look for it.
 
     A head lies in the registers of at most 32 neighbours in one warp, so the sum of its squares
-    is a few shuffles away. No thread may leave before them: who has no pair adds zeros.
+    is a few shuffles away. No thread may leave before them: who has no pair adds zeros. All that
+    is needed later is under way by then.
     """
-    first = cuda.local.array(_WIDEST, float32)
-    second = cuda.local.array(_WIDEST, float32)
+    first = cuda.local.array(4, uint32)
+    second = cuda.local.array(4, uint32)
     c = cuda.local.array(_WIDEST, float32)
     s = cuda.local.array(_WIDEST, float32)
-    row = cuda.blockIdx.x * cuda.blockDim.y + cuda.threadIdx.y
-    token, head = row // qkv.shape[1], row % qkv.shape[1]
+    token = cuda.blockIdx.x * cuda.blockDim.z + cuda.threadIdx.z
+    head = cuda.blockIdx.y * cuda.blockDim.y + cuda.threadIdx.y
     pair, length, width = cuda.threadIdx.x, qkv.shape[2], ptx.items16(qkv)
-    exists = token < qkv.shape[0] and 2 * width * pair < length
+    groups = (qkv.shape[1] - heads) // 2
+    exists = token < qkv.shape[0] and head < qkv.shape[1] and 2 * width * pair < length
     low, high = _offsets(pair, width, cos.shape[1], length)
     a, b = ptx.zeros16(qkv), ptx.zeros16(qkv)
+    normed = False
+    slot = int32(0)
     squares = float32(0)
     if exists:
-        a = ptx.load16(qkv, row * length + low)
-        b = ptx.load16(qkv, row * length + high)
+        begin = (token * qkv.shape[1] + head) * length
+        a, b = ptx.load16(qkv, begin + low), ptx.load16(qkv, begin + high)
+        if head < heads:
+            normed = _hold_weights(q_norm, low, high, first, second)
+        else:
+            slot = slot_mapping[token]
+            if head < heads + groups:
+                normed = _hold_weights(k_norm, low, high, first, second)
+        if head < heads + groups:
+            _load_turn(cos, sin, positions[token], pair, width, c, s)
         for e in range(width):
             squares += a[e] * a[e] + b[e] * b[e]
     inverse = inverse_deviation(_sum_of_lanes(squares), length, eps)
-    if not exists:
+    if not exists or slot < 0:
         return
-    groups = (qkv.shape[1] - heads) // 2
-    if head < heads:
-        _load_scales(q_norm, inverse, low, high, width, first, second)
-    elif head < heads + groups:
-        _load_scales(k_norm, inverse, low, high, width, first, second)
     if head < heads + groups:
-        _load_turn(cos, sin, positions[token], pair, width, c, s)
+        one, other = widened(qkv, first, 0), widened(qkv, second, 0)
         for e in range(width):
-            p, r = a[e] * first[e], b[e] * second[e]
-            a = ptx.with_item(a, e, p * c[e] - r * s[e])
-            b = ptx.with_item(b, e, r * c[e] + p * s[e])
+            p, q = a[e], b[e]
+            if normed:
+                p *= inverse * one[e]
+                q *= inverse * other[e]
+            a = ptx.with_item(a, e, p * c[e] - q * s[e])
+            b = ptx.with_item(b, e, q * c[e] + p * s[e])
     if head < heads:
-        _store_pair(q, (token * heads + head) * length, low, high, a, b)
-        return
-    slot = slot_mapping[token]
-    if slot >= 0:
-        begin = (slot * groups + (head - heads) % groups) * length
-        if head < heads + groups:
-            _store_pair(k_cache, begin, low, high, a, b)
-        else:
-            _store_pair(v_cache, begin, low, high, a, b)
+        _store_pair(queries, (token * heads + head) * length, low, high, a, b)
+    elif head < heads + groups:
+        _store_pair(k_cache, (slot * groups + head - heads) * length, low, high, a, b)
+    else:
+        _store_pair(v_cache, (slot * groups + head - heads - groups) * length, low, high, a, b)

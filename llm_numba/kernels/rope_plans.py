@@ -88,7 +88,7 @@ def plan_vectorised(
         return plan_naive(x, positions, cos, sin, out)
     config = config or rule(x.shape, storage_dtype(x))
     pairs = x.shape[2] // 2 // ptx.VECTOR[storage_dtype(x)]
-    grid, block = _cut(x.shape[0], x.shape[1], pairs, config)
+    grid, block = _cut(x.shape[0], math.ceil(x.shape[1] / config.held), pairs, config.threads)
     return (Launch(vectorised(config.held), grid, block, (x, positions, cos, sin, out)),)
 
 
@@ -101,13 +101,17 @@ def _is_made_of_pairs(cos: Any, x: Any, *others: Any) -> bool:
 
 
 def _cut(
-    tokens: int, heads: int, lanes: int, config: Config
+    tokens: int, heads: int, lanes: int, threads: int, whole: int = 1
 ) -> tuple[tuple[int, int], tuple[int, int, int]]:
-    """Return grid and block: pairs along x, heads along y, tokens along z."""
-    side_by_side = min(math.ceil(heads / config.held), max(1, config.threads // lanes))
-    together = min(_MAX_Z, max(1, config.threads // (lanes * side_by_side)))
-    across = math.ceil(heads / (side_by_side * config.held))
-    return (math.ceil(tokens / together), across), (lanes, side_by_side, together)
+    """Return grid and block: pairs along x, heads along y, tokens along z.
+
+    Heads are spread evenly over as few blocks as hold them, in multiples of `whole`.
+    """
+    blocks = math.ceil(heads * lanes / threads)
+    side_by_side = whole * math.ceil(heads / (blocks * whole))
+    together = min(_MAX_Z, max(1, threads // (lanes * side_by_side)))
+    grid = (math.ceil(tokens / together), math.ceil(heads / side_by_side))
+    return grid, (lanes, side_by_side, together)
 
 
 def plan_apart(
@@ -188,9 +192,9 @@ def plan_fused_vectorised(threads: int = _THREADS, **operands: Any) -> tuple[Lau
     pairs = heads.shape[2] // 2 // ptx.VECTOR[storage_dtype(heads)]
     # Neighbours that add up a head by halves are a power of two.
     lanes = 1 << (pairs - 1).bit_length()
-    together = threads // lanes
-    grid = (math.ceil(heads.shape[0] * heads.shape[1] / together),)
-    return (Launch(rope_write_vectorised, grid, (lanes, together), args),)
+    # Whole warps, so that no shuffle asks for a thread that is not there.
+    grid, block = _cut(*heads.shape[:2], lanes, threads, _WARP // lanes)
+    return (Launch(rope_write_vectorised, grid, block, args),)
 
 
 def _fused_args(
