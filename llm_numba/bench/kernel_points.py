@@ -1,4 +1,7 @@
-"""What ``llm-numba bench kernels`` runs: ladders, shapes, and the PyTorch that does the same."""
+"""What a measurement of a ladder is: a shape, a storage format, and the PyTorch that does the same.
+
+The measurements themselves stand in ``points.py`` and its neighbours.
+"""
 
 import math
 from collections.abc import Callable
@@ -7,12 +10,13 @@ from typing import Any
 
 import numpy as np
 
-from llm_numba import reference
-from llm_numba.kernels import basics, gemm, layernorm, reduce, softmax, transpose
 from llm_numba.kernels.ladder import Ladder, Operands
 
-# Takes the module torch and the operands as tensors, and returns the result.
+# Takes the module torch and the operands as tensors, and returns `out`, or outputs by name.
 Eager = Callable[[Any, dict[str, Any]], Any]
+
+_RANDOM_ROWS = 1024
+ABSENT = object()  # an operand of the ladder that a point does without
 
 
 @dataclass(frozen=True)
@@ -37,6 +41,8 @@ class Point:
     by_rows : tuple of str
         Operands of which some rows say all about those rows of the outputs: a float64 reference of
         the whole would take minutes. Empty where it is cheap.
+    make : callable or None
+        Makes the operands, in place of the ladder's own; see :func:`repeated`.
     eager : callable or None
         The same in PyTorch, as people write it.
     eager_code : str
@@ -54,6 +60,7 @@ class Point:
     expect: Callable[..., dict[str, np.ndarray]] | None = None
     bytes_of: Callable[[tuple[int, ...], int], int] | None = None
     by_rows: tuple[str, ...] = ()
+    make: Callable[..., Operands] | None = None
     eager: Eager | None = None
     eager_code: str = ""
     compiled: bool = False
@@ -71,7 +78,8 @@ class Point:
 
     def operands(self, seed: int = 0) -> Operands:
         """Make the operands, NumPy arrays and numbers."""
-        made = self.ladder.operands(self.shape, np.dtype(self.dtype), seed) | self.changes
+        make = self.make or self.ladder.operands
+        made = make(self.shape, np.dtype(self.dtype), seed) | self.changes
         return {name: value for name, value in made.items() if value is not ABSENT}
 
     def expected(self, operands: Operands, rows: np.ndarray) -> dict[str, np.ndarray]:
@@ -82,167 +90,29 @@ class Point:
         return (self.expect or self.ladder.expect)(**some)
 
 
-ABSENT = object()  # an operand of the ladder that this point does without
+def repeated(ladder: Ladder, names: tuple[str, ...], axis: int = 0) -> Callable[..., Operands]:
+    """Return what makes a ladder's operands out of some random rows that repeat.
 
-_ROWS = (16384, 8192)
-_SQUARE = (8192, 8192)
-_LINE = (1 << 26,)
+    Making random numbers for hundreds of megabytes takes longer than running the kernels.
 
+    Parameters
+    ----------
+    ladder : Ladder
+    names : tuple of str
+        Operands whose first axis is the one that is made shorter.
+    axis : int
+        Which of the shape's axes that is.
+    """
 
-def _exact(*arrays: np.ndarray) -> list[np.ndarray]:
-    return [array.astype(np.float64) for array in arrays]
+    def make(shape: tuple[int, ...], dtype: np.dtype, seed: int) -> Operands:
+        few = (*shape[:axis], min(shape[axis], _RANDOM_ROWS), *shape[axis + 1 :])
+        made = ladder.operands(few, dtype, seed)
+        longer = {
+            name: np.resize(made[name], (shape[axis], *made[name].shape[1:])) for name in names
+        }
+        return made | longer
 
-
-def _layer_norm(x, weight, bias, eps, out, activation):
-    return {"out": reference.layer_norm(*_exact(x, weight, bias), eps)}
-
-
-def _rms_norm(x, weight, eps, out, activation):
-    return {"out": reference.rms_norm(*_exact(x, weight), eps)}
-
-
-def _eager_layer_norm(torch: Any, o: dict[str, Any]) -> Any:
-    return torch.nn.functional.layer_norm(
-        o["x"], o["x"].shape[-1:], o["weight"], o["bias"], o["eps"]
-    )
-
-
-def _eager_rms_norm(torch: Any, o: dict[str, Any]) -> Any:
-    return torch.nn.functional.rms_norm(o["x"], o["x"].shape[-1:], o["weight"], o["eps"])
-
-
-def _eager_fused(norm: Eager, activation: str) -> Eager:
-    def run(torch: Any, o: dict[str, Any]) -> Any:
-        summed = o | {"x": o["x"] + o["residual"]}
-        return getattr(torch.nn.functional, activation)(norm(torch, summed))
-
-    return run
-
-
-def _norm(ladder: Ladder, norm: Eager, expect: Callable[..., Any], code: str) -> Point:
-    """Make the point of a norm alone, without what the ladder fuses to it."""
-    vectors = 2 if ladder is layernorm.LADDER else 1
-    return Point(
-        f"{ladder.name}/bfloat16",
-        ladder,
-        _ROWS,
-        "bfloat16",
-        ("naive", "warp", "vectorised"),
-        {"residual": ABSENT, "total": ABSENT, "activation": None},
-        expect,
-        bytes_of=lambda shape, itemsize: (2 * shape[0] + vectors) * shape[1] * itemsize,
-        by_rows=("x", "out"),
-        eager=norm,
-        eager_code=code,
-        compiled=True,
-    )
-
-
-def _fused_norm(ladder: Ladder, norm: Eager, activation: str, code: str) -> Point:
-    return Point(
-        f"{ladder.name}_fused/bfloat16",
-        ladder,
-        _ROWS,
-        "bfloat16",
-        by_rows=("x", "residual", "out", "total"),
-        eager=_eager_fused(norm, activation),
-        eager_code=code,
-        compiled=True,
-    )
-
-
-def _sum(dtype: str, **options: Any) -> Point:
-    return Point(f"row_sum/{dtype}", reduce.LADDER, _ROWS, dtype, by_rows=("x", "out"), **options)
-
-
-def _softmax(dtype: str) -> Point:
-    return Point(
-        f"softmax/{dtype}",
-        softmax.LADDER,
-        _ROWS,
-        dtype,
-        changes={"scale": 1.0},  # PyTorch's takes none
-        by_rows=("x", "out"),
-        eager=lambda torch, o: torch.softmax(o["x"], -1),
-        eager_code="torch.softmax(x, -1)",
-        compiled=True,
-    )
-
-
-def _transpose(dtype: str) -> Point:
-    return Point(
-        f"transpose/{dtype}",
-        transpose.LADDER,
-        _SQUARE,
-        dtype,
-        eager=lambda torch, o: o["x"].t().contiguous(),
-        eager_code="x.t().contiguous()",
-        compiled=True,
-    )
-
-
-POINTS = (
-    Point(
-        "saxpy/float32",
-        basics.LADDER,
-        _LINE,
-        "float32",
-        eager=lambda torch, o: torch.add(o["y"], o["x"], alpha=o["alpha"]),
-        eager_code="torch.add(y, x, alpha=alpha)",
-    ),
-    Point("histogram/int32", basics.HISTOGRAM_LADDER, (*_LINE, 256), "int32"),
-    _sum(
-        "float32",
-        steps=("tree", "warp", "block", "vectorised"),
-        eager=lambda torch, o: o["x"].sum(-1),
-        eager_code="x.sum(-1)",
-        compiled=True,
-    ),
-    _sum(
-        "bfloat16",
-        steps=("tree", "warp", "block", "vectorised"),
-        eager=lambda torch, o: o["x"].sum(-1, dtype=torch.float32),
-        eager_code="x.sum(-1, dtype=torch.float32)",
-    ),
-    _sum("int32"),
-    _transpose("float32"),
-    _transpose("bfloat16"),
-    _softmax("float32"),
-    _softmax("bfloat16"),
-    _norm(
-        layernorm.LADDER,
-        _eager_layer_norm,
-        _layer_norm,
-        "F.layer_norm(x, (N,), weight, bias, eps)",
-    ),
-    _fused_norm(
-        layernorm.LADDER,
-        _eager_layer_norm,
-        "gelu",
-        "F.gelu(F.layer_norm(x + residual, (N,), weight, bias, eps))",
-    ),
-    _norm(
-        layernorm.RMS_LADDER,
-        _eager_rms_norm,
-        _rms_norm,
-        "F.rms_norm(x, (N,), weight, eps)",
-    ),
-    _fused_norm(
-        layernorm.RMS_LADDER,
-        _eager_rms_norm,
-        "silu",
-        "F.silu(F.rms_norm(x + residual, (N,), weight, eps))",
-    ),
-    Point(
-        "gemm/float32",
-        gemm.LADDER,
-        (4096, 4096, 4096),
-        "float32",
-        by_rows=("x", "out"),
-        eager=lambda torch, o: torch.matmul(o["x"], o["weight"].t()),
-        eager_code="torch.matmul(x, weight.t()), TF32 off",
-    ),
-)
+    return make
 
 
 def relative_error(found: np.ndarray, expected: np.ndarray) -> float:

@@ -21,7 +21,8 @@ from llm_numba.bench.gpu_timing import (
     copy_bandwidth,
     read_bandwidth,
 )
-from llm_numba.bench.kernel_points import POINTS, Point, allowed_error, relative_error
+from llm_numba.bench.kernel_points import Point, allowed_error, relative_error
+from llm_numba.bench.points import POINTS
 from llm_numba.bench.record import Result
 from llm_numba.bench.timing import summarize
 from llm_numba.errors import LLMNumbaError
@@ -144,8 +145,7 @@ def measure_point(
     if torch is not None and point.eager is not None:
         tensors = [as_tensors(torch, operands) for operands in sets]
         for name, run in _peers(point, torch).items():
-            found = {"out": _from_torch(torch, run(tensors[0]))}
-            _check(point, PEERS[name], found, expected, rows)
+            _check(point, PEERS[name], _results_of(torch, run(tensors[0])), expected, rows)
             works = [lambda run=run, t=t: run(t) for t in tensors]
             peers[name] = timer.time(works, lambda works: capture_torch(torch, works))
             yield from _results(point, name, point.eager_code, peers[name], copy_rate, {})
@@ -296,6 +296,12 @@ def _as_tensor(torch: Any, value: Any) -> Any:
     if storage_dtype(value) == "bfloat16":  # which the exchange of arrays does not know
         return torch.from_dlpack(value.view(np.int16)).view(torch.bfloat16)
     return torch.from_dlpack(value)
+
+
+def _results_of(torch: Any, result: Any) -> dict[str, np.ndarray]:
+    """Copy what PyTorch computed to the host: one output, or several by name."""
+    outputs = result if isinstance(result, dict) else {"out": result}
+    return {name: _from_torch(torch, tensor) for name, tensor in outputs.items()}
 
 
 def _from_torch(torch: Any, tensor: Any) -> np.ndarray:

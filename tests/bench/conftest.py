@@ -7,6 +7,9 @@ from pathlib import Path
 
 import pytest
 
+# `small_points`, which two modules of tests share.
+sys.path.insert(0, str(Path(__file__).parent))
+
 
 @pytest.fixture
 def program(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str, str], Path]:

@@ -5,16 +5,17 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from small_points import small, small_point
 from typer.testing import CliRunner
 
-from llm_numba.bench import kernels
+from llm_numba.bench import kernel_points, kernels
 from llm_numba.bench.gpu_timing import GPUTimer
-from llm_numba.bench.kernel_points import POINTS, allowed_error, relative_error
+from llm_numba.bench.kernel_points import allowed_error, relative_error, repeated
+from llm_numba.bench.points import POINTS
 from llm_numba.cli.app import app
 from llm_numba.errors import LLMNumbaError
+from llm_numba.kernels import softmax
 from llm_numba.kernels.ladder import Step
-
-SMALL = {"M N": (5, 272), "N": (1000,), "N bins": (1000, 16), "M N K": (9, 17, 33)}
 
 
 class Ticks:
@@ -38,25 +39,20 @@ def _few_copies(monkeypatch):
     monkeypatch.setattr(kernels, "_ROTATED_BYTES", 0)
 
 
-def point(name):
-    (found,) = (point for point in POINTS if point.name == name)
-    return dataclasses.replace(found, shape=SMALL[found.ladder.axes])
-
-
 def measured(small, torch=None, copy_rate=1.0):
     timer = GPUTimer(repeats=5, warmup=1, events=Ticks(), clock=lambda: 0.0)
     results = kernels.measure_point(small, timer, copy_rate, torch, "sim")
     return {result.name: result for result in results}
 
 
-@pytest.mark.parametrize("small", POINTS, ids=lambda point: point.name)
-def test_the_reference_takes_the_operands_of_each_point(small):
-    small = point(small.name)
-    rows = np.array([0, 3])
-    operands = small.operands()
-    for name, expected in small.expected(operands, rows).items():
+@pytest.mark.parametrize("point", POINTS, ids=lambda point: point.name)
+def test_the_reference_takes_the_operands_of_each_point(point):
+    point = small(point)
+    rows = np.array([0, 2])
+    operands = point.operands()
+    for name, expected in point.expected(operands, rows).items():
         whole = operands[name]
-        assert expected.shape == (whole[rows] if name in small.by_rows else whole).shape
+        assert expected.shape == (whole[rows] if name in point.by_rows else whole).shape
         assert expected.dtype in (np.float64, np.int64, np.int32)
 
 
@@ -66,7 +62,7 @@ def test_the_reference_takes_the_operands_of_each_point(small):
      "softmax/bfloat16", "layer_norm/bfloat16", "rms_norm_fused/bfloat16"],
 )  # fmt: skip
 def test_every_step_is_checked_and_timed(name):
-    small = point(name)
+    small = small_point(name)
     results = measured(small)
     steps = [f"{name}/{step.name}" for step in small.chosen]
     assert [key for key in results if key.startswith(name)] == steps
@@ -76,7 +72,7 @@ def test_every_step_is_checked_and_timed(name):
 
 
 def test_speed_is_the_fewest_bytes_a_second_and_a_share_of_the_copy():
-    results = measured(point("transpose/bfloat16"), copy_rate=2e-3)
+    results = measured(small_point("transpose/bfloat16"), copy_rate=2e-3)
     speed = results["transpose/bfloat16/tile"]
     assert (speed.statistic.unit, speed.shape["bytes"]) == ("GB/s", 2 * 5 * 272 * 2)
     assert speed.statistic.median == pytest.approx(2 * 5 * 272 * 2 / 1e-3 / 1e9)
@@ -85,16 +81,24 @@ def test_speed_is_the_fewest_bytes_a_second_and_a_share_of_the_copy():
 
 
 def test_arithmetic_is_counted_where_it_is_the_ceiling():
-    results = measured(dataclasses.replace(point("gemm/float32"), steps=("padded",)))
+    results = measured(dataclasses.replace(small_point("gemm/float32"), steps=("padded",)))
     speed = results["gemm/float32/padded"]
-    assert speed.statistic.median == pytest.approx(2 * 9 * 17 * 33 / 1e-3 / 1e12)
+    assert speed.statistic.median == pytest.approx(2 * 3 * 17 * 33 / 1e-3 / 1e12)
     assert "of_copy/gemm/float32/padded" not in results
 
 
+def test_rows_that_repeat_are_random_and_fill_their_operands(monkeypatch):
+    monkeypatch.setattr(kernel_points, "_RANDOM_ROWS", 4)
+    made = repeated(softmax.LADDER, ("x", "out"))((10, 33), np.dtype("float32"), 0)
+    assert made["x"].shape == made["out"].shape == (10, 33)
+    np.testing.assert_array_equal(made["x"][4:8], made["x"][:4])
+    assert len(np.unique(made["x"][:4])) == 4 * 33
+
+
 def test_a_norm_alone_moves_one_matrix_in_and_one_out():
-    assert point("layer_norm/bfloat16").fewest_bytes == (2 * 5 + 2) * 272 * 2
-    assert point("rms_norm/bfloat16").fewest_bytes == (2 * 5 + 1) * 272 * 2
-    assert point("rms_norm_fused/bfloat16").fewest_bytes == (4 * 5 + 1) * 272 * 2
+    assert small_point("layer_norm/bfloat16").fewest_bytes == (2 * 5 + 2) * 272 * 2
+    assert small_point("rms_norm/bfloat16").fewest_bytes == (2 * 5 + 1) * 272 * 2
+    assert small_point("rms_norm_fused/bfloat16").fewest_bytes == (4 * 5 + 1) * 272 * 2
 
 
 # -- What is wrong is not timed -------------------------------------------------------------------
@@ -107,7 +111,7 @@ def with_step(small, plan):
 
 
 def test_a_step_that_writes_nothing_does_not_pass_on_what_the_last_one_wrote():
-    small = point("softmax/float32")
+    small = small_point("softmax/float32")
     right = small.ladder.steps[0]
     idle = Step("idle", "", lambda **operands: (), ())
     ladder = dataclasses.replace(small.ladder, steps=(right, idle))
@@ -116,7 +120,7 @@ def test_a_step_that_writes_nothing_does_not_pass_on_what_the_last_one_wrote():
 
 
 def test_a_step_that_is_wrong_in_the_last_row_is_refused():
-    small = dataclasses.replace(point("row_sum/float32"), shape=(300, 64))
+    small = dataclasses.replace(small_point("row_sum/float32"), shape=(300, 64))
     tree = small.ladder.step("tree")
 
     def plan(x, out):
@@ -172,7 +176,7 @@ def torch_with(add):
 
 
 def test_pytorch_is_checked_and_timed_on_the_same_operands():
-    results = measured(point("saxpy/float32"), torch_with(np.add))
+    results = measured(small_point("saxpy/float32"), torch_with(np.add))
     eager = results["saxpy/float32/pytorch"]
     assert "torch.add(y, x, alpha=alpha)" in eager.what
     assert results["of_pytorch/saxpy/float32/stride"].statistic.median == pytest.approx(1.0)
@@ -180,7 +184,7 @@ def test_pytorch_is_checked_and_timed_on_the_same_operands():
 
 
 def test_torch_compile_is_held_against_where_it_has_something_to_fuse():
-    saxpy = point("saxpy/float32")
+    saxpy = small_point("saxpy/float32")
     with_it = measured(dataclasses.replace(saxpy, compiled=True), torch_with(np.add))
     assert with_it["of_compiled/saxpy/float32/stride"].statistic.median == pytest.approx(1.0)
     without = measured(dataclasses.replace(saxpy, compiled=False), torch_with(np.add))
@@ -189,11 +193,11 @@ def test_torch_compile_is_held_against_where_it_has_something_to_fuse():
 
 def test_a_pytorch_that_computes_something_else_is_no_baseline():
     with pytest.raises(LLMNumbaError, match="PyTorch"):
-        measured(point("saxpy/float32"), torch_with(np.subtract))
+        measured(small_point("saxpy/float32"), torch_with(np.subtract))
 
 
 def test_a_ladder_without_an_equivalent_has_no_ratio():
-    results = measured(point("histogram/int32"), torch_with(np.add))
+    results = measured(small_point("histogram/int32"), torch_with(np.add))
     assert not any(name.startswith("of_pytorch") for name in results)
 
 

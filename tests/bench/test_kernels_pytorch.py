@@ -1,17 +1,15 @@
 """The PyTorch that ladders are compared with computes what they compute (`make parity`)."""
 
-import dataclasses
-
 import numpy as np
 import pytest
+from small_points import small
 
-from llm_numba.bench.kernel_points import POINTS, allowed_error, relative_error
-from llm_numba.bench.kernels import _from_torch, as_tensors
+from llm_numba.bench.kernel_points import allowed_error, relative_error
+from llm_numba.bench.kernels import _results_of, as_tensors
+from llm_numba.bench.points import POINTS
 from llm_numba.runtime import to_device
 
 pytestmark = pytest.mark.parity
-
-SMALL = {"M N": (7, 272), "N": (1000,), "M N K": (9, 17, 33)}
 
 
 @pytest.mark.parametrize(
@@ -19,13 +17,16 @@ SMALL = {"M N": (7, 272), "N": (1000,), "M N K": (9, 17, 33)}
 )
 def test_eager_is_the_reference(point):
     torch = pytest.importorskip("torch", reason="PyTorch is not installed")
-    small = dataclasses.replace(point, shape=SMALL[point.ladder.axes])
-    operands = small.operands()
+    point = small(point)
+    operands = point.operands()
     on_device = {
         name: to_device(value, "sim") if isinstance(value, np.ndarray) else value
         for name, value in operands.items()
     }
-    found = _from_torch(torch, small.eager(torch, as_tensors(torch, on_device)))
-    expected = small.expected(operands, np.arange(small.shape[0]))["out"]
-    assert found.shape == expected.shape
-    assert relative_error(found, expected) <= allowed_error(found, small.shape[-1])
+    found = _results_of(torch, point.eager(torch, as_tensors(torch, on_device)))
+    rows = np.arange(len(operands[point.by_rows[0]]) if point.by_rows else 0)
+    expected = point.expected(operands, rows)
+    assert {*found} <= {*expected}
+    for name, output in found.items():
+        assert output.shape == expected[name].shape
+        assert relative_error(output, expected[name]) <= allowed_error(output, point.shape[-1])

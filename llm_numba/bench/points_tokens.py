@@ -1,0 +1,84 @@
+"""Points of what a layer does with tokens: embedding, RoPE, the gate, attention."""
+
+from typing import Any
+
+import numpy as np
+
+from llm_numba.bench.kernel_points import Point, repeated
+from llm_numba.bench.points_rows import ROWS
+from llm_numba.kernels import attention, elementwise, embedding, rope
+from llm_numba.kernels.ladder import Operands
+
+_VOCABULARY = 128256
+
+
+def _eager_rope(torch: Any, o: dict[str, Any]) -> Any:
+    """Turn queries as model code does: halves swapped, one negated."""
+    cos, sin = (o[name][o["positions"]].repeat(1, 2)[:, None] for name in ("cos", "sin"))
+    x = o["x"].float()
+    first, second = x.chunk(2, -1)
+    return (x * cos + torch.cat((-second, first), -1) * sin).to(o["x"].dtype)
+
+
+def _eager_silu_mul(torch: Any, o: dict[str, Any]) -> Any:
+    gate, up = o["gate_up"].chunk(2, -1)
+    return torch.nn.functional.silu(gate) * up
+
+
+def _eager_attention(torch: Any, o: dict[str, Any]) -> Any:
+    q, k, v = (o[name].transpose(0, 1)[None] for name in ("q", "k", "v"))
+    mixed = torch.nn.functional.scaled_dot_product_attention(
+        q, k, v, is_causal=True, scale=o["scale"], enable_gqa=True
+    )
+    return mixed[0].transpose(0, 1)
+
+
+def _few_random_embeddings(shape: tuple[int, int, int], dtype: np.dtype, seed: int) -> Operands:
+    N, V, _ = shape
+    made = repeated(embedding.LADDER, ("weight",), axis=1)(shape, dtype, seed)
+    token_ids = np.random.default_rng(seed).permutation(V)[:N].astype(np.int32)
+    return made | {"token_ids": token_ids}
+
+
+POINTS = (
+    Point(
+        "embedding/bfloat16",
+        embedding.LADDER,
+        (ROWS[0], _VOCABULARY, ROWS[1]),
+        "bfloat16",
+        by_rows=("token_ids", "out"),
+        make=_few_random_embeddings,
+        eager=lambda torch, o: torch.nn.functional.embedding(o["token_ids"], o["weight"]),
+        eager_code="F.embedding(token_ids, weight)",
+        compiled=True,
+    ),
+    Point(
+        "rope/bfloat16",
+        rope.LADDER,
+        (ROWS[0], ROWS[1] // 128, 128),
+        "bfloat16",
+        by_rows=("x", "positions", "out"),
+        eager=_eager_rope,
+        eager_code="x * cos + cat((-x2, x1)) * sin",
+        compiled=True,
+    ),
+    Point(
+        "silu_mul/bfloat16",
+        elementwise.LADDER,
+        ROWS,
+        "bfloat16",
+        by_rows=("gate_up", "out"),
+        make=repeated(elementwise.LADDER, ("gate_up", "out")),
+        eager=_eager_silu_mul,
+        eager_code="F.silu(gate) * up",
+        compiled=True,
+    ),
+    Point(
+        "attention/bfloat16",
+        attention.LADDER,
+        (128, 8, 4, 2048, 2048),
+        "bfloat16",
+        eager=_eager_attention,
+        eager_code="F.scaled_dot_product_attention(q, k, v, is_causal=True)",
+    ),
+)
