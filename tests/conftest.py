@@ -109,11 +109,11 @@ def tiny_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def tiny_llm(tiny_dir: Path) -> LLM:
-    """A tiny random model, for tests that leave no request behind."""
-    return LLM(tiny_dir)
+    """A tiny random model on the CPU, for tests that leave no request behind."""
+    return LLM(tiny_dir, device="cpu")
 
 
 @pytest.fixture(scope="session")
 def storyteller() -> LLM:
-    """The bundled model."""
-    return LLM("storyteller")
+    """The bundled model on the CPU."""
+    return LLM("storyteller", device="cpu")

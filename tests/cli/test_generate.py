@@ -27,6 +27,13 @@ def test_stdout_carries_the_text_alone(cli, tiny, expected):
     assert "tokens/s" in result.stderr
 
 
+def test_the_simulator_writes_what_the_cpu_writes(cli, tiny):
+    arguments = ("generate", PROMPTS[0], "-m", tiny, "--temperature", 0, "--max-tokens", 2)
+    here, there = (cli.invoke(*arguments, "--device", device) for device in ("cpu", "sim"))
+    assert there.exit_code == 0, there.output
+    assert (there.stdout, there.stderr) == (here.stdout, "")
+
+
 def test_without_stats_stderr_is_silent(cli, tiny):
     assert cli.invoke("generate", PROMPTS[0], "-m", tiny, *GREEDY).stderr == ""
 

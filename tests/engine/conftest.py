@@ -33,7 +33,7 @@ def new_llm(tiny_dir: Path) -> Callable[..., LLM]:
     """A fresh engine on the shared tiny weights; keyword arguments go to `LLM`."""
 
     def new(**options: Any) -> LLM:
-        return LLM(tiny_dir, **options)
+        return LLM(tiny_dir, **{"device": "cpu", **options})
 
     return new
 
