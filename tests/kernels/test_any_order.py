@@ -7,7 +7,7 @@ from llm_numba.kernels.ladder import all_ladders
 from llm_numba.simulator import simulate
 
 # Small, and no multiple of anything: tails and partial warps everywhere.
-SHAPES = {1: (67,), 2: (3, 45), 3: (5, 9, 19), 5: (8, 2, 3, 5, 45)}
+SHAPES = {1: (67,), 2: (3, 45), 3: (5, 9, 19), 4: (5, 6, 2, 19), 5: (8, 2, 3, 5, 45)}
 
 
 STEPS = [
