@@ -133,3 +133,19 @@ def loading_bar(what: str) -> Iterator[Callable[[str, int, int], None]]:
         yield progress
     finally:
         bar.stop()
+
+
+@contextmanager
+def waiting(what: str) -> Iterator[None]:
+    """Show what is being waited for, if stderr is a terminal.
+
+    Parameters
+    ----------
+    what : str
+    """
+    console = notes()
+    if not console.is_terminal:
+        yield
+        return
+    with console.status(printable(what)):
+        yield

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from typer import Option
 
-from llm_numba.cli.console import loading_bar
+from llm_numba.cli.console import loading_bar, waiting
 
 if TYPE_CHECKING:
     from llm_numba.engine import LLM, SamplingParams
@@ -72,7 +72,7 @@ class ModelOptions:
         from llm_numba.engine import LLM
 
         with loading_bar(self.model) as progress:
-            return LLM(
+            llm = LLM(
                 self.model,
                 device=self.device,
                 dtype=self.dtype,
@@ -82,6 +82,19 @@ class ModelOptions:
                 progress=progress,
                 **more,
             )
+        if llm.device == "cuda":
+            with waiting("Compiling kernels for the GPU, once a process"):
+                _compile_kernels(llm)
+        return llm
+
+
+def _compile_kernels(llm: "LLM") -> None:
+    """Run a short prompt and a step, so that nobody takes the compiler's time for the model's."""
+    from llm_numba.engine import SamplingParams
+
+    prompt = [0] * min(16, llm.max_model_len - 1)
+    if prompt:
+        llm.generate([prompt], SamplingParams(max_tokens=2, seed=0, ignore_eos=True))
 
 
 @dataclass(frozen=True)

@@ -133,17 +133,11 @@ class LLM:
         token_bytes = 2 * config.num_layers * config.num_kv_heads * config.head_dim
         token_bytes *= self.dtype.itemsize
         block_bytes = token_bytes * block_size
+        room = (block_bytes, block_size, self.max_model_len)
         if num_blocks is None:
-            num_blocks = default_num_blocks(
-                block_bytes,
-                block_size,
-                self.max_model_len,
-                max_num_seqs,
-                weight_bytes,
-                self.device,
-            )
+            num_blocks = default_num_blocks(*room, max_num_seqs, weight_bytes, self.device)
         else:
-            check_num_blocks(num_blocks, block_bytes, block_size, self.max_model_len, self.device)
+            check_num_blocks(num_blocks, *room, weight_bytes, self.device)
         return PagedKVCache(
             config.num_layers,
             num_blocks,

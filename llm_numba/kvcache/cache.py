@@ -67,7 +67,12 @@ class PagedKVCache:
 
 
 def check_num_blocks(
-    num_blocks: int, block_bytes: int, block_size: int, max_model_len: int, device: str = "cpu"
+    num_blocks: int,
+    block_bytes: int,
+    block_size: int,
+    max_model_len: int,
+    weight_bytes: int = 0,
+    device: str = "cpu",
 ) -> None:
     """Refuse a number of blocks that no sequence, or no machine like this, can do with.
 
@@ -75,7 +80,7 @@ def check_num_blocks(
     ----------
     num_blocks : int
         The user's choice.
-    block_bytes, block_size, max_model_len, device
+    block_bytes, block_size, max_model_len, weight_bytes, device
         As for :func:`default_num_blocks`.
 
     Raises
@@ -90,12 +95,12 @@ def check_num_blocks(
             f"of max_model_len={max_model_len} tokens.",
             f"Give at least {blocks_per_sequence} blocks, or lower max_model_len.",
         )
-    available = _available(device)
+    available = max(0, _available(device) - weight_bytes)
     if num_blocks * block_bytes > available:
         raise CacheError(
             f"num_blocks={num_blocks} blocks of {block_bytes / 1e6:.3g} MB take "
             f"{num_blocks * block_bytes / 1e9:.3g} GB, and {available / 1e9:.3g} GB of "
-            f"{_memory(device)} are available.",
+            f"{_memory(device)} are available beside the weights.",
             f"Give at most {available // block_bytes} blocks.",
         )
 

@@ -6,6 +6,7 @@ import pytest
 
 from llm_numba import LLM, SamplingParams
 from llm_numba.cli.transcript import Transcript
+from llm_numba.runtime import gpu_problem
 
 GREEDY = ("--temperature", 0, "--max-tokens", 12)
 PROMPTS = ["Once upon a time", "Mia", "The [bold]red[/bold] ball"]
@@ -14,7 +15,7 @@ PROMPTS = ["Once upon a time", "Mia", "The [bold]red[/bold] ball"]
 @pytest.fixture(scope="module")
 def expected(tiny):
     """What the Python API answers to the prompts, one by one."""
-    llm = LLM(tiny.path)
+    llm = LLM(tiny.path, device="cpu")
     params = SamplingParams(temperature=0.0, max_tokens=12)
     return [llm.generate(prompt, params)[0].outputs[0] for prompt in PROMPTS]
 
@@ -27,9 +28,13 @@ def test_stdout_carries_the_text_alone(cli, tiny, expected):
     assert "tokens/s" in result.stderr
 
 
-def test_the_simulator_writes_what_the_cpu_writes(cli, tiny):
+@pytest.mark.parametrize("device", ["sim", pytest.param("cuda", marks=pytest.mark.gpu)])
+def test_a_device_writes_what_the_cpu_writes(cli, tiny, device):
+    if device == "cuda" and (problem := gpu_problem()):
+        pytest.skip(f"no kernel runs on a GPU here: {problem}")
     arguments = ("generate", PROMPTS[0], "-m", tiny, "--temperature", 0, "--max-tokens", 2)
-    here, there = (cli.invoke(*arguments, "--device", device) for device in ("cpu", "sim"))
+    here = cli.invoke(*arguments, "--device", "cpu")
+    there = cli.invoke(*arguments, "--device", device, "--dtype", "float32")
     assert there.exit_code == 0, there.output
     assert (there.stdout, there.stderr) == (here.stdout, "")
 

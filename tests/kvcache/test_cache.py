@@ -106,11 +106,11 @@ def test_a_gpus_own_memory_counts_and_more_of_it(monkeypatch):
 
 def test_the_blocks_that_a_user_asks_for_must_fit_the_gpu(monkeypatch):
     monkeypatch.setattr(cache, "available_gpu_memory", lambda: 25_000)
-    check_num_blocks(25, 1000, 16, 100, device="cuda")
+    check_num_blocks(20, 1000, 16, 100, weight_bytes=5000, device="cuda")
     with pytest.raises(CacheError) as caught:
-        check_num_blocks(26, 1000, 16, 100, device="cuda")
-    assert "of the GPU's memory are available" in caught.value.cause
-    assert caught.value.remedy == "Give at most 25 blocks."
+        check_num_blocks(21, 1000, 16, 100, weight_bytes=5000, device="cuda")
+    assert "of the GPU's memory are available beside the weights" in caught.value.cause
+    assert caught.value.remedy == "Give at most 20 blocks."
 
 
 def test_the_real_machine_has_room_for_a_small_cache():

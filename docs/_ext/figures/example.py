@@ -13,7 +13,7 @@ PROMPT = "Emma had a red ball. One day, Emma lost the red"
 @cache
 def llm() -> LLM:
     """Load the bundled model once a build."""
-    return LLM()
+    return LLM(device="cpu")
 
 
 @cache
