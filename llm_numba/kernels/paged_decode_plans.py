@@ -1,0 +1,238 @@
+"""How the steps of the decoding ladder are launched: configs, rules, grids.
+
+Everything here follows from shapes. The lengths of the contexts lie on the device.
+"""
+
+import math
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from llm_numba.kernels import ptx
+from llm_numba.kernels.paged_decode_grouped import decode_grouped
+from llm_numba.kernels.paged_decode_lanes import Layout
+from llm_numba.kernels.paged_decode_online import decode_naive, decode_online
+from llm_numba.kernels.paged_decode_packets import decode_staged, decode_vectorised, ring_bytes
+from llm_numba.kernels.paged_decode_parts import THREADS, WARP
+from llm_numba.kernels.paged_decode_split import decode_split, merge_pieces
+from llm_numba.runtime import Launch, empty, storage_dtype
+
+_LOG2_E = math.log2(math.e)
+_NO_WINDOW = 2**31 - 1
+# Of an H100, whatever the GPU: what depends on shapes alone gives the same bits everywhere.
+_BLOCKS_AT_ONCE = 4 * 132
+_POSITIONS_OF_START = 96
+_SHORTEST_PIECE, _LONGEST_PIECE = 64, 4096
+_FIXED_PIECE = 512
+
+
+class Config(NamedTuple):
+    """How the last step is launched.
+
+    Attributes
+    ----------
+    loads : int
+        Positions of a tile that a lane takes: 1, 2, 4 or 8.
+    warps : int
+        Of a block.
+    stages : int
+        Tiles in the ring of a warp, 2 or more.
+    piece : int
+        Positions of a context that a block takes.
+    """
+
+    loads: int
+    warps: int
+    stages: int
+    piece: int
+
+
+def rule(shape: tuple[int, ...], dtype: str) -> Config:
+    """Choose a config from shapes alone.
+
+    Blocks that do not fit on the SMs at once form a second wave, which takes as long as the first
+    however few they are. So the piece is what makes waves times length least, where each block
+    costs some positions more than it has.
+
+    Parameters
+    ----------
+    shape : tuple of int
+        D, G, R = H / G, B and T = W * block_size: the ladder's axes.
+    dtype : str
+        Storage format.
+
+    Returns
+    -------
+    Config
+    """
+    *_, length = shape
+    chosen, blocks = fixed_rule(shape, dtype), blocks_of(shape)
+
+    def cost(piece: int) -> tuple[int, int]:
+        waves = math.ceil(blocks * math.ceil(length / piece) / _BLOCKS_AT_ONCE)
+        return waves * (piece + _POSITIONS_OF_START), -piece
+
+    pieces = range(_SHORTEST_PIECE, _LONGEST_PIECE + 1, _SHORTEST_PIECE)
+    return chosen._replace(piece=min(pieces, key=cost))
+
+
+def fixed_rule(shape: tuple[int, ...], dtype: str) -> Config:
+    """Choose a config from the model's shapes alone, whatever the batch and its contexts.
+
+    Parameters
+    ----------
+    shape : tuple of int
+        As of :func:`rule`; B and T do not matter.
+    dtype : str
+
+    Returns
+    -------
+    Config
+    """
+    loads = 4 if heads_of_block(shape) <= 4 else 2
+    return Config(loads, warps=4, stages=3, piece=_FIXED_PIECE)
+
+
+def candidates(shape: tuple[int, ...], dtype: str) -> tuple[Config, ...]:
+    """Return configs worth measuring, the rule's first.
+
+    Parameters
+    ----------
+    shape : tuple of int
+    dtype : str
+    """
+    chosen = rule(shape, dtype)
+    pieces = [chosen._replace(piece=piece) for piece in (128, 256, 512, 1024, 2048, 4096)]
+    rings = [
+        chosen._replace(loads=loads, stages=stages)
+        for loads, stages in ((2, 2), (2, 4), (4, 2), (4, 4))
+    ]
+    return tuple(dict.fromkeys((chosen, *pieces, *rings)))
+
+
+def heads_of_block(shape: tuple[int, ...]) -> int:
+    """Return how many query heads share what a block reads: a power of two, up to 8.
+
+    Parameters
+    ----------
+    shape : tuple of int
+        As of :func:`rule`.
+    """
+    group = shape[2]
+    return min(8, 1 << (group - 1).bit_length())
+
+
+def plan_naive(**operands: Any) -> tuple[Launch, ...]:
+    """Plan the step ``naive``: a block a query head, scores in a workspace."""
+    _, num_kv_heads, group, batch, length = shape_of(**operands)
+    *inputs, out = _args(**operands)
+    blocks = batch * num_kv_heads * group
+    scores = empty((blocks, length), np.float32, like=out)
+    return (Launch(decode_naive, (blocks,), (THREADS,), (*inputs, scores, out)),)
+
+
+def plan_online(**operands: Any) -> tuple[Launch, ...]:
+    """Plan the step ``online``: a block a query head."""
+    _, num_kv_heads, group, batch, _ = shape_of(**operands)
+    blocks = batch * num_kv_heads * group
+    return (Launch(decode_online, (blocks,), (THREADS,), _args(**operands)),)
+
+
+def plan_grouped(**operands: Any) -> tuple[Launch, ...]:
+    """Plan the step ``grouped``: a block a KV head, or as many as its query heads need."""
+    shape = shape_of(**operands)
+    heads, slices = heads_of_block(shape), math.ceil(shape[0] / WARP)
+    kernel = decode_grouped(heads, slices)
+    return (Launch(kernel, (blocks_of(shape),), (THREADS,), _args(**operands)),)
+
+
+def plan_vectorised(**operands: Any) -> tuple[Launch, ...]:
+    """Plan the step ``vectorised``: as ``grouped``, which takes what is not made of packets."""
+    shape = shape_of(**operands)
+    if not _in_packets(**operands):
+        return plan_grouped(**operands)
+    layout = _layout(fixed_rule(shape, storage_dtype(operands["q"])), **operands)
+    kernel = decode_vectorised(layout)
+    return (Launch(kernel, (blocks_of(shape),), (WARP * layout.warps,), _args(**operands)),)
+
+
+def plan_staged(**operands: Any) -> tuple[Launch, ...]:
+    """Plan the step ``staged``: as ``vectorised``, with the ring in dynamic shared memory."""
+    shape = shape_of(**operands)
+    if not _in_packets(**operands):
+        return plan_grouped(**operands)
+    return _staged(fixed_rule(shape, storage_dtype(operands["q"])), **operands)
+
+
+def _staged(config: Config, **operands: Any) -> tuple[Launch, ...]:
+    layout = _layout(config, **operands)
+    kernel, shared = decode_staged(layout, config.stages), ring_bytes(layout, config.stages)
+    block = (WARP * layout.warps,)
+    return (Launch(kernel, (blocks_of(shape_of(**operands)),), block, _args(**operands), shared),)
+
+
+def plan_split(config: Config, **operands: Any) -> tuple[Launch, ...]:
+    """Plan the step ``split``: pieces and their merging; ``staged`` where there is one piece."""
+    shape = shape_of(**operands)
+    if not _in_packets(**operands):
+        return plan_grouped(**operands)
+    head_dim, num_kv_heads, group, batch, length = shape
+    if length <= config.piece:
+        return _staged(config, **operands)
+    layout = _layout(config, **operands)
+    *inputs, out = _args(**operands)
+    pieces, results = math.ceil(length / config.piece), batch * num_kv_heads * group
+    maxima, sums = (empty(results * pieces, np.float32, like=out) for _ in range(2))
+    mixed = empty(results * pieces * head_dim, np.float32, like=out)
+    piece, window = np.int32(config.piece), inputs[-1]
+    return (
+        Launch(
+            decode_split(layout, config.stages),
+            (blocks_of(shape), pieces),
+            (WARP * layout.warps,),
+            (*inputs, piece, maxima, sums, mixed),
+            ring_bytes(layout, config.stages),
+        ),
+        Launch(
+            merge_pieces,
+            (results,),
+            (THREADS,),
+            (maxima, sums, mixed, inputs[4], window, piece, np.int32(pieces), out),
+        ),
+    )
+
+
+def shape_of(q: Any, k_cache: Any, block_tables: Any, **_: Any) -> tuple[int, ...]:
+    """Return D, G, R, B, and as T the longest context that the tables have room for."""
+    batch, num_heads, head_dim = q.shape
+    _, block_size, num_kv_heads, _ = k_cache.shape
+    length = block_tables.shape[1] * block_size
+    return head_dim, num_kv_heads, num_heads // num_kv_heads, batch, length
+
+
+def _args(
+    q: Any, k_cache: Any, v_cache: Any, block_tables: Any, context_lens: Any,
+    scale: float, window: int | None, out: Any,
+) -> tuple[Any, ...]:  # fmt: skip
+    seen = np.int32(_NO_WINDOW if window is None else window)
+    factor = np.float32(scale * _LOG2_E)
+    return q, k_cache, v_cache, block_tables, context_lens, factor, seen, out
+
+
+def blocks_of(shape: tuple[int, ...]) -> int:
+    """Return the blocks of a grid, or of a piece of all contexts."""
+    _, num_kv_heads, group, batch, _ = shape
+    return batch * num_kv_heads * math.ceil(group / heads_of_block(shape))
+
+
+def _in_packets(q: Any, k_cache: Any, v_cache: Any, **_: Any) -> bool:
+    """Whether each row of the caches is made of packets on 16-byte boundaries."""
+    whole = q.shape[2] % ptx.VECTOR[storage_dtype(q)] == 0
+    return whole and ptx.is_aligned16(k_cache) and ptx.is_aligned16(v_cache)
+
+
+def _layout(config: Config, **operands: Any) -> Layout:
+    shape, width = shape_of(**operands), ptx.VECTOR[storage_dtype(operands["q"])]
+    block_size = operands["k_cache"].shape[1]
+    heads = heads_of_block(shape)
+    return Layout(shape[0], block_size, width, heads, config.loads, config.warps)
