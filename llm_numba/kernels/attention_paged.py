@@ -128,6 +128,7 @@ def plan_paged(
         block_tables,
         query_starts,
         context_lens,
+        np.int32(G),
         np.int32(group),
         np.int32(block_size),
         kernel_scale(scale),
@@ -135,7 +136,7 @@ def plan_paged(
         out.reshape(-1, D),
     )
     tiles = most_tiles(N, sequences, group, config.rows)
-    return (Launch(kernel, (tiles, G), (THREADS,), args, shared_bytes(columns, config)),)
+    return (Launch(kernel, (tiles * G,), (THREADS,), args, shared_bytes(columns, config)),)
 
 
 def check_queries(q: Any) -> tuple[int, int, int]:

@@ -78,13 +78,16 @@ class Config(NamedTuple):
         Of a tile of queries; a multiple of 8.
     keys : int
         Of a tile of keys; a multiple of 16.
+    blocks : int
+        That the registers of an SM shall have room for.
     """
 
     rows: int
     keys: int
+    blocks: int
 
 
-CONFIGS = (Config(64, 64), Config(64, 32), Config(32, 32), Config(32, 16))
+CONFIGS = (Config(64, 64, 2), Config(64, 32, 2), Config(32, 32, 2))
 MOST_SHARED_BYTES = 98 * 1024  # besides what is not dynamic
 
 
@@ -132,37 +135,58 @@ def clear(tops, sums, total):
 
 
 @cuda.jit(device=True)
-def set_scores(tile, q_at, k_at, pitch, columns, scores, part):
-    """Multiply a thread's rows by its keys, four components at a time."""
+def add_products(tile, q_at, k_at, pitch, scores, part):
+    """Add to a thread's scores what four components of queries and keys give."""
+    for j in range(scores.shape[1]):
+        quad = ptx.load16(tile, k_at + j * ACROSS * pitch)
+        part[j, 0], part[j, 1], part[j, 2], part[j, 3] = quad
     for i in range(scores.shape[0]):
+        q0, q1, q2, q3 = ptx.load16(tile, q_at + row_of(i, 0) * pitch)
         for j in range(scores.shape[1]):
-            scores[i, j] = float32(0)
-    for d in range(0, columns, QUAD):
-        for j in range(scores.shape[1]):
-            quad = ptx.load16(tile, k_at + j * ACROSS * pitch + d)
-            part[j, 0], part[j, 1], part[j, 2], part[j, 3] = quad
-        for i in range(scores.shape[0]):
-            q0, q1, q2, q3 = ptx.load16(tile, q_at + row_of(i, 0) * pitch + d)
-            for j in range(scores.shape[1]):
-                scores[i, j] += q0 * part[j, 0]
-                scores[i, j] += q1 * part[j, 1]
-                scores[i, j] += q2 * part[j, 2]
-                scores[i, j] += q3 * part[j, 3]
+            scores[i, j] += q0 * part[j, 0]
+            scores[i, j] += q1 * part[j, 1]
+            scores[i, j] += q2 * part[j, 2]
+            scores[i, j] += q3 * part[j, 3]
 
 
 @cuda.jit(device=True)
-def add_values(tile, p_at, p_pitch, v_at, pitch, keys, total):
-    """Add powers times values to a thread's outputs: for each key, four rows by four components."""
-    for t in range(keys):
-        for i in range(0, total.shape[0], QUAD):
-            p0, p1, p2, p3 = ptx.load16(tile, p_at + t * p_pitch + i * DOWN)
-            for c in range(total.shape[1]):
-                values = ptx.load16(tile, v_at + t * pitch + c * ACROSS * QUAD)
-                for e in range(QUAD):
-                    total[i, c, e] += p0 * values[e]
-                    total[i + 1, c, e] += p1 * values[e]
-                    total[i + 2, c, e] += p2 * values[e]
-                    total[i + 3, c, e] += p3 * values[e]
+def set_scores(tile, q_at, k_at, pitch, columns, scores, part):
+    """Multiply a thread's rows by its keys.
+
+    Two calls a turn, as the compiler would not unroll so large a loop: its counting would cost a
+    tenth of the time.
+    """
+    for i in range(scores.shape[0]):
+        for j in range(scores.shape[1]):
+            scores[i, j] = float32(0)
+    for d in range(0, columns, 2 * QUAD):
+        add_products(tile, q_at + d, k_at + d, pitch, scores, part)
+        add_products(tile, q_at + d + QUAD, k_at + d + QUAD, pitch, scores, part)
+
+
+@cuda.jit(device=True)
+def add_value(tile, p_at, v_at, columns, x, total):
+    """Add one key's powers times its value to a thread's outputs, four rows by four components."""
+    for i in range(0, total.shape[0], QUAD):
+        p0, p1, p2, p3 = ptx.load16(tile, p_at + i * DOWN)
+        for c in range(total.shape[1]):
+            # A thread beyond the last component computes what is never stored.
+            values = ptx.load16(tile, v_at + min((x + c * ACROSS) * QUAD, columns - QUAD))
+            for e in range(QUAD):
+                total[i, c, e] += p0 * values[e]
+                total[i + 1, c, e] += p1 * values[e]
+                total[i + 2, c, e] += p2 * values[e]
+                total[i + 3, c, e] += p3 * values[e]
+
+
+@cuda.jit(device=True)
+def add_values(tile, p_at, p_pitch, v_at, pitch, columns, keys, x, total):
+    """Add powers times values to a thread's outputs."""
+    for t in range(0, keys, 4):
+        add_value(tile, p_at + t * p_pitch, v_at + t * pitch, columns, x, total)
+        add_value(tile, p_at + (t + 1) * p_pitch, v_at + (t + 1) * pitch, columns, x, total)
+        add_value(tile, p_at + (t + 2) * p_pitch, v_at + (t + 2) * pitch, columns, x, total)
+        add_value(tile, p_at + (t + 3) * p_pitch, v_at + (t + 3) * pitch, columns, x, total)
 
 
 @cuda.jit(device=True)
@@ -261,7 +285,7 @@ def register_tile_kernel(
     -------
     dispatcher
     """
-    ROWS, KEYS = config
+    ROWS, KEYS, BLOCKS = config
     PITCH, P_PITCH = tile_pitch(head_dim), power_pitch(ROWS)
     COLUMNS = -(-head_dim // QUAD) * QUAD
     KV_TILE = ROWS * PITCH
@@ -274,10 +298,10 @@ def register_tile_kernel(
     fetch = fetch_packets if packets else fetch_nothing
     put = put_packets if packets else put_elements
 
-    @cuda.jit(launch_bounds=(THREADS, 2))
+    @cuda.jit(launch_bounds=(THREADS, BLOCKS))
     def attention_register_tile(
-        q, k_cache, v_cache, block_tables, query_starts, context_lens, group, block_size, scale,
-        window, out,
+        q, k_cache, v_cache, block_tables, query_starts, context_lens, kv_heads, group, block_size,
+        scale, window, out,
     ):  # fmt: skip
         """Walk over the keys that a tile of queries sees.
 
@@ -293,10 +317,10 @@ def register_tile_kernel(
         total = cuda.local.array((QUERIES, QUADS, QUAD), float32)
         part = cuda.local.array((SCORES, QUAD), float32)
         held = cuda.local.array((HELD, QUAD), uint32)
-        head, kv_heads = cuda.blockIdx.y, cuda.gridDim.y
+        number, head = divided(cuda.blockIdx.x, kv_heads)
+        number = cuda.gridDim.x // kv_heads - 1 - number  # those with the most keys begin first
         x, y = (cuda.threadIdx.x & 31) >> 1, (cuda.threadIdx.x >> 5) * 2 + (cuda.threadIdx.x & 1)
 
-        number = cuda.gridDim.x - 1 - cuda.blockIdx.x  # those with the most keys begin first
         sequence, start, count, past, first = place_of(
             query_starts, context_lens, number, group, ROWS, q.shape[0] // (kv_heads * group),
             k_cache.shape[0] // kv_heads,
@@ -338,7 +362,7 @@ def register_tile_kernel(
             cuda.syncthreads()
             first_key, turn = first_key + KEYS, 1 - turn
             fetch(k_cache, head_dim, slots[turn], KEYS, held)
-            add_values(tile, P_TILE + y * QUAD, P_PITCH, KV_TILE + x * QUAD, PITCH, KEYS, total)
+            add_values(tile, P_TILE + y * QUAD, P_PITCH, KV_TILE, PITCH, COLUMNS, KEYS, x, total)
         store_outputs(out, total, sums, queries, x, y)
 
     return attention_register_tile
