@@ -38,6 +38,7 @@ from typing import Any, NamedTuple
 from numba import cuda, float32, uint32
 
 from llm_numba.kernels import ptx
+from llm_numba.kernels.exchange import exchange
 from llm_numba.kernels.paged_decode_parts import WARP, row_of
 from llm_numba.kernels.reduce import FULL_WARP
 from llm_numba.kernels.rows import MINUS_INFINITY
@@ -240,49 +241,3 @@ def lane_functions(layout):
                     mixed[(part * heads + h) * head_dim + d] = mix[h * columns + i]
 
     return LaneFunctions(hold_queries, locate, score, weigh, mix_in, leave)
-
-
-@functools.cache
-def exchange(count, lanes):
-    """Make a device function that adds `count` sums over `lanes` lanes at once.
-
-    Parameters
-    ----------
-    count, lanes : int
-        Powers of two.
-
-    Returns
-    -------
-    device function
-        ``(sums, column)``, of a local array and the lane's place in its row. Afterwards the lane
-        has total ``column * count // lanes``, and those that follow if they are more than the
-        lanes, in the first places of the array.
-    """
-    distance, half = lanes // 2, count // 2
-    if distance == 0:
-
-        @cuda.jit(device=True)
-        def done(sums, column):
-            pass
-
-        return done
-    rest = exchange(max(1, half), distance)
-    if half == 0:
-
-        @cuda.jit(device=True)
-        def add(sums, column):
-            sums[0] += cuda.shfl_xor_sync(FULL_WARP, sums[0], distance)
-            rest(sums, column)
-
-        return add
-
-    @cuda.jit(device=True)
-    def halve(sums, column):
-        is_upper = column & distance != 0
-        for i in range(half):
-            given = sums[i] if is_upper else sums[half + i]
-            kept = sums[half + i] if is_upper else sums[i]
-            sums[i] = kept + cuda.shfl_xor_sync(FULL_WARP, given, distance)
-        rest(sums, column)
-
-    return halve
