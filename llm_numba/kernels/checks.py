@@ -8,7 +8,7 @@ and a wrong one is named, with what it is and what it must be.
 import math
 import operator
 from collections.abc import Iterable
-from typing import Any, SupportsFloat, SupportsIndex
+from typing import Any
 
 import numpy as np
 
@@ -129,7 +129,7 @@ def number(
     KernelArgumentError
         Naming the argument, what it is, and what it must be.
     """
-    if isinstance(value, _NO_REAL_NUMBERS) or not isinstance(value, SupportsFloat):
+    if isinstance(value, _NO_REAL_NUMBERS) or not hasattr(type(value), "__float__"):
         raise _refusal(name, f"is {_described(value)}", "must be a real number")
     result = float(value)
     if finite and not math.isfinite(result):
@@ -160,7 +160,7 @@ def integer(name: str, value: Any, *, at_least: int = 0, at_most: int = _INT32_M
     KernelArgumentError
         Naming the argument, what it is, and what it must be.
     """
-    if isinstance(value, _NO_REAL_NUMBERS) or not isinstance(value, SupportsIndex):
+    if isinstance(value, _NO_REAL_NUMBERS) or not hasattr(type(value), "__index__"):
         raise _refusal(name, f"is {_described(value)}", "must be an integer")
     result = operator.index(value)
     if not at_least <= result <= at_most:

@@ -6,6 +6,7 @@ bfloat16 is ``ml_dtypes.bfloat16`` in both. Numba has no such number among its a
 sees its bits as uint16, through :func:`kernel_view`.
 """
 
+import functools
 import sys
 from collections.abc import Sequence
 from typing import Any, Literal
@@ -261,7 +262,13 @@ def storage_dtype(array: Array) -> str:
     str
         "float32", "float16", "bfloat16", "int32", and so on.
     """
-    return np.dtype(array.dtype).name
+    return _name(array.dtype)
+
+
+@functools.cache
+def _name(dtype: np.dtype) -> str:
+    # NumPy spells the name out anew each time, and launchers ask for each of their operands.
+    return dtype.name
 
 
 def kernel_view(array: Array) -> Array:
