@@ -155,9 +155,10 @@ def rope_and_write_kv(
     checks.array("k_cache", k_cache, ndim=4, dtype=dtype, like=qkv)
     checks.array("v_cache", v_cache, dtype=dtype, shape=k_cache.shape, like=qkv)
     groups, length = k_cache.shape[2:]
-    heads = checks.integer("heads of q", qkv.shape[1] // max(1, length) - 2 * groups)
+    heads = qkv.shape[1] // max(1, length) - 2 * groups
+    heads = checks.integer("heads of q", heads, at_least=1)
     checks.array("qkv", qkv, shape=(None, (heads + 2 * groups) * length))
-    qkv = qkv.reshape(len(qkv), -1, length)
+    qkv = qkv.reshape(len(qkv), heads + 2 * groups, length)
     if cos is None and sin is None:
         cos = sin = empty((0, 0), np.float32, like=qkv)
     _check_tables(qkv, positions, cos, sin)
