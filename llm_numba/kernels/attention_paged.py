@@ -19,6 +19,7 @@ from llm_numba.kernels.attention_register_tile import (
     register_tile_kernel,
     shared_bytes,
 )
+from llm_numba.kernels.paged_decode import paged_decode_attention
 from llm_numba.runtime import Launch, empty_like, launch_all, storage_dtype
 
 # Where rows are no packets, one kernel serves all D up to a multiple of this.
@@ -40,11 +41,14 @@ def paged_attention(
     window: int | None = None,
     *,
     out: Any = None,
+    batch_invariant: bool = False,
     stream: Any = None,
 ) -> Any:
     """Attend from the new tokens of each sequence, however many, to its own paged context.
 
-    Nothing is read on the host: the grid follows from shapes, and a CUDA graph may hold the launch.
+    If N = B every sequence has one query, and the kernels of
+    :func:`~llm_numba.kernels.paged_decode.paged_decode_attention` take over: they split a context
+    among blocks, where here one block walks all along it. The two sum in different orders.
 
     Parameters
     ----------
@@ -56,7 +60,8 @@ def paged_attention(
     block_tables : int32 [B, W]
         Rows shorter than W are padded with anything.
     query_starts : int32 [B + 1]
-        Sequence b owns rows ``query_starts[b]`` to ``query_starts[b + 1]`` of q.
+        Sequence b owns rows ``query_starts[b]`` to ``query_starts[b + 1]`` of q: any number,
+        none as well, but one each if N = B.
     context_lens : int32 [B]
         Keys of each sequence, its new tokens included.
     scale : float
@@ -65,6 +70,9 @@ def paged_attention(
         How many positions a query sees, itself included; at least 1.
     out : of shape and dtype of q, optional
         Rows that belong to no sequence are left as they are.
+    batch_invariant : bool
+        Never hand over. What a token gets then depends on its own sequence alone, to the bit: not
+        on the others, nor on how a prompt is cut into chunks.
     stream : optional
         By default the current one.
 
@@ -78,7 +86,7 @@ def paged_attention(
     KernelArgumentError
         If an argument has another rank, dtype, shape, layout or device.
     """
-    _, H, D = check_queries(q)
+    N, H, D = check_queries(q)
     same = {"dtype": storage_dtype(q), "like": q}
     checks.array("k_cache", k_cache, shape=(None, None, None, D), **same)
     checks.array("v_cache", v_cache, shape=k_cache.shape, **same)
@@ -92,7 +100,11 @@ def paged_attention(
     if out is None:
         out = empty_like(q)
     checks.array("out", out, shape=q.shape, **same)
-    if q.size > 0 and B > 0:
+    if q.size > 0 and N == B and not batch_invariant:
+        paged_decode_attention(
+            q, k_cache, v_cache, block_tables, context_lens, scale, window, out=out, stream=stream
+        )
+    elif q.size > 0 and B > 0:
         launches = plan_paged(
             q, k_cache, v_cache, block_tables, query_starts, context_lens, scale, window, out
         )
