@@ -28,8 +28,10 @@ extensions = [
     "microscope_output",
     "parity_table",
     "questions",
+    "recall_table",
     "simulator_tables",
     "source_role",
+    "sweep_plot",
 ]
 exclude_patterns = ["_build", "_generated", "results"]
 

@@ -1,0 +1,59 @@
+"""``recall-records``: what ``llm-numba eval`` found, one row a device and number format."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from docutils import nodes
+from sphinx.application import Sphinx
+from sphinx.util.docutils import SphinxDirective
+
+from llm_numba.train.recall import RecallResult, paired_difference
+
+RESULTS = Path(__file__).parents[1] / "results"
+REFERENCE = RESULTS / "storyteller_recall_cpu.json"
+
+
+class RecallRecords(SphinxDirective):
+    """Each record beside the CPU's in float32, story by story."""
+
+    def run(self) -> list[nodes.Node]:
+        """Parse the generated Markdown in place."""
+        reference = RecallResult.from_json(json.loads(REFERENCE.read_text()))
+        lines = [
+            "| where | format | right | accuracy | points more | right there only | here only |",
+            "| --- | --- | --: | --: | --: | --: | --: |",
+        ]
+        for path in sorted(RESULTS.glob("storyteller_recall_*.json")):
+            self.env.note_dependency(str(path))
+            record = json.loads(path.read_text())
+            lines.append(_row(record, reference, is_reference=path == REFERENCE))
+        return self.parse_text_to_nodes("\n".join(lines))
+
+
+def _row(record: dict[str, Any], reference: RecallResult, is_reference: bool) -> str:
+    environment, settings = record["environment"], record["settings"]
+    on_gpu = settings["device"] == "cuda"
+    device = environment["gpus"][0] if on_gpu else environment["device"]
+    result = RecallResult.from_json(record)
+    cells = [
+        device["name"],
+        settings["dtype"],
+        f"{sum(result.correct):,} of {result.num_stories:,}",
+        f"{result.accuracy:.2%}",
+    ]
+    if is_reference:
+        return f"| {' | '.join([*cells, '', '', ''])} |"
+    difference = paired_difference(reference, result)
+    cells += [
+        f"{difference.points:+.2f}",
+        f"{difference.only_first:,}",
+        f"{difference.only_second:,}",
+    ]
+    return f"| {' | '.join(cells)} |"
+
+
+def setup(app: Sphinx) -> dict[str, Any]:
+    """Register the directive."""
+    app.add_directive("recall-records", RecallRecords)
+    return {"parallel_read_safe": True, "parallel_write_safe": True}
