@@ -10,6 +10,8 @@
     ```
     ```{gpu-tests} gpu_tests_*.json
     ```
+    ```{sanitizer} sanitizer_*.json
+    ```
     {counters}`simulator_counters_*.json equal`
 """
 
@@ -109,6 +111,32 @@ class SimulatorDeviations(SphinxDirective):
         return self.parse_text_to_nodes("\n".join(lines))
 
 
+_SOUGHT = {
+    "memcheck": "accesses outside of an allocation, or misaligned",
+    "racecheck": "hazards in shared memory",
+    "initcheck": "reads of memory that nobody wrote",
+    "synccheck": "barriers that not all threads reach",
+}
+
+
+class Sanitizer(SphinxDirective):
+    """A row for each tool of compute-sanitizer: what it looks for, and what it found."""
+
+    required_arguments = 1
+
+    def run(self) -> list[nodes.Node]:
+        """Parse the generated Markdown in place."""
+        record = load(self.env, self.arguments[0])
+        lines = ["| tool | looks for | tests | findings |", "| --- | --- | --: | --: |"]
+        for run in record["results"]:
+            passed = f"{run['tests']['passed']:,}"
+            lines.append(
+                f"| `{run['name']}` | {_SOUGHT[run['name']]} | {passed} | {run['findings']} |"
+            )
+        lines += ["", "{.provenance}", on_gpu(record)]
+        return self.parse_text_to_nodes("\n".join(lines))
+
+
 class Counters(SphinxRole):
     """How many figures are equal, explained, unexplained or absent; or how many there are."""
 
@@ -153,6 +181,7 @@ def setup(app: Sphinx) -> dict[str, Any]:
     app.add_directive("simulator-speed", SimulatorSpeed)
     app.add_directive("simulator-counters", SimulatorCounters)
     app.add_directive("simulator-deviations", SimulatorDeviations)
+    app.add_directive("sanitizer", Sanitizer)
     app.add_directive("gpu-tests", GPUTests)
     app.add_role("counters", Counters())
     return {"parallel_read_safe": True, "parallel_write_safe": True}

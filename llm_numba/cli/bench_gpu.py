@@ -140,6 +140,36 @@ def kernels(
     finish(path)
 
 
+def sweep(
+    *,
+    out: Annotated[
+        Path | None, typer.Option(help="The record; unset: docs/results/sweep_<GPU>.json.")
+    ] = None,
+    only: Annotated[str, typer.Option(help="Kernels, separated by commas; unset: all.")] = "",
+    commit: Commit = None,
+) -> None:
+    """Time kernels by threads and registers, against the occupancy that these leave."""
+    from llm_numba.bench.record import make_record, require_writable, write_record
+    from llm_numba.bench.sweep import SHAPES, SweepSettings, measure
+    from llm_numba.errors import LLMNumbaError
+    from llm_numba.runtime import kernel_device
+
+    names = tuple(filter(None, only.split(","))) or tuple(SHAPES)
+    if unknown := [name for name in names if name not in SHAPES]:
+        raise LLMNumbaError(
+            f"--only {unknown[0]} names no kernel that is swept.",
+            f"Choose of: {', '.join(SHAPES)}.",
+        )
+    kernel_device("cuda")
+    settings = SweepSettings(names)
+    path = out or _path("sweep")
+    require_writable(path)
+    results = collect(measure(settings), "some minutes")
+    write_record(path, make_record("sweep", settings.to_json(), results, commit))
+    show(results)
+    finish(path)
+
+
 def _path(benchmark: str) -> Path:
     from llm_numba.bench.record import default_path
     from llm_numba.errors import DeviceError

@@ -17,6 +17,7 @@ from cuda.core import LaunchConfig, Stream
 from cuda.core import launch as driver_launch
 
 from llm_numba.errors import KernelArgumentError, LaunchError
+from llm_numba.runtime.launch import Launch
 from llm_numba.runtime.signature import argument_key, numba_type
 
 # What a block gets without asking, static and dynamic together; more must be granted first.
@@ -32,6 +33,9 @@ class _Compiled:
     handle: Any  # cuda.core.Kernel
     cooperative: bool
     dynamic_limit: int  # bytes of dynamic shared memory that a launch may use
+    registers: int  # of a thread
+    local_bytes: int  # of a thread
+    static_bytes: int  # of shared memory
 
 
 # By dispatcher, then by device and argument keys; a kernel that is no more takes its entries along.
@@ -86,6 +90,27 @@ def launch_on_gpu(
             _nvtx.RangePop()
 
 
+def resources_on_gpu(launch: Launch) -> tuple[int, int, int]:
+    """Say what the kernel of a launch takes of the current GPU, as the driver has it.
+
+    Parameters
+    ----------
+    launch : Launch
+        Compiled here if it was not before.
+
+    Returns
+    -------
+    registers : int
+        Of a thread.
+    local_bytes : int
+        Of a thread, in memory: arrays that found no place in registers, and spills.
+    shared_bytes : int
+        Of a block, static and dynamic.
+    """
+    compiled = _load(launch.kernel, cupy.cuda.runtime.getDevice(), launch.args)
+    return compiled.registers, compiled.local_bytes, compiled.static_bytes + launch.shared_bytes
+
+
 def _load(kernel: Any, device: int, args: tuple[Any, ...]) -> _Compiled:
     variants = _compiled.setdefault(kernel, {})
     key = (device, *map(argument_key, args))
@@ -103,8 +128,15 @@ def _compile(kernel: Any, signature: tuple[Any, ...]) -> _Compiled:
     # Numba binds a kernel to the GPU that it compiled for; a second GPU must be asked for.
     overload.bind()
     function = overload.library.get_cufunc()
-    limit = _DEFAULT_SHARED_BYTES - function.attrs.shared
-    return _Compiled(function.kernel, overload.cooperative, limit)
+    attributes = function.attrs
+    return _Compiled(
+        function.kernel,
+        overload.cooperative,
+        _DEFAULT_SHARED_BYTES - attributes.shared,
+        attributes.regs,
+        attributes.local,
+        attributes.shared,
+    )
 
 
 def _grant(compiled: _Compiled, device: int, shared_bytes: int) -> None:
