@@ -8,13 +8,14 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from llm_numba.kernels import checks
-from llm_numba.kernels.sampling_draw import DRAW_THREADS, MAX_PARTS, draws
+from llm_numba.kernels.sampling_draw import draws
 from llm_numba.kernels.sampling_logprobs import log_softmax, top_logprobs
-from llm_numba.kernels.sampling_numbers import BINS
 from llm_numba.kernels.sampling_parts import (
+    MAX_PARTS,
     PART,
     THREADS,
-    extremes,
+    WARPS,
+    bests,
     gather_packet,
     load_packet,
     parts_of,
@@ -22,29 +23,28 @@ from llm_numba.kernels.sampling_parts import (
     rows_are_packets,
 )
 from llm_numba.kernels.sampling_penalties import apply_penalties
-from llm_numba.kernels.sampling_select import (
-    RECORD,
-    ROOM,
-    candidates,
-    histograms,
-    row_cuts,
-)
+from llm_numba.kernels.sampling_refine import ROOM
+from llm_numba.kernels.sampling_select import BINS, COUNTERS, CUTS, histograms
 from llm_numba.runtime import Launch, empty, launch_all
 
 __all__ = ["apply_penalties", "argmax", "log_softmax", "sample_tokens", "top_logprobs"]
 
 
+MERGED = False
+
+
 class _Kernels(NamedTuple):
     """The kernels that read logits, by one way of loading."""
 
-    part_extremes: Any
+    part_best: Any
     part_histogram: Any
     part_candidates: Any
     row_draw: Any
+    part_draw: Any
 
 
 def _made(load: Any) -> _Kernels:
-    return _Kernels(extremes(load), histograms(load), candidates(load), draws(load))
+    return _Kernels(bests(load), histograms(load), *draws(load))
 
 
 _PACKETS, _GATHERED = _made(load_packet), _made(gather_packet)
@@ -81,7 +81,8 @@ def argmax(logits: Any, *, out: Any = None, stream: Any = None) -> Any:
 
 
 def _argmax_plan(logits: Any, out: Any) -> tuple[Launch, ...]:
-    first, best, _ = _extremes_plan(logits, *_histogram(logits, 0))
+    nothing = empty((len(logits), 0), np.int32, like=logits)
+    best, _, first = _best_plan(logits, *_histogram(logits, 0), nothing, warps=0)
     return first, Launch(row_argmax, (-(-len(logits) // 4),), (32, 4), (best, out))
 
 
@@ -106,7 +107,7 @@ def sample_tokens(
     Parameters
     ----------
     logits : float32, float16 or bfloat16 [B, V]
-        After penalties, on a device; V from 1 to 2^23.
+        After penalties, on a device; V from 1 to 2^22.
     temperature : float32 [B]
         Below 1e-5 the most likely token is taken, the first of equals.
     top_k : int32 [B]
@@ -161,37 +162,37 @@ def _sample_plan(
 ) -> tuple[Launch, ...]:
     rows, parts = len(logits), parts_of(logits.shape[1])
     kernels, grid, block = _kernels(logits), (rows * parts,), (THREADS,)
-    histogram = _histogram(logits, BINS)
-    first, best, least = _extremes_plan(logits, *histogram)
-    cuts = empty((rows, RECORD), np.int64, like=logits)
+    counts, masses = _histogram(logits, BINS)
+    counters = empty((rows, COUNTERS), np.int32, like=logits)
+    cuts = empty((rows, CUTS), np.int64, like=logits)
+    best, tops, first = _best_plan(logits, counts, masses, counters, warps=WARPS)
+    limits = (temperature, top_k, top_p, min_p)
     sure = empty((rows, parts), np.int64, like=logits)
-    found = empty((rows, parts), np.int32, like=logits)
-    keys = empty((rows, parts, ROOM), np.int32, like=logits)
-    extent = (best, least)
-    limits = (temperature, top_k, top_p)
-    draw = (logits, temperature, top_p, min_p, seeds, streams, positions)
-    part = (logits, temperature, min_p, *extent, cuts, sure, found, keys)
-    return (
-        first,
-        Launch(kernels.part_histogram, grid, block, (logits, *limits, min_p, *extent, *histogram)),
-        Launch(row_cuts, (rows,), (BINS,), (*limits, *extent, *histogram, cuts)),
-        Launch(kernels.part_candidates, grid, block, part),
-        Launch(
-            kernels.row_draw,
-            (rows,),
-            (DRAW_THREADS,),
-            (*draw, *extent, cuts, sure, found, keys, out),
-        ),
-    )
+    collected = empty((rows, ROOM), np.int64, like=logits)
+    histogram = (logits, *limits, best, counts, masses, counters, cuts)
+    part = (logits, *limits, best, tops, cuts, counters, sure, collected)
+    numbers = (seeds, streams, positions)
+    row = (logits, *limits, *numbers, best, cuts, counters, sure, collected, out)
+    if MERGED:
+        args = (logits, *limits, *numbers, best, tops, cuts, counters, sure, collected, out)
+        last = (Launch(kernels.part_draw, grid, block, args),)
+    else:
+        last = (
+            Launch(kernels.part_candidates, grid, block, part),
+            Launch(kernels.row_draw, (rows,), block, row),
+        )
+    return first, Launch(kernels.part_histogram, grid, block, histogram), *last
 
 
-def _extremes_plan(logits: Any, counts: Any, masses: Any) -> tuple[Launch, Any, Any]:
-    """Plan the first read; return its launch, ranks [B, P] and least logits [B, P]."""
+def _best_plan(
+    logits: Any, counts: Any, masses: Any, counters: Any, warps: int
+) -> tuple[Any, Any, Launch]:
+    """Plan the first read; return ranks [B, P], largest logits [B, P warps], and the launch."""
     rows, parts = len(logits), parts_of(logits.shape[1])
     best = empty((rows, parts), np.int64, like=logits)
-    least = empty((rows, parts), np.float32, like=logits)
-    args = (logits, best, least, counts, masses)
-    return Launch(_kernels(logits).part_extremes, (rows * parts,), (THREADS,), args), best, least
+    tops = empty((rows, parts * warps), np.float32, like=logits)
+    args = (logits, best, tops, counts, masses, counters)
+    return best, tops, Launch(_kernels(logits).part_best, (rows * parts,), (THREADS,), args)
 
 
 def _histogram(logits: Any, bins: int) -> tuple[Any, Any]:

@@ -1,20 +1,17 @@
-"""The last step of the sampler: from the candidates of a row to its token, one block a row.
+"""The last kernel of the sampler: candidates, the least logit that is kept, and the draw.
 
-First the least key that is kept. "How many candidates lie above this key?" and "how much do they
-weigh?" never grow as the key does, so halving an interval of keys finds where the answer falls
-below the limit, exactly, in as many rounds as the keys of a bin differ in bits. Then the draw: of
-the parts, the one in which the running sum passes the random share; of that part's logits, the
-one.
+Each block weighs what its part surely keeps and collects the tokens in doubt. The block of a row
+that comes last goes on alone: it finds the least key that is kept, adds the candidates above it to
+their parts, multiplies the sum by the random share, and walks: to the part in which the running
+sum passes it, to the thread, to the token.
 """
 
 from numba import cuda, float32, int32, int64
 
 from llm_numba.kernels import ptx
 from llm_numba.kernels.reduce import WARP
-from llm_numba.kernels.rows import MAX_WARPS
+from llm_numba.kernels.rows import MAX_WARPS, MINUS_INFINITY
 from llm_numba.kernels.sampling_numbers import (
-    NAN_KEY,
-    bin_bits,
     bin_of,
     column_of_ranked,
     key_of,
@@ -22,137 +19,108 @@ from llm_numba.kernels.sampling_numbers import (
     lowest_kept,
     octaves_per_logit,
     part_of,
+    ranked,
+    top_of_bin,
     uniform_bits,
     units,
     value_of,
 )
 from llm_numba.kernels.sampling_parts import (
+    ITEMS,
+    MAX_PARTS,
     PART,
-    max_over_block,
-    row_extremes,
+    THREADS,
+    WARPS,
+    column_of_item,
+    holder,
+    is_last_of_row,
+    row_best,
     sum_before,
     sum_over_block,
     sum_over_warp,
 )
+from llm_numba.kernels.sampling_refine import (
+    LEAST_KEY,
+    ROOM,
+    least_kept_key,
+    units_of_key,
+)
 from llm_numba.kernels.sampling_select import (
+    CANDIDATES,
+    COLLECTED,
     K_BIN,
-    K_MASS,
-    K_REST,
     NO_BIN,
     P_BIN,
     P_LAST,
-    P_MASS,
-    ROOM,
-    TOTAL,
+    SURE,
     has_finite_maximum,
     is_drawn,
-    mass_to_reach,
+    is_limited,
 )
 
-DRAW_THREADS = 512
-MAX_PARTS = 1024
-
-_SCANNED = PART // DRAW_THREADS
-_LEAST_KEY = -NAN_KEY - 1
+# Candidates that a block has room for: an eighth of its logits.
+ROOM_OF_BLOCK = 512
 
 
 @cuda.jit(device=True)
-def count_of_part(found, row, part):
-    """Return how many candidates a part has; all its logits where there was no room."""
-    return found[row, part] if found[row, part] <= ROOM else PART
+def add_candidates(logits, collected, sure, masses, row, count, weigher, least, high):
+    """Add up the parts of a row: what they surely keep, and candidates from `least` to `high`."""
+    t, parts = cuda.threadIdx.x, sure.shape[1]
+    for part in range(t, parts, THREADS):
+        masses[part] = sure[row, part]
+    cuda.syncthreads()
+    if count <= ROOM:
+        for i in range(t, count, THREADS):
+            rank = collected[row, i]
+            key = key_of_ranked(rank)
+            if key >= least and key <= high:
+                cuda.atomic.add(masses, column_of_ranked(rank) // PART, units_of_key(key, weigher))
+    else:
+        for part in range(t // WARP, parts, WARPS):
+            mass, end = int64(0), min((part + 1) * PART, logits.shape[1])
+            for column in range(part * PART + t % WARP, end, WARP):
+                key = key_of(ptx.to_float(logits[row, column]))
+                if key >= least and key <= high:
+                    mass += units_of_key(key, weigher)
+            mass = sum_over_warp(mass)
+            if t % WARP == 0:
+                masses[part] += mass
+    cuda.syncthreads()
 
 
 @cuda.jit(device=True)
-def candidate(logits, found, keys, row, part, index):
-    """Return the key of a candidate; of any logit of the part where there was no room."""
-    if found[row, part] <= ROOM:
-        return keys[row, part, index]
-    column = part * PART + index
-    return key_of(ptx.to_float(logits[row, column])) if column < logits.shape[1] else _LEAST_KEY
+def doubts(row, is_cut, cuts):
+    """Return what decides about a token: z that are surely kept, z that may be, bins in doubt."""
+    if not is_cut:
+        return MINUS_INFINITY, MINUS_INFINITY, int64(NO_BIN), int64(NO_BIN), int64(NO_BIN)
+    k_bin, p_bin, p_last = cuts[row, K_BIN], cuts[row, P_BIN], cuts[row, P_LAST]
+    sure, last = top_of_bin(cuts[row, SURE]), max(k_bin, p_last)
+    return sure, top_of_bin(last + 1), k_bin, p_bin, p_last
 
 
 @cuda.jit(device=True)
-def keys_of_bins(logits, found, keys, row, weigher, first, last, partial):
-    """Return the least and the largest key of the candidates in some bins."""
-    lane, warp = cuda.threadIdx.x & 31, cuda.threadIdx.x >> 5
-    maximum, scale, lowest, bins_an_octave = weigher
-    low, high = int64(NAN_KEY), int64(_LEAST_KEY)
-    for part in range(warp, found.shape[1], DRAW_THREADS // WARP):
-        for i in range(lane, count_of_part(found, row, part), WARP):
-            key = candidate(logits, found, keys, row, part, i)
-            z = (value_of(key) - maximum) * scale
-            if z >= lowest:
-                b = bin_of(z, bins_an_octave)
-                if first <= b and b <= last:
-                    low, high = min(low, int64(key)), max(high, int64(key))
-    return -max_over_block(-low, partial), max_over_block(high, partial)
-
-
-@cuda.jit(device=True)
-def part_between(logits, found, keys, row, weigher, part, above, upto, by_count):
-    """Add up a warp's part: candidates with above < key <= upto, by count or by units."""
-    total = int64(0)
-    for i in range(cuda.threadIdx.x & 31, count_of_part(found, row, part), WARP):
-        key = candidate(logits, found, keys, row, part, i)
-        if above < key and key <= upto:
-            total += int64(1) if by_count else units((value_of(key) - weigher[0]) * weigher[1])
-    return total
-
-
-@cuda.jit(device=True)
-def row_between(logits, found, keys, row, weigher, above, upto, by_count, partial):
-    """Add up a row's candidates as :func:`part_between`, for each thread of the block."""
-    total = int64(0)
-    for part in range(cuda.threadIdx.x >> 5, found.shape[1], DRAW_THREADS // WARP):
-        total += part_between(logits, found, keys, row, weigher, part, above, upto, by_count)
-    return sum_over_block(total, partial)
-
-
-@cuda.jit(device=True)
-def least_key(logits, found, keys, row, weigher, low, high, enough, by_count, partial):
-    """Find the least key above which there is less than enough, between two keys."""
-    upto = high
-    while low < high:
-        middle = low + (high - low) // 2
-        above = row_between(logits, found, keys, row, weigher, middle, upto, by_count, partial)
-        if above < enough:
-            high = middle
-        else:
-            low = middle + 1
-    return low
-
-
-@cuda.jit(device=True)
-def least_kept_key(logits, found, keys, row, weigher, cut, top_p, partial):
-    """Find the least key that top-k, then top-p, let pass in a row; and the largest in doubt."""
-    least, high, total = int64(_LEAST_KEY), int64(_LEAST_KEY), cut[TOTAL]
-    if cut[K_BIN] != NO_BIN:
-        low, high = keys_of_bins(logits, found, keys, row, weigher, cut[K_BIN], cut[K_BIN], partial)
-        least = least_key(logits, found, keys, row, weigher, low, high, cut[K_REST], True, partial)
-        count = row_between(logits, found, keys, row, weigher, least, high, True, partial)
-        mass = row_between(logits, found, keys, row, weigher, least, high, False, partial)
-        # Of equals of the k-th token only as many count as make it k.
-        tied = units((value_of(int32(least)) - weigher[0]) * weigher[1])
-        total = cut[K_MASS] + mass + (cut[K_REST] - count) * tied
-    if cut[P_BIN] != NO_BIN:
-        low, high = keys_of_bins(
-            logits, found, keys, row, weigher, cut[P_BIN], cut[P_LAST], partial
-        )
-        enough = mass_to_reach(total, top_p) - cut[P_MASS]
-        found_p = least_key(logits, found, keys, row, weigher, low, high, enough, False, partial)
-        least = max(least, found_p)
-    return least, high
+def collect(staged, slots, row, counters, collected):
+    """Copy a block's candidates to where those of the row are; too many make it all too many."""
+    t, count = cuda.threadIdx.x, slots[0]
+    if t == 0 and count > 0:
+        claimed = count if count <= ROOM_OF_BLOCK else int32(ROOM + 1)
+        slots[1] = cuda.atomic.add(counters, (row, CANDIDATES), claimed)
+    cuda.syncthreads()
+    for i in range(t, min(count, ROOM_OF_BLOCK), THREADS):
+        if slots[1] + i < ROOM:
+            collected[row, slots[1] + i] = staged[i]
 
 
 def draws(load):
     """Make the last kernel by one way of loading."""
+    hold_part = holder(load)
 
     @cuda.jit(device=True)
-    def sum_of_packets(logits, row, column, weigher, least, stop):
-        """Add up 16 logits' units from a column on; and say which passes `stop`, or -1."""
-        maximum, scale, lowest, _ = weigher
+    def walk(logits, row, column, weigher, least, stop):
+        """Add up the units of 16 tokens from a column on; and say which passes `stop`, or -1."""
+        maximum, scale, lowest = weigher
         width, total, chosen = ptx.items16(logits), int64(0), -1
-        for k in range(_SCANNED // width):
+        for k in range(ITEMS // width):
             if column + k * width < logits.shape[1]:
                 values = load(logits, row, column + k * width)
                 for e in range(width):
@@ -163,47 +131,142 @@ def draws(load):
                         chosen = column + k * width + e
         return total, chosen
 
-    @cuda.jit
-    def row_draw(
-        logits, temperature, top_p, min_p, seeds, streams, positions,
-        best, smallest, cuts, sure, found, keys, out,
+    @cuda.jit(device=True)
+    def draw(logits, row, weigher, least, masses, parts, share, partial, out):
+        """Find the token at which the running sum of a row passes a share of the whole."""
+        total = int64(0)
+        for part in range(parts):
+            total += masses[part]
+        left, part = part_of(total, share), 0
+        while left >= masses[part]:
+            left -= masses[part]
+            part += 1
+        column = part * PART + cuda.threadIdx.x * ITEMS
+        mine, _ = walk(logits, row, column, weigher, least, left)
+        before = sum_before(mine, partial)
+        if before <= left and left < before + mine:
+            _, chosen = walk(logits, row, column, weigher, least, left - before)
+            out[row] = chosen
+
+    @cuda.jit(device=True)
+    def weigh(logits, row, part, weigher, doubt, staged, slots, held):
+        """Weigh what a thread's share of a part surely keeps, and stage what is in doubt."""
+        maximum, scale, lowest = weigher
+        sure, maybe, k_bin, p_bin, p_last = doubt
+        mass = int64(0)
+        hold_part(logits, row, part, held)
+        for i in range(ITEMS):
+            z = (held[i] - maximum) * scale
+            if z >= lowest:
+                if z > sure:
+                    mass += units(z)
+                elif z > maybe:
+                    b = bin_of(z)
+                    if b == k_bin or (p_bin <= b and b <= p_last):
+                        slot = cuda.atomic.add(slots, 0, int32(1))
+                        if slot < ROOM_OF_BLOCK:
+                            column = column_of_item(logits, part, i)
+                            staged[slot] = ranked(key_of(held[i]), column)
+        return mass
+
+    @cuda.jit(device=True)
+    def examine(
+        logits, row, part, rank, temperature, top_k, top_p, min_p,
+        tops, cuts, counters, sure, collected,
+    ):  # fmt: skip
+        """Weigh a part and collect its candidates.
+
+        A warp that holds no logit above the bins in doubt does not read its share. In which order
+        candidates are collected is left to chance, and nothing that follows depends on it.
+        """
+        partial = cuda.shared.array(MAX_WARPS, int64)
+        staged = cuda.shared.array(ROOM_OF_BLOCK, int64)
+        slots = cuda.shared.array(2, int32)
+        held = cuda.local.array(ITEMS, float32)
+        t, scale = cuda.threadIdx.x, octaves_per_logit(temperature[row])
+        weigher = value_of(key_of_ranked(rank)), scale, lowest_kept(min_p[row])
+        doubt = doubts(row, is_limited(top_k[row], top_p[row]), cuts)
+        if t == 0:
+            slots[0] = 0
+        cuda.syncthreads()
+        top = (tops[row, part * WARPS + t // WARP] - weigher[0]) * scale
+        mass = int64(0)
+        if top >= weigher[2] and top > min(doubt[0], doubt[1]):
+            mass = weigh(logits, row, part, weigher, doubt, staged, slots, held)
+        mass = sum_over_block(mass, partial)
+        if t == 0:
+            sure[row, part] = mass
+        collect(staged, slots, row, counters, collected)
+
+    @cuda.jit(device=True)
+    def finish(
+        logits, row, rank, temperature, top_k, top_p, min_p, seeds, streams, positions,
+        cuts, counters, sure, collected, out,
     ):  # fmt: skip
         """Draw the token of a row."""
         partial = cuda.shared.array(MAX_WARPS, int64)
         masses = cuda.shared.array(MAX_PARTS, int64)
-        row, t = cuda.blockIdx.x, cuda.threadIdx.x
-        rank, bottom = row_extremes(best, smallest, row)
+        scale = octaves_per_logit(temperature[row])
+        weigher = value_of(key_of_ranked(rank)), scale, lowest_kept(min_p[row])
+        least, high, count = int64(LEAST_KEY), int64(LEAST_KEY), counters[row, CANDIDATES]
+        if is_limited(top_k[row], top_p[row]):
+            least, high = least_kept_key(
+                logits, collected, row, count, weigher, cuts[row], top_p[row], partial
+            )
+        add_candidates(logits, collected, sure, masses, row, count, weigher, least, high)
+        share = uniform_bits(seeds[row], streams[row], positions[row])
+        draw(logits, row, weigher, least, masses, sure.shape[1], share, partial, out)
+
+    @cuda.jit
+    def part_candidates(
+        logits, temperature, top_k, top_p, min_p,
+        best, tops, cuts, counters, sure, collected,
+    ):  # fmt: skip
+        parts = best.shape[1]
+        row, part = cuda.blockIdx.x // parts, cuda.blockIdx.x % parts
+        rank = row_best(best, row)
+        if is_drawn(rank, temperature[row]):
+            examine(
+                logits, row, part, rank, temperature, top_k, top_p, min_p,
+                tops, cuts, counters, sure, collected,
+            )  # fmt: skip
+
+    @cuda.jit
+    def row_draw(
+        logits, temperature, top_k, top_p, min_p, seeds, streams, positions,
+        best, cuts, counters, sure, collected, out,
+    ):  # fmt: skip
+        row = cuda.blockIdx.x
+        rank = row_best(best, row)
+        if is_drawn(rank, temperature[row]):
+            finish(
+                logits, row, rank, temperature, top_k, top_p, min_p, seeds, streams, positions,
+                cuts, counters, sure, collected, out,
+            )  # fmt: skip
+        elif cuda.threadIdx.x == 0:
+            out[row] = column_of_ranked(rank) if has_finite_maximum(rank) else -1
+
+    @cuda.jit
+    def part_draw(
+        logits, temperature, top_k, top_p, min_p, seeds, streams, positions,
+        best, tops, cuts, counters, sure, collected, out,
+    ):  # fmt: skip
+        flag = cuda.shared.array(1, int32)
+        parts = best.shape[1]
+        row, part = cuda.blockIdx.x // parts, cuda.blockIdx.x % parts
+        rank = row_best(best, row)
         if not is_drawn(rank, temperature[row]):
-            if t == 0:
+            if part == 0 and cuda.threadIdx.x == 0:
                 out[row] = column_of_ranked(rank) if has_finite_maximum(rank) else -1
             return
-        maximum, scale = value_of(key_of_ranked(rank)), octaves_per_logit(temperature[row])
-        bins_an_octave = float32(1 << bin_bits((bottom - maximum) * scale))
-        weigher = maximum, scale, lowest_kept(min_p[row]), bins_an_octave
-        least, high = least_kept_key(
-            logits, found, keys, row, weigher, cuts[row], top_p[row], partial
-        )
-        parts = found.shape[1]
-        for part in range(t // WARP, parts, DRAW_THREADS // WARP):
-            mass = sum_over_warp(
-                part_between(logits, found, keys, row, weigher, part, least - 1, high, False)
-            )
-            if t % WARP == 0:
-                masses[part] = sure[row, part] + mass
-        cuda.syncthreads()
-        total = int64(0)
-        for part in range(parts):
-            total += masses[part]
-        left = part_of(total, uniform_bits(seeds[row], streams[row], positions[row]))
-        part = 0
-        while left >= masses[part]:
-            left -= masses[part]
-            part += 1
-        column = part * PART + t * _SCANNED
-        mine, _ = sum_of_packets(logits, row, column, weigher, least, left)
-        before = sum_before(mine, partial)
-        if before <= left and left < before + mine:
-            _, chosen = sum_of_packets(logits, row, column, weigher, least, left - before)
-            out[row] = chosen
+        examine(
+            logits, row, part, rank, temperature, top_k, top_p, min_p,
+            tops, cuts, counters, sure, collected,
+        )  # fmt: skip
+        if is_last_of_row(counters, row, COLLECTED, parts, flag):
+            finish(
+                logits, row, rank, temperature, top_k, top_p, min_p, seeds, streams, positions,
+                cuts, counters, sure, collected, out,
+            )  # fmt: skip
 
-    return row_draw
+    return part_candidates, row_draw, part_draw

@@ -11,9 +11,9 @@ stay below :math:`2^{63}` while V is below :math:`2^{23}`, and what is lost to r
 than V units: a part in :math:`2^{23}` of a vocabulary of 128k, the step of a float32. Tokens less
 than one unit heavy are never drawn.
 
-**Bins.** A histogram over z, from 0 down, with :math:`2^f` bins an octave. Inside an octave all
-weights are within a factor of 2, so that 18 bits hold a weight to 2^-18 of itself and 32 bits hold
-the sum of a part of a row.
+**Bins.** A histogram over z, from 0 down, 16 bins an octave. Inside an octave weights are within
+a factor of 2, so that 18 bits hold a weight to 2^-17 of itself and 32 bits hold the sum of a part
+of a row.
 
 Source of the generator: Salmon et al., "Parallel Random Numbers: As Easy as 1, 2, 3", SC 2011.
 """
@@ -31,13 +31,13 @@ INFINITY_KEY = 0x7F800000
 
 UNIT_BITS = 40
 LOWEST = float32(-UNIT_BITS)
-BINS = 512
-FEWEST_BITS = 3  # 8 bins in each of 40 octaves; more where a row spans fewer
-MOST_BITS = 20
+OCTAVE_BITS = 4  # 16 bins an octave
+BINS = 768  # of which 641 are used; a multiple of the threads of a block
 BIN_UNIT_BITS = 18
 UNIFORM_BITS = 24
 
 _UNITS = float32(2.0**UNIT_BITS)
+_BINS_AN_OCTAVE = float32(1 << OCTAVE_BITS)
 _BIN_UNITS = float32(2.0**BIN_UNIT_BITS)
 _LOG2_E = float32(math.log2(math.e))
 _INDEX_BITS = 0xFFFFFFFF
@@ -96,22 +96,18 @@ def units(z):
 
 
 @cuda.jit(device=True)
-def bin_bits(z_least):
-    """Choose how fine the bins are: 2^bits an octave, for a row that reaches down to z_least."""
-    span = min(-z_least, -LOWEST)
-    bits = FEWEST_BITS
-    while bits < MOST_BITS and span * float32(2 << bits) < float32(BINS):
-        bits += 1
-    return bits
-
-
-@cuda.jit(device=True)
-def bin_of(z, bins_an_octave):
-    """Return the bin of z, which is at most 0 and above -40; 0 is that of the largest logit.
+def bin_of(z):
+    """Return the bin of z, which is from -40 to 0; the largest logit's is 0.
 
     A product with a power of two is exact, so bins never cross from one octave to the next.
     """
-    return int32(-z * bins_an_octave)
+    return int32(-z * _BINS_AN_OCTAVE)
+
+
+@cuda.jit(device=True)
+def top_of_bin(index):
+    """Return the largest z of a bin; the bins before it have larger ones, exactly."""
+    return -float32(index) / _BINS_AN_OCTAVE
 
 
 @cuda.jit(device=True)
@@ -122,9 +118,9 @@ def units_in_bin(z):
 
 
 @cuda.jit(device=True)
-def units_of_bin(total, index, bits):
+def units_of_bin(total, index):
     """Turn what a bin holds by :func:`units_in_bin` into units of 2^-40."""
-    return (int64(total) << (UNIT_BITS - BIN_UNIT_BITS)) >> (index >> bits)
+    return (int64(total) << (UNIT_BITS - BIN_UNIT_BITS)) >> (index >> OCTAVE_BITS)
 
 
 @cuda.jit(device=True)

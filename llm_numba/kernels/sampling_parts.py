@@ -1,12 +1,12 @@
 """Parts of a row of logits: who reads what, and what each part reports.
 
 A row of a vocabulary is long and a batch has few rows, so several blocks share a row. The number
-of parts depends on V alone. A thread holds 32 logits in registers, all loads under way at once:
+of parts depends on V alone. A thread holds 16 logits in registers, all loads under way at once:
 
 ::
 
-    row         | part 0: 8192 logits | part 1 | ... | part P-1 |      a block of 256 threads each
-    fp32        t0 t0 t0 t0 t1 t1 t1 t1 ... t255 t255 t255 t255 t0 ... 8 packets of 16 bytes
+    row         | part 0: 4096 logits | part 1 | ... | part P-1 |      a block of 256 threads each
+    fp32        t0 t0 t0 t0 t1 t1 t1 t1 ... t255 t255 t255 t255 t0 ... 4 packets of 16 bytes
 """
 
 from typing import Any
@@ -14,23 +14,22 @@ from typing import Any
 from numba import cuda, float32, int32, int64
 
 from llm_numba.kernels import ptx
-from llm_numba.kernels.reduce import FULL_WARP, WARP
+from llm_numba.kernels.reduce import FULL_WARP, WARP, warp_max
 from llm_numba.kernels.rows import MAX_WARPS, MINUS_INFINITY
 from llm_numba.kernels.sampling_numbers import (
-    NAN_KEY,
     column_of_ranked,
     key_of,
     ranked,
-    value_of,
 )
 from llm_numba.runtime import storage_dtype
 
 THREADS = 256
-ITEMS = 32
+WARPS = THREADS // WARP
+ITEMS = 16
 PART = THREADS * ITEMS
 
+MAX_PARTS = 1024
 LEAST_RANK = -(1 << 63)
-_INFINITY = float32(float("inf"))
 
 
 def parts_of(vocabulary: int) -> int:
@@ -161,54 +160,68 @@ def sum_before(value, partial):
 
 
 @cuda.jit(device=True)
-def row_extremes(best, least, row):
-    """Return a row's first largest logit, ranked, and its smallest finite one; for each lane."""
-    lane = cuda.threadIdx.x & 31
-    rank, smallest = int64(LEAST_RANK), _INFINITY
-    for part in range(lane, best.shape[1], WARP):
+def row_best(best, row):
+    """Return a row's first largest logit, ranked, for each lane of a warp."""
+    rank = int64(LEAST_RANK)
+    for part in range(cuda.threadIdx.x & 31, best.shape[1], WARP):
         rank = max(rank, best[row, part])
-        smallest = min(smallest, least[row, part])
-    for distance in (16, 8, 4, 2, 1):
-        smallest = min(smallest, cuda.shfl_xor_sync(FULL_WARP, smallest, distance))
-    return max_over_warp(rank), smallest
+    return max_over_warp(rank)
 
 
-def extremes(load):
+@cuda.jit(device=True)
+def is_last_of_row(counters, row, stage, parts, flag):
+    """Tell whether all other blocks of the row have come here; what they wrote can be read then.
+
+    The barrier hands a block's writes to its first thread, the fence makes them visible to the
+    GPU before the counter moves, and the second fence keeps reads from being served from before.
+    """
+    cuda.syncthreads()
+    if cuda.threadIdx.x == 0:
+        cuda.threadfence()
+        flag[0] = cuda.atomic.add(counters, (row, stage), int32(1))
+        cuda.threadfence()
+    cuda.syncthreads()
+    return flag[0] == parts - 1
+
+
+def bests(load):
     """Make the kernel of the first read by one way of loading."""
     hold_part = holder(load)
 
     @cuda.jit
-    def part_extremes(logits, best, least, counts, masses):
-        """Find the largest logit of a part, its first column, and the smallest finite one.
+    def part_best(logits, best, tops, counts, masses, counters):
+        """Find the largest logit of a part and its first column, and that of each warp's share.
 
-        The histogram of the row is set to zero on the way; the next kernel adds to it.
+        What later kernels add to is set to zero on the way.
         """
         maxima = cuda.shared.array(MAX_WARPS, int64)
         held = cuda.local.array(ITEMS, float32)
-        parts = best.shape[1]
+        parts, t = best.shape[1], cuda.threadIdx.x
         row, part = cuda.blockIdx.x // parts, cuda.blockIdx.x % parts
-        t = cuda.threadIdx.x
         hold_part(logits, row, part, held)
         for b in range(part * THREADS + t, counts.shape[1], parts * THREADS):
             counts[row, b] = 0
             masses[row, b] = 0
-        largest, smallest, has_nan = MINUS_INFINITY, _INFINITY, False
+        if part == 0 and t < counters.shape[1]:
+            counters[row, t] = 0
+        largest, has_nan = MINUS_INFINITY, False
         for i in range(ITEMS):
             largest = max(largest, held[i])
-            smallest = min(smallest, held[i] if held[i] > MINUS_INFINITY else _INFINITY)
             has_nan |= held[i] != held[i]
-        item = 0
-        for i in range(ITEMS - 1, -1, -1):
-            is_first = held[i] != held[i] if has_nan else held[i] == largest
-            item = i if is_first else item
-        key = int32(NAN_KEY) if has_nan else key_of(largest)
-        rank = max_over_block(ranked(key, column_of_item(logits, part, item)), maxima)
-        lowest = -max_over_block(-int64(key_of(smallest)), maxima)
+        top = warp_max(largest)
+        if t % WARP == 0 and tops.shape[1] > 0:
+            tops[row, part * WARPS + t // WARP] = top
+        rank = int64(LEAST_RANK)
+        if has_nan or largest == top:  # few threads go on: that of the maximum, as a rule
+            for i in range(ITEMS):
+                if held[i] == top or held[i] != held[i]:
+                    other = ranked(key_of(held[i]), column_of_item(logits, part, i))
+                    rank = max(rank, other)
+        rank = max_over_block(rank, maxima)
         if t == 0:
             best[row, part] = rank
-            least[row, part] = value_of(lowest)
 
-    return part_extremes
+    return part_best
 
 
 @cuda.jit
@@ -216,9 +229,6 @@ def row_argmax(best, out):
     """Choose among the parts of a row; a warp a row, several of them a block."""
     row = cuda.blockIdx.x * cuda.blockDim.y + cuda.threadIdx.y
     if row < best.shape[0]:
-        rank = int64(LEAST_RANK)
-        for part in range(cuda.threadIdx.x, best.shape[1], WARP):
-            rank = max(rank, best[row, part])
-        rank = max_over_warp(rank)
+        rank = row_best(best, row)
         if cuda.threadIdx.x == 0:
             out[row] = column_of_ranked(rank)

@@ -1,0 +1,179 @@
+"""Inside a bin: the exact logit at which top-k or top-p cuts, by the same trick at a finer grain.
+
+The candidates of a row are the tokens of the bins in doubt. A histogram of 256 bins over the upper
+8 bits in which their keys differ says in which of these the cut lies, the next over the 8 bits
+below, until one key is left: a *radix selection*, three rounds as a rule. What is added up is
+either tokens, for top-k, or weights, for top-p.
+"""
+
+from numba import cuda, int32, int64
+
+from llm_numba.kernels import ptx
+from llm_numba.kernels.sampling_numbers import (
+    BIN_UNIT_BITS,
+    NAN_KEY,
+    OCTAVE_BITS,
+    UNIT_BITS,
+    bin_of,
+    key_of,
+    key_of_ranked,
+    ranked,
+    units,
+    units_in_bin,
+    value_of,
+)
+from llm_numba.kernels.sampling_parts import (
+    THREADS,
+    max_over_block,
+    sum_before,
+    sum_over_block,
+)
+from llm_numba.kernels.sampling_select import (
+    K_BIN,
+    K_MASS,
+    K_REST,
+    NO_BIN,
+    P_BIN,
+    P_LAST,
+    P_MASS,
+    mass_to_reach,
+)
+
+# Candidates that a row has room for. With more, its logits themselves are read in their place.
+ROOM = 4096
+
+LEAST_KEY = -NAN_KEY - 1
+
+_DIGIT_BITS = 8
+_DIGITS = 1 << _DIGIT_BITS  # as many as a block has threads
+# Sums of weights of 18 bits may need more than 31: each half is added up by itself.
+_HALF_BITS = BIN_UNIT_BITS // 2
+_HALF = (1 << _HALF_BITS) - 1
+
+
+@cuda.jit(device=True)
+def candidate(logits, collected, row, index, count):
+    """Return a candidate, ranked; where there was no room, whatever the row has there."""
+    if count <= ROOM:
+        return collected[row, index]
+    return ranked(key_of(ptx.to_float(logits[row, index])), index)
+
+
+@cuda.jit(device=True)
+def number_of(logits, count):
+    """Return how many candidates there are to look at."""
+    return count if count <= ROOM else logits.shape[1]
+
+
+@cuda.jit(device=True)
+def bin_of_key(key, weigher):
+    """Return the bin of a key; NO_BIN for one that min-p drops."""
+    maximum, scale, lowest = weigher
+    z = (value_of(key) - maximum) * scale
+    return bin_of(z) if z >= lowest else int32(NO_BIN)
+
+
+@cuda.jit(device=True)
+def units_of_key(key, weigher):
+    """Return the weight of a key in units of 2^-40."""
+    return units((value_of(key) - weigher[0]) * weigher[1])
+
+
+@cuda.jit(device=True)
+def keys_of_bins(logits, collected, row, count, weigher, first, last, partial):
+    """Return the least and the largest key in some bins."""
+    low, high = int64(NAN_KEY), int64(LEAST_KEY)
+    for i in range(cuda.threadIdx.x, number_of(logits, count), THREADS):
+        key = key_of_ranked(candidate(logits, collected, row, i, count))
+        b = bin_of_key(key, weigher)
+        if first <= b and b <= last:
+            low, high = min(low, int64(key)), max(high, int64(key))
+    return -max_over_block(-low, partial), max_over_block(high, partial)
+
+
+@cuda.jit(device=True)
+def cut_key(logits, collected, row, count, weigher, low, high, octave, need, partial):
+    """Find the key at which tokens, or weights, from the largest down reach what is needed.
+
+    Parameters
+    ----------
+    low, high : int64
+        Keys to look among; where all of them are not enough, the answer is `low`.
+    octave : int
+        Weights are in units of its bins; -1 to count tokens.
+    need : int64
+
+    Returns
+    -------
+    key : int64
+    rest : int64
+        What is still needed of the tokens with that key.
+    """
+    sums = cuda.shared.array((2, _DIGITS), int32)
+    found = cuda.shared.array(2, int64)
+    t, shift = cuda.threadIdx.x, 0
+    while (high - low) >> shift >= _DIGITS:
+        shift += _DIGIT_BITS
+    while shift >= 0:
+        sums[0, t] = 0
+        sums[1, t] = 0
+        if t == 0:
+            found[0] = 0
+            found[1] = 0
+        cuda.syncthreads()
+        for i in range(t, number_of(logits, count), THREADS):
+            key = key_of_ranked(candidate(logits, collected, row, i, count))
+            if low <= key and key <= high:
+                digit = (key - low) >> shift
+                weight = int32(1)
+                if octave >= 0:
+                    z = (value_of(key) - weigher[0]) * weigher[1]
+                    weight = int32(units_in_bin(z) >> (int32(-z) - octave))
+                cuda.atomic.add(sums, (0, digit), int32(weight & _HALF))
+                cuda.atomic.add(sums, (1, digit), int32(weight >> _HALF_BITS))
+        cuda.syncthreads()
+        digit = _DIGITS - 1 - t
+        total = int64(sums[0, digit]) + (int64(sums[1, digit]) << _HALF_BITS)
+        before = sum_before(total, partial)
+        if before < need and need <= before + total:
+            found[0], found[1] = digit, before
+        cuda.syncthreads()
+        low += found[0] << shift
+        high = min(high, low + (int64(1) << shift) - 1)
+        need -= found[1]
+        cuda.syncthreads()
+        shift -= _DIGIT_BITS
+    return low, need
+
+
+@cuda.jit(device=True)
+def least_kept_key(logits, collected, row, count, weigher, cut, top_p, partial):
+    """Find the least key that top-k, then top-p, let pass; and the largest that was in doubt."""
+    least, high, total = int64(LEAST_KEY), int64(LEAST_KEY), cut[K_MASS]
+    if cut[K_BIN] != NO_BIN:
+        first = cut[K_BIN]
+        low, high = keys_of_bins(logits, collected, row, count, weigher, first, first, partial)
+        least, rest = cut_key(
+            logits, collected, row, count, weigher, low, high, -1, cut[K_REST], partial
+        )
+        if cut[P_BIN] != NO_BIN:
+            mass = int64(0)
+            for i in range(cuda.threadIdx.x, number_of(logits, count), THREADS):
+                key = key_of_ranked(candidate(logits, collected, row, i, count))
+                if key > least and key <= high:
+                    mass += units_of_key(key, weigher)
+            # Of equals of the k-th token only as many count as make it k.
+            total += sum_over_block(mass, partial) + rest * units_of_key(int32(least), weigher)
+    if cut[P_BIN] != NO_BIN:
+        first = cut[P_BIN]
+        low, high = keys_of_bins(
+            logits, collected, row, count, weigher, first, cut[P_LAST], partial
+        )
+        octave = first >> OCTAVE_BITS
+        need = (mass_to_reach(total, top_p) - cut[P_MASS]) << octave
+        need = max(need >> (UNIT_BITS - BIN_UNIT_BITS), int64(1))
+        reached, _ = cut_key(
+            logits, collected, row, count, weigher, low, high, octave, need, partial
+        )
+        least = max(least, reached)
+    return least, high
