@@ -5,14 +5,17 @@ import inspect
 import ml_dtypes
 import numpy as np
 import pytest
+from numba import cuda, int32
 
 from llm_numba import reference, runtime
 from llm_numba.errors import KernelArgumentError
-from llm_numba.kernels import transpose
+from llm_numba.kernels import ptx, transpose
+from llm_numba.kernels.transpose_packets import SQUARES, packets
+from llm_numba.runtime.offline import compiler_problem, resources
 from llm_numba.simulator import simulate
 
 STEPS = [step.name for step in transpose.LADDER.steps]
-SHAPES = [(1, 1), (1, 33), (31, 1), (32, 32), (33, 31), (127, 40), (5, 257), (64, 96)]
+SHAPES = [(1, 1), (1, 33), (31, 1), (32, 32), (33, 31), (127, 40), (5, 257), (64, 96), (72, 136)]
 DTYPES = {"float32": np.float32, "float16": np.float16, "bfloat16": ml_dtypes.bfloat16}
 
 every_step = pytest.mark.parametrize("step", STEPS)
@@ -73,6 +76,33 @@ def test_no_order_of_threads_breaks_a_tile(step, name):
         for launch in transpose.LADDER.step(step).plan(**operands):
             simulate(*launch, schedule="random", seed=seed)
         np.testing.assert_array_equal(operands["out"], operands["x"].T)
+
+
+@pytest.mark.parametrize("name", DTYPES)
+def test_no_order_of_threads_breaks_a_tile_of_packets(name):
+    x = matrix((24, 40), name)
+    for seed in range(3):
+        arrays = runtime.to_device(x, "sim"), runtime.empty((40, 24), x.dtype, like=x)
+        (launch,) = transpose.LADDER.step("vectorised").plan(*arrays)
+        assert launch.kernel is packets(x.dtype.itemsize)
+        args = tuple(map(runtime.kernel_view, arrays))
+        simulate(launch.kernel, launch.grid, launch.block, args, schedule="random", seed=seed)
+        np.testing.assert_array_equal(bits(arrays[1]), bits(x.T))
+
+
+@pytest.mark.parametrize("name", DTYPES)
+def test_arrays_may_begin_anywhere(name, device):
+    x = matrix((16, 32), name)
+    for skipped in (1, 3):
+        memory = runtime.to_device(np.zeros(512 + skipped, x.dtype), device)
+        part = memory[skipped:].reshape(x.shape)
+        part[...] = runtime.to_device(x, device)
+        y = runtime.to_host(transpose.transpose(part))
+        np.testing.assert_array_equal(bits(y), bits(x.T))
+        part = part.reshape(x.shape[::-1])
+        transpose.transpose(runtime.to_device(x, device), out=part)
+        np.testing.assert_array_equal(bits(runtime.to_host(part)), bits(x.T))
+        assert not runtime.to_host(memory[:skipped]).any()
 
 
 def test_twice_is_the_identity_and_the_result_may_go_where_the_caller_wants_it(device):
@@ -161,3 +191,47 @@ def test_padding_by_another_length_than_a_word_leaves_conflicts(name, padding, w
     (out,) = costs(transpose._padded(padding), name, "y[column + j, row + tx] = ")
     assert out.max_bank_ways == 2
     assert out.shared_wavefronts == wavefronts
+
+
+@pytest.mark.parametrize("name", DTYPES)
+def test_packets_make_requests_of_512_bytes_and_meet_in_no_bank(name):
+    x = matrix((SQUARES * 16 // np.dtype(DTYPES[name]).itemsize,) * 2, name)  # one full tile
+    arrays = runtime.to_device(x, "sim"), runtime.empty(x.shape, x.dtype, like=x)
+    args = tuple(map(runtime.kernel_view, arrays))
+    report = simulate(packets(x.dtype.itemsize), 1, (SQUARES, SQUARES), args)
+    requests = x.nbytes // 512
+    assert report.global_requests == 2 * requests
+    assert report.global_sectors == 2 * 16 * requests
+    # Shared memory takes 128 bytes at a time: 4 passes a request, in and out, and no more.
+    assert report.shared_requests == 2 * requests
+    assert report.shared_wavefronts == 4 * report.shared_requests
+    assert max(line.max_bank_ways for line in report.lines) == 1
+
+
+def test_without_the_swizzle_packets_of_a_column_meet_in_one_bank():
+    # In rows of 16 packets, 256 bytes, packets of one column and 8 rows have the same 4 banks.
+    words = 4 * SQUARES * SQUARES
+
+    @cuda.jit
+    def columns_of_packets(x, y):
+        tile = cuda.shared.array(words, int32)
+        c, r = cuda.threadIdx.x, cuda.threadIdx.y
+        ptx.store_raw16(tile, 4 * (c * SQUARES + r), ptx.load_raw16(x, 4 * (r * SQUARES + c)))
+        cuda.syncthreads()
+        ptx.store_raw16(y, 4 * (r * SQUARES + c), ptx.load_raw16(tile, 4 * (r * SQUARES + c)))
+
+    x = np.arange(words, dtype=np.int32)
+    report = simulate(columns_of_packets, 1, (SQUARES, SQUARES), (x, np.zeros_like(x)))
+    assert max(line.max_bank_ways for line in report.lines) == 8
+
+
+@pytest.mark.ptx
+@pytest.mark.parametrize("name", DTYPES)
+@pytest.mark.parametrize("capability", [(7, 5), (9, 0), (10, 0)])
+def test_squares_stay_in_registers(capability, name):
+    if problem := compiler_problem():
+        pytest.skip(problem)
+    x = runtime.to_device(matrix((16, 16), name), "sim")
+    (launch,) = transpose.LADDER.step("vectorised").plan(x, runtime.empty_like(x))
+    found = resources(launch, capability)
+    assert found.stack_bytes == found.spill_stores == found.spill_loads == 0
