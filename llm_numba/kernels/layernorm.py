@@ -51,9 +51,9 @@ from llm_numba.kernels.activation import ACTIVATIONS
 from llm_numba.kernels.ladder import Ladder, Operands, Step
 from llm_numba.kernels.layernorm_fused import NUMBERS, norm_activated, norm_residual
 from llm_numba.kernels.layernorm_rows import activate_rows, add_rows, norm_naive, norm_warp
-from llm_numba.kernels.layernorm_vectorised import VECTORISED
+from llm_numba.kernels.layernorm_vectorised import ACTIVATED, vectorised
 from llm_numba.kernels.reduce import WARP
-from llm_numba.kernels.rows import MAX_THREADS, PACKETS, row_launch
+from llm_numba.kernels.rows import MAX_THREADS, MOST_PACKETS, row_launch
 from llm_numba.runtime import Launch, empty_like, launch_all, storage_dtype
 
 _THREADS = 128
@@ -106,12 +106,14 @@ def _plan_vectorised(task: _Task) -> tuple[Launch, ...]:
     packets, rest = divmod(task.x.shape[1], ptx.VECTOR[storage_dtype(task.x)])
     optional = (task.residual, task.total, task.bias)
     arrays = (task.x, task.weight, task.out, *(each for each in optional if each is not None))
-    if rest or packets > PACKETS * MAX_THREADS or not all(map(ptx.is_aligned16, arrays)):
+    if rest or packets > MOST_PACKETS * MAX_THREADS or not all(map(ptx.is_aligned16, arrays)):
         return _plan_activation(task)
     nothing = task.x[:0]
     added = (nothing, nothing) if task.residual is None else (task.residual, task.total)
     args = (task.x, added[0], *task.affine(), added[1], task.out)
-    return (Launch(VECTORISED[task.activation], *row_launch(len(task.x), packets), args),)
+    held = 2 if packets <= 2 * MAX_THREADS else MOST_PACKETS
+    grid, block = row_launch(len(task.x), packets, held)
+    return (Launch(vectorised(held, task.activation), grid, block, args),)
 
 
 def _unfused(task: _Task, norm: Any, grid: tuple, block: tuple) -> tuple[Launch, ...]:
@@ -133,7 +135,7 @@ def _activation(task: _Task) -> tuple[Launch, ...]:
 
 
 def _numbers_launch(x: Any) -> tuple[tuple, tuple]:
-    return row_launch(len(x), math.ceil(x.shape[1] * PACKETS / NUMBERS))
+    return row_launch(len(x), x.shape[1], NUMBERS)
 
 
 def layer_norm(
@@ -365,7 +367,7 @@ def _ladder(name: str, operands: Callable[..., Operands], row_operands: int) -> 
                 "vectorised",
                 "16 bytes a load: fewer instructions, more bytes under way.",
                 _plan_vectorised,
-                *VECTORISED.values(),
+                *(vectorised(held, kind) for held in (2, MOST_PACKETS) for kind in ACTIVATED),
                 norm_activated,
             ),
         ),

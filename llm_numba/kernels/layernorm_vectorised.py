@@ -3,10 +3,13 @@
 For rows that are whole packets of 16 bytes and no more than 64 KiB, as hidden states are. Such
 rows begin on a packet, and weight and bias, which go by the column, are packets too.
 
-An activation inlined for each of 32 registers makes a long program, so each has a kernel of its
-own, and the kernel without any stays short. Where C++ has a template parameter, a Python function
-makes the kernel.
+An activation inlined for each register makes a long program, so each has a kernel of its own, and
+the kernel without any stays short; and how many packets a thread holds must be known when the
+kernel is compiled. Where C++ has template parameters, a Python function makes the kernel.
 """
+
+import functools
+from typing import Any
 
 from numba import cuda, float32
 
@@ -14,46 +17,60 @@ from llm_numba.kernels import ptx
 from llm_numba.kernels.activation import gelu, gelu_tanh, silu
 from llm_numba.kernels.layernorm_rows import inverse_deviation
 from llm_numba.kernels.rows import (
-    HELD,
     MAX_THREADS,
     MAX_WARPS,
-    PACKETS,
+    PACKET,
     hold_packets,
-    store_packets,
     sum_over_row,
 )
 
 
 @cuda.jit(device=True)
-def _add_packets(addend, begin, packets, held):
-    """Add packets to those that a thread holds."""
-    width = ptx.items16(addend)
-    for k in range(PACKETS):
+def _add_residual(residual, begin, packets, held, total):
+    """Add the residual to what a thread holds, store the sum, and hold it as it is stored.
+
+    The sum is rounded to the storage format, as the next layers will see it.
+    """
+    width = ptx.items16(residual)
+    for k in range(len(held) // PACKET):
         packet = cuda.threadIdx.x + k * cuda.blockDim.x
         if packet < packets:
-            values = ptx.load16(addend, begin + packet * width)
+            values = ptx.load16(residual, begin + packet * width)
             for e in range(width):
                 held[k * width + e] += values[e]
-
-
-@cuda.jit(device=True)
-def _round_held(total, packets, held):
-    """Round what a thread holds to the storage format, as the next layers will see it."""
-    width = ptx.items16(total)
-    for k in range(PACKETS):
-        if cuda.threadIdx.x + k * cuda.blockDim.x < packets:
-            for at in range(k * width, (k + 1) * width):
-                held[at] = ptx.to_float(ptx.from_float(total, held[at]))
+    for k in range(len(held) // PACKET):
+        packet = cuda.threadIdx.x + k * cuda.blockDim.x
+        if packet < packets:
+            values = ptx.zeros16(total)
+            for e in range(width):
+                values = ptx.with_item(values, e, held[k * width + e])
+            words = ptx.round_raw16(total, values)
+            ptx.store_raw16(total, begin + packet * width, words)
+            values = ptx.widen_raw16(total, words)
+            for e in range(width):
+                held[k * width + e] = values[e]
 
 
 @cuda.jit(device=True)
 def _sum_held(packets, width, held):
     """Add up what a thread holds."""
     share = float32(0)
-    for k in range(PACKETS):
+    for k in range(len(held) // PACKET):
         if cuda.threadIdx.x + k * cuda.blockDim.x < packets:
             for at in range(k * width, (k + 1) * width):
                 share += held[at]
+    return share
+
+
+@cuda.jit(device=True)
+def _sum_squares(packets, width, mean, held):
+    """Add up the squared distances from the mean of what a thread holds."""
+    share = float32(0)
+    for k in range(len(held) // PACKET):
+        if cuda.threadIdx.x + k * cuda.blockDim.x < packets:
+            for at in range(k * width, (k + 1) * width):
+                distance = held[at] - mean
+                share += distance * distance
     return share
 
 
@@ -62,7 +79,26 @@ def _unchanged(value):
     return value
 
 
-def _vectorised(activation):
+ACTIVATED = {None: _unchanged, "gelu": gelu, "gelu_tanh": gelu_tanh, "silu": silu}
+
+
+@functools.cache
+def vectorised(held_packets: int, activation: str | None) -> Any:
+    """Make the kernel for threads that hold so many packets.
+
+    Parameters
+    ----------
+    held_packets : int
+        Up to 4.
+    activation : {None, "gelu", "gelu_tanh", "silu"}
+
+    Returns
+    -------
+    dispatcher
+        ``norm_vectorised(x, residual, weight, bias, eps, total, out)``.
+    """
+    numbers, activated = held_packets * PACKET, ACTIVATED[activation]
+
     @cuda.jit(launch_bounds=MAX_THREADS)
     def norm_vectorised(x, residual, weight, bias, eps, total, out):
         """Load and store 16 bytes at a time, all packets of a thread under way at once.
@@ -71,7 +107,7 @@ def _vectorised(activation):
         """
         partial_sums = cuda.shared.array(MAX_WARPS, float32)
         partial_squares = cuda.shared.array(MAX_WARPS, float32)
-        held = cuda.local.array(HELD, float32)
+        held = cuda.local.array(numbers, float32)
         row = cuda.blockIdx.x * cuda.blockDim.y + cuda.threadIdx.y
         if row >= x.shape[0]:  # a whole warp without a row; where warps share one, none returns
             return
@@ -79,42 +115,22 @@ def _vectorised(activation):
         begin, packets = row * length, length // width
         hold_packets(x, begin, packets, held)
         if residual.shape[0] > 0:
-            _add_packets(residual, begin, packets, held)
-            _round_held(total, packets, held)
-            store_packets(total, begin, packets, held)
+            _add_residual(residual, begin, packets, held, total)
         mean = float32(0)
         if bias.size > 0:
             mean = sum_over_row(_sum_held(packets, width, held), partial_sums) / float32(length)
-        squares = float32(0)
-        for k in range(PACKETS):
-            if cuda.threadIdx.x + k * cuda.blockDim.x < packets:
-                for at in range(k * width, (k + 1) * width):
-                    held[at] -= mean
-                    squares += held[at] * held[at]
-        inverse = inverse_deviation(sum_over_row(squares, partial_squares), length, eps)
-        for k in range(PACKETS):
+        squares = sum_over_row(_sum_squares(packets, width, mean, held), partial_squares)
+        inverse = inverse_deviation(squares, length, eps)
+        for k in range(held_packets):
             packet = cuda.threadIdx.x + k * cuda.blockDim.x
             if packet < packets:
-                weights = ptx.load16(weight, packet * width)
-                for e in range(width):
-                    held[k * width + e] *= inverse * weights[e]
-        if bias.size > 0:
-            _add_packets(bias, 0, packets, held)
-        # Activated packet by packet: all at once, the intermediate results outgrow the registers.
-        for k in range(PACKETS):
-            packet = cuda.threadIdx.x + k * cuda.blockDim.x
-            if packet < packets:
+                weights, shifts = ptx.load16(weight, packet * width), ptx.zeros16(bias)
+                if bias.size > 0:
+                    shifts = ptx.load16(bias, packet * width)
                 values = ptx.zeros16(out)
                 for e in range(width):
-                    values = ptx.with_item(values, e, activation(held[k * width + e]))
+                    value = (held[k * width + e] - mean) * inverse * weights[e] + shifts[e]
+                    values = ptx.with_item(values, e, activated(value))
                 ptx.store16(out, begin + packet * width, values)
 
     return norm_vectorised
-
-
-VECTORISED = {
-    None: _vectorised(_unchanged),
-    "gelu": _vectorised(gelu),
-    "gelu_tanh": _vectorised(gelu_tanh),
-    "silu": _vectorised(silu),
-}

@@ -11,7 +11,7 @@ takes several of them along y; long rows get a block of their own:
 
 Neighbours load neighbouring packets, so a warp's request is 512 bytes without a gap. A thread
 has all its packets under way at once, and then holds them in registers until the row's maximum,
-sum or mean is known: 64 KiB of row fit into a block of 1024 threads.
+sum or mean is known. With four packets a thread, 64 KiB of row fit into a block of 1024 threads.
 
 Source of the reduction in two levels: Luitjens, "Faster Parallel Reductions on Kepler", 2014.
 """
@@ -23,9 +23,10 @@ from numba import cuda, float32
 from llm_numba.kernels import ptx
 from llm_numba.kernels.reduce import WARP, warp_max, warp_sum
 
-# Packets of 16 bytes that a thread holds, and the numbers in them: up to 8 in a packet.
-PACKETS = 4
-HELD = 8 * PACKETS
+# Numbers in a packet of 16 bytes, at most; and the packets that each of 1024 threads has registers
+# for, at 64 a thread.
+PACKET = 8
+MOST_PACKETS = 4
 
 MAX_THREADS = 1024
 MAX_WARPS = MAX_THREADS // WARP
@@ -81,10 +82,11 @@ def hold_packets(x, begin, packets, held):
         Element where packet 0 begins.
     packets : int
         Of the row.
-    held : local float32 [HELD]
+    held : local float32 [k * PACKET]
+        Room for k packets.
     """
     width = ptx.items16(x)
-    for k in range(PACKETS):
+    for k in range(len(held) // PACKET):
         packet = cuda.threadIdx.x + k * cuda.blockDim.x
         if packet < packets:
             values = ptx.load16(x, begin + packet * width)
@@ -96,7 +98,7 @@ def hold_packets(x, begin, packets, held):
 def store_packets(out, begin, packets, held):
     """Store what a thread holds; the inverse of :func:`hold_packets`."""
     width = ptx.items16(out)
-    for k in range(PACKETS):
+    for k in range(len(held) // PACKET):
         packet = cuda.threadIdx.x + k * cuda.blockDim.x
         if packet < packets:
             values = ptx.zeros16(out)
@@ -105,14 +107,16 @@ def store_packets(out, begin, packets, held):
             ptx.store16(out, begin + packet * width, values)
 
 
-def row_launch(rows: int, pieces: int) -> tuple[tuple[int], tuple[int, int]]:
-    """Choose grid and block for rows of which each thread holds :data:`PACKETS` pieces.
+def row_launch(rows: int, pieces: int, held: int) -> tuple[tuple[int], tuple[int, int]]:
+    """Choose grid and block for rows that threads hold.
 
     Parameters
     ----------
     rows : int
     pieces : int
-        Packets in a row.
+        Of a row: packets, or numbers.
+    held : int
+        Pieces that a thread has room for.
 
     Returns
     -------
@@ -120,7 +124,7 @@ def row_launch(rows: int, pieces: int) -> tuple[tuple[int], tuple[int, int]]:
     block : tuple of int
         Threads of a row, and rows of a block: as few threads as hold the row, up to 1024.
     """
-    warps = max(1, math.ceil(pieces / (WARP * PACKETS)))
+    warps = max(1, math.ceil(pieces / (WARP * held)))
     threads = min(WARP * warps, MAX_THREADS)
     rows_of_block = _SMALL_BLOCK // WARP if threads == WARP else 1
     return (math.ceil(rows / rows_of_block),), (threads, rows_of_block)

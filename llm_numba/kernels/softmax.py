@@ -36,7 +36,7 @@ rule for merging partial results in section 3.1).
 """
 
 import math
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numba import cuda, float32
@@ -48,18 +48,21 @@ from llm_numba.kernels.rows import (
     MAX_THREADS,
     MAX_WARPS,
     MINUS_INFINITY,
-    PACKETS,
+    MOST_PACKETS,
     max_over_row,
     row_launch,
     sum_over_row,
 )
 from llm_numba.kernels.softmax_logits import inverse_or_one, logit, reference_point, row_of_mask
-from llm_numba.kernels.softmax_vectorised import softmax_held, softmax_long
+from llm_numba.kernels.softmax_streamed import softmax_streamed
+from llm_numba.kernels.softmax_vectorised import softmax_held
+from llm_numba.kernels.tuning import Shape, Tunable, choose
 from llm_numba.runtime import Launch, empty, empty_like, launch_all, storage_dtype
+from llm_numba.runtime.room import room_of
 
 _NAIVE_THREADS = 128
 _BLOCK_THREADS = 256
-_LONG_THREADS = 512
+_STREAM_THREADS = 1024
 _LOG2_E = math.log2(math.e)
 
 
@@ -157,12 +160,22 @@ def _plan_online(x: Any, mask: Any, scale: float, out: Any) -> tuple[Launch, ...
 def _plan_vectorised(x: Any, mask: Any, scale: float, out: Any) -> tuple[Launch, ...]:
     if not (ptx.is_aligned16(x) and ptx.is_aligned16(out)):
         return _plan_online(x, mask, scale, out)  # parts of other arrays, which may begin anywhere
+    config = choose(TUNABLE, x.shape, storage_dtype(x), like=x)
+    return _plan_config(config, x, mask, scale, out)
+
+
+def _plan_config(config: "Config", x: Any, mask: Any, scale: float, out: Any) -> tuple[Launch, ...]:
     args = _args(x, mask, scale, out)
     packets = x.shape[1] // ptx.VECTOR[storage_dtype(x)]
-    if packets > PACKETS * MAX_THREADS:
-        return (Launch(softmax_long, (len(x),), (_LONG_THREADS,), args),)
-    grid, block = row_launch(len(x), packets)
-    return (Launch(softmax_held, grid, block, args),)
+    if config.held_packets:
+        grid, block = row_launch(len(x), packets, config.held_packets)
+        return (Launch(softmax_held(config.held_packets), grid, block, args),)
+    room = room_of(x)
+    # The kernel has some shared memory of its own, and no GPU gives a block the last KiB.
+    most = (room.shared_bytes - 1024) // (16 * _STREAM_THREADS)
+    slots = min(most, math.ceil(packets / _STREAM_THREADS))
+    grid, shared_bytes = (min(len(x), room.multiprocessors),), 16 * _STREAM_THREADS * slots
+    return (Launch(softmax_streamed, grid, (_STREAM_THREADS,), (*args, slots), shared_bytes),)
 
 
 def _args(x: Any, mask: Any, scale: float, out: Any) -> tuple[Any, ...]:
@@ -270,7 +283,7 @@ LADDER = Ladder(
             "vectorised",
             "16 bytes a load, the row kept in registers: one read of x.",
             _plan_vectorised,
-            (softmax_held, softmax_long, softmax_online),
+            (softmax_held(MOST_PACKETS), softmax_streamed, softmax_online),
         ),
     ),
     operands=_operands,
@@ -281,4 +294,41 @@ LADDER = Ladder(
     ceiling="memory",
     fewest_bytes=lambda shape, itemsize: 2 * math.prod(shape) * itemsize,
     flops=lambda shape: 5 * math.prod(shape),
+)
+
+
+class Config(NamedTuple):
+    """How the last step is launched.
+
+    Attributes
+    ----------
+    held_packets : int
+        Packets of 16 bytes that a thread holds in registers; a row has as many threads as that
+        needs. 0 keeps the row in shared memory, with one block for each SM.
+    """
+
+    held_packets: int
+
+
+def rule(shape: Shape, dtype: str) -> Config:
+    """Hold four packets a thread, if the row fits so: few warps, each with much under way."""
+    packets = shape[1] // ptx.VECTOR[dtype]
+    return Config(MOST_PACKETS if packets <= MOST_PACKETS * MAX_THREADS else 0)
+
+
+def candidates(shape: Shape, dtype: str) -> tuple[Config, ...]:
+    """Return what can hold the row."""
+    packets = shape[1] // ptx.VECTOR[dtype]
+    held = (each for each in (1, 2, MOST_PACKETS) if packets <= each * MAX_THREADS)
+    return (*map(Config, held), Config(0))
+
+
+TUNABLE = Tunable(
+    LADDER,
+    rule,
+    candidates,
+    _plan_config,
+    shapes=((16384, 1024), (16384, 4096), (16384, 8192), (4096, 32768), (1024, 131072)),
+    # Rows go to blocks of their own: how many there are matters little.
+    bucket=lambda shape: (min(16384, 1 << max(0, shape[0] - 1).bit_length()), shape[1]),
 )

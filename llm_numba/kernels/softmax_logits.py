@@ -1,4 +1,4 @@
-"""What every softmax kernel does with single numbers: scale, mask, subtract, invert.
+"""What every softmax kernel does with rows and numbers: cut, scale, mask, subtract, invert.
 
 All powers are of two; see :mod:`llm_numba.kernels.softmax`.
 """
@@ -21,6 +21,25 @@ def row_of_mask(mask, row):
     row : int
     """
     return row % mask.shape[0] if mask.shape[0] > 0 else 0
+
+
+@cuda.jit(device=True)
+def cut_row(x, row):
+    """Cut a row into edges and packets.
+
+    Returns
+    -------
+    head : int
+        Columns before the first 16-byte boundary.
+    packets : int
+    edge : int
+        Column of this thread's edge; beyond the row if it has none.
+    """
+    length, width = x.shape[1], ptx.items16(x)
+    head = -(row * length) & (width - 1)
+    packets = max(0, (length - head) // width)
+    t = cuda.threadIdx.x
+    return head, packets, t if t < head else t + packets * width
 
 
 @cuda.jit(device=True)

@@ -24,12 +24,13 @@ from llm_numba.kernels.layernorm import (
     rms_norm,
 )
 from llm_numba.kernels.layernorm_fused import NUMBERS
-from llm_numba.kernels.layernorm_vectorised import VECTORISED
-from llm_numba.kernels.rows import HELD, MAX_THREADS
+from llm_numba.kernels.layernorm_vectorised import vectorised
+from llm_numba.kernels.rows import MAX_THREADS, MOST_PACKETS, PACKET
 from llm_numba.runtime import intercept, kernel_view, to_device, to_host
 from llm_numba.runtime.offline import compiler_problem, resources
 from llm_numba.simulator import simulate
 
+HELD = MOST_PACKETS * PACKET  # 2-byte numbers of a row that a thread has registers for
 STEPS = [step.name for step in LADDER.steps]
 NORMS = ["layer", "rms"]
 ACTIVATIONS = {
@@ -363,7 +364,7 @@ def test_no_activation_spills(capability, activation, dtype):
         on_device = [to_device(each, "sim") for each in arrays.values()]
         add_layer_norm(*on_device, 1e-5, activation)
     (launch,) = launches
-    assert launch.kernel is VECTORISED[activation]
+    assert launch.kernel is vectorised(2, activation)
     found = resources(launch, capability)
     assert found.stack_bytes == found.spill_stores == found.spill_loads == 0
     assert not found.float64

@@ -62,6 +62,20 @@ def run(kernel, threads, device, *arrays):
     return [runtime.to_host(array) for array in on_device]
 
 
+@cuda.jit
+def round_raw(x, out):
+    i = cuda.grid(1) * ptx.items16(x)
+    if i < out.size:
+        ptx.store_raw16(out, i, ptx.round_raw16(out, ptx.load16(x, i)))
+
+
+@each_dtype
+def test_numbers_are_rounded_to_the_words_that_a_store_makes(dtype, device):
+    x = np.random.default_rng(0).integers(-99, 99, size=1000).astype(dtype)
+    _, out = run(round_raw, x.size // ptx.VECTOR[dtype.name], device, x, np.zeros_like(x))
+    np.testing.assert_array_equal(out, x)
+
+
 def any_bits(dtype, count=1000):
     """Elements of every pattern, numbers or not."""
     raw = np.random.default_rng(0).integers(0, 256, size=count * dtype.itemsize, dtype=np.uint8)
@@ -160,6 +174,7 @@ RAW = types.UniTuple(types.uint32, 4)
             "takes 4 uint32 as load_raw16",
         ),
         (ptx.widen_raw16, [FLOATS, types.UniTuple(types.int64, 4)], "takes 4 uint32"),
+        (ptx.round_raw16, [FLOATS, RAW], "takes 4 values of float32"),
         (ptx.zeros16, [types.int32[::1]], "zeros16 makes floats"),
         (ptx.exp2, [types.float64], "exp2 takes a float32, not float64; wrap it"),
         (ptx.reciprocal, [types.int64], "reciprocal takes a float32, not int64; wrap it"),

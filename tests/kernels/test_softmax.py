@@ -15,17 +15,19 @@ import pytest
 
 from llm_numba import reference
 from llm_numba.errors import KernelArgumentError
-from llm_numba.kernels.rows import HELD, MAX_THREADS
-from llm_numba.kernels.softmax import LADDER, softmax
-from llm_numba.kernels.softmax_vectorised import softmax_held, softmax_long
-from llm_numba.runtime import intercept, kernel_view, to_device, to_host
+from llm_numba.kernels.rows import MAX_THREADS, MOST_PACKETS, PACKET
+from llm_numba.kernels.softmax import LADDER, TUNABLE, Config, softmax
+from llm_numba.kernels.softmax_streamed import softmax_streamed
+from llm_numba.kernels.softmax_vectorised import softmax_held
+from llm_numba.runtime import intercept, kernel_view, launch_all, to_device, to_host
 from llm_numba.runtime.offline import compile_to_ptx, compiler_problem, resources, signature_of
 from llm_numba.simulator import simulate
 
 STEPS = [step.name for step in LADDER.steps]
 each_step = pytest.mark.parametrize("step", STEPS)
 each_dtype = pytest.mark.parametrize("dtype", LADDER.dtypes)
-FITS = MAX_THREADS * HELD  # 2-byte numbers of a row in registers; of float32, half as many
+# 2-byte numbers of a row in registers; of float32, half as many.
+FITS = MAX_THREADS * MOST_PACKETS * PACKET
 
 
 def run(x, *args, device, **kwargs):
@@ -138,6 +140,34 @@ def test_rows_about_as_long_as_the_registers_hold(excess, dtype, device):
     mask = np.random.default_rng(2).random(length) < 0.9
     y = run(x, 0.5, mask, device=device)
     assert_near(y, x, "vectorised", 0.5, np.broadcast_to(mask, x.shape))
+
+
+@each_dtype
+@pytest.mark.parametrize("shape", [(5, 1029), (3, 2061)])
+def test_each_candidate_is_the_reference(shape, dtype, device):
+    operands = LADDER.operands(shape, np.dtype(dtype), 0)
+    candidates = TUNABLE.candidates(shape, dtype)
+    assert TUNABLE.rule(shape, dtype) in candidates
+    assert Config(0) in candidates
+    for config in candidates:
+        on_device = {
+            name: to_device(value, device) if isinstance(value, np.ndarray) else value
+            for name, value in operands.items()
+        }
+        launch_all(TUNABLE.plan(config, **on_device))
+        result = to_host(on_device["out"])
+        assert_near(result, operands["x"], "vectorised", operands["scale"])
+
+
+@pytest.mark.parametrize("slots", [1, 3])
+def test_a_block_streams_row_after_row_through_few_places(slots):
+    # Of each row's 67 packets a thread has two or three; rows begin anywhere between two of them.
+    x = numbers((3, 271), "float32")
+    mask = np.random.default_rng(1).random((2, 271)) < 0.7
+    out = np.zeros_like(x)
+    args = (x, mask, np.float32(math.log2(math.e)), out, slots)
+    simulate(softmax_streamed, 1, 32, args, 16 * 32 * slots, schedule="random", seed=slots)
+    assert_near(out, x, "vectorised", mask=np.resize(mask, x.shape))
 
 
 @pytest.mark.gpu
@@ -257,10 +287,14 @@ def test_no_compiler_fuses_the_scaling_with_the_subtraction(dtype):
     # What PTX writes as mul.f32 the assembler may still fuse, and does; mul.rn.f32 it may not.
     if problem := compiler_problem():
         pytest.skip(problem)
-    operands = LADDER.operands((1, 64), np.dtype(dtype), 0)
-    for kernel in {kernel for step in LADDER.steps for kernel in step.kernels}:
-        (launch,) = LADDER.steps[0].plan(**operands)
-        text = compile_to_ptx(kernel, signature_of(launch), (9, 0))
+    launches = {
+        launch.kernel: launch
+        for step in LADDER.steps
+        for length in (64, FITS + 8)
+        for launch in step.plan(**LADDER.operands((1, length), np.dtype(dtype), 0))
+    }
+    for launch in launches.values():
+        text = compile_to_ptx(launch.kernel, signature_of(launch), (9, 0))
         assert "mul.rn.f32" in text
 
 
@@ -270,7 +304,7 @@ def test_no_compiler_fuses_the_scaling_with_the_subtraction(dtype):
 def test_kernels_for_short_and_for_long_rows_stay_in_registers(capability, dtype):
     if problem := compiler_problem():
         pytest.skip(problem)
-    for length, kernel in ((FITS // 2, softmax_held), (FITS + 8, softmax_long)):
+    for length, kernel in ((FITS // 2, softmax_held(MOST_PACKETS)), (FITS + 8, softmax_streamed)):
         (launch,) = LADDER.steps[-1].plan(**LADDER.operands((1, length), np.dtype(dtype), 0))
         assert launch.kernel is kernel
         found = resources(launch, capability)

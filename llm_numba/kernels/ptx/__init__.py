@@ -32,6 +32,7 @@ from llm_numba.kernels.ptx.special import exp2, reciprocal
 from llm_numba.kernels.ptx.streams import (
     load16_stream,
     load_raw16,
+    round_raw16,
     store16_stream,
     store_raw16,
     widen_raw16,
@@ -74,6 +75,7 @@ __all__ = [
     "redux_add_sync",
     "redux_max_sync",
     "redux_min_sync",
+    "round_raw16",
     "store16",
     "store16_stream",
     "store_raw16",

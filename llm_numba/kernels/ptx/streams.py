@@ -20,6 +20,7 @@ from llm_numba.kernels.ptx.vectors import (
     loaded,
     packed,
     pointer_to_words,
+    rounded_rows,
     stored,
     unpacked,
     vector_of,
@@ -138,8 +139,7 @@ def load_raw16(typing_context, array, index):
 
 @twin(load_raw16, loads=True)
 def _(lanes, array, index):
-    elements = lanes.load(array, index, count=16 // array.dtype.itemsize)
-    return tuple(np.ascontiguousarray(elements).view(np.uint32).T.astype(np.int64))
+    return _raw_words(lanes.load(array, index, count=16 // array.dtype.itemsize))
 
 
 @intrinsic
@@ -208,9 +208,46 @@ def _(lanes, array, words):
     return tuple(elements.astype(np.int64) if array.dtype == np.int32 else widened(elements))
 
 
+@intrinsic
+def round_raw16(typing_context, array, values):
+    """Round numbers to 16 bytes, as :func:`store16` would store them.
+
+    The inverse of :func:`widen_raw16`, for numbers that are stored and then used as stored.
+
+    Instruction: that of :func:`from_float`. Capability: any.
+
+    Parameters
+    ----------
+    array : array
+        Where the bytes go; only its type matters.
+    values : tuple
+        As :func:`store16` takes it.
+
+    Returns
+    -------
+    tuple of 4 uint32
+    """
+    check_values("round_raw16", array, values)
+
+    def codegen(context, builder, signature, args):
+        return context.make_tuple(builder, RAW, packed(builder, array.dtype, args[1]))
+
+    return RAW(array, values), codegen
+
+
+@twin(round_raw16)
+def _(lanes, array, values):
+    return _raw_words(rounded_rows(lanes, array.dtype, values))
+
+
 def _check_raw(name, words):
     if words != RAW:
         raise TypingError(f"{name} takes 4 uint32 as load_raw16 returns them, not {words}.")
+
+
+def _raw_words(elements):
+    """Bring elements, [n, elements] as in memory, into words of registers."""
+    return tuple(np.ascontiguousarray(elements).view(np.uint32).T.astype(np.int64))
 
 
 def _raw_elements(lanes, words, dtype):

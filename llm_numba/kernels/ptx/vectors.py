@@ -157,10 +157,15 @@ def store16(typing_context, array, index, values):
 @twin(store16)
 def stored(lanes, array, index, values):
     """Round values and store 16 bytes for each thread."""
-    elements = np.empty((lanes.n, len(values)), array.dtype)
+    lanes.store(array, index, rounded_rows(lanes, array.dtype, values), count=len(values))
+
+
+def rounded_rows(lanes, dtype, values):
+    """Round a tuple of registers to elements, [n, elements] as in memory."""
+    elements = np.empty((lanes.n, len(values)), dtype)
     for k, value in enumerate(values):
-        elements[:, k] = value if array.dtype == np.int32 else rounded_to(array.dtype, value)
-    lanes.store(array, index, elements, count=len(values))
+        elements[:, k] = value if dtype == np.int32 else rounded_to(dtype, value)
+    return elements
 
 
 @intrinsic
