@@ -29,7 +29,8 @@ class SamplingParams:
         Subtracted from the logit of a token of the answer: once, and once for each occurrence.
     seed : int, optional
         The same seed gives the same answer, whatever else runs; None draws a new one. Prompts
-        that share a seed share their random numbers, so give each its own to see variety.
+        that share a seed share their random numbers, so give each its own to see variety. On a
+        GPU what else runs may change the order of a sum, and with it a token in a near tie.
     stop : str or list of str, optional
         Text that ends an answer; not part of it.
     stop_token_ids : list of int, optional
