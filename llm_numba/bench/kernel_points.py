@@ -47,6 +47,8 @@ class Point:
         The same in PyTorch, as people write it.
     eager_code : str
         How it reads.
+    prepare : callable or None
+        ``prepare(torch, tensors)`` returns the operands as PyTorch wants them; it is not timed.
     compiled : bool
         Whether torch.compile runs as well. It makes nothing of a single call of a library.
     """
@@ -63,6 +65,7 @@ class Point:
     make: Callable[..., Operands] | None = None
     eager: Eager | None = None
     eager_code: str = ""
+    prepare: Callable[[Any, dict[str, Any]], dict[str, Any]] | None = None
     compiled: bool = False
 
     @property

@@ -143,7 +143,8 @@ def measure_point(
     sets = device_sets(operands, device)
     peers: dict[str, Timing] = {}
     if torch is not None and point.eager is not None:
-        tensors = [as_tensors(torch, operands) for operands in sets]
+        prepare = point.prepare or (lambda torch, tensors: tensors)
+        tensors = [prepare(torch, as_tensors(torch, operands)) for operands in sets]
         for name, run in _peers(point, torch).items():
             _check(point, PEERS[name], _results_of(torch, run(tensors[0])), expected, rows)
             works = [lambda run=run, t=t: run(t) for t in tensors]

@@ -6,7 +6,7 @@ import numpy as np
 
 from llm_numba.bench.kernel_points import Point, repeated
 from llm_numba.bench.points_rows import ROWS
-from llm_numba.kernels import attention, elementwise, embedding, rope
+from llm_numba.kernels import attention, elementwise, embedding, paged_decode, rope
 from llm_numba.kernels.ladder import Operands
 
 _VOCABULARY = 128256
@@ -31,6 +31,20 @@ def _eager_attention(torch: Any, o: dict[str, Any]) -> Any:
         q, k, v, is_causal=True, scale=o["scale"], enable_gqa=True
     )
     return mixed[0].transpose(0, 1)
+
+
+def _side_by_side(torch: Any, o: dict[str, Any]) -> dict[str, Any]:
+    """Gather keys and values out of their pages: PyTorch's kernels know no pages."""
+    tables = o["block_tables"].long()
+    k, v = (o[name][tables].flatten(1, 2).transpose(1, 2) for name in ("k_cache", "v_cache"))
+    return o | {"k": k.contiguous(), "v": v.contiguous()}
+
+
+def _eager_decode(torch: Any, o: dict[str, Any]) -> Any:
+    mixed = torch.nn.functional.scaled_dot_product_attention(
+        o["q"][:, :, None], o["k"], o["v"], scale=o["scale"], enable_gqa=True
+    )
+    return mixed[:, :, 0]
 
 
 def _few_random_embeddings(shape: tuple[int, int, int], dtype: np.dtype, seed: int) -> Operands:
@@ -80,5 +94,14 @@ POINTS = (
         "bfloat16",
         eager=_eager_attention,
         eager_code="F.scaled_dot_product_attention(q, k, v, is_causal=True)",
+    ),
+    Point(
+        "paged_decode/bfloat16",
+        paged_decode.LADDER,
+        (128, 8, 4, 16, 8192),
+        "bfloat16",
+        prepare=_side_by_side,
+        eager=_eager_decode,
+        eager_code="F.scaled_dot_product_attention(q, k, v), without pages",
     ),
 )

@@ -5,7 +5,7 @@ import dataclasses
 from llm_numba.bench.kernel_points import Point
 from llm_numba.bench.points import POINTS
 
-# By a ladder's axes. Queries are as many as keys: PyTorch lets the first of both meet.
+# By a ladder's axes. PyTorch wants as many queries as keys where it is causal, and whole pages.
 SHAPES = {
     "M N": (5, 272),
     "N": (1000,),
@@ -15,6 +15,7 @@ SHAPES = {
     "N V E": (7, 33, 48),
     "N H D": (7, 3, 32),
     "D G R S T": (32, 2, 3, 37, 37),
+    "D G R B T": (32, 2, 3, 4, 48),
 }
 
 

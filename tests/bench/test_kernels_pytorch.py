@@ -23,7 +23,10 @@ def test_eager_is_the_reference(point):
         name: to_device(value, "sim") if isinstance(value, np.ndarray) else value
         for name, value in operands.items()
     }
-    found = _results_of(torch, point.eager(torch, as_tensors(torch, on_device)))
+    tensors = as_tensors(torch, on_device)
+    if point.prepare:
+        tensors = point.prepare(torch, tensors)
+    found = _results_of(torch, point.eager(torch, tensors))
     rows = np.arange(len(operands[point.by_rows[0]]) if point.by_rows else 0)
     expected = point.expected(operands, rows)
     assert {*found} <= {*expected}
