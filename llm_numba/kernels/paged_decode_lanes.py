@@ -35,7 +35,7 @@ outside of the context repeat its first or last, with weight 0: nothing else is 
 import functools
 from typing import Any, NamedTuple
 
-from numba import cuda, float32, uint32
+from numba import cuda, float32, uint32, uint64
 
 from llm_numba.kernels import ptx
 from llm_numba.kernels.exchange import exchange
@@ -166,12 +166,12 @@ def lane_functions(layout):
     @cuda.jit(device=True)
     def locate(block_tables, num_kv_heads, place, tile, row, begin, end, starts):
         sequence, kv_head = place[0], uint32(place[1])
-        if tile_in_block:  # one look into the table for all
+        if tile_in_block:  # one look into the table for all; what is below begin is in the block
             first = row_of(block_tables, block_size, sequence, tile)
-            lowest, highest = begin - tile, end - 1 - tile
+            first = (first * num_kv_heads + kv_head) * head_dim
+            stride, highest = uint32(num_kv_heads * head_dim), uint32(end - 1 - tile)
             for j in range(loads):
-                inner = uint32(max(lowest, min(j * rows + row, highest)))
-                starts[j] = ((first + inner) * num_kv_heads + kv_head) * head_dim
+                starts[j] = first + uint64(min(uint32(j * rows + row), highest)) * stride
         else:
             for j in range(loads):
                 position = max(begin, min(tile + j * rows + row, end - 1))

@@ -23,6 +23,7 @@ from llm_numba.kernels import ptx
 from llm_numba.kernels.paged_decode_lanes import lane_functions
 from llm_numba.kernels.paged_decode_parts import WARP, place_of, store_merged, visible
 from llm_numba.kernels.rows import MINUS_INFINITY
+from llm_numba.kernels.unrolled import unrolled
 
 
 @functools.cache
@@ -136,6 +137,19 @@ def attend_from_ring(layout, stages):
     do = lane_functions(layout)
     hold_queries, locate, score, weigh, mix_in, leave = do
 
+    @cuda.jit(device=True, forceinline=True)
+    def score_packet(n, operands):
+        ring, at, query, scores = operands
+        score(ptx.load16(ring, at + n * line), query, scores, n // turns, n % turns)
+
+    @cuda.jit(device=True, forceinline=True)
+    def mix_packet(n, operands):
+        ring, at, scores, mix, row = operands
+        mix_in(ptx.load16(ring, at + n * line), scores, mix, row, n // turns, n % turns)
+
+    score_all = unrolled(loads * turns, score_packet)
+    mix_all = unrolled(loads * turns, mix_packet)
+
     @cuda.jit(device=True)
     def fetch(
         k_cache, v_cache, block_tables, place, tile, row, column, begin, end, ring, to, starts
@@ -158,10 +172,6 @@ def attend_from_ring(layout, stages):
         scores, starts = cuda.local.array(sums_of_lane, float32), cuda.local.array(loads, uint64)
         warp, lane = cuda.threadIdx.x // WARP, cuda.threadIdx.x % WARP
         row, column = lane // lanes, lane % lanes
-        hold_queries(q, scale, place, column, query)
-        for i in range(held):
-            mix[i] = float32(0)
-        maximum, total = MINUS_INFINITY, float32(0)
         step, mine = warps * tile_size, warp * ring_size + lane * width
         first = (begin // tile_size + warp) * tile_size
         for stage in range(ahead):
@@ -169,7 +179,10 @@ def attend_from_ring(layout, stages):
                 k_cache, v_cache, block_tables, place, first + stage * step, row, column,
                 begin, end, ring, mine + stage * stage_size, starts,
             )  # fmt: skip
-        stage, free = 0, ahead
+        hold_queries(q, scale, place, column, query)
+        for i in range(held):
+            mix[i] = float32(0)
+        maximum, total, stage, free = MINUS_INFINITY, float32(0), 0, ahead
         for tile in range(first, end, step):
             fetch(
                 k_cache, v_cache, block_tables, place, tile + ahead * step, row, column,
@@ -179,15 +192,9 @@ def attend_from_ring(layout, stages):
             here = mine + stage * stage_size
             for i in range(sums_of_lane):
                 scores[i] = float32(0)
-            for j in range(loads):
-                for turn in range(turns):
-                    keys = ptx.load16(ring, here + (j * turns + turn) * line)
-                    score(keys, query, scores, j, turn)
+            score_all(0, (ring, here, query, scores))
             maximum, total = weigh(scores, tile, row, column, begin, end, maximum, total, mix)
-            for j in range(loads):
-                for turn in range(turns):
-                    values = ptx.load16(ring, here + half + (j * turns + turn) * line)
-                    mix_in(values, scores, mix, row, j, turn)
+            mix_all(0, (ring, here + half, scores, mix, row))
             free = stage
             stage = stage + 1 if stage + 1 < stages else 0
         cuda.syncthreads()  # the parts go where the rings were

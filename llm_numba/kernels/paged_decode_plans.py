@@ -14,7 +14,7 @@ from llm_numba.kernels.paged_decode_lanes import Layout
 from llm_numba.kernels.paged_decode_online import decode_naive, decode_online
 from llm_numba.kernels.paged_decode_packets import decode_staged, decode_vectorised, ring_bytes
 from llm_numba.kernels.paged_decode_parts import THREADS, WARP
-from llm_numba.kernels.paged_decode_split import decode_split, merge_pieces
+from llm_numba.kernels.paged_decode_split import MERGE_THREADS, decode_split, merge_pieces
 from llm_numba.runtime import Launch, empty, storage_dtype
 
 _LOG2_E = math.log2(math.e)
@@ -196,7 +196,7 @@ def plan_split(config: Config, **operands: Any) -> tuple[Launch, ...]:
         Launch(
             merge_pieces,
             (results,),
-            (THREADS,),
+            (MERGE_THREADS,),
             (maxima, sums, mixed, inputs[4], window, piece, np.int32(pieces), out),
         ),
     )

@@ -21,7 +21,11 @@ from numba import cuda, float32
 from llm_numba.kernels import ptx
 from llm_numba.kernels.paged_decode_packets import attend_from_ring
 from llm_numba.kernels.paged_decode_parts import WARP, merged, place_of, visible
-from llm_numba.kernels.softmax_logits import inverse_or_one
+from llm_numba.kernels.rows import MINUS_INFINITY
+from llm_numba.kernels.softmax_logits import inverse_or_one, reference_point
+
+MERGE_THREADS = 256
+_MERGE_NUMBERS = 4 * MERGE_THREADS
 
 
 @functools.cache
@@ -65,16 +69,39 @@ def decode_split(layout, stages):
     return split
 
 
-@cuda.jit
+@cuda.jit(launch_bounds=MERGE_THREADS)
 def merge_pieces(piece_maxima, piece_sums, piece_mixed, context_lens, window, piece, pieces, out):
-    """Merge the pieces of each context: a block a query head."""
+    """Merge the pieces of each context: a block a query head, 4 numbers of D a thread.
+
+    As many groups of D / 4 threads as there are take turns with the pieces. What a group comes to
+    is a part once more, and the groups merge like the warps of any block.
+    """
+    maxima = cuda.shared.array(MERGE_THREADS, float32)
+    sums = cuda.shared.array(MERGE_THREADS, float32)
+    mixed = cuda.shared.array(_MERGE_NUMBERS, float32)
     num_heads, head_dim = out.shape[1], out.shape[2]
     sequence, head = cuda.blockIdx.x // num_heads, cuda.blockIdx.x % num_heads
     begin, end = visible(context_lens, window, sequence)
-    first = (sequence * pieces + begin // piece) * num_heads + head
+    quads = head_dim // 4
+    groups = MERGE_THREADS // quads
+    group, quad = cuda.threadIdx.x // quads, cuda.threadIdx.x % quads
+    first = (sequence * pieces + begin // piece + group) * num_heads + head
     last = (sequence * pieces + (end + piece - 1) // piece) * num_heads
-    for d in range(cuda.threadIdx.x, head_dim, cuda.blockDim.x):
-        _, total, mix = merged(
-            piece_maxima, piece_sums, piece_mixed, first, last, num_heads, head_dim, d
-        )
-        out[sequence, head, d] = ptx.from_float(out, mix * inverse_or_one(total))
+    if group < groups:
+        maximum, total, mix = MINUS_INFINITY, float32(0), ptx.zeros16(piece_mixed)
+        for part in range(first, last, groups * num_heads):
+            maximum = max(maximum, piece_maxima[part])
+        base = reference_point(maximum)
+        for part in range(first, last, groups * num_heads):
+            factor = ptx.exp2(piece_maxima[part] - base)
+            total += piece_sums[part] * factor
+            values = ptx.load16(piece_mixed, part * head_dim + 4 * quad)
+            for i in range(4):
+                mix = ptx.with_item(mix, i, mix[i] + values[i] * factor)
+        ptx.store16(mixed, group * head_dim + 4 * quad, mix)
+        if quad == 0:
+            maxima[group], sums[group] = maximum, total
+    cuda.syncthreads()
+    for d in range(cuda.threadIdx.x, head_dim, MERGE_THREADS):
+        _, total, result = merged(maxima, sums, mixed, 0, groups, 1, head_dim, d)
+        out[sequence, head, d] = ptx.from_float(out, result * inverse_or_one(total))
