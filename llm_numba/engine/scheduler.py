@@ -58,18 +58,19 @@ class Scheduler:
     def _admit(self) -> list[Request]:
         admitted: list[Request] = []
         num_tokens = 0
+        spare = self.num_spare_blocks() if self.waiting else 0
         while self.waiting:
             request = self.waiting[0]
             if len(self.running) + len(request.sequences) > self._max_num_seqs:
                 break
-            while not (fits := self.num_spare_blocks() >= self._num_blocks_wanted(request)):
-                if not self._reclaim():
-                    break
+            while (wanted := self._num_blocks_wanted(request)) > spare and self._reclaim():
+                spare = self.num_spare_blocks()
             num_tokens += len(request.sequences[0].uncomputed_token_ids())
-            if not fits or (admitted and num_tokens > self._max_num_batched_tokens):
+            if wanted > spare or (admitted and num_tokens > self._max_num_batched_tokens):
                 break
             admitted.append(self.waiting.popleft())
             self.running.extend(request.sequences)
+            spare -= wanted
         return admitted
 
     def num_spare_blocks(self) -> int:
