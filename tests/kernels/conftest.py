@@ -1,8 +1,14 @@
 """Where the tests of kernels run: in the simulator always, and on a GPU where there is one."""
 
+import sys
+from pathlib import Path
+
 import pytest
 
 from llm_numba.runtime import gpu_problem
+
+# What several modules of tests share: `attention_cases`.
+sys.path.insert(0, str(Path(__file__).parent))
 
 
 @pytest.fixture(params=["sim", pytest.param("cuda", marks=pytest.mark.gpu)])
