@@ -2,7 +2,13 @@
 
 import pytest
 
-from llm_numba.runtime import available_memory, memory
+from llm_numba.runtime import (
+    available_gpu_memory,
+    available_memory,
+    gpu_problem,
+    memory,
+    zeros,
+)
 
 GIB = 2**30
 MEMINFO = "MemTotal: {total} kB\nMemFree: 9 kB\nMemAvailable: {available} kB\nHugePages_Free: 0\n"
@@ -74,3 +80,16 @@ def test_a_system_without_those_files_is_asked_for_its_free_pages(machine, monke
 
 def test_this_machine_has_some():
     assert available_memory() > 2**20
+
+
+@pytest.mark.gpu
+def test_an_array_on_the_gpu_takes_memory_and_gives_it_back():
+    if problem := gpu_problem():
+        pytest.skip(f"there is no GPU here: {problem}")
+    before = available_gpu_memory()
+    array = zeros(GIB // 4, "float32", "cuda")
+    taken = before - available_gpu_memory()
+    assert GIB <= taken < 1.1 * GIB
+    del array
+    # Whether the driver has it or CuPy keeps it: a program may take it.
+    assert before - available_gpu_memory() < 0.1 * GIB
