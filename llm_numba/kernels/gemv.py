@@ -1,144 +1,66 @@
-"""The matrix product for few rows, as a ladder."""
+r"""The linear layer for few rows, as a ladder: a vector or a few, times all weights.
 
-import functools
+.. math:: C = \mathrm{act}(\mathrm{norm}(A) W^T + b) + R
+
+A is [M, K] with M up to 8, W is [N, K] as checkpoints store it: float32, float16 or bfloat16,
+products summed in float32. 2 M N K FLOPs, and N K weights to be read once: memory is the ceiling
+by far. So nothing counts but that W comes in as fast as the memory gives it:
+
+=============  ==================  ============  ==========================================
+step           sectors a request   reads of x    under way in a lane, before it multiplies
+=============  ==================  ============  ==========================================
+``naive``      32                  1 a row of W  what the compiler sees fit
+``warp``       4; 2 of halves      1 a row of W  what the compiler sees fit
+``vectorised`` 16                  1 a row of W  1 packet of 16 bytes
+``in_flight``  16                  1 for 4 rows  2 packets of each of 4 rows
+``split``      16                  1 for 4 rows  the same; and up to 8 warps share the rows
+=============  ==================  ============  ==========================================
+
+::
+
+    W [N, K]      naive               warp                 split
+    row n         t0 -> -> -> ->      w0: t0 t1 .. t31     w0 w1 .. w7 | w0 w1 .. w7 |
+    row n + 1     t1 -> -> -> ->      w1: t0 t1 .. t31     w0 w1 .. w7 | w0 w1 .. w7 |
+    row n + 2     t2 -> -> -> ->      w2: t0 t1 .. t31     w0 w1 .. w7 | w0 w1 .. w7 |
+    row n + 3     t3 -> -> -> ->      w3: t0 t1 .. t31     w0 w1 .. w7 | w0 w1 .. w7 |
+
+x lies in a cache, and is read there once for each row of W, or for four at a time. Norm and what
+follows the product cost next to nothing: :mod:`~llm_numba.kernels.gemv_epilogue`. The fast steps
+are in :mod:`~llm_numba.kernels.gemv_packets`.
+
+References
+----------
+Little, "A Proof for the Queuing Formula: L = λW", 1961; Volkov, "Better Performance at Lower
+Occupancy", 2010 (the work of a thread, and not the number of threads, keeps a memory busy).
+"""
+
 import math
 from typing import Any
 
 import numpy as np
-from numba import cuda, float32
 
 from llm_numba import reference
 from llm_numba.errors import KernelArgumentError
-from llm_numba.kernels import checks, ptx
+from llm_numba.kernels import checks
 from llm_numba.kernels.activation import ACTIVATIONS
-from llm_numba.kernels.gemv_epilogue import inverse_rms, store_output
+from llm_numba.kernels.gemv_packets import Config, split_kernel, vectorised_kernel
+from llm_numba.kernels.gemv_plans import (
+    candidates,
+    plan_config,
+    plan_in_flight,
+    plan_naive,
+    plan_vectorised,
+    plan_warp,
+    rows_compiled,
+    rule,
+    warps_of_row,
+)
+from llm_numba.kernels.gemv_scalar import naive_kernel, warp_kernel
 from llm_numba.kernels.ladder import Ladder, Operands, Step
-from llm_numba.kernels.reduce import WARP, warp_sum
+from llm_numba.kernels.tuning import Tunable, choose
 from llm_numba.runtime import Launch, empty, launch_all, storage_dtype
 
 MAX_ROWS = 8
-WARPS = 8
-_NAIVE_THREADS = 128
-
-
-@functools.cache
-def naive(gated: bool, normed: bool) -> Any:
-    """Make the kernel of the first step, with or without gate and norm."""
-
-    @cuda.jit
-    def gemv_naive(x, weight, bias, residual, norm_weight, eps, activation, out):
-        """Give each thread a row of weights: lane after lane goes down a column of W.
-
-        What one would write for a CPU. For each k the 32 lanes read 32 rows: 32 sectors of 32
-        bytes, of which 4 (or 2) bytes each are used. The sectors may still be in a cache when
-        their other bytes are asked for, if 32 rows at a time are all that has to fit.
-        """
-        column, row = cuda.grid(1), cuda.blockIdx.y
-        if column >= out.shape[1]:
-            return
-        total, upper, square = float32(0), float32(0), float32(0)
-        for k in range(x.shape[1]):
-            value = ptx.to_float(x[row, k])
-            if normed:
-                square += value * value
-                value *= ptx.to_float(norm_weight[k])
-            total += ptx.to_float(weight[column, k]) * value
-            if gated:
-                upper += ptx.to_float(weight[column + out.shape[1], k]) * value
-        if normed:
-            factor = inverse_rms(square, x.shape[1], eps)
-            total *= factor
-            upper *= factor
-        store_output((total, upper), gated, row, column, bias, residual, activation, out)
-
-    return gemv_naive
-
-
-@functools.cache
-def warp(M: int, gated: bool, normed: bool) -> Any:
-    """Make the kernel of the second step for M rows, with or without gate and norm."""
-
-    @cuda.jit
-    def gemv_warp(x, weight, bias, residual, norm_weight, eps, activation, out):
-        """Give each warp a row of weights, lanes along K: all bytes of a sector are used.
-
-        A weight is loaded once for all rows of x. How many they are is known when the kernel is
-        compiled, so that their sums are registers.
-        """
-        column = cuda.blockIdx.x * WARPS + cuda.threadIdx.y
-        if column >= out.shape[1]:  # for all lanes alike: no shuffle misses one
-            return
-        total = cuda.local.array(M, float32)
-        upper = cuda.local.array(M, float32)
-        square = cuda.local.array(M, float32)
-        for m in range(M):
-            total[m] = upper[m] = square[m] = float32(0)
-        for k in range(cuda.threadIdx.x, x.shape[1], WARP):
-            of_row = ptx.to_float(weight[column, k])
-            of_up = ptx.to_float(weight[column + out.shape[1], k]) if gated else float32(0)
-            for m in range(M):
-                value = ptx.to_float(x[m, k])
-                if normed:
-                    square[m] += value * value
-                    value *= ptx.to_float(norm_weight[k])
-                total[m] += of_row * value
-                if gated:
-                    upper[m] += of_up * value
-        for m in range(M):
-            factor = float32(1)
-            if normed:
-                factor = inverse_rms(warp_sum(square[m]), x.shape[1], eps)
-            of_row = warp_sum(total[m]) * factor
-            of_up = warp_sum(upper[m]) * factor if gated else float32(0)
-            if cuda.threadIdx.x == m:
-                sums = of_row, of_up
-                store_output(sums, gated, m, column, bias, residual, activation, out)
-
-    return gemv_warp
-
-
-# -- Steps ----------------------------------------------------------------------------------------
-
-
-def _args(
-    x: Any,
-    weight: Any,
-    out: Any,
-    bias: Any = None,
-    activation: str | None = None,
-    residual: Any = None,
-    norm_weight: Any = None,
-    eps: float = 0.0,
-) -> tuple[Any, ...]:
-    """Order the operands as the kernels take them; what is missing is an array without elements."""
-    bias = empty((0,), x.dtype, like=x) if bias is None else bias
-    residual = empty((0, 0), out.dtype, like=x) if residual is None else residual
-    norm_weight = empty((0,), x.dtype, like=x) if norm_weight is None else norm_weight
-    number = ACTIVATIONS[None if activation == "silu_mul" else activation]
-    return x, weight, bias, residual, norm_weight, np.float32(eps), number, out
-
-
-def _plan_naive(x: Any, out: Any, **options: Any) -> tuple[Launch, ...]:
-    M, N = out.shape
-    grid = (math.ceil(N / _NAIVE_THREADS), M)
-    return (
-        Launch(
-            naive(*_variant(**options)), grid, (_NAIVE_THREADS,), _args(x=x, out=out, **options)
-        ),
-    )
-
-
-def _plan_warp(x: Any, out: Any, **options: Any) -> tuple[Launch, ...]:
-    M, N = out.shape
-    grid = (math.ceil(N / WARPS),)
-    return (
-        Launch(warp(M, *_variant(**options)), grid, (WARP, WARPS), _args(x=x, out=out, **options)),
-    )
-
-
-def _variant(activation: str | None = None, norm_weight: Any = None, **others: Any) -> tuple:
-    """Tell whether there is a gate, and whether there is a norm."""
-    return activation == "silu_mul", norm_weight is not None
 
 
 def gemv(
@@ -152,7 +74,7 @@ def gemv(
     norm_weight: Any = None,
     eps: float = 0.0,
     out: Any = None,
-    step: str = "warp",
+    step: str = "split",
     stream: Any = None,
 ) -> Any:
     """Multiply few rows by a weight matrix, with a norm before and an epilogue after it.
@@ -273,30 +195,80 @@ def _expect(x: np.ndarray, weight: np.ndarray, out: np.ndarray) -> dict[str, np.
     return {"out": reference.linear(x.astype(np.float64), weight.astype(np.float64))}
 
 
+def _plan_chosen(**operands: Any) -> tuple[Launch, ...]:
+    x, weight = operands["x"], operands["weight"]
+    config = choose(TUNABLE, (len(x), *weight.shape), storage_dtype(x), like=x)
+    return plan_config(config, **operands)
+
+
+_DTYPES = ("float32", "float16", "bfloat16")
+_EXAMPLE = (1, 64, 2048)
+_PLAIN = (False, False)  # neither gate nor norm
+_WARP_KERNELS = (warp_kernel(1, *_PLAIN), warp_kernel(2, *_PLAIN))
+_SPLIT_KERNELS = tuple(
+    {
+        split_kernel(1, rule((1, N, K), dtype), warps_of_row(N, K, dtype), *_PLAIN)
+        for N, K in (_EXAMPLE[1:], (1, 64 * _EXAMPLE[2]))
+        for dtype in _DTYPES
+    }
+)
+
 LADDER = Ladder(
     name="gemv",
     steps=(
         Step(
             "naive",
-            "A thread a row: simple, and a sector of memory for each number of W.",
-            _plan_naive,
-            (naive(False, False),),
+            "A thread a row of weights: simple, and a sector of memory for each number of W.",
+            plan_naive,
+            (naive_kernel(*_PLAIN),),
         ),
         Step(
             "warp",
-            "A warp a row, lanes along K: all bytes of each sector are used.",
-            _plan_warp,
-            (warp(1, False, False), warp(2, False, False)),
+            "A warp a row of weights, lanes along K: all bytes of each sector are used.",
+            plan_warp,
+            _WARP_KERNELS,
+        ),
+        Step(
+            "vectorised",
+            "16 bytes a load: an eighth of the requests for halves.",
+            plan_vectorised,
+            (vectorised_kernel(1, *_PLAIN), *_WARP_KERNELS),
+        ),
+        Step(
+            "in_flight",
+            "8 loads under way before the first is used: memory never waits to be asked.",
+            plan_in_flight,
+            (split_kernel(1, Config(4, 2), 1, *_PLAIN), *_WARP_KERNELS),
+        ),
+        Step(
+            "split",
+            "Up to 8 warps share a row: work for all SMs, and what is read at one time is near.",
+            _plan_chosen,
+            (*_SPLIT_KERNELS, *_WARP_KERNELS),
         ),
     ),
     operands=_operands,
     expect=_expect,
-    dtypes=("float32", "float16", "bfloat16"),
-    example=(1, 64, 512),
+    dtypes=_DTYPES,
+    example=_EXAMPLE,
     axes="M N K",
     ceiling="memory",
     fewest_bytes=lambda shape, itemsize: (
         (shape[0] * shape[2] + shape[1] * shape[2] + shape[0] * shape[1]) * itemsize
     ),
     flops=lambda shape: 2 * math.prod(shape),
+)
+
+TUNABLE = Tunable(
+    LADDER,
+    rule,
+    candidates,
+    plan_config,
+    shapes=tuple(
+        (M, N, K)
+        for M in (1, 8)
+        for N, K in ((4096, 4096), (14336, 4096), (4096, 14336), (128256, 4096))
+    ),
+    # A kernel for 8 rows runs 5 as well.
+    bucket=lambda shape: (rows_compiled(shape[0]), *shape[1:]),
 )

@@ -40,13 +40,13 @@ def inverse_rms(square, columns, eps):
 
 
 @cuda.jit(device=True)
-def store_output(sums, gated, row, column, bias, residual, activation, out):
+def store_output(of_row, of_up, gated, row, column, bias, residual, activation, out):
     """Finish an element of C and store it.
 
     Parameters
     ----------
-    sums : tuple of 2 float32
-        Of the row of weights; of the gate and of up, if there is one.
+    of_row, of_up : float32
+        Elements of A Wᵀ: the one of the column; and that of up, where there is a gate.
     gated : bool
     row, column : int
     bias, residual : array
@@ -54,7 +54,7 @@ def store_output(sums, gated, row, column, bias, residual, activation, out):
     out : [M, N]
     """
     if gated:
-        value = finish_gated(sums[0], sums[1], row, column, bias, residual)
+        value = finish_gated(of_row, of_up, row, column, bias, residual)
     else:
-        value = finish(sums[0], row, column, bias, residual, activation)
+        value = finish(of_row, row, column, bias, residual, activation)
     out[row, column] = ptx.from_float(out, value)
