@@ -1,4 +1,4 @@
-r"""The linear layer as a ladder of five kernels, from one thread an output to 64.
+r"""The linear layer as a ladder of eleven steps, from one thread an output to 128.
 
 .. math:: C = \mathrm{act}(A W^T + b) + R
 
@@ -44,169 +44,82 @@ Sources: Boehm, "How to Optimize a CUDA Matmul Kernel for cuBLAS-like Performanc
 """
 
 import math
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-from numba import cuda, float32
 
 from llm_numba import reference
 from llm_numba.errors import KernelArgumentError
-from llm_numba.kernels import checks, ptx
+from llm_numba.kernels import checks
 from llm_numba.kernels.activation import ACTIVATIONS
-from llm_numba.kernels.gemm_epilogue import finish
-from llm_numba.kernels.gemm_register_tile import BLOCK_TILE, THREADS, gemm_register_tile
-from llm_numba.kernels.gemm_split_k import add_parts
+from llm_numba.kernels.gemm_config import candidates, rule, unsplit
+from llm_numba.kernels.gemm_double_buffered import double_buffered
+from llm_numba.kernels.gemm_one_output import (
+    TILE,
+    WARP,
+    WARPS,
+    gemm_coalesced,
+    gemm_naive,
+    gemm_padded,
+    gemm_tiled,
+)
+from llm_numba.kernels.gemm_pipelined import pipelined
+from llm_numba.kernels.gemm_plans import (
+    in_packets,
+    or_register_tile,
+    plan_of,
+    plan_pipelined,
+    plan_register_tile,
+    plan_square,
+    plan_warp_tile,
+)
+from llm_numba.kernels.gemm_register_tile import gemm_register_tile
+from llm_numba.kernels.gemm_split_k import gemm_add_parts
+from llm_numba.kernels.gemm_vectorised import vectorised
+from llm_numba.kernels.gemm_warp_tile import warp_tile
 from llm_numba.kernels.ladder import Ladder, Operands, Step
-from llm_numba.kernels.reduce import warp_sum
+from llm_numba.kernels.tuning import Tunable, choose
 from llm_numba.runtime import Launch, empty, launch_all, storage_dtype
 
-WARP = 32
-WARPS = 8
-TILE = 32
-PITCH = TILE + 1  # words from row to row of a padded tile
-
-
-@cuda.jit
-def gemm_naive(a, w, bias, residual, activation, c):
-    """One thread an output, and lane after lane down a column of C.
-
-    For each k the 32 lanes read 32 rows of A: 32 sectors, of which 4 bytes each are used. They all
-    want the same number of W, one sector. The store hits 32 sectors again.
-    """
-    row, column = cuda.grid(2)
-    if row < c.shape[0] and column < c.shape[1]:
-        total = float32(0)
-        for k in range(a.shape[1]):
-            total += ptx.to_float(a[row, k]) * ptx.to_float(w[column, k])
-        value = finish(total, row, column, bias, residual, activation)
-        c[row, column] = ptx.from_float(c, value)
-
-
-@cuda.jit
-def gemm_coalesced(a, w, bias, residual, activation, c):
-    """One warp an output, its lanes along K: 32 neighbours are 4 sectors, all of them used.
-
-    A quarter of the naive sectors, and for few rows (decoding: M = 1) already the right shape,
-    because W is read once. For many rows it is not: every output reads its whole row of A and of
-    W, two numbers for each multiply-add.
-    """
-    output = cuda.blockIdx.x * WARPS + cuda.threadIdx.y
-    row = output // c.shape[1]
-    column = output % c.shape[1]
-    # True or false for all lanes of a warp alike, so that the shuffles find everybody.
-    if row < c.shape[0]:
-        total = float32(0)
-        for k in range(cuda.threadIdx.x, a.shape[1], WARP):
-            total += ptx.to_float(a[row, k]) * ptx.to_float(w[column, k])
-        total = warp_sum(total)
-        if cuda.threadIdx.x == 0:
-            value = finish(total, row, column, bias, residual, activation)
-            c[row, column] = ptx.from_float(c, value)
-
-
-@cuda.jit
-def gemm_tiled(a, w, bias, residual, activation, c):
-    """Each number that a block loads is used 32 times, out of shared memory.
-
-    A block makes 32 x 32 outputs. Tiles of A and W, 32 x 32 each, come in with lanes along K. Then
-    a warp is a row of C: for one k its lanes read one number of a_tile, a broadcast, and a column
-    of w_tile. Rows of w_tile are 32 words apart, so that column is 32 words of one bank: 32
-    wavefronts where one would do.
-
-    Tiles hold float32: each number is widened once, when it is stored, and not at each of 32 uses.
-    Beyond the edges they hold zeros, which add nothing.
-    """
-    tx, ty = cuda.threadIdx.x, cuda.threadIdx.y
-    row = cuda.blockIdx.x * TILE + ty
-    column = cuda.blockIdx.y * TILE + tx
-    w_row = cuda.blockIdx.y * TILE + ty
-    a_tile = cuda.shared.array((TILE, TILE), float32)
-    w_tile = cuda.shared.array((TILE, TILE), float32)
-    total = float32(0)
-    for k in range(tx, a.shape[1] + tx, TILE):
-        a_in = row < a.shape[0] and k < a.shape[1]
-        w_in = w_row < w.shape[0] and k < w.shape[1]
-        a_tile[ty, tx] = ptx.to_float(a[row, k]) if a_in else float32(0)
-        w_tile[ty, tx] = ptx.to_float(w[w_row, k]) if w_in else float32(0)
-        cuda.syncthreads()
-        for i in range(TILE):
-            total += a_tile[ty, i] * w_tile[tx, i]
-        # Nobody may overwrite the tiles while somebody still reads them.
-        cuda.syncthreads()
-    if row < c.shape[0] and column < c.shape[1]:
-        value = finish(total, row, column, bias, residual, activation)
-        c[row, column] = ptx.from_float(c, value)
-
-
-@cuda.jit
-def gemm_padded(a, w, bias, residual, activation, c):
-    """One unused column in w_tile: rows are 33 words apart, and a column is 32 different banks.
-
-    Only the tile that is read down a column needs it. Padding a_tile, as is often advised, changes
-    nothing: its reads were broadcasts. What must be padded by is a *word* of 4 bytes. A tile of
-    halves has rows of 16 words, so its columns conflict 16 ways. One half more does not finish the
-    work: even columns are free of conflict, odd ones still conflict 2 ways, and every other row
-    begins in the middle of a word, where no load of two halves, let alone of eight, may begin. Two
-    halves (17 words a row) would do for single loads; eight (20 words) for loads of 16 bytes.
-    """
-    tx, ty = cuda.threadIdx.x, cuda.threadIdx.y
-    row = cuda.blockIdx.x * TILE + ty
-    column = cuda.blockIdx.y * TILE + tx
-    w_row = cuda.blockIdx.y * TILE + ty
-    a_tile = cuda.shared.array((TILE, TILE), float32)
-    w_tile = cuda.shared.array((TILE, PITCH), float32)
-    total = float32(0)
-    for k in range(tx, a.shape[1] + tx, TILE):
-        a_in = row < a.shape[0] and k < a.shape[1]
-        w_in = w_row < w.shape[0] and k < w.shape[1]
-        a_tile[ty, tx] = ptx.to_float(a[row, k]) if a_in else float32(0)
-        w_tile[ty, tx] = ptx.to_float(w[w_row, k]) if w_in else float32(0)
-        cuda.syncthreads()
-        for i in range(TILE):
-            total += a_tile[ty, i] * w_tile[tx, i]
-        cuda.syncthreads()
-    if row < c.shape[0] and column < c.shape[1]:
-        value = finish(total, row, column, bias, residual, activation)
-        c[row, column] = ptx.from_float(c, value)
-
+_DTYPES = ("float32", "float16", "bfloat16")
+_EXAMPLE = (128, 128, 32)
 
 # -- Steps ----------------------------------------------------------------------------------------
 
 
-def _step(
-    name: str,
-    idea: str,
-    kernel: Any,
-    block: tuple[int, int],
-    grid: Callable[[int, int], tuple[int, ...]],
-) -> Step:
-    """Make a step from its kernel and the grid that covers [M, N] outputs."""
+def _in_tiles(M: int, N: int) -> tuple[int, int]:
+    return math.ceil(M / TILE), math.ceil(N / TILE)
 
-    def plan(
-        x: Any,
-        weight: Any,
-        out: Any,
-        bias: Any = None,
-        activation: str | None = None,
-        residual: Any = None,
-    ) -> tuple[Launch, ...]:
-        if bias is None:
-            bias = empty((0,), x.dtype, like=x)
-        if residual is None:
-            residual = empty((0, 0), out.dtype, like=x)
-        if activation == "silu_mul":
-            M, N = len(x), len(weight)
-            product = empty((1, M, N), "float32", like=x)
-            nothing = empty((0,), x.dtype, like=x), empty((0, 0), out.dtype, like=x)
-            return (
-                Launch(kernel, grid(M, N), block, (x, weight, *nothing, 0, product[0])),
-                add_parts(product, bias, residual, 0, out),
-            )
-        args = (x, weight, bias, residual, ACTIVATIONS[activation], out)
-        return (Launch(kernel, grid(*out.shape), block, args),)
 
-    return Step(name, idea, plan, (kernel,))
+def _unsplit(x: Any, weight: Any, out: Any, banks: bool, **options: Any) -> tuple[Launch, ...]:
+    config = unsplit(len(x), len(weight))
+    return plan_pipelined(config, x, weight, out, banks=banks, **options)
+
+
+def _pipelined(x: Any, weight: Any, out: Any, **options: Any) -> tuple[Launch, ...]:
+    return _unsplit(x, weight, out, banks=False, **options)
+
+
+def _register_banks(x: Any, weight: Any, out: Any, **options: Any) -> tuple[Launch, ...]:
+    return _unsplit(x, weight, out, banks=True, **options)
+
+
+def _split_k(x: Any, weight: Any, out: Any, **options: Any) -> tuple[Launch, ...]:
+    shape = len(x), len(weight), x.shape[1]
+    config = choose(TUNABLE, shape, storage_dtype(x), like=x)
+    return plan_pipelined(config, x, weight, out, **options)
+
+
+def _tuned(config: Any, x: Any, weight: Any, out: Any, **options: Any) -> tuple[Launch, ...]:
+    if not in_packets(x, weight):
+        return plan_register_tile(x=x, weight=weight, out=out, **options)
+    return plan_pipelined(config, x, weight, out, **options)
+
+
+def _kernels(factory: Any, *choices: Any) -> tuple[Any, ...]:
+    """Return the kernels of all formats, and what is run where there are no whole packets."""
+    made = [factory(dtype, *each) for dtype in _DTYPES for each in choices]
+    return (*dict.fromkeys(made), gemm_register_tile)
 
 
 def _operands(shape: tuple[int, int, int], dtype: np.dtype, seed: int) -> Operands:
@@ -226,52 +139,111 @@ def _expect(x: np.ndarray, weight: np.ndarray, out: np.ndarray) -> dict[str, np.
 LADDER = Ladder(
     name="gemm",
     steps=(
-        _step(
+        Step(
             "naive",
             "One thread an output: simple, and a sector of memory for each number of A.",
-            gemm_naive,
-            (WARP, WARPS),
-            lambda M, N: (math.ceil(M / WARP), math.ceil(N / WARPS)),
+            plan_of(
+                gemm_naive,
+                lambda M, N: (math.ceil(M / WARP), math.ceil(N / WARPS)),
+                (WARP, WARPS),
+            ),
+            (gemm_naive,),
         ),
-        _step(
+        Step(
             "coalesced",
             "One warp an output, lanes along K: all bytes of each sector are used.",
-            gemm_coalesced,
-            (WARP, WARPS),
-            lambda M, N: (math.ceil(M * N / WARPS),),
+            plan_of(gemm_coalesced, lambda M, N: (math.ceil(M * N / WARPS),), (WARP, WARPS)),
+            (gemm_coalesced,),
         ),
-        _step(
+        Step(
             "tiled",
             "Tiles in shared memory: a number is loaded once for 32 uses, but columns conflict.",
-            gemm_tiled,
-            (TILE, TILE),
-            lambda M, N: (math.ceil(M / TILE), math.ceil(N / TILE)),
+            plan_of(gemm_tiled, _in_tiles, (TILE, TILE)),
+            (gemm_tiled,),
         ),
-        _step(
+        Step(
             "padded",
             "One unused column in the tile of W: its columns are free of bank conflicts.",
-            gemm_padded,
-            (TILE, TILE),
-            lambda M, N: (math.ceil(M / TILE), math.ceil(N / TILE)),
+            plan_of(gemm_padded, _in_tiles, (TILE, TILE)),
+            (gemm_padded,),
         ),
-        _step(
+        Step(
             "register_tile",
             "8 x 8 outputs a thread: 16 numbers from shared memory for 64 multiply-adds.",
-            gemm_register_tile,
-            (THREADS, THREADS),
-            lambda M, N: (math.ceil(M / BLOCK_TILE), math.ceil(N / BLOCK_TILE)),
+            plan_register_tile,
+            (gemm_register_tile,),
+        ),
+        Step(
+            "vectorised",
+            "16 bytes at a time, from memory and from shared memory: a quarter of the loads.",
+            or_register_tile(plan_square(vectorised)),
+            _kernels(vectorised, (16,), (4,)),
+        ),
+        Step(
+            "double_buffered",
+            "The next slab of K comes in while this one is multiplied; one barrier a slab.",
+            or_register_tile(plan_square(double_buffered)),
+            _kernels(double_buffered, (16,), (4,)),
+        ),
+        Step(
+            "warp_tile",
+            "A square tile for each warp, 8 x 16 outputs a thread: fewer loads for a multiply-add.",
+            or_register_tile(plan_warp_tile),
+            _kernels(warp_tile, (unsplit(128, 128),), (unsplit(1, 1),)),
+        ),
+        Step(
+            "pipelined",
+            "What is multiplied next is on its way, from memory and from shared memory.",
+            or_register_tile(_pipelined),
+            _kernels(
+                lambda dtype, config: pipelined(dtype, config, banks=False),
+                (unsplit(128, 128),),
+                (unsplit(1, 1),),
+            ),
+        ),
+        Step(
+            "register_banks",
+            "A multiply-add takes its numbers from different banks of registers.",
+            or_register_tile(_register_banks),
+            _kernels(pipelined, (unsplit(128, 128),), (unsplit(1, 1),)),
+        ),
+        Step(
+            "split_k",
+            "Where outputs are few, smaller tiles, and blocks that share K between them.",
+            or_register_tile(_split_k),
+            (
+                *_kernels(
+                    pipelined,
+                    (rule(_EXAMPLE, "")._replace(splits=1),),
+                    (rule((1, 1, 2048), "")._replace(splits=1),),
+                ),
+                gemm_add_parts,
+            ),
         ),
     ),
     operands=_operands,
     expect=_expect,
-    dtypes=("float32", "float16", "bfloat16"),
-    example=(128, 128, 32),
+    dtypes=_DTYPES,
+    example=_EXAMPLE,
     axes="M N K",
     ceiling="compute",
     fewest_bytes=lambda shape, itemsize: (
         (shape[0] * shape[2] + shape[1] * shape[2] + shape[0] * shape[1]) * itemsize
     ),
     flops=lambda shape: 2 * math.prod(shape),
+)
+
+TUNABLE = Tunable(
+    ladder=LADDER,
+    rule=rule,
+    candidates=candidates,
+    plan=_tuned,
+    shapes=(
+        (4096, 4096, 4096),
+        (512, 4096, 4096),
+        (64, 4096, 4096),
+        (16, 4096, 14336),
+    ),
 )
 
 
@@ -283,7 +255,7 @@ def gemm(
     activation: str | None = None,
     residual: Any = None,
     out: Any = None,
-    step: str = "register_tile",
+    step: str = "split_k",
     stream: Any = None,
 ) -> Any:
     """Multiply by a weight matrix, with bias, activation and residual as an epilogue.
@@ -341,5 +313,6 @@ def gemm(
         checks.array("residual", residual, shape=(M, N), dtype=storage_dtype(out), like=x)
     checks.choice("step", step, (each.name for each in LADDER.steps))
     plan = LADDER.step(step).plan
-    launch_all(plan(x, weight, out, bias, activation, residual), stream)
+    options = {"bias": bias, "activation": activation, "residual": residual}
+    launch_all(plan(x=x, weight=weight, out=out, **options), stream)
     return out

@@ -40,7 +40,7 @@ def gemm_add_parts(parts, bias, residual, activation, c):
         c[row, column] = ptx.from_float(c, value)
 
 
-def add_parts(parts: Any, bias: Any, residual: Any, activation: int, out: Any) -> Launch:
+def add_parts(parts: Any, bias: Any, residual: Any, out: Any, activation: int = 0) -> Launch:
     """Plan the launch that adds parts to a result.
 
     Parameters
@@ -50,9 +50,9 @@ def add_parts(parts: Any, bias: Any, residual: Any, activation: int, out: Any) -
         Of length 0 where there is none.
     residual : [M, N] or [M, F]
         Of shape [0, 0] where there is none.
+    out : [M, N], or [M, F] of N = 2F
     activation : int
         Of :data:`llm_numba.kernels.activation.ACTIVATIONS`; a gate needs none.
-    out : [M, N], or [M, F] of N = 2F
     """
     M, N = out.shape
     args = (parts, bias, residual, activation, out)

@@ -1,0 +1,163 @@
+"""From operands to launches: which kernels a matrix product takes, over which grid."""
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+from llm_numba.kernels import ptx
+from llm_numba.kernels.activation import ACTIVATIONS
+from llm_numba.kernels.gemm_config import Config, unsplit
+from llm_numba.kernels.gemm_pipelined import pipelined, shared_bytes
+from llm_numba.kernels.gemm_register_tile import BLOCK_TILE, THREADS, gemm_register_tile
+from llm_numba.kernels.gemm_split_k import add_parts
+from llm_numba.kernels.gemm_warp_tile import warp_tile
+from llm_numba.runtime import Launch, empty, storage_dtype
+
+Plan = Callable[..., tuple[Launch, ...]]
+
+# Offsets within a block's rows are 32 bits wide.
+_REACH = 2**31
+
+
+def plan_of(kernel: Any, grid: Callable[[int, int], tuple[int, ...]], block: Any) -> Plan:
+    """Make the plan of a kernel that knows no gates: they follow in a launch of their own.
+
+    Parameters
+    ----------
+    kernel : dispatcher
+        Takes a, w, bias, residual, activation and c.
+    grid : callable
+        ``grid(M, N)``
+    block : tuple of int
+    """
+
+    def plan(
+        x: Any,
+        weight: Any,
+        out: Any,
+        bias: Any = None,
+        activation: str | None = None,
+        residual: Any = None,
+    ) -> tuple[Launch, ...]:
+        bias, residual = _present(bias, residual, x, out)
+        if activation == "silu_mul":
+            parts = empty((1, len(x), len(weight)), "float32", like=x)
+            args = (x, weight, *_present(None, None, x, parts), 0, parts[0])
+            product = Launch(kernel, grid(len(x), len(weight)), block, args)
+            return product, add_parts(parts, bias, residual, out)
+        args = (x, weight, bias, residual, ACTIVATIONS[activation], out)
+        return (Launch(kernel, grid(*out.shape), block, args),)
+
+    return plan
+
+
+plan_register_tile = plan_of(
+    gemm_register_tile,
+    lambda M, N: (math.ceil(M / BLOCK_TILE), math.ceil(N / BLOCK_TILE)),
+    (THREADS, THREADS),
+)
+
+
+def in_packets(x: Any, weight: Any) -> bool:
+    """Tell whether rows begin at multiples of 16 bytes, and the tiles' offsets fit in 32 bits.
+
+    Parameters
+    ----------
+    x, weight : array
+    """
+    aligned = ptx.is_aligned16(x) and ptx.is_aligned16(weight)
+    whole = x.shape[1] % ptx.VECTOR[storage_dtype(x)] == 0
+    return aligned and whole and max(x.size, weight.size) < _REACH
+
+
+def or_register_tile(plan: Plan) -> Plan:
+    """Make a plan that falls back to ``register_tile`` where there are no whole packets.
+
+    Parameters
+    ----------
+    plan : callable
+    """
+
+    def either(x: Any, weight: Any, out: Any, **options: Any) -> tuple[Launch, ...]:
+        chosen = plan if in_packets(x, weight) else plan_register_tile
+        return chosen(x=x, weight=weight, out=out, **options)
+
+    return either
+
+
+def plan_square(factory: Callable[[str, int], Any]) -> Plan:
+    """Make the plan of a kernel whose blocks are squares of threads.
+
+    Parameters
+    ----------
+    factory : callable
+        ``factory(storage, side)``
+    """
+
+    def plan(x: Any, weight: Any, out: Any, **options: Any) -> tuple[Launch, ...]:
+        least = min(len(x), len(weight))
+        side = 16 if least > 64 else 8 if least > 8 else 4
+        tile = side * side // 2
+        kernel = factory(storage_dtype(x), side)
+        of_square = plan_of(
+            kernel, lambda M, N: (math.ceil(M / tile), math.ceil(N / tile)), (side, side)
+        )
+        return of_square(x, weight, out, **options)
+
+    return plan
+
+
+def plan_warp_tile(x: Any, weight: Any, out: Any, **options: Any) -> tuple[Launch, ...]:
+    """Plan a product by the kernel of warp tiles; its operands are the ladder's."""
+    config = unsplit(len(x), len(weight))
+    kernel = warp_tile(storage_dtype(x), config)
+    of_tiles = plan_of(
+        kernel,
+        lambda M, N: (math.ceil(M / config.rows), math.ceil(N / config.columns)),
+        (config.threads,),
+    )
+    return of_tiles(x, weight, out, **options)
+
+
+def plan_pipelined(
+    config: Config,
+    x: Any,
+    weight: Any,
+    out: Any,
+    bias: Any = None,
+    activation: str | None = None,
+    residual: Any = None,
+    banks: bool = True,
+) -> tuple[Launch, ...]:
+    """Plan a product by the pipelined kernel, and the sum of its parts if there are several.
+
+    Parameters
+    ----------
+    config : Config
+    x, weight, out, bias, activation, residual
+        The ladder's operands.
+    banks : bool
+        Whether the kernel sorts what it multiplies by the banks of registers.
+    """
+    storage, (M, K), N = storage_dtype(x), x.shape, len(weight)
+    gated = activation == "silu_mul"
+    bias, residual = _present(bias, residual, x, out)
+    number = 0 if gated else ACTIVATIONS[activation]
+    splits = config.splits
+    span = math.ceil(math.ceil(K / config.slab(storage)) / splits) * config.slab(storage)
+    kernel = pipelined(storage, config._replace(splits=1), gated and splits == 1, banks)
+    columns = config.columns // 2 if gated and splits == 1 else config.columns
+    parts = out.reshape(1, *out.shape) if splits == 1 else empty((splits, M, N), "float32", like=x)
+    grid = math.ceil(M / config.rows), math.ceil(parts.shape[2] / columns), splits
+    block, shared = (config.threads,), shared_bytes(config, storage)
+    if splits == 1:
+        args = (x, weight, bias, residual, number, span, parts)
+        return (Launch(kernel, grid, block, args, shared),)
+    args = (x, weight, *_present(None, None, x, parts), 0, span, parts)
+    return Launch(kernel, grid, block, args, shared), add_parts(parts, bias, residual, out, number)
+
+
+def _present(bias: Any, residual: Any, x: Any, out: Any) -> tuple[Any, Any]:
+    """Put arrays without elements in the place of what is missing."""
+    bias = empty((0,), x.dtype, like=x) if bias is None else bias
+    return bias, empty((0, 0), out.dtype, like=x) if residual is None else residual
