@@ -10,7 +10,7 @@
     ```
     {bench}`cpu_*.json decode/batch=1`
 
-    ::::{if-record} kernels_*.json
+    ::::{if-record} kernels_*.json rope/*
     ## On a GPU
     ...
     ::::
@@ -107,15 +107,24 @@ def on_gpu(record: dict[str, Any]) -> str:
 
 
 class IfRecord(SphinxDirective):
-    """Sections on what takes a GPU, or quiet minutes, to measure: only if there is a record."""
+    """Sections on what takes a GPU, or quiet minutes, to measure: only if there is a record.
+
+    A pattern after that of the record asks for a result of that name in it.
+    """
 
     required_arguments = 1
+    optional_arguments = 1
     has_content = True
 
     def run(self) -> list[nodes.Node]:
         """Parse the content, headings too, or leave it out."""
-        if not find(self.env, self.arguments[0]):
+        pattern, *names = self.arguments
+        if not find(self.env, pattern):
             return []
+        for name in names:
+            results = load(self.env, pattern)["results"]
+            if not any(fnmatch(each["name"], name) for each in results):
+                return []
         return self.parse_content_to_nodes(allow_section_headings=True)
 
 
