@@ -28,7 +28,7 @@ def test_the_models_page_names_every_family():
 
 def test_the_models_page_names_every_key_that_is_read():
     read = set()
-    for module in ("families", "generation_config"):
+    for module in ("families", "rope_fields", "generation_config"):
         source = (ROOT / "llm_numba" / "models" / f"{module}.py").read_text()
         # Keys are strings that stand alone in a call: fields.get("head_dim", ...).
         read |= set(re.findall(r'\.(?:get|size)\(\s*"(\w+)"', source))
