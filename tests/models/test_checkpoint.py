@@ -13,6 +13,7 @@ from llm_numba import LLM
 from llm_numba.models import Checkpoint, load_config, load_model, open_model
 from llm_numba.models.checkpoint import WeightLoader
 from llm_numba.models.gpt2 import gpt2_tensors
+from llm_numba.runtime import kind_of, to_host
 
 STORAGE = {
     "BF16": ml_dtypes.bfloat16,
@@ -60,6 +61,29 @@ def test_each_storage_format_is_converted_exactly(tmp_path: Path, storage, dtype
     loaded = WeightLoader(checkpoint, np.dtype(dtype))("w")
     assert loaded.dtype == dtype
     np.testing.assert_array_equal(loaded, numbers(3, 5))
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])
+def test_weights_for_a_device_are_converted_and_lie_there(tmp_path: Path, dtype):
+    save_file({"w": numbers(3, 5)}, tmp_path / "model.safetensors")
+    load = WeightLoader(Checkpoint(tmp_path), np.dtype(dtype), device="sim")
+    loaded = load("w", transpose=True)
+    assert (kind_of(loaded), loaded.dtype) == ("sim", np.dtype(dtype))
+    assert loaded.flags.c_contiguous
+    np.testing.assert_array_equal(to_host(loaded).astype(np.float32), numbers(3, 5).T)
+    assert kind_of(load.place(numbers(2))) == "sim"
+
+
+@pytest.mark.parametrize(
+    ("storage", "dtype"),
+    [("BF16", "bfloat16"), ("F16", "float16"), ("F32", "float32"), ("F64", "float64")],
+)
+def test_a_checkpoint_is_stored_as_most_of_its_numbers_are(tmp_path: Path, storage, dtype):
+    """Norms are often stored more finely than the products."""
+    tensors = {"norm": numbers(4), "half": numbers(4, dtype=np.float16)}
+    tensors["product"] = numbers(5, 5, dtype=STORAGE[storage])
+    save_file(tensors, tmp_path / "model.safetensors")
+    assert Checkpoint(tmp_path).stored_dtype == dtype
 
 
 def test_names_are_stacked_along_the_first_axis_in_the_order_given(tmp_path: Path):
