@@ -146,7 +146,8 @@ def lane_functions(layout):
     """
     head_dim, block_size, width, heads, loads, _ = layout
     lanes, rows, sums_of_lane = layout.lanes, layout.rows, heads * loads
-    columns = layout.turns * width
+    packets, turns = layout.packets, layout.turns
+    columns = turns * width
     # Of the scores that an exchange leaves: how many in a lane, and how many lanes have the same.
     own, copies = max(1, sums_of_lane // lanes), max(1, lanes // sums_of_lane)
     lanes_of_head = lanes // heads
@@ -156,12 +157,16 @@ def lane_functions(layout):
     @cuda.jit(device=True)
     def hold_queries(q, scale, place, column, query):
         sequence, _, first_head, here = place
+        first = (sequence * q.shape[1] + first_head) * head_dim
         for h in range(heads):
-            for i in range(columns):
-                d = (column + i // width * lanes) * width + i % width
-                query[h * columns + i] = float32(0)
-                if h < here and d < head_dim:
-                    query[h * columns + i] = ptx.to_float(q[sequence, first_head + h, d]) * scale
+            for turn in range(turns):
+                packet, to = column + turn * lanes, h * columns + turn * width
+                for e in range(width):
+                    query[to + e] = float32(0)
+                if h < here and packet < packets:
+                    values = ptx.load16(q, first + h * head_dim + packet * width)
+                    for e in range(width):
+                        query[to + e] = values[e] * scale
 
     @cuda.jit(device=True)
     def locate(block_tables, num_kv_heads, place, tile, row, begin, end, starts):

@@ -226,9 +226,9 @@ def blocks_of(shape: tuple[int, ...]) -> int:
 
 
 def _in_packets(q: Any, k_cache: Any, v_cache: Any, **_: Any) -> bool:
-    """Whether each row of the caches is made of packets on 16-byte boundaries."""
+    """Whether each key, value and query is made of packets on 16-byte boundaries."""
     whole = q.shape[2] % ptx.VECTOR[storage_dtype(q)] == 0
-    return whole and ptx.is_aligned16(k_cache) and ptx.is_aligned16(v_cache)
+    return whole and all(map(ptx.is_aligned16, (q, k_cache, v_cache)))
 
 
 def _layout(config: Config, **operands: Any) -> Layout:
