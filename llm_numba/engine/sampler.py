@@ -48,8 +48,8 @@ def sample_tokens(logits: Array, sequences: list[Sequence]) -> list[int]:
     if min(tokens) < 0:
         raise EngineError(
             "The model's logits are not finite numbers.",
-            "Check the weights: they may be damaged, belong to another config.json, or overflow "
-            "float16: give --dtype float32.",
+            "Check the weights: they may be damaged, belong to another config.json, or be too "
+            "large for float16, where bfloat16 and float32 hold them.",
         )
     return tokens
 
