@@ -3,11 +3,14 @@
 See :mod:`llm_numba.reference.sampling` for what each of them means.
 """
 
+import math
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from llm_numba import reference
 from llm_numba.kernels import checks
+from llm_numba.kernels.ladder import Ladder, Operands, Step
 from llm_numba.kernels.sampling_draw import draws
 from llm_numba.kernels.sampling_logprobs import log_softmax, top_logprobs
 from llm_numba.kernels.sampling_parts import (
@@ -24,10 +27,15 @@ from llm_numba.kernels.sampling_parts import (
 )
 from llm_numba.kernels.sampling_penalties import apply_penalties
 from llm_numba.kernels.sampling_refine import ROOM
+from llm_numba.kernels.sampling_search import SEARCH_THREADS, sample_search
 from llm_numba.kernels.sampling_select import BINS, COUNTERS, CUTS, histograms
+from llm_numba.reference.sampling import GREEDY_BELOW
 from llm_numba.runtime import Launch, empty, launch_all
 
 __all__ = ["apply_penalties", "argmax", "log_softmax", "sample_tokens", "top_logprobs"]
+
+# Random numbers of the benchmark keep as far from the border of two tokens.
+_CLEARANCE = 2.0**-16
 
 
 MERGED = False
@@ -97,6 +105,7 @@ def sample_tokens(
     positions: Any,
     *,
     out: Any = None,
+    step: str = "histogram",
     stream: Any = None,
 ) -> Any:
     """Choose the next token of each row, by its own parameters.
@@ -120,6 +129,8 @@ def sample_tokens(
     streams, positions : int32 [B]
         Of the random number; see :func:`llm_numba.reference.sampling.philox_uniform`.
     out : int64 [B], optional
+    step : {"search", "histogram"}
+        Of the ladder; both draw the same tokens, rounding next to a border aside.
     stream : optional
         By default the current one.
 
@@ -131,8 +142,9 @@ def sample_tokens(
     Raises
     ------
     KernelArgumentError
-        If an argument has another rank, dtype, shape, layout or device.
+        If an argument has another rank, dtype, shape, layout or device, or there is no such step.
     """
+    checks.choice("step", step, [each.name for each in LADDER.steps])
     out = _checked(logits, out, PART * MAX_PARTS)
     for name, value, dtype in (
         ("temperature", temperature, "float32"),
@@ -144,12 +156,27 @@ def sample_tokens(
         ("positions", positions, "int32"),
     ):
         checks.array(name, value, dtype=dtype, shape=(len(logits),), like=logits)
-    numbers = (seeds, streams, positions)
-    launch_all(_sample_plan(logits, temperature, top_k, top_p, min_p, *numbers, out), stream)
+    limits = (temperature, top_k, top_p, min_p)
+    launch_all(LADDER.step(step).plan(logits, *limits, seeds, streams, positions, out), stream)
     return out
 
 
-def _sample_plan(
+def _plan_search(
+    logits: Any,
+    temperature: Any,
+    top_k: Any,
+    top_p: Any,
+    min_p: Any,
+    seeds: Any,
+    streams: Any,
+    positions: Any,
+    out: Any,
+) -> tuple[Launch, ...]:
+    args = (logits, temperature, top_k, top_p, min_p, seeds, streams, positions, out)
+    return (Launch(sample_search, (len(logits),), (SEARCH_THREADS,), args),)
+
+
+def _plan_histogram(
     logits: Any,
     temperature: Any,
     top_k: Any,
@@ -209,3 +236,85 @@ def _checked(logits: Any, out: Any, most: int = 2**31 - 1) -> Any:
         out = empty(len(logits), np.int64, like=logits)
     checks.array("out", out, dtype="int64", shape=(len(logits),), like=logits)
     return out
+
+
+def _operands(shape: tuple[int, ...], dtype: np.dtype, seed: int) -> Operands:
+    """Draw logits as language models give them, and requests of many kinds."""
+    rng = np.random.default_rng(seed)
+    rows, vocabulary = shape
+    # The logarithm of how common a token is falls with that of its rank: Zipf's law.
+    rank = rng.permuted(np.broadcast_to(np.arange(1.0, vocabulary + 1), shape), axis=1)
+    logits = (18 - 1.4 * np.log(rank) + rng.normal(scale=0.3, size=shape)).astype(dtype)
+    operands = {
+        "logits": logits,
+        "temperature": rng.choice([0, 0.5, 0.8, 1, 1.3], rows).astype(np.float32),
+        "top_k": rng.choice([0, 1, 20, 50, 1000], rows).astype(np.int32),
+        "top_p": rng.choice([0.5, 0.9, 0.95, 1], rows).astype(np.float32),
+        "min_p": rng.choice([0, 0.02, 0.1], rows).astype(np.float32),
+        "seeds": rng.integers(2**64, size=rows, dtype=np.uint64),
+        "streams": rng.integers(4, size=rows).astype(np.int32),
+    }
+    operands["positions"] = _clear_positions(**operands)
+    return operands | {"out": np.full(rows, -2, np.int64)}
+
+
+def _clear_positions(
+    logits: np.ndarray,
+    temperature: np.ndarray,
+    top_k: np.ndarray,
+    top_p: np.ndarray,
+    min_p: np.ndarray,
+    seeds: np.ndarray,
+    streams: np.ndarray,
+) -> np.ndarray:
+    """Find positions whose random numbers do not fall next to the border of two tokens.
+
+    There rounding decides, in float32 not as in float64; so tokens can be asked to be equal.
+    """
+    positions = np.zeros(len(logits), np.int32)
+    for b in range(len(logits)):
+        row = slice(b, b + 1)
+        limits = (temperature[row].clip(GREEDY_BELOW), top_k[row], top_p[row], min_p[row])
+        probs = reference.sampling_probabilities(*_exact(logits[row], *limits))
+        borders = np.cumsum(probs)
+        for positions[b] in range(1000):
+            uniform = reference.philox_uniform(seeds[row], streams[row], positions[row])
+            if np.abs(borders - uniform).min() > _CLEARANCE:
+                break
+    return positions
+
+
+def _exact(*arrays: np.ndarray) -> list[np.ndarray]:
+    return [array if array.dtype.kind in "iu" else array.astype(np.float64) for array in arrays]
+
+
+def _expect(out: np.ndarray, **operands: np.ndarray) -> dict[str, np.ndarray]:
+    exact = _exact(*operands.values())
+    return {"out": reference.sample_tokens(**dict(zip(operands, exact, strict=True)))}
+
+
+LADDER = Ladder(
+    name="sample",
+    steps=(
+        Step(
+            "search",
+            "A block a row halves the interval of logits, and reads the row for each question.",
+            _plan_search,
+            (sample_search,),
+        ),
+        Step(
+            "histogram",
+            "Many blocks a row, three reads: a histogram leaves few tokens in doubt.",
+            _plan_histogram,
+            (*_PACKETS[:4], *_GATHERED[:4]),
+        ),
+    ),
+    operands=_operands,
+    expect=_expect,
+    dtypes=("float32", "float16", "bfloat16"),
+    example=(4, 2048),
+    axes="B V",
+    ceiling="memory",
+    fewest_bytes=lambda shape, itemsize: math.prod(shape) * itemsize,
+    flops=lambda shape: 3 * math.prod(shape),
+)
