@@ -95,6 +95,24 @@ LLAMA3_ROPE = {
     "original_max_position_embeddings": 32,
 }
 LINEAR_ROPE = {"rope_type": "linear", "factor": 4.0}
+# Of 4 pairs of a head of 8, the first turns more than twice in 32 positions, the last less than
+# half; those between lie on the ramp.
+YARN_ROPE = {
+    "rope_type": "yarn",
+    "factor": 4.0,
+    "original_max_position_embeddings": 32,
+    "beta_fast": 2.0,
+    "beta_slow": 0.5,
+    "truncate": False,
+}
+# Prompts are longer than the original context: short factors would count up to it.
+LONGROPE = {
+    "rope_type": "longrope",
+    "factor": 4.0,
+    "original_max_position_embeddings": 16,
+    "short_factor": [1.0, 1.0, 1.5, 1.5],
+    "long_factor": [1.0, 1.5, 2.5, 4.0],
+}
 MIXED_LAYERS = ["sliding_attention", "full_attention", "sliding_attention", "full_attention"]
 NO_SCALING = {"rope_scaling": None}
 NO_WINDOW = {"sliding_window": None}
@@ -131,6 +149,25 @@ LLAMA = [
         ("llama3 RoPE scaling", "head_dim unequal to hidden/heads", "tied embeddings"),
         prompt_length=20, storage="float16", shard_size="4KB",
         without={"llama3 RoPE scaling": NO_SCALING},
+    ),
+    Case(
+        "llama-yarn", "llama", "5.",
+        decoder(num_attention_heads=2, num_key_value_heads=1,
+                rope_theta=100.0, rope_scaling=YARN_ROPE),
+        ("yarn RoPE scaling", "cosines and sines that grow"),
+        prompt_length=23,
+        without={"yarn RoPE scaling": NO_SCALING,
+                 "the ramp": {"rope_scaling": YARN_ROPE | {"beta_slow": 1.0}},
+                 "attention factor": {"rope_scaling": YARN_ROPE | {"attention_factor": 1.0}}},
+    ),
+    Case(
+        "llama-longrope", "llama", "5.",
+        decoder(num_attention_heads=2, num_key_value_heads=1,
+                rope_theta=100.0, rope_scaling=LONGROPE),
+        ("longrope RoPE scaling", "cosines and sines that grow"),
+        prompt_length=18,
+        without={"longrope RoPE scaling": NO_SCALING,
+                 "attention factor": {"rope_scaling": LONGROPE | {"attention_factor": 1.0}}},
     ),
     Case(
         "llama-biases", "llama", "5.",
