@@ -335,10 +335,8 @@ def register_tile_kernel(
         name_queries(queries, positions, ROWS, start, past, first, last, kv_heads, head, group)
         clear(tops, sums, total)
         first_key, turn = lowest // KEYS * KEYS, 0
-        name_keys(
-            slot_of, slots[turn], KEYS, first_key, lowest, newest, block_tables, sequence,
-            block_size, kv_heads, head,
-        )  # fmt: skip
+        where = (block_tables, sequence, block_size, kv_heads, head)
+        name_keys(slots[turn], KEYS, first_key, lowest, newest, slot_of, where)
         cuda.syncthreads()
         fetch(q, head_dim, queries, ROWS, held)
         put(tile, 0, PITCH, q, head_dim, queries, ROWS, held)
@@ -348,10 +346,7 @@ def register_tile_kernel(
             put(tile, KV_TILE, PITCH, k_cache, head_dim, slots[turn], KEYS, held)
             cuda.syncthreads()
             fetch(v_cache, head_dim, slots[turn], KEYS, held)
-            name_keys(
-                slot_of, slots[1 - turn], KEYS, first_key + KEYS, lowest, newest, block_tables,
-                sequence, block_size, kv_heads, head,
-            )  # fmt: skip
+            name_keys(slots[1 - turn], KEYS, first_key + KEYS, lowest, newest, slot_of, where)
             set_scores(tile, y * QUAD * PITCH, KV_TILE + x * PITCH, PITCH, COLUMNS, scores, part)
             all_seen = first_key + KEYS - 1 <= oldest and first_key > newest - window
             scale_and_hide(scores, scale, positions, first_key + x, y, window, all_seen)

@@ -36,11 +36,9 @@ def name_queries(sources, positions, rows, start, past, first, last, kv_heads, h
 
 
 @cuda.jit(device=True)
-def name_keys(
-    slot_of, sources, keys, first_key, lowest, newest, block_tables, sequence, block_size, kv_heads,
-    head,
-):  # fmt: skip
+def name_keys(sources, keys, first_key, lowest, newest, slot_of, where):
     """Write down which row of the caches each key of the tile is; -1 if no query sees it."""
+    block_tables, sequence, block_size, kv_heads, head = where
     for key in range(cuda.threadIdx.x, keys, THREADS):
         position = first_key + key
         source = -1

@@ -8,7 +8,7 @@ q = rng.normal(size=D) * 3
 k, v = rng.normal(size=(2, T, D))
 right = reference.causal_attention(q[None, None], k[:, None], v[:, None], D**-0.5)[0, 0]
 
-m, l, out = -np.inf, 0.0, np.zeros(D)  # the online rule
+m, total, out = -np.inf, 0.0, np.zeros(D)  # the online rule
 pieces = []  # the sketch: a softmax of each tile, and the mean of what they give
 for first in range(0, T, TILE):
     scores = k[first : first + TILE] @ q * D**-0.5
@@ -16,7 +16,8 @@ for first in range(0, T, TILE):
     larger = max(m, scores.max())
     powers = np.exp(scores - larger)
     shrunk = np.exp(m - larger)
-    m, l, out = larger, l * shrunk + powers.sum(), out * shrunk + powers @ values
+    m, total = larger, total * shrunk + powers.sum()
+    out = out * shrunk + powers @ values
     pieces.append(reference.softmax(scores) @ values)
 
 
@@ -25,4 +26,4 @@ def error(found):
 
 
 print(f"softmax of each tile: off by {error(np.mean(pieces, axis=0)):.0%}")
-print(f"online rule: right to 12 digits is {error(out / l) < 1e-12}")
+print(f"online rule: right to 12 digits is {error(out / total) < 1e-12}")
