@@ -6,7 +6,14 @@ import numpy as np
 
 from llm_numba.bench.kernel_points import Point, repeated
 from llm_numba.bench.points_rows import ROWS
-from llm_numba.kernels import attention, elementwise, embedding, paged_decode, rope
+from llm_numba.kernels import (
+    attention,
+    attention_sketch,
+    elementwise,
+    embedding,
+    paged_decode,
+    rope,
+)
 from llm_numba.kernels.ladder import Operands
 
 _VOCABULARY = 128256
@@ -33,6 +40,14 @@ def _eager_attention(torch: Any, o: dict[str, Any]) -> Any:
     return mixed[0].transpose(0, 1)
 
 
+def _eager_products_and_attention(torch: Any, o: dict[str, Any]) -> Any:
+    heads = (o["x"].shape[0], -1, o["out"].shape[2])
+    q, k, v = (
+        torch.nn.functional.linear(o["x"], o[name]).view(heads) for name in ("wq", "wk", "wv")
+    )
+    return _eager_attention(torch, o | {"q": q, "k": k, "v": v})
+
+
 def _side_by_side(torch: Any, o: dict[str, Any]) -> dict[str, Any]:
     """Gather keys and values out of their pages: PyTorch's kernels know no pages."""
     tables = o["block_tables"].long()
@@ -52,6 +67,17 @@ def _few_random_embeddings(shape: tuple[int, int, int], dtype: np.dtype, seed: i
     made = repeated(embedding.LADDER, ("weight",), axis=1)(shape, dtype, seed)
     token_ids = np.random.default_rng(seed).permutation(V)[:N].astype(np.int32)
     return made | {"token_ids": token_ids}
+
+
+def _attention(dtype: str) -> Point:
+    return Point(
+        f"attention/{dtype}",
+        attention.LADDER,
+        (128, 8, 4, 2048, 2048),
+        dtype,
+        eager=_eager_attention,
+        eager_code="F.scaled_dot_product_attention(q, k, v, is_causal=True)",
+    )
 
 
 POINTS = (
@@ -87,13 +113,15 @@ POINTS = (
         eager_code="F.silu(gate) * up",
         compiled=True,
     ),
+    _attention("bfloat16"),
+    _attention("float32"),
     Point(
-        "attention/bfloat16",
-        attention.LADDER,
-        (128, 8, 4, 2048, 2048),
+        "attention_sketch/bfloat16",
+        attention_sketch.LADDER,
+        (64, 4, 4, 1024, 1024),
         "bfloat16",
-        eager=_eager_attention,
-        eager_code="F.scaled_dot_product_attention(q, k, v, is_causal=True)",
+        eager=_eager_products_and_attention,
+        eager_code="F.linear, three times, and F.scaled_dot_product_attention",
     ),
     Point(
         "paged_decode/bfloat16",
