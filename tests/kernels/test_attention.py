@@ -71,14 +71,12 @@ def test_heads_of_many_components(D, step, device):
 
 
 @pytest.mark.gpu
-@each_step
-@each_dtype
-@pytest.mark.parametrize("D", [*range(8, 257, 8), 3, 33, 65, 250])
-def test_heads_of_any_size(D, dtype, step):
-    q, k, v = operands(127, 131, 6, 2, D, dtype)
+@pytest.mark.parametrize("D", [8, 24, 56, 72, 80, 96, 112, 128, 160, 192, 256, 250])
+def test_heads_of_any_size_at_the_speed_of_the_last_step(D):
+    # Each is a kernel of its own.
+    q, k, v = operands(127, 131, 6, 2, D, "bfloat16")
     scale = 1 / math.sqrt(D)
-    y = run(q, k, v, scale, 100, device="cuda", step=step)
-    assert_near(y, q, k, v, scale, 100)
+    assert_near(run(q, k, v, scale, 100, device="cuda", step="paged"), q, k, v, scale, 100)
 
 
 @pytest.mark.gpu
