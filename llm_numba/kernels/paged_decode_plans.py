@@ -20,8 +20,8 @@ from llm_numba.runtime import Launch, empty, storage_dtype
 _LOG2_E = math.log2(math.e)
 _NO_WINDOW = 2**31 - 1
 # Of an H100, whatever the GPU: what depends on shapes alone gives the same bits everywhere.
-_BLOCKS_AT_ONCE = 4 * 132
-_POSITIONS_OF_START = 96
+_BLOCKS_AT_ONCE = 2 * 132
+_BEGIN_POSITIONS, _MERGE_POSITIONS = 96, 8
 _SHORTEST_PIECE, _LONGEST_PIECE = 64, 4096
 _FIXED_PIECE = 512
 
@@ -50,9 +50,9 @@ class Config(NamedTuple):
 def rule(shape: tuple[int, ...], dtype: str) -> Config:
     """Choose a config from shapes alone.
 
-    Blocks that do not fit on the SMs at once form a second wave, which takes as long as the first
-    however few they are. So the piece is what makes waves times length least, where each block
-    costs some positions more than it has.
+    Two blocks an SM keep memory busy. What exceeds that on all SMs is a second wave, which takes
+    as long as the first however few its blocks are. So the piece is what makes waves times length
+    least; to begin a block, and to merge a piece, costs as much as some positions.
 
     Parameters
     ----------
@@ -66,14 +66,15 @@ def rule(shape: tuple[int, ...], dtype: str) -> Config:
     Config
     """
     *_, length = shape
-    chosen, blocks = fixed_rule(shape, dtype), blocks_of(shape)
+    blocks = blocks_of(shape)
 
     def cost(piece: int) -> tuple[int, int]:
-        waves = math.ceil(blocks * math.ceil(length / piece) / _BLOCKS_AT_ONCE)
-        return waves * (piece + _POSITIONS_OF_START), -piece
+        pieces = math.ceil(length / piece)
+        waves = math.ceil(blocks * pieces / _BLOCKS_AT_ONCE)
+        return waves * (piece + _BEGIN_POSITIONS) + pieces * _MERGE_POSITIONS, -piece
 
-    pieces = range(_SHORTEST_PIECE, _LONGEST_PIECE + 1, _SHORTEST_PIECE)
-    return chosen._replace(piece=min(pieces, key=cost))
+    choices = range(_SHORTEST_PIECE, _LONGEST_PIECE + 1, _SHORTEST_PIECE)
+    return fixed_rule(shape, dtype)._replace(piece=min(choices, key=cost))
 
 
 def fixed_rule(shape: tuple[int, ...], dtype: str) -> Config:
@@ -89,7 +90,9 @@ def fixed_rule(shape: tuple[int, ...], dtype: str) -> Config:
     -------
     Config
     """
-    loads = 4 if heads_of_block(shape) <= 4 else 2
+    heads, bytes_of_key = heads_of_block(shape), shape[0] * np.dtype(dtype).itemsize
+    # Registers and shared memory for 2 blocks on any SM that has 100 KiB of it.
+    loads = 4 if heads <= 4 and bytes_of_key <= WARP * 16 else 2
     return Config(loads, warps=4, stages=3, piece=_FIXED_PIECE)
 
 
@@ -104,8 +107,7 @@ def candidates(shape: tuple[int, ...], dtype: str) -> tuple[Config, ...]:
     chosen = rule(shape, dtype)
     pieces = [chosen._replace(piece=piece) for piece in (128, 256, 512, 1024, 2048, 4096)]
     rings = [
-        chosen._replace(loads=loads, stages=stages)
-        for loads, stages in ((2, 2), (2, 4), (4, 2), (4, 4))
+        chosen._replace(loads=loads, stages=stages) for loads, stages in ((2, 2), (2, 4), (4, 2))
     ]
     return tuple(dict.fromkeys((chosen, *pieces, *rings)))
 
