@@ -89,8 +89,13 @@ class Pages:
 # -- What it computes ---------------------------------------------------------------------------
 
 
-@each_step
-@each_dtype
+# A GPU compiles a kernel for each step, format and layout, some seconds each: there, fewer of them.
+@pytest.mark.parametrize(
+    ("step", "dtype", "device"),
+    [(step, dtype, "sim") for step in STEPS for dtype in LADDER.dtypes]
+    + [pytest.param(step, "bfloat16", "cuda", marks=pytest.mark.gpu) for step in STEPS],
+    indirect=["device"],
+)
 def test_contexts_of_all_lengths_over_pages_that_hold_nan_elsewhere(dtype, step, device):
     pages = Pages(CONTEXTS, (4, 2), 32, 16, dtype)
     pages.assert_near(pages.run(device, step=step))
@@ -98,7 +103,11 @@ def test_contexts_of_all_lengths_over_pages_that_hold_nan_elsewhere(dtype, step,
 
 # Head dimensions: of the bundled model, without packets, with idle lanes, with two packets a lane;
 # groups: not shared, no power of two, larger than what a block takes; tiles beyond a block's end.
-@each_step
+@pytest.mark.parametrize(
+    ("step", "device"),
+    [(step, "sim") for step in STEPS] + [pytest.param("split", "cuda", marks=pytest.mark.gpu)],
+    indirect=["device"],
+)
 @pytest.mark.parametrize(
     ("heads", "head_dim", "block_size", "dtype"),
     [
@@ -181,30 +190,30 @@ def test_scores_may_be_tiny_or_huge(size, step, device):
 # -- Pieces -------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("piece", [32, 64, 96, 300])
-@pytest.mark.parametrize("window", [None, 50])
-def test_a_context_may_be_cut_anywhere(window, piece, device):
-    pages = Pages((1, 32, 33, 300), (4, 2), 32, 16)
+def run_config(config, pages, device, window=None):
+    """Attend by the last step, with a config of its own."""
     arrays = (pages.q, pages.k, pages.v, pages.tables, pages.contexts)
     names = ("q", "k_cache", "v_cache", "block_tables", "context_lens")
     operands = dict(zip(names, (to_device(each, device) for each in arrays), strict=True))
     out = to_device(np.full_like(pages.q, np.nan), device)
     operands |= {"scale": pages.scale, "window": window, "out": out}
-    launch_all(plan_split(Config(loads=4, warps=4, stages=3, piece=piece), **operands))
-    pages.assert_near(to_host(out), window)
+    launch_all(plan_split(config, **operands))
+    return to_host(out)
+
+
+@pytest.mark.parametrize("piece", [32, 64, 96, 300])
+@pytest.mark.parametrize("window", [None, 50])
+def test_a_context_may_be_cut_anywhere(window, piece, device):
+    pages = Pages((1, 32, 33, 300), (4, 2), 32, 16)
+    out = run_config(Config(loads=4, warps=4, stages=3, piece=piece), pages, device, window)
+    pages.assert_near(out, window)
 
 
 @pytest.mark.parametrize("config", [Config(1, 1, 2, 64), Config(2, 2, 4, 64), Config(8, 4, 2, 64)])
 @pytest.mark.parametrize("group", [1, 2, 8])
-def test_every_layout_is_right(group, config, device):
+def test_every_layout_is_right(group, config):
     pages = Pages((70,), (group, 1), 32, 16)
-    arrays = (pages.q, pages.k, pages.v, pages.tables, pages.contexts)
-    names = ("q", "k_cache", "v_cache", "block_tables", "context_lens")
-    operands = dict(zip(names, (to_device(each, device) for each in arrays), strict=True))
-    out = to_device(np.full_like(pages.q, np.nan), device)
-    operands |= {"scale": pages.scale, "window": None, "out": out}
-    launch_all(plan_split(config, **operands))
-    pages.assert_near(to_host(out))
+    pages.assert_near(run_config(config, pages, "sim"))
 
 
 @each_dtype
