@@ -30,10 +30,12 @@ from llm_numba import reference
 from llm_numba.errors import KernelArgumentError
 from llm_numba.kernels import activation, checks, ptx
 from llm_numba.kernels.ladder import Ladder, Operands, Step
-from llm_numba.kernels.packets import Config, cut, rule, widened
+from llm_numba.kernels.packets import FEW_PACKETS, Config, cut, widened
 from llm_numba.runtime import Launch, empty, empty_like, launch_all, storage_dtype
 
 _THREADS = 256
+# The most numbers of a packet.
+_WIDEST = 8
 
 
 @cuda.jit
@@ -92,6 +94,7 @@ def _activated(function: Any, packets: int) -> Any:
     def activate_packets(x, whole, out):
         """Apply it to the whole packets, and to the numbers after them one a thread."""
         held = cuda.local.array(words, uint32)
+        values = cuda.local.array(_WIDEST, float32)
         width = ptx.items16(x)
         first = cuda.blockIdx.x * (packets * cuda.blockDim.x) + cuda.threadIdx.x
         for k in range(packets):
@@ -105,10 +108,15 @@ def _activated(function: Any, packets: int) -> Any:
             single = whole * (width - 1) + packet
             if packet < whole:
                 numbers = widened(x, held, k)
-                values = ptx.zeros16(out)
                 for e in range(width):
-                    values = ptx.with_item(values, e, function(numbers[e]))
-                ptx.store16(out, packet * width, values)
+                    values[e] = numbers[e]
+                # Alone in its loop: with what indexes tuples beside it, it would not be unrolled.
+                for e in range(width):
+                    values[e] = function(values[e])
+                results = ptx.zeros16(out)
+                for e in range(width):
+                    results = ptx.with_item(results, e, values[e])
+                ptx.store16(out, packet * width, results)
             elif single < x.size:
                 out[single] = ptx.from_float(out, function(ptx.to_float(x[single])))
 
@@ -177,6 +185,25 @@ def _plan_naive(gate_up: Any, out: Any) -> tuple[Launch, ...]:
     return (Launch(silu_mul_naive, grid, (_THREADS,), (gate_up, out)),)
 
 
+def rule(rows: int, packets: int) -> Config:
+    """Choose how :func:`silu_mul` is cut.
+
+    Parameters
+    ----------
+    rows : int
+    packets : int
+        In a row of the result.
+
+    Returns
+    -------
+    Config
+        A packet of each half a thread: that is two loads under way, and few enough registers for
+        an SM to be full of threads. Large blocks, as there are fewer to begin and end; of few
+        packets, smaller ones that reach more SMs.
+    """
+    return Config(256 if rows * packets < FEW_PACKETS else 1024, 1)
+
+
 def plan_vectorised(gate_up: Any, out: Any, config: Config | None = None) -> tuple[Launch, ...]:
     """Plan by packets of 16 bytes, or a number a thread where rows are not made of packets.
 
@@ -185,7 +212,7 @@ def plan_vectorised(gate_up: Any, out: Any, config: Config | None = None) -> tup
     gate_up, out : arrays
         As of :func:`silu_mul`, both with two axes.
     config : Config, optional
-        By default that of :func:`llm_numba.kernels.packets.rule`.
+        By default :func:`rule`'s.
 
     Returns
     -------
@@ -259,7 +286,7 @@ LADDER = Ladder(
         ),
         Step(
             "vectorised",
-            "16 bytes a load, all loads of a thread under way, and the hardware's approximations.",
+            "16 bytes a load, both loads of a thread under way, and the hardware's approximations.",
             plan_vectorised,
             (_silu_mul_vectorised(1), silu_mul_naive),
         ),

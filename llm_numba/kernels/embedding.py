@@ -28,7 +28,7 @@ from numba import cuda, float32, uint32
 from llm_numba import reference
 from llm_numba.kernels import checks, ptx
 from llm_numba.kernels.ladder import Ladder, Operands, Step
-from llm_numba.kernels.packets import Config, cut, rule
+from llm_numba.kernels.packets import FEW_PACKETS, Config, cut
 from llm_numba.runtime import Launch, empty, launch_all, storage_dtype
 
 _THREADS = 256
@@ -131,6 +131,24 @@ def _plan_naive(token_ids: Any, weight: Any, out: Any) -> tuple[Launch, ...]:
     return (Launch(embedding_naive, grid, (_THREADS,), (token_ids, weight, out)),)
 
 
+def rule(rows: int, packets: int) -> Config:
+    """Choose how :func:`embedding` is cut.
+
+    Parameters
+    ----------
+    rows : int
+    packets : int
+        In a row.
+
+    Returns
+    -------
+    Config
+        Two packets a thread, so that two loads wait for one id; of few packets, one, so that more
+        SMs have some.
+    """
+    return Config(256, 1) if rows * packets < FEW_PACKETS else Config(512, 2)
+
+
 def plan_vectorised(
     token_ids: Any, weight: Any, out: Any, config: Config | None = None
 ) -> tuple[Launch, ...]:
@@ -141,7 +159,7 @@ def plan_vectorised(
     token_ids, weight, out : arrays
         As of :func:`embedding`.
     config : Config, optional
-        By default that of :func:`llm_numba.kernels.packets.rule`.
+        By default :func:`rule`'s.
 
     Returns
     -------
@@ -282,7 +300,7 @@ LADDER = Ladder(
         ),
         Step(
             "vectorised",
-            "16 bytes a load, four loads of a thread under way: an eighth of the instructions.",
+            "16 bytes a load, two loads of a thread under way: an eighth of the instructions.",
             plan_vectorised,
             (_vectorised(1), embedding_naive),
         ),

@@ -36,27 +36,12 @@ class Config(NamedTuple):
     packets: int
 
 
-CANDIDATES = tuple(Config(threads, packets) for threads in (128, 256, 512) for packets in (1, 2, 4))
+CANDIDATES = tuple(
+    Config(threads, packets) for threads in (128, 256, 512, 1024) for packets in (1, 2, 4)
+)
 
 # Below, there are not enough packets to give each thread of a large GPU more than one.
-_FEW_PACKETS = 1 << 18
-
-
-def rule(rows: int, packets: int) -> Config:
-    """Choose a configuration.
-
-    Parameters
-    ----------
-    rows : int
-    packets : int
-        In a row.
-
-    Returns
-    -------
-    Config
-        Few packets are spread over as many threads as there can be; of many, a thread takes 4.
-    """
-    return Config(256, 1 if rows * packets < _FEW_PACKETS else 4)
+FEW_PACKETS = 1 << 18
 
 
 def cut(rows: int, packets: int, config: Config) -> tuple[tuple[int, int], tuple[int, int]]:
@@ -76,9 +61,10 @@ def cut(rows: int, packets: int, config: Config) -> tuple[tuple[int, int], tuple
     block : tuple of int
         Threads of a row along x, rows along y.
     """
-    threads = min(config.threads, WARP * max(1, math.ceil(packets / (WARP * config.packets))))
+    chunks = math.ceil(packets / (config.threads * config.packets))
+    # Chunks of one length, so that no block has threads without a packet.
+    threads = WARP * math.ceil(packets / (WARP * chunks * config.packets))
     together = config.threads // threads
-    chunks = math.ceil(packets / (threads * config.packets))
     return (math.ceil(rows / together), chunks), (threads, together)
 
 

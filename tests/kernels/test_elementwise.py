@@ -13,7 +13,7 @@ import pytest
 from llm_numba import reference
 from llm_numba.errors import KernelArgumentError
 from llm_numba.kernels import elementwise
-from llm_numba.kernels.elementwise import LADDER, plan_vectorised, silu_mul
+from llm_numba.kernels.elementwise import LADDER, plan_vectorised, rule, silu_mul
 from llm_numba.kernels.packets import CANDIDATES, Config
 from llm_numba.runtime import intercept, kernel_view, launch_all, to_device, to_host
 from llm_numba.runtime.offline import compiler_problem, resources
@@ -95,6 +95,11 @@ def test_no_configuration_changes_a_bit(dtype, device):
         results.append(to_host(out).astype(np.float64))
     for other in results[1:]:
         np.testing.assert_array_equal(other, results[0])
+
+
+def test_few_packets_reach_more_blocks_than_many_would():
+    assert rule(1, 1792).threads < rule(16384, 1024).threads
+    assert {rule(1, 1792), rule(16384, 1024)} <= {*CANDIDATES}
 
 
 @each_dtype

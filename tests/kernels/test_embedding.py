@@ -11,8 +11,9 @@ from llm_numba.kernels.embedding import (
     embedding,
     embedding_with_positions,
     plan_vectorised,
+    rule,
 )
-from llm_numba.kernels.packets import CANDIDATES, Config, cut, rule
+from llm_numba.kernels.packets import CANDIDATES, Config, cut
 from llm_numba.runtime import kernel_view, launch_all, to_device, to_host
 from llm_numba.runtime.offline import compiler_problem, resources
 from llm_numba.simulator import simulate
