@@ -21,15 +21,15 @@ of shared memory, and both of its sides go along rows:
 Now the column is read from the tile. Shared memory has 32 banks of 4 bytes, and serves words in
 one bank one after the other. Per request of a warp on full tiles, counted by hand:
 
-=========  =========================  =========================  ==========================
-step       load from x, 4 | 2 bytes   store to y, 4 | 2 bytes    tile by column, 4 | 2 bytes
-=========  =========================  =========================  ==========================
-naive      4 | 2 sectors              32 | 32 sectors
-tile       4 | 2 sectors              4 | 2 sectors              32 | 16 ways
-padded     4 | 2 sectors              4 | 2 sectors              1 | 1 way
-swizzled   4 | 2 sectors              4 | 2 sectors              1 | 1 way
-vectorised 16 | 16 sectors            16 | 16 sectors            (by packets of 16 bytes) 1 | 1 way
-=========  =========================  =========================  ==========================
+==========  =========================  =========================  ==========================
+step        load from x, 4 | 2 bytes   store to y, 4 | 2 bytes    tile by column, 4 | 2 bytes
+==========  =========================  =========================  ==========================
+naive       4 | 2 sectors              32 | 32 sectors
+tile        4 | 2 sectors              4 | 2 sectors              32 | 16 ways
+padded      4 | 2 sectors              4 | 2 sectors              1 | 1 way
+swizzled    4 | 2 sectors              4 | 2 sectors              1 | 1 way
+vectorised  16 | 16 sectors            16 | 16 sectors            1 | 1 way
+==========  =========================  =========================  ==========================
 
 The tile is stored by rows, without conflict in every step. Why the columns collide, and what
 helps, for lane r that reads (r, c):
