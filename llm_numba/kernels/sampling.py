@@ -14,16 +14,16 @@ from llm_numba.kernels.ladder import Ladder, Operands, Step
 from llm_numba.kernels.sampling_draw import draws
 from llm_numba.kernels.sampling_logprobs import log_softmax, top_logprobs
 from llm_numba.kernels.sampling_parts import (
-    MAX_PARTS,
-    PART,
+    MAX_SHARES,
+    SHARE,
     THREADS,
-    WARPS,
     bests,
     gather_packet,
+    grid_of,
     load_packet,
-    parts_of,
     row_argmax,
     rows_are_packets,
+    shares_of,
 )
 from llm_numba.kernels.sampling_penalties import apply_penalties
 from llm_numba.kernels.sampling_refine import ROOM
@@ -38,17 +38,13 @@ __all__ = ["apply_penalties", "argmax", "log_softmax", "sample_tokens", "top_log
 _CLEARANCE = 2.0**-16
 
 
-MERGED = False
-
-
 class _Kernels(NamedTuple):
     """The kernels that read logits, by one way of loading."""
 
-    part_best: Any
-    part_histogram: Any
-    part_candidates: Any
+    share_best: Any
+    row_histogram: Any
+    row_candidates: Any
     row_draw: Any
-    part_draw: Any
 
 
 def _made(load: Any) -> _Kernels:
@@ -90,8 +86,8 @@ def argmax(logits: Any, *, out: Any = None, stream: Any = None) -> Any:
 
 def _argmax_plan(logits: Any, out: Any) -> tuple[Launch, ...]:
     nothing = empty((len(logits), 0), np.int32, like=logits)
-    best, _, first = _best_plan(logits, *_histogram(logits, 0), nothing, warps=0)
-    return first, Launch(row_argmax, (-(-len(logits) // 4),), (32, 4), (best, out))
+    best, first = _best_plan(logits, *_histogram(logits, 0), nothing)
+    return first, Launch(row_argmax, (-(-len(logits) // 4),), (32, 4), (logits, best, out))
 
 
 def sample_tokens(
@@ -145,7 +141,7 @@ def sample_tokens(
         If an argument has another rank, dtype, shape, layout or device, or there is no such step.
     """
     checks.choice("step", step, [each.name for each in LADDER.steps])
-    out = _checked(logits, out, PART * MAX_PARTS)
+    out = _checked(logits, out, SHARE * MAX_SHARES)
     for name, value, dtype in (
         ("temperature", temperature, "float32"),
         ("top_k", top_k, "int32"),
@@ -187,39 +183,30 @@ def _plan_histogram(
     positions: Any,
     out: Any,
 ) -> tuple[Launch, ...]:
-    rows, parts = len(logits), parts_of(logits.shape[1])
-    kernels, grid, block = _kernels(logits), (rows * parts,), (THREADS,)
+    rows, kernels, grid, block = len(logits), _kernels(logits), grid_of(logits), (THREADS,)
     counts, masses = _histogram(logits, BINS)
     counters = empty((rows, COUNTERS), np.int32, like=logits)
     cuts = empty((rows, CUTS), np.int64, like=logits)
-    best, tops, first = _best_plan(logits, counts, masses, counters, warps=WARPS)
-    limits = (temperature, top_k, top_p, min_p)
-    sure = empty((rows, parts), np.int64, like=logits)
+    best, first = _best_plan(logits, counts, masses, counters)
+    sure = empty(best.shape, np.int64, like=logits)
     collected = empty((rows, ROOM), np.int64, like=logits)
+    limits = (temperature, top_k, top_p, min_p)
+    found = (best, cuts, counters, sure, collected)
     histogram = (logits, *limits, best, counts, masses, counters, cuts)
-    part = (logits, *limits, best, tops, cuts, counters, sure, collected)
-    numbers = (seeds, streams, positions)
-    row = (logits, *limits, *numbers, best, cuts, counters, sure, collected, out)
-    if MERGED:
-        args = (logits, *limits, *numbers, best, tops, cuts, counters, sure, collected, out)
-        last = (Launch(kernels.part_draw, grid, block, args),)
-    else:
-        last = (
-            Launch(kernels.part_candidates, grid, block, part),
-            Launch(kernels.row_draw, (rows,), block, row),
-        )
-    return first, Launch(kernels.part_histogram, grid, block, histogram), *last
+    draw = (logits, *limits, seeds, streams, positions, *found, out)
+    return (
+        first,
+        Launch(kernels.row_histogram, grid, block, histogram),
+        Launch(kernels.row_candidates, grid, block, (logits, *limits, *found)),
+        Launch(kernels.row_draw, (rows,), block, draw),
+    )
 
 
-def _best_plan(
-    logits: Any, counts: Any, masses: Any, counters: Any, warps: int
-) -> tuple[Any, Any, Launch]:
-    """Plan the first read; return ranks [B, P], largest logits [B, P warps], and the launch."""
-    rows, parts = len(logits), parts_of(logits.shape[1])
-    best = empty((rows, parts), np.int64, like=logits)
-    tops = empty((rows, parts * warps), np.float32, like=logits)
-    args = (logits, best, tops, counts, masses, counters)
-    return best, tops, Launch(_kernels(logits).part_best, (rows * parts,), (THREADS,), args)
+def _best_plan(logits: Any, counts: Any, masses: Any, counters: Any) -> tuple[Any, Launch]:
+    """Plan the first read; return the ranks of the shares, and the launch."""
+    best = empty((len(logits), shares_of(logits.shape[1])), np.int64, like=logits)
+    args = (logits, best, counts, masses, counters)
+    return best, Launch(_kernels(logits).share_best, grid_of(logits), (THREADS,), args)
 
 
 def _histogram(logits: Any, bins: int) -> tuple[Any, Any]:
@@ -306,7 +293,7 @@ LADDER = Ladder(
             "histogram",
             "Many blocks a row, three reads: a histogram leaves few tokens in doubt.",
             _plan_histogram,
-            (*_PACKETS[:4], *_GATHERED[:4]),
+            (*_PACKETS, *_GATHERED),
         ),
     ),
     operands=_operands,

@@ -1,101 +1,120 @@
-"""The last kernel of the sampler: candidates, the least logit that is kept, and the draw.
+"""The last two kernels of the sampler: candidates, the least logit that is kept, and the draw.
 
-Each block weighs what its part surely keeps and collects the tokens in doubt. The block of a row
-that comes last goes on alone: it finds the least key that is kept, adds the candidates above it to
-their parts, multiplies the sum by the random share, and walks: to the part in which the running
-sum passes it, to the thread, to the token.
+Each warp weighs what its share surely keeps, and collects the tokens in doubt. Then one block a
+row finds the least key that is kept, adds the candidates above it to their shares, multiplies the
+sum by the random share, and walks: to the share of the row in which the running sum passes it, to
+the thread, to the token.
 """
 
 from numba import cuda, float32, int32, int64
 
 from llm_numba.kernels import ptx
 from llm_numba.kernels.reduce import WARP
-from llm_numba.kernels.rows import MAX_WARPS, MINUS_INFINITY
+from llm_numba.kernels.rows import MAX_WARPS
 from llm_numba.kernels.sampling_numbers import (
-    bin_of,
     column_of_ranked,
     key_of,
     key_of_ranked,
-    lowest_kept,
-    octaves_per_logit,
     part_of,
     ranked,
-    top_of_bin,
     uniform_bits,
     units,
     value_of,
+    weigher_of,
+    weight_of,
 )
 from llm_numba.kernels.sampling_parts import (
     ITEMS,
-    MAX_PARTS,
-    PART,
+    MAX_SHARES,
+    ROUNDS,
+    SHARE,
+    STRIDE,
     THREADS,
     WARPS,
     column_of_item,
+    first_of_packet,
     holder,
-    is_last_of_row,
     row_best,
+    share_of_thread,
     sum_before,
-    sum_over_block,
     sum_over_warp,
 )
-from llm_numba.kernels.sampling_refine import (
-    LEAST_KEY,
-    ROOM,
-    least_kept_key,
-    units_of_key,
-)
+from llm_numba.kernels.sampling_refine import LEAST_KEY, ROOM, least_kept_key, weight_of_key
 from llm_numba.kernels.sampling_select import (
     CANDIDATES,
-    COLLECTED,
-    K_BIN,
-    NO_BIN,
-    P_BIN,
-    P_LAST,
-    SURE,
+    doubts,
     has_finite_maximum,
+    is_doubtful,
     is_drawn,
     is_limited,
 )
 
-# Candidates that a block has room for: an eighth of its logits.
-ROOM_OF_BLOCK = 512
+# Candidates that a block has room for: a sixteenth of its logits.
+ROOM_OF_BLOCK = 1024
+
+_WALKED = SHARE // THREADS
 
 
 @cuda.jit(device=True)
-def add_candidates(logits, collected, sure, masses, row, count, weigher, least, high):
-    """Add up the parts of a row: what they surely keep, and candidates from `least` to `high`."""
-    t, parts = cuda.threadIdx.x, sure.shape[1]
-    for part in range(t, parts, THREADS):
-        masses[part] = sure[row, part]
-    cuda.syncthreads()
+def units_kept(value, weigher, doubt, least):
+    """Return a logit's units; 0 unless it is kept: surely, or in doubt with a key from `least`."""
+    weight, (sure, maybe, _, _, _) = weight_of(value, weigher), doubt
+    if weight < weigher[2] or weight <= maybe:
+        return int64(0)
+    if weight > sure or (is_doubtful(weight, doubt) and key_of(value) >= least):
+        return units(weight)
+    return int64(0)
+
+
+@cuda.jit(device=True)
+def weigh_shares(logits, collected, sure, masses, row, count, weigher, doubt, least):
+    """Weigh what each share of a row keeps: what it surely does, and candidates."""
+    t, shares = cuda.threadIdx.x, sure.shape[1]
     if count <= ROOM:
+        for share in range(t, shares, THREADS):
+            masses[share] = sure[row, share]
+        cuda.syncthreads()
         for i in range(t, count, THREADS):
             rank = collected[row, i]
             key = key_of_ranked(rank)
-            if key >= least and key <= high:
-                cuda.atomic.add(masses, column_of_ranked(rank) // PART, units_of_key(key, weigher))
+            if key >= least:
+                weight = units(weight_of_key(key, weigher))
+                cuda.atomic.add(masses, column_of_ranked(rank) // SHARE, weight)
     else:
-        for part in range(t // WARP, parts, WARPS):
-            mass, end = int64(0), min((part + 1) * PART, logits.shape[1])
-            for column in range(part * PART + t % WARP, end, WARP):
-                key = key_of(ptx.to_float(logits[row, column]))
-                if key >= least and key <= high:
-                    mass += units_of_key(key, weigher)
+        for share in range(t // WARP, shares, WARPS):
+            mass, end = int64(0), min((share + 1) * SHARE, logits.shape[1])
+            for column in range(share * SHARE + t % WARP, end, WARP):
+                mass += units_kept(ptx.to_float(logits[row, column]), weigher, doubt, least)
             mass = sum_over_warp(mass)
             if t % WARP == 0:
-                masses[part] += mass
+                masses[share] = mass
     cuda.syncthreads()
 
 
 @cuda.jit(device=True)
-def doubts(row, is_cut, cuts):
-    """Return what decides about a token: z that are surely kept, z that may be, bins in doubt."""
-    if not is_cut:
-        return MINUS_INFINITY, MINUS_INFINITY, int64(NO_BIN), int64(NO_BIN), int64(NO_BIN)
-    k_bin, p_bin, p_last = cuts[row, K_BIN], cuts[row, P_BIN], cuts[row, P_LAST]
-    sure, last = top_of_bin(cuts[row, SURE]), max(k_bin, p_last)
-    return sure, top_of_bin(last + 1), k_bin, p_bin, p_last
+def find_share(masses, shares, uniform, partial, found):
+    """Find the share in which the running sum passes a part of the whole; and what is left there.
+
+    The result is `found`, shared int64 [2].
+    """
+    t = cuda.threadIdx.x
+    each = (shares + THREADS - 1) // THREADS
+    mine = int64(0)
+    for share in range(t * each, min((t + 1) * each, shares)):
+        mine += masses[share]
+    before = sum_before(mine, partial)
+    if t == THREADS - 1:
+        found[0] = part_of(before + mine, uniform)
+    cuda.syncthreads()
+    left = found[0] - before
+    cuda.syncthreads()
+    if left >= 0 and left < mine:
+        share = t * each
+        while left >= masses[share]:
+            left -= masses[share]
+            share += 1
+        found[0], found[1] = share, left
+    cuda.syncthreads()
 
 
 @cuda.jit(device=True)
@@ -112,161 +131,103 @@ def collect(staged, slots, row, counters, collected):
 
 
 def draws(load):
-    """Make the last kernel by one way of loading."""
-    hold_part = holder(load)
+    """Make the last two kernels by one way of loading."""
+    hold = holder(load)
 
     @cuda.jit(device=True)
-    def walk(logits, row, column, weigher, least, stop):
-        """Add up the units of 16 tokens from a column on; and say which passes `stop`, or -1."""
-        maximum, scale, lowest = weigher
-        width, total, chosen = ptx.items16(logits), int64(0), -1
-        for k in range(ITEMS // width):
-            if column + k * width < logits.shape[1]:
-                values = load(logits, row, column + k * width)
-                for e in range(width):
-                    z = (values[e] - maximum) * scale
-                    if z >= lowest and key_of(values[e]) >= least:
-                        total += units(z)
-                    if chosen < 0 and total > stop:
-                        chosen = column + k * width + e
-        return total, chosen
-
-    @cuda.jit(device=True)
-    def draw(logits, row, weigher, least, masses, parts, share, partial, out):
-        """Find the token at which the running sum of a row passes a share of the whole."""
-        total = int64(0)
-        for part in range(parts):
-            total += masses[part]
-        left, part = part_of(total, share), 0
-        while left >= masses[part]:
-            left -= masses[part]
-            part += 1
-        column = part * PART + cuda.threadIdx.x * ITEMS
-        mine, _ = walk(logits, row, column, weigher, least, left)
-        before = sum_before(mine, partial)
-        if before <= left and left < before + mine:
-            _, chosen = walk(logits, row, column, weigher, least, left - before)
-            out[row] = chosen
-
-    @cuda.jit(device=True)
-    def weigh(logits, row, part, weigher, doubt, staged, slots, held):
-        """Weigh what a thread's share of a part surely keeps, and stage what is in doubt."""
-        maximum, scale, lowest = weigher
-        sure, maybe, k_bin, p_bin, p_last = doubt
-        mass = int64(0)
-        hold_part(logits, row, part, held)
-        for i in range(ITEMS):
-            z = (held[i] - maximum) * scale
-            if z >= lowest:
-                if z > sure:
-                    mass += units(z)
-                elif z > maybe:
-                    b = bin_of(z)
-                    if b == k_bin or (p_bin <= b and b <= p_last):
+    def weigh(logits, row, share, weigher, doubt, staged, slots):
+        """Weigh what a thread surely keeps of a share, and stage what is in doubt."""
+        held = cuda.local.array(ITEMS, float32)
+        sure, maybe, _, _, _ = doubt
+        first, mass = int32(share * SHARE), int64(0)
+        for _ in range(ROUNDS):
+            hold(logits, row, first, held)
+            for i in range(ITEMS):
+                weight = weight_of(held[i], weigher)
+                if weight >= weigher[2] and weight > maybe:
+                    if weight > sure:
+                        mass += units(weight)
+                    elif is_doubtful(weight, doubt):
                         slot = cuda.atomic.add(slots, 0, int32(1))
                         if slot < ROOM_OF_BLOCK:
-                            column = column_of_item(logits, part, i)
+                            column = column_of_item(logits, first, i)
                             staged[slot] = ranked(key_of(held[i]), column)
+            first = int32(first + STRIDE)
         return mass
 
-    @cuda.jit(device=True)
-    def examine(
-        logits, row, part, rank, temperature, top_k, top_p, min_p,
-        tops, cuts, counters, sure, collected,
+    @cuda.jit
+    def row_candidates(
+        logits, temperature, top_k, top_p, min_p, best, cuts, counters, sure, collected
     ):  # fmt: skip
-        """Weigh a part and collect its candidates.
+        """Weigh shares and collect their candidates.
 
-        A warp that holds no logit above the bins in doubt does not read its share. In which order
+        A warp without a logit above the bins in doubt does not read its share. In which order
         candidates are collected is left to chance, and nothing that follows depends on it.
         """
-        partial = cuda.shared.array(MAX_WARPS, int64)
         staged = cuda.shared.array(ROOM_OF_BLOCK, int64)
         slots = cuda.shared.array(2, int32)
-        held = cuda.local.array(ITEMS, float32)
-        t, scale = cuda.threadIdx.x, octaves_per_logit(temperature[row])
-        weigher = value_of(key_of_ranked(rank)), scale, lowest_kept(min_p[row])
+        row, t, share = cuda.blockIdx.y, cuda.threadIdx.x, share_of_thread()
+        rank = row_best(best, row)
+        if not is_drawn(rank, temperature[row]):
+            return
+        weigher = weigher_of(rank, temperature[row], min_p[row])
         doubt = doubts(row, is_limited(top_k[row], top_p[row]), cuts)
         if t == 0:
             slots[0] = 0
         cuda.syncthreads()
-        top = (tops[row, part * WARPS + t // WARP] - weigher[0]) * scale
-        mass = int64(0)
-        if top >= weigher[2] and top > min(doubt[0], doubt[1]):
-            mass = weigh(logits, row, part, weigher, doubt, staged, slots, held)
-        mass = sum_over_block(mass, partial)
-        if t == 0:
-            sure[row, part] = mass
+        if share < best.shape[1]:
+            top, mass = weight_of(value_of(key_of_ranked(best[row, share])), weigher), int64(0)
+            if top >= weigher[2] and top > doubt[1]:
+                mass = sum_over_warp(weigh(logits, row, share, weigher, doubt, staged, slots))
+            if t % WARP == 0:
+                sure[row, share] = mass
+        cuda.syncthreads()
         collect(staged, slots, row, counters, collected)
 
     @cuda.jit(device=True)
-    def finish(
-        logits, row, rank, temperature, top_k, top_p, min_p, seeds, streams, positions,
-        cuts, counters, sure, collected, out,
-    ):  # fmt: skip
-        """Draw the token of a row."""
-        partial = cuda.shared.array(MAX_WARPS, int64)
-        masses = cuda.shared.array(MAX_PARTS, int64)
-        scale = octaves_per_logit(temperature[row])
-        weigher = value_of(key_of_ranked(rank)), scale, lowest_kept(min_p[row])
-        least, high, count = int64(LEAST_KEY), int64(LEAST_KEY), counters[row, CANDIDATES]
-        if is_limited(top_k[row], top_p[row]):
-            least, high = least_kept_key(
-                logits, collected, row, count, weigher, cuts[row], top_p[row], partial
-            )
-        add_candidates(logits, collected, sure, masses, row, count, weigher, least, high)
-        share = uniform_bits(seeds[row], streams[row], positions[row])
-        draw(logits, row, weigher, least, masses, sure.shape[1], share, partial, out)
-
-    @cuda.jit
-    def part_candidates(
-        logits, temperature, top_k, top_p, min_p,
-        best, tops, cuts, counters, sure, collected,
-    ):  # fmt: skip
-        parts = best.shape[1]
-        row, part = cuda.blockIdx.x // parts, cuda.blockIdx.x % parts
-        rank = row_best(best, row)
-        if is_drawn(rank, temperature[row]):
-            examine(
-                logits, row, part, rank, temperature, top_k, top_p, min_p,
-                tops, cuts, counters, sure, collected,
-            )  # fmt: skip
+    def walk(logits, row, column, weigher, doubt, least, stop):
+        """Add up what is kept of a thread's 8 logits; and say which passes `stop`, or -1."""
+        width, total, chosen = ptx.items16(logits), int64(0), -1
+        for k in range(_WALKED // width):
+            if column + k * width < logits.shape[1]:
+                values = load(logits, row, column + k * width)
+                for e in range(width):
+                    total += units_kept(values[e], weigher, doubt, least)
+                    if chosen < 0 and total > stop:
+                        chosen = column + k * width + e
+        return total, chosen
 
     @cuda.jit
     def row_draw(
         logits, temperature, top_k, top_p, min_p, seeds, streams, positions,
         best, cuts, counters, sure, collected, out,
     ):  # fmt: skip
-        row = cuda.blockIdx.x
-        rank = row_best(best, row)
-        if is_drawn(rank, temperature[row]):
-            finish(
-                logits, row, rank, temperature, top_k, top_p, min_p, seeds, streams, positions,
-                cuts, counters, sure, collected, out,
-            )  # fmt: skip
-        elif cuda.threadIdx.x == 0:
-            out[row] = column_of_ranked(rank) if has_finite_maximum(rank) else -1
-
-    @cuda.jit
-    def part_draw(
-        logits, temperature, top_k, top_p, min_p, seeds, streams, positions,
-        best, tops, cuts, counters, sure, collected, out,
-    ):  # fmt: skip
-        flag = cuda.shared.array(1, int32)
-        parts = best.shape[1]
-        row, part = cuda.blockIdx.x // parts, cuda.blockIdx.x % parts
+        """Draw the token of a row."""
+        partial = cuda.shared.array(MAX_WARPS, int64)
+        masses = cuda.shared.array(MAX_SHARES, int64)
+        found = cuda.shared.array(2, int64)
+        row, t = cuda.blockIdx.x, cuda.threadIdx.x
         rank = row_best(best, row)
         if not is_drawn(rank, temperature[row]):
-            if part == 0 and cuda.threadIdx.x == 0:
-                out[row] = column_of_ranked(rank) if has_finite_maximum(rank) else -1
+            if t == 0:
+                out[row] = first_of_packet(logits, row, rank) if has_finite_maximum(rank) else -1
             return
-        examine(
-            logits, row, part, rank, temperature, top_k, top_p, min_p,
-            tops, cuts, counters, sure, collected,
-        )  # fmt: skip
-        if is_last_of_row(counters, row, COLLECTED, parts, flag):
-            finish(
-                logits, row, rank, temperature, top_k, top_p, min_p, seeds, streams, positions,
-                cuts, counters, sure, collected, out,
-            )  # fmt: skip
+        weigher = weigher_of(rank, temperature[row], min_p[row])
+        is_cut, least, count = is_limited(top_k[row], top_p[row]), int64(LEAST_KEY), int64(0)
+        doubt = doubts(row, is_cut, cuts)
+        if is_cut:
+            count = int64(counters[row, CANDIDATES])
+            least = least_kept_key(
+                logits, collected, row, count, weigher, cuts[row], top_p[row], partial
+            )
+        weigh_shares(logits, collected, sure, masses, row, count, weigher, doubt, least)
+        uniform = uniform_bits(seeds[row], streams[row], positions[row])
+        find_share(masses, sure.shape[1], uniform, partial, found)
+        column, left = found[0] * SHARE + t * _WALKED, found[1]
+        mine, _ = walk(logits, row, column, weigher, doubt, least, left)
+        before = sum_before(mine, partial)
+        if before <= left and left < before + mine:
+            _, chosen = walk(logits, row, column, weigher, doubt, least, left - before)
+            out[row] = chosen
 
-    return part_candidates, row_draw, part_draw
+    return row_candidates, row_draw

@@ -27,14 +27,15 @@ from llm_numba.kernels.sampling_numbers import (
 from llm_numba.kernels.sampling_parts import (
     ITEMS,
     LEAST_RANK,
+    STRIDE,
     THREADS,
+    WARPS,
     column_of_item,
     gather_packet,
     holder,
     load_packet,
     max_over_block,
     max_over_warp,
-    parts_of,
     rows_are_packets,
     sum_over_block,
     sum_over_warp,
@@ -43,6 +44,7 @@ from llm_numba.kernels.softmax_logits import reference_point
 from llm_numba.runtime import Launch, empty, empty_like, launch_all, storage_dtype
 
 _LOG2_E = float32(math.log2(math.e))
+_PART = WARPS * STRIDE  # logits of a block
 _NAN = float32(math.nan)
 _MOST_RANK = (1 << 63) - 1
 
@@ -72,7 +74,7 @@ def row_maximum_and_log_sum(maxima, sums, row):
 
 def _made(load):
     """Make the kernels that read logits, by one way of loading."""
-    hold_part = holder(load)
+    hold = holder(load)
 
     @cuda.jit
     def part_logprobs(logits, token_ids, maxima, sums, above, best):
@@ -85,10 +87,11 @@ def _made(load):
         held = cuda.local.array(ITEMS, float32)
         parts, t = maxima.shape[1], cuda.threadIdx.x
         row, part = cuda.blockIdx.x // parts, cuda.blockIdx.x % parts
-        hold_part(logits, row, part, held)
+        first = part * _PART + t // WARP * STRIDE
+        hold(logits, row, first, held)
         rank = int64(LEAST_RANK)
         for i in range(ITEMS):
-            rank = max(rank, ranked(key_of(held[i]), column_of_item(logits, part, i)))
+            rank = max(rank, ranked(key_of(held[i]), column_of_item(logits, first, i)))
         rank = max_over_block(rank, shared_best)
         maximum = value_of(key_of_ranked(rank))
         base = reference_point(maximum)
@@ -111,7 +114,7 @@ def _made(load):
                 best[row, part, n] = rank
             following = int64(LEAST_RANK)
             for i in range(ITEMS):
-                other = ranked(key_of(held[i]), column_of_item(logits, part, i))
+                other = ranked(key_of(held[i]), column_of_item(logits, first, i))
                 following = max(following, other if other < rank else following)
             rank = max_over_block(following, shared_best)
 
@@ -121,10 +124,11 @@ def _made(load):
         held = cuda.local.array(ITEMS, float32)
         parts = maxima.shape[1]
         row, part = cuda.blockIdx.x // parts, cuda.blockIdx.x % parts
-        hold_part(logits, row, part, held)
+        first = part * _PART + cuda.threadIdx.x // WARP * STRIDE
+        hold(logits, row, first, held)
         maximum, log_sum = row_maximum_and_log_sum(maxima, sums, row)
         for i in range(ITEMS):
-            column = column_of_item(logits, part, i)
+            column = column_of_item(logits, first, i)
             if column < logits.shape[1]:
                 out[row, column] = ptx.from_float(out, held[i] - maximum - log_sum)
 
@@ -256,7 +260,7 @@ def _kernels(logits: Any) -> tuple[Any, Any]:
 
 
 def _workspaces(logits: Any, count: int) -> tuple[Any, Any, Any, Any]:
-    shape = len(logits), parts_of(logits.shape[1])
+    shape = len(logits), -(-logits.shape[1] // _PART)
     return (
         empty(shape, np.float32, like=logits),
         empty(shape, np.float32, like=logits),

@@ -11,9 +11,9 @@ stay below :math:`2^{63}` while V is below :math:`2^{23}`, and what is lost to r
 than V units: a part in :math:`2^{23}` of a vocabulary of 128k, the step of a float32. Tokens less
 than one unit heavy are never drawn.
 
-**Bins.** A histogram over z, from 0 down, 16 bins an octave. Inside an octave weights are within
-a factor of 2, so that 18 bits hold a weight to 2^-17 of itself and 32 bits hold the sum of a part
-of a row.
+**Bins.** A weight is a float, and its upper bits are a histogram's bins: the exponent, an octave
+each, and four bits of the mantissa, 16 bins an octave. What a token weighs inside its octave is 16
+bits of the mantissa, to 2^-16 of itself, and 32 bits hold the sum of a block's tokens.
 
 Source of the generator: Salmon et al., "Parallel Random Numbers: As Easy as 1, 2, 3", SC 2011.
 """
@@ -30,15 +30,18 @@ NAN_KEY = 0x7FFFFFFF
 INFINITY_KEY = 0x7F800000
 
 UNIT_BITS = 40
-LOWEST = float32(-UNIT_BITS)
+LOWEST = float32(2.0**-UNIT_BITS)
 OCTAVE_BITS = 4  # 16 bins an octave
-BINS = 768  # of which 641 are used; a multiple of the threads of a block
-BIN_UNIT_BITS = 18
+BINS = 768  # of which 15 to 655 are used; a multiple of the threads of a block
 UNIFORM_BITS = 24
 
 _UNITS = float32(2.0**UNIT_BITS)
-_BINS_AN_OCTAVE = float32(1 << OCTAVE_BITS)
-_BIN_UNITS = float32(2.0**BIN_UNIT_BITS)
+_BELOW_TWO = 0x3FFFFFFF  # the largest float below 2, as bits
+_MANTISSA = 0x7FFFFF
+_IMPLICIT = 0x800000
+_BIN_SHIFT = 23 - OCTAVE_BITS
+_WEIGHT_SHIFT = 8  # of 24 bits of the mantissa 16 are added up
+WEIGHT_BITS = 15  # a weight of 1 is as many bits
 _LOG2_E = float32(math.log2(math.e))
 _INDEX_BITS = 0xFFFFFFFF
 _MASK32 = uint64(0xFFFFFFFF)
@@ -78,49 +81,46 @@ def column_of_ranked(rank):
 
 
 @cuda.jit(device=True)
-def octaves_per_logit(temperature):
-    """Return what turns a difference of logits into octaves of weight."""
-    return _LOG2_E / temperature
+def weigher_of(rank, temperature, min_p):
+    """Return what weighs a row's logits: the largest, octaves a logit, the lowest weight kept."""
+    return value_of(key_of_ranked(rank)), _LOG2_E / temperature, max(min_p, LOWEST)
 
 
 @cuda.jit(device=True)
-def lowest_kept(min_p):
-    """Return the z below which min-p drops a token, or its weight is no unit."""
-    return max(libdevice.log2f(min_p), LOWEST)
+def weight_of(value, weigher):
+    """Return the weight of a logit, float32, at most 1."""
+    return ptx.exp2((value - weigher[0]) * weigher[1])
 
 
 @cuda.jit(device=True)
-def units(z):
-    """Return the weight :math:`2^z` in units of 2^-40, as int64."""
-    return int64(ptx.exp2(z) * _UNITS)
+def units(weight):
+    """Return a weight in units of 2^-40, as int64."""
+    return int64(weight * _UNITS)
 
 
 @cuda.jit(device=True)
-def bin_of(z):
-    """Return the bin of z, which is from -40 to 0; the largest logit's is 0.
-
-    A product with a power of two is exact, so bins never cross from one octave to the next.
-    """
-    return int32(-z * _BINS_AN_OCTAVE)
+def bin_of(weight):
+    """Return the bin of a weight from 2^-40 to 1; larger weights have smaller bins."""
+    return (_BELOW_TWO - libdevice.float_as_int(weight)) >> _BIN_SHIFT
 
 
 @cuda.jit(device=True)
-def top_of_bin(index):
-    """Return the largest z of a bin; the bins before it have larger ones, exactly."""
-    return -float32(index) / _BINS_AN_OCTAVE
+def above_bin(index):
+    """Return a weight: those above it, and no others, have smaller bins."""
+    return libdevice.int_as_float(int32(_BELOW_TWO - (index << _BIN_SHIFT)))
 
 
 @cuda.jit(device=True)
-def units_in_bin(z):
-    """Return the weight of z in units of 2^-18 of its octave, as int32: from 2^17 to 2^18."""
-    octave = int32(-z)
-    return int32(ptx.exp2(z + float32(octave)) * _BIN_UNITS)
+def units_in_bin(weight):
+    """Return a weight in units of its octave: int32, from 2^15 to 2^16."""
+    mantissa = (libdevice.float_as_int(weight) & _MANTISSA) | _IMPLICIT
+    return int32((mantissa + (1 << (_WEIGHT_SHIFT - 1))) >> _WEIGHT_SHIFT)
 
 
 @cuda.jit(device=True)
 def units_of_bin(total, index):
     """Turn what a bin holds by :func:`units_in_bin` into units of 2^-40."""
-    return (int64(total) << (UNIT_BITS - BIN_UNIT_BITS)) >> (index >> OCTAVE_BITS)
+    return (int64(total) << (UNIT_BITS - WEIGHT_BITS)) >> (index >> OCTAVE_BITS)
 
 
 @cuda.jit(device=True)

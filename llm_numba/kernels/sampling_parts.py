@@ -1,12 +1,15 @@
 """Parts of a row of logits: who reads what, and what each part reports.
 
-A row of a vocabulary is long and a batch has few rows, so several blocks share a row. The number
-of parts depends on V alone. A thread holds 16 logits in registers, all loads under way at once:
+A row of a vocabulary is long and a batch has few rows, so a row is cut into *shares* of 2048
+logits, a warp each, and 8 of them are a block's. How many there are depends on V alone. A warp
+reads 512 logits at a time, all loads under way at once, and holds them in registers:
 
 ::
 
-    row         | part 0: 4096 logits | part 1 | ... | part P-1 |      a block of 256 threads each
-    fp32        t0 t0 t0 t0 t1 t1 t1 t1 ... t255 t255 t255 t255 t0 ... 4 packets of 16 bytes
+    row      | share 0: 2048 logits | share 1 | ... | share 7 | share 8 | ...
+               block 0, warp 0        warp 1          warp 7    block 1, warp 0
+    share    | 512 | 512 | 512 | 512 |
+    fp32       t0 t0 t0 t0 t1 t1 t1 t1 ... t31 t0 t0 t0 t0 t1 ...       4 packets of 16 bytes each
 """
 
 from typing import Any
@@ -14,32 +17,47 @@ from typing import Any
 from numba import cuda, float32, int32, int64
 
 from llm_numba.kernels import ptx
-from llm_numba.kernels.reduce import FULL_WARP, WARP, warp_max
-from llm_numba.kernels.rows import MAX_WARPS, MINUS_INFINITY
+from llm_numba.kernels.reduce import FULL_WARP, WARP
+from llm_numba.kernels.rows import MINUS_INFINITY
 from llm_numba.kernels.sampling_numbers import (
+    NAN_KEY,
     column_of_ranked,
     key_of,
+    key_of_ranked,
     ranked,
 )
 from llm_numba.runtime import storage_dtype
 
 THREADS = 256
 WARPS = THREADS // WARP
-ITEMS = 16
-PART = THREADS * ITEMS
-
-MAX_PARTS = 1024
+ITEMS = 16  # that a thread holds at a time
+ROUNDS = 4
+STRIDE = WARP * ITEMS
+SHARE = STRIDE * ROUNDS
+MAX_SHARES = 2048
 LEAST_RANK = -(1 << 63)
 
+_NOWHERE = 0x7FFFFFFF
 
-def parts_of(vocabulary: int) -> int:
-    """Return how many parts a row has.
+
+def shares_of(vocabulary: int) -> int:
+    """Return how many shares a row has.
 
     Parameters
     ----------
     vocabulary : int
     """
-    return -(-vocabulary // PART)
+    return -(-vocabulary // SHARE)
+
+
+def grid_of(logits: Any) -> tuple[int, int]:
+    """Return the grid of kernels that read all logits: blocks of a row, rows.
+
+    Parameters
+    ----------
+    logits : array [B, V]
+    """
+    return -(-shares_of(logits.shape[1]) // WARPS), len(logits)
 
 
 def rows_are_packets(logits: Any) -> bool:
@@ -72,14 +90,14 @@ def gather_packet(logits, row, column):
 
 
 def holder(load):
-    """Make the function that holds a part in registers by one way of loading."""
+    """Make the function that holds logits in registers by one way of loading."""
 
     @cuda.jit(device=True)
-    def hold_part(logits, row, part, held):
-        """Load the part of a thread; -inf beyond the row."""
+    def hold(logits, row, first, held):
+        """Load a thread's logits of the 512 from column `first` on; -inf beyond the row."""
         width = ptx.items16(logits)
         for k in range(ITEMS // width):
-            column = part * PART + (k * THREADS + cuda.threadIdx.x) * width
+            column = first + k * WARP * width + (cuda.threadIdx.x & 31) * width
             if column < logits.shape[1]:
                 values = load(logits, row, column)
                 for e in range(width):
@@ -88,20 +106,33 @@ def holder(load):
                 for e in range(width):
                     held[k * width + e] = MINUS_INFINITY
 
-    return hold_part
+    return hold
 
 
 @cuda.jit(device=True)
-def column_of_item(logits, part, item):
+def column_of_item(logits, first, item):
     """Return which column a thread's held logit is."""
     width = ptx.items16(logits)
-    packet = item // width * THREADS + cuda.threadIdx.x
-    return part * PART + packet * width + item % width
+    return first + item // width * WARP * width + (cuda.threadIdx.x & 31) * width + item % width
+
+
+@cuda.jit(device=True)
+def share_of_thread():
+    """Return which share of its row a thread's warp has."""
+    return cuda.blockIdx.x * WARPS + (cuda.threadIdx.x >> 5)
+
+
+@cuda.jit(device=True)
+def max_over_warp(value):
+    """Find the largest int64 or int32 of a warp, for each lane."""
+    for distance in (16, 8, 4, 2, 1):
+        value = max(value, cuda.shfl_xor_sync(FULL_WARP, value, distance))
+    return value
 
 
 @cuda.jit(device=True)
 def max_over_block(value, partial):
-    """Find the largest int64 of a block, for each thread; `partial` is shared [MAX_WARPS]."""
+    """Find the largest integer of a block, for each thread; `partial` is shared [MAX_WARPS]."""
     value = max_over_warp(value)
     lane = cuda.threadIdx.x & 31
     cuda.syncthreads()  # `partial` may still be read from the call before
@@ -112,10 +143,10 @@ def max_over_block(value, partial):
 
 
 @cuda.jit(device=True)
-def max_over_warp(value):
-    """Find the largest int64 of a warp, for each lane."""
+def sum_over_warp(value):
+    """Add the int64 of a warp, for each lane."""
     for distance in (16, 8, 4, 2, 1):
-        value = max(value, cuda.shfl_xor_sync(FULL_WARP, value, distance))
+        value += cuda.shfl_xor_sync(FULL_WARP, value, distance)
     return value
 
 
@@ -129,14 +160,6 @@ def sum_over_block(value, partial):
         partial[cuda.threadIdx.x >> 5] = value
     cuda.syncthreads()
     return sum_over_warp(partial[lane] if lane < cuda.blockDim.x >> 5 else int64(0))
-
-
-@cuda.jit(device=True)
-def sum_over_warp(value):
-    """Add the int64 of a warp, for each lane."""
-    for distance in (16, 8, 4, 2, 1):
-        value += cuda.shfl_xor_sync(FULL_WARP, value, distance)
-    return value
 
 
 @cuda.jit(device=True)
@@ -161,15 +184,27 @@ def sum_before(value, partial):
 
 @cuda.jit(device=True)
 def row_best(best, row):
-    """Return a row's first largest logit, ranked, for each lane of a warp."""
+    """Return a row's largest logit, ranked with the packet it is in, for each lane of a warp."""
     rank = int64(LEAST_RANK)
-    for part in range(cuda.threadIdx.x & 31, best.shape[1], WARP):
-        rank = max(rank, best[row, part])
+    for share in range(cuda.threadIdx.x & 31, best.shape[1], WARP):
+        rank = max(rank, best[row, share])
     return max_over_warp(rank)
 
 
 @cuda.jit(device=True)
-def is_last_of_row(counters, row, stage, parts, flag):
+def first_of_packet(logits, row, rank):
+    """Return the first column in a ranked packet that has its key."""
+    begin, key = column_of_ranked(rank), key_of_ranked(rank)
+    found = begin
+    for e in range(ptx.items16(logits) - 1, -1, -1):
+        column = begin + e
+        if column < logits.shape[1] and key_of(ptx.to_float(logits[row, column])) == key:
+            found = column
+    return found
+
+
+@cuda.jit(device=True)
+def is_last_of_row(counters, row, flag):
     """Tell whether all other blocks of the row have come here; what they wrote can be read then.
 
     The barrier hands a block's writes to its first thread, the fence makes them visible to the
@@ -178,57 +213,63 @@ def is_last_of_row(counters, row, stage, parts, flag):
     cuda.syncthreads()
     if cuda.threadIdx.x == 0:
         cuda.threadfence()
-        flag[0] = cuda.atomic.add(counters, (row, stage), int32(1))
+        flag[0] = cuda.atomic.add(counters, (row, 0), int32(1))
         cuda.threadfence()
     cuda.syncthreads()
-    return flag[0] == parts - 1
+    return flag[0] == cuda.gridDim.x - 1
 
 
 def bests(load):
     """Make the kernel of the first read by one way of loading."""
-    hold_part = holder(load)
+    hold = holder(load)
 
     @cuda.jit
-    def part_best(logits, best, tops, counts, masses, counters):
-        """Find the largest logit of a part and its first column, and that of each warp's share.
+    def share_best(logits, best, counts, masses, counters):
+        """Find the largest logit of each share, and the first packet that has it.
 
-        What later kernels add to is set to zero on the way.
+        Packets are told apart, not logits: a comparison less for each. What later kernels add to
+        is set to zero on the way.
         """
-        maxima = cuda.shared.array(MAX_WARPS, int64)
         held = cuda.local.array(ITEMS, float32)
-        parts, t = best.shape[1], cuda.threadIdx.x
-        row, part = cuda.blockIdx.x // parts, cuda.blockIdx.x % parts
-        hold_part(logits, row, part, held)
-        for b in range(part * THREADS + t, counts.shape[1], parts * THREADS):
+        row, t, share = cuda.blockIdx.y, cuda.threadIdx.x, share_of_thread()
+        width = ptx.items16(logits)
+        for b in range(cuda.blockIdx.x * THREADS + t, counts.shape[1], cuda.gridDim.x * THREADS):
             counts[row, b] = 0
             masses[row, b] = 0
-        if part == 0 and t < counters.shape[1]:
+        if cuda.blockIdx.x == 0 and t < counters.shape[1]:
             counters[row, t] = 0
-        largest, has_nan = MINUS_INFINITY, False
-        for i in range(ITEMS):
-            largest = max(largest, held[i])
-            has_nan |= held[i] != held[i]
-        top = warp_max(largest)
-        if t % WARP == 0 and tops.shape[1] > 0:
-            tops[row, part * WARPS + t // WARP] = top
-        rank = int64(LEAST_RANK)
-        if has_nan or largest == top:  # few threads go on: that of the maximum, as a rule
-            for i in range(ITEMS):
-                if held[i] == top or held[i] != held[i]:
-                    other = ranked(key_of(held[i]), column_of_item(logits, part, i))
-                    rank = max(rank, other)
-        rank = max_over_block(rank, maxima)
-        if t == 0:
-            best[row, part] = rank
+        if share >= best.shape[1]:
+            return
+        first = int32(share * SHARE)
+        largest, place = MINUS_INFINITY, int32(first + (t & 31) * width)
+        nan_place = int32(_NOWHERE)
+        for _ in range(ROUNDS):
+            hold(logits, row, first, held)
+            for k in range(ITEMS // width):
+                top, has_nan = MINUS_INFINITY, False
+                for i in range(k * width, (k + 1) * width):
+                    top = max(top, held[i])
+                    has_nan |= held[i] != held[i]
+                column = int32(column_of_item(logits, first, k * width))
+                place = column if top > largest else place
+                largest = max(largest, top)
+                nan_place = min(nan_place, column if has_nan else int32(_NOWHERE))
+            first = int32(first + STRIDE)
+        rank = ranked(key_of(largest), place)
+        if nan_place < _NOWHERE:
+            rank = ranked(int32(NAN_KEY), nan_place)
+        rank = max_over_warp(rank)
+        if t & 31 == 0:
+            best[row, share] = rank
 
-    return part_best
+    return share_best
 
 
 @cuda.jit
-def row_argmax(best, out):
-    """Choose among the parts of a row; a warp a row, several of them a block."""
+def row_argmax(logits, best, out):
+    """Choose among the shares of a row; a warp a row, several of them a block."""
     row = cuda.blockIdx.x * cuda.blockDim.y + cuda.threadIdx.y
     if row < best.shape[0]:
         rank = row_best(best, row)
         if cuda.threadIdx.x == 0:
-            out[row] = column_of_ranked(rank)
+            out[row] = first_of_packet(logits, row, rank)

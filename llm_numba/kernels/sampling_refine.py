@@ -10,10 +10,10 @@ from numba import cuda, int32, int64
 
 from llm_numba.kernels import ptx
 from llm_numba.kernels.sampling_numbers import (
-    BIN_UNIT_BITS,
     NAN_KEY,
     OCTAVE_BITS,
     UNIT_BITS,
+    WEIGHT_BITS,
     bin_of,
     key_of,
     key_of_ranked,
@@ -21,13 +21,9 @@ from llm_numba.kernels.sampling_numbers import (
     units,
     units_in_bin,
     value_of,
+    weight_of,
 )
-from llm_numba.kernels.sampling_parts import (
-    THREADS,
-    max_over_block,
-    sum_before,
-    sum_over_block,
-)
+from llm_numba.kernels.sampling_parts import THREADS, max_over_block, sum_before, sum_over_block
 from llm_numba.kernels.sampling_select import (
     K_BIN,
     K_MASS,
@@ -46,8 +42,8 @@ LEAST_KEY = -NAN_KEY - 1
 
 _DIGIT_BITS = 8
 _DIGITS = 1 << _DIGIT_BITS  # as many as a block has threads
-# Sums of weights of 18 bits may need more than 31: each half is added up by itself.
-_HALF_BITS = BIN_UNIT_BITS // 2
+# Sums of weights of 16 bits may need more than 31: each half is added up by itself.
+_HALF_BITS = 8
 _HALF = (1 << _HALF_BITS) - 1
 
 
@@ -66,29 +62,24 @@ def number_of(logits, count):
 
 
 @cuda.jit(device=True)
-def bin_of_key(key, weigher):
-    """Return the bin of a key; NO_BIN for one that min-p drops."""
-    maximum, scale, lowest = weigher
-    z = (value_of(key) - maximum) * scale
-    return bin_of(z) if z >= lowest else int32(NO_BIN)
-
-
-@cuda.jit(device=True)
-def units_of_key(key, weigher):
-    """Return the weight of a key in units of 2^-40."""
-    return units((value_of(key) - weigher[0]) * weigher[1])
+def weight_of_key(key, weigher):
+    """Return the weight of a key, float32."""
+    return weight_of(value_of(key), weigher)
 
 
 @cuda.jit(device=True)
 def keys_of_bins(logits, collected, row, count, weigher, first, last, partial):
     """Return the least and the largest key in some bins."""
-    low, high = int64(NAN_KEY), int64(LEAST_KEY)
+    low, high = int32(NAN_KEY), int32(LEAST_KEY)
     for i in range(cuda.threadIdx.x, number_of(logits, count), THREADS):
         key = key_of_ranked(candidate(logits, collected, row, i, count))
-        b = bin_of_key(key, weigher)
-        if first <= b and b <= last:
-            low, high = min(low, int64(key)), max(high, int64(key))
-    return -max_over_block(-low, partial), max_over_block(high, partial)
+        weight = weight_of_key(key, weigher)
+        if weight >= weigher[2]:
+            b = bin_of(weight)
+            if first <= b and b <= last:
+                low, high = min(low, key), max(high, key)
+    low = int32(-1 - max_over_block(int32(-1 - low), partial))
+    return int64(low), int64(max_over_block(high, partial))
 
 
 @cuda.jit(device=True)
@@ -127,8 +118,9 @@ def cut_key(logits, collected, row, count, weigher, low, high, octave, need, par
                 digit = (key - low) >> shift
                 weight = int32(1)
                 if octave >= 0:
-                    z = (value_of(key) - weigher[0]) * weigher[1]
-                    weight = int32(units_in_bin(z) >> (int32(-z) - octave))
+                    whole = weight_of_key(int32(key), weigher)
+                    lower = (bin_of(whole) >> OCTAVE_BITS) - octave
+                    weight = int32(units_in_bin(whole) >> lower)
                 cuda.atomic.add(sums, (0, digit), int32(weight & _HALF))
                 cuda.atomic.add(sums, (1, digit), int32(weight >> _HALF_BITS))
         cuda.syncthreads()
@@ -148,8 +140,8 @@ def cut_key(logits, collected, row, count, weigher, low, high, octave, need, par
 
 @cuda.jit(device=True)
 def least_kept_key(logits, collected, row, count, weigher, cut, top_p, partial):
-    """Find the least key that top-k, then top-p, let pass; and the largest that was in doubt."""
-    least, high, total = int64(LEAST_KEY), int64(LEAST_KEY), cut[K_MASS]
+    """Find the least key that top-k, then top-p, let pass among the candidates."""
+    least, total = int64(LEAST_KEY), cut[K_MASS]
     if cut[K_BIN] != NO_BIN:
         first = cut[K_BIN]
         low, high = keys_of_bins(logits, collected, row, count, weigher, first, first, partial)
@@ -161,9 +153,11 @@ def least_kept_key(logits, collected, row, count, weigher, cut, top_p, partial):
             for i in range(cuda.threadIdx.x, number_of(logits, count), THREADS):
                 key = key_of_ranked(candidate(logits, collected, row, i, count))
                 if key > least and key <= high:
-                    mass += units_of_key(key, weigher)
+                    mass += units(weight_of_key(key, weigher))
             # Of equals of the k-th token only as many count as make it k.
-            total += sum_over_block(mass, partial) + rest * units_of_key(int32(least), weigher)
+            total += sum_over_block(mass, partial) + rest * units(
+                weight_of_key(int32(least), weigher)
+            )
     if cut[P_BIN] != NO_BIN:
         first = cut[P_BIN]
         low, high = keys_of_bins(
@@ -171,9 +165,9 @@ def least_kept_key(logits, collected, row, count, weigher, cut, top_p, partial):
         )
         octave = first >> OCTAVE_BITS
         need = (mass_to_reach(total, top_p) - cut[P_MASS]) << octave
-        need = max(need >> (UNIT_BITS - BIN_UNIT_BITS), int64(1))
+        need = max(need >> (UNIT_BITS - WEIGHT_BITS), int64(1))
         reached, _ = cut_key(
             logits, collected, row, count, weigher, low, high, octave, need, partial
         )
         least = max(least, reached)
-    return least, high
+    return least

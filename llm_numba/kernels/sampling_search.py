@@ -14,14 +14,13 @@ from llm_numba.kernels.sampling_numbers import (
     NAN_KEY,
     column_of_ranked,
     key_of,
-    key_of_ranked,
-    lowest_kept,
-    octaves_per_logit,
     part_of,
     ranked,
     uniform_bits,
     units,
     value_of,
+    weigher_of,
+    weight_of,
 )
 from llm_numba.kernels.sampling_parts import (
     LEAST_RANK,
@@ -38,10 +37,9 @@ _LEAST_KEY = -NAN_KEY - 1
 @cuda.jit(device=True)
 def units_of_column(logits, row, column, weigher, above):
     """Return a token's weight; 0 unless its key is above a key and min-p lets it pass."""
-    maximum, scale, lowest = weigher
     value = ptx.to_float(logits[row, column])
-    z = (value - maximum) * scale
-    return units(z) if z >= lowest and key_of(value) > above else int64(0)
+    weight = weight_of(value, weigher)
+    return units(weight) if weight >= weigher[2] and key_of(value) > above else int64(0)
 
 
 @cuda.jit(device=True)
@@ -82,15 +80,14 @@ def sample_search(
         if t == 0:
             out[row] = column_of_ranked(rank) if has_finite_maximum(rank) else -1
         return
-    scale = octaves_per_logit(temperature[row])
-    weigher = value_of(key_of_ranked(rank)), scale, lowest_kept(min_p[row])
+    weigher = weigher_of(rank, temperature[row], min_p[row])
     least, k = int64(_LEAST_KEY), int64(top_k[row])
     if k > 0:
         least = least_key_of_row(logits, row, weigher, least, k, True, partial)
     total = row_above(logits, row, weigher, least, False, partial)
     if least > _LEAST_KEY:  # of equals of the k-th token only as many count as make it k
         missing = k - row_above(logits, row, weigher, least, True, partial)
-        total += missing * units((value_of(int32(least)) - weigher[0]) * scale)
+        total += missing * units(weight_of(value_of(int32(least)), weigher))
     if top_p[row] < 1:
         enough = mass_to_reach(total, top_p[row])
         least = least_key_of_row(logits, row, weigher, least, enough, False, partial)

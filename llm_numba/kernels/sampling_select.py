@@ -1,13 +1,13 @@
 """Where top-k and top-p cut a row: a histogram, and the bins of it in which the cuts lie.
 
-Nothing is sorted. A histogram over the weight's logarithm holds how many tokens each bin has and
+Nothing is sorted. A histogram over the weights holds how many tokens each bin has and
 how much they weigh together. Added up from the top, it says in which bin the k-th token lies, and
 in which the sum reaches p. All bins above are kept, all below are not; only the tokens *in* the bin
 (one in some hundred, as a rule) need a closer look, and are collected for it.
 
 ::
 
-    bin           0    1    2    3    4    5    6   ...      z = 0 downwards
+    bin           0    1    2    3    4    5    6   ...      weights downwards
     weight       .21  .17  .20  .14  .09  .06  .04  ...
     sum before   0    .21  .38  .58  .72  .81  .87  ...      top-p 0.7: cut somewhere in bin 3
                  kept, all of them   ^in doubt
@@ -23,21 +23,25 @@ from llm_numba.kernels.sampling_numbers import (
     BINS,
     INFINITY_KEY,
     UNIFORM_BITS,
+    above_bin,
     bin_of,
     key_of_ranked,
-    lowest_kept,
-    octaves_per_logit,
     part_of,
     units_in_bin,
     units_of_bin,
-    value_of,
+    weigher_of,
+    weight_of,
 )
 from llm_numba.kernels.sampling_parts import (
     ITEMS,
+    ROUNDS,
+    SHARE,
+    STRIDE,
     THREADS,
     holder,
     is_last_of_row,
     row_best,
+    share_of_thread,
     sum_before,
     sum_over_block,
 )
@@ -45,10 +49,9 @@ from llm_numba.kernels.sampling_parts import (
 # Below this temperature a token is not drawn: the most likely one is taken.
 GREEDY_BELOW = float32(1e-5)
 
-# A row's counters, int32: blocks that have added to its histogram, blocks that have collected its
-# candidates, and how many these are.
-COUNTED, COLLECTED, CANDIDATES = 0, 1, 2
-COUNTERS = 3
+# A row's counters, int32: blocks that have added to its histogram, and its candidates.
+CANDIDATES = 1
+COUNTERS = 2
 
 # A row's cuts, int64.
 SURE = 0  # bins below this one are kept whole
@@ -137,15 +140,54 @@ def find_cuts(row, k, top_p, counts, masses, cuts):
         cuts[row, t] = cut[t]
 
 
+@cuda.jit(device=True)
+def doubts(row, is_cut, cuts):
+    """Return what decides about a weight: above which it is surely kept, above which it may be.
+
+    And the bins in doubt: that of the k-th token, and the first and last that top-p may end in.
+    """
+    if not is_cut:
+        return float32(0), float32(0), int64(NO_BIN), int64(NO_BIN), int64(NO_BIN - 1)
+    k_bin, p_bin, p_last = cuts[row, K_BIN], cuts[row, P_BIN], cuts[row, P_LAST]
+    last = max(k_bin, p_last)
+    sure = above_bin(cuts[row, SURE])
+    return sure, above_bin(last + 1) if last != NO_BIN else sure, k_bin, p_bin, p_last
+
+
+@cuda.jit(device=True)
+def is_doubtful(weight, doubt):
+    """Tell whether a weight lies in a bin that a limit may lie in, where it is not surely kept."""
+    _, _, k_bin, p_bin, p_last = doubt
+    b = bin_of(weight)
+    return b == k_bin or (p_bin <= b and b <= p_last)
+
+
 def histograms(load):
     """Make the kernel of the second read by one way of loading."""
-    hold_part = holder(load)
+    hold = holder(load)
+
+    @cuda.jit(device=True)
+    def add_share(logits, row, share, weigher, needs_count, needs_mass, counted, weighed):
+        """Add a share to the histogram of its block."""
+        held = cuda.local.array(ITEMS, float32)
+        first = int32(share * SHARE)
+        for _ in range(ROUNDS):
+            hold(logits, row, first, held)
+            for i in range(ITEMS):
+                weight = weight_of(held[i], weigher)
+                if weight >= weigher[2]:
+                    b = bin_of(weight)
+                    if needs_count:
+                        cuda.atomic.add(counted, b, int32(1))
+                    if needs_mass:
+                        cuda.atomic.add(weighed, b, units_in_bin(weight))
+            first = int32(first + STRIDE)
 
     @cuda.jit
-    def part_histogram(
+    def row_histogram(
         logits, temperature, top_k, top_p, min_p, best, counts, masses, counters, cuts
     ):  # fmt: skip
-        """Count and weigh the tokens of a part by bins, and add them to the row's histogram.
+        """Count and weigh the tokens of a block's shares by bins; add them to those of the row.
 
         Atomic additions of integers: they come in any order, and the sums do not depend on it.
         The block that comes last finds the cuts.
@@ -153,37 +195,27 @@ def histograms(load):
         counted = cuda.shared.array(BINS, int32)
         weighed = cuda.shared.array(BINS, int32)
         flag = cuda.shared.array(1, int32)
-        held = cuda.local.array(ITEMS, float32)
-        parts, t = best.shape[1], cuda.threadIdx.x
-        row, part = cuda.blockIdx.x // parts, cuda.blockIdx.x % parts
+        row, t, share = cuda.blockIdx.y, cuda.threadIdx.x, share_of_thread()
         k, p = top_k[row], top_p[row]
         if not is_limited(k, p):
             return
-        hold_part(logits, row, part, held)
-        for b in range(t, BINS, THREADS):
-            counted[b] = 0
-            weighed[b] = 0
         rank = row_best(best, row)
         if not is_drawn(rank, temperature[row]):
             return
-        maximum, scale = value_of(key_of_ranked(rank)), octaves_per_logit(temperature[row])
-        lowest, needs_count, needs_mass = lowest_kept(min_p[row]), k > 0, p < _ONE
+        for b in range(t, BINS, THREADS):
+            counted[b] = 0
+            weighed[b] = 0
+        weigher = weigher_of(rank, temperature[row], min_p[row])
         cuda.syncthreads()
-        for i in range(ITEMS):
-            z = (held[i] - maximum) * scale
-            if z >= lowest:
-                b = bin_of(z)
-                if needs_count:
-                    cuda.atomic.add(counted, b, int32(1))
-                if needs_mass:
-                    cuda.atomic.add(weighed, b, units_in_bin(z))
+        if share < best.shape[1]:
+            add_share(logits, row, share, weigher, k > 0, p < _ONE, counted, weighed)
         cuda.syncthreads()
         for b in range(t, BINS, THREADS):
             if counted[b] > 0:
                 cuda.atomic.add(counts, (row, b), counted[b])
             if weighed[b] > 0:
                 cuda.atomic.add(masses, (row, b), units_of_bin(weighed[b], b))
-        if is_last_of_row(counters, row, COUNTED, parts, flag):
+        if is_last_of_row(counters, row, flag):
             find_cuts(row, int64(k), p, counts, masses, cuts)
 
-    return part_histogram
+    return row_histogram
