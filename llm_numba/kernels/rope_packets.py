@@ -114,14 +114,43 @@ def vectorised(held: int) -> Any:
 
 
 @cuda.jit(device=True)
-def _hold_weights(weight, low, high, first, second):
-    """Load the weights of a pair, as they are in memory; tell whether there is a norm."""
+def _widen(array, words, numbers):
+    """Make the numbers of a packet."""
+    values = ptx.widen_raw16(array, words)
+    for e in range(ptx.items16(array)):
+        numbers[e] = values[e]
+
+
+@cuda.jit(device=True)
+def _squares(array, a, b):
+    """Add up the squares of two packets."""
+    one, other = ptx.widen_raw16(array, a), ptx.widen_raw16(array, b)
+    total = float32(0)
+    for e in range(ptx.items16(array)):
+        total += one[e] * one[e] + other[e] * other[e]
+    return total
+
+
+@cuda.jit(device=True)
+def _normalise(weight, inverse, low, high, width, first, second):
+    """Apply a norm to a pair; without a weight there is none."""
     if weight.size > 0:
-        one, other = ptx.load_raw16(weight, low), ptx.load_raw16(weight, high)
-        for w in range(4):
-            first[w] = one[w]
-            second[w] = other[w]
-    return weight.size > 0
+        a, b = ptx.load16(weight, low), ptx.load16(weight, high)
+        for e in range(width):
+            first[e] *= inverse * a[e]
+            second[e] *= inverse * b[e]
+
+
+@cuda.jit(device=True)
+def _turn(cos, sin, begin, width, first, second):
+    """Turn a pair by angles that are read four at a time, as there are few registers left."""
+    for quarter in range(width // 4):
+        c = ptx.load16(cos, begin + 4 * quarter)
+        s = ptx.load16(sin, begin + 4 * quarter)
+        for e in range(4):
+            one, other = first[4 * quarter + e], second[4 * quarter + e]
+            first[4 * quarter + e] = one * c[e] - other * s[e]
+            second[4 * quarter + e] = other * c[e] + one * s[e]
 
 
 @cuda.jit(device=True)
@@ -141,51 +170,48 @@ def rope_write_vectorised(
     """Read q, k and v once, and leave each number where attention will look for it.
 
     A head lies in the registers of at most 32 neighbours in one warp, so the sum of its squares
-    is a few shuffles away. No thread may leave before them: who has no pair adds zeros. All that
-    is needed later is under way by then.
+    is a few shuffles away. No thread may leave before them: who has no pair adds zeros. Until the
+    sum is known a packet stays in 4 registers; all threads that an SM has room for are needed.
     """
-    first = cuda.local.array(4, uint32)
-    second = cuda.local.array(4, uint32)
-    c = cuda.local.array(_WIDEST, float32)
-    s = cuda.local.array(_WIDEST, float32)
+    first = cuda.local.array(_WIDEST, float32)
+    second = cuda.local.array(_WIDEST, float32)
     token = cuda.blockIdx.x * cuda.blockDim.z + cuda.threadIdx.z
     head = cuda.blockIdx.y * cuda.blockDim.y + cuda.threadIdx.y
-    pair, length, width = cuda.threadIdx.x, qkv.shape[2], ptx.items16(qkv)
+    pair, length, width, half = cuda.threadIdx.x, qkv.shape[2], ptx.items16(qkv), cos.shape[1]
     groups = (qkv.shape[1] - heads) // 2
     exists = token < qkv.shape[0] and head < qkv.shape[1] and 2 * width * pair < length
-    low, high = _offsets(pair, width, cos.shape[1], length)
-    a, b = ptx.zeros16(qkv), ptx.zeros16(qkv)
-    normed = False
-    slot = int32(0)
-    squares = float32(0)
+    low, high = _offsets(pair, width, half, length)
+    a = b = (uint32(0), uint32(0), uint32(0), uint32(0))
+    slot, position = int32(0), int32(0)
     if exists:
         begin = (token * qkv.shape[1] + head) * length
-        a, b = ptx.load16(qkv, begin + low), ptx.load16(qkv, begin + high)
-        if head < heads:
-            normed = _hold_weights(q_norm, low, high, first, second)
-        else:
+        a, b = ptx.load_raw16(qkv, begin + low), ptx.load_raw16(qkv, begin + high)
+        if head >= heads:
             slot = slot_mapping[token]
-            if head < heads + groups:
-                normed = _hold_weights(k_norm, low, high, first, second)
-        if head < heads + groups:
-            _load_turn(cos, sin, positions[token], pair, width, c, s)
-        for e in range(width):
-            squares += a[e] * a[e] + b[e] * b[e]
-    inverse = inverse_deviation(_sum_of_lanes(squares), length, eps)
+        position = positions[token]
+    inverse = float32(1)
+    if q_norm.size > 0 or k_norm.size > 0:
+        inverse = inverse_deviation(_sum_of_lanes(_squares(qkv, a, b)), length, eps)
     if not exists or slot < 0:
         return
-    if head < heads + groups:
-        one, other = widened(qkv, first, 0), widened(qkv, second, 0)
-        for e in range(width):
-            p, q = a[e], b[e]
-            if normed:
-                p *= inverse * one[e]
-                q *= inverse * other[e]
-            a = ptx.with_item(a, e, p * c[e] - q * s[e])
-            b = ptx.with_item(b, e, q * c[e] + p * s[e])
+    if head >= heads + groups:
+        begin = (slot * groups + head - heads - groups) * length
+        ptx.store_raw16(v_cache, begin + low, a)
+        ptx.store_raw16(v_cache, begin + high, b)
+        return
+    _widen(qkv, a, first)
+    _widen(qkv, b, second)
     if head < heads:
-        _store_pair(queries, (token * heads + head) * length, low, high, a, b)
-    elif head < heads + groups:
-        _store_pair(k_cache, (slot * groups + head - heads) * length, low, high, a, b)
+        _normalise(q_norm, inverse, low, high, width, first, second)
     else:
-        _store_pair(v_cache, (slot * groups + head - heads - groups) * length, low, high, a, b)
+        _normalise(k_norm, inverse, low, high, width, first, second)
+    if pair * width < half:
+        _turn(cos, sin, position * half + pair * width, width, first, second)
+    y, z = ptx.zeros16(qkv), ptx.zeros16(qkv)
+    for e in range(width):
+        y = ptx.with_item(y, e, first[e])
+        z = ptx.with_item(z, e, second[e])
+    if head < heads:
+        _store_pair(queries, (token * heads + head) * length, low, high, y, z)
+    else:
+        _store_pair(k_cache, (slot * groups + head - heads) * length, low, high, y, z)
