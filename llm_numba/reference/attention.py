@@ -82,13 +82,14 @@ def paged_decode_attention(
     block_tables : int [B, W]
         Rows shorter than W are padded with any valid block.
     context_lens : int [B]
-        Keys of each sequence, the new token's own included; at least 1.
+        Keys of each sequence, the new token's own included; 0 for a row of padding.
     scale : float
     window : int, optional
 
     Returns
     -------
     float [B, H, D]
+        Zeros for a row of padding.
     """
     batch, num_heads, head_dim = q.shape
     num_kv_heads = k_cache.shape[2]

@@ -48,6 +48,17 @@ class Pages:
 # -- Reading and writing ------------------------------------------------------------------------
 
 
+def test_a_token_with_a_negative_slot_is_skipped():
+    rng = np.random.default_rng(0)
+    k, v = rng.normal(size=(2, 3, G, D))
+    k_cache, v_cache = rng.normal(size=(2, 7, 5, G, D))
+    expected = k_cache.copy()
+    expected[6, 4] = k[1]
+    reference.write_kv(k, v, k_cache, v_cache, np.array([-1, 34, -35]))
+    np.testing.assert_array_equal(k_cache, expected)
+    np.testing.assert_array_equal(v_cache[6, 4], v[1])
+
+
 @pytest.mark.parametrize("num_tokens", [0, 1, 31])
 def test_each_token_is_written_to_its_slot_and_no_other_slot_changes(num_tokens):
     rng = np.random.default_rng(0)
@@ -144,6 +155,18 @@ def test_neither_padding_nor_other_blocks_are_seen(counts, window):
         cache[pages.tables[0, 2], 1:] = -7e5  # behind the 33rd
     pages.tables[1, 2:] = 0
     np.testing.assert_array_equal(pages.attend(q, starts, window), before)
+
+
+@pytest.mark.parametrize("lengths", [[0, 9], [0, 0]], ids=str)
+def test_a_row_of_padding_decodes_to_zeros(lengths):
+    pages = Pages([9, 9], 4)
+    pages.lengths = np.array(lengths)
+    q, _ = pages.queries([1, 1])
+    out = reference.paged_decode_attention(
+        q, pages.k_cache, pages.v_cache, pages.tables, pages.lengths, 0.5
+    )
+    assert not out[pages.lengths == 0].any()
+    assert out[pages.lengths > 0].all()
 
 
 def test_a_sequence_decodes_the_same_in_any_company():
