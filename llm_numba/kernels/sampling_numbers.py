@@ -20,7 +20,7 @@ Source of the generator: Salmon et al., "Parallel Random Numbers: As Easy as 1, 
 
 import math
 
-from numba import cuda, float32, int32, int64, uint64
+from numba import cuda, float32, int32, int64, uint32, uint64
 from numba.cuda import libdevice
 
 from llm_numba.kernels import ptx
@@ -101,7 +101,9 @@ def units(weight):
 @cuda.jit(device=True)
 def bin_of(weight):
     """Return the bin of a weight from 2^-40 to 1; larger weights have smaller bins."""
-    return (_BELOW_TWO - libdevice.float_as_int(weight)) >> _BIN_SHIFT
+    # Unsigned, and no wider than it must be: an index that might be negative costs more.
+    below = uint32(int32(_BELOW_TWO) - libdevice.float_as_int(weight))
+    return uint32(below >> uint32(_BIN_SHIFT))
 
 
 @cuda.jit(device=True)

@@ -20,6 +20,7 @@ from llm_numba.kernels import ptx
 from llm_numba.kernels.reduce import FULL_WARP, WARP
 from llm_numba.kernels.rows import MINUS_INFINITY
 from llm_numba.kernels.sampling_numbers import (
+    BINS,
     NAN_KEY,
     column_of_ranked,
     key_of,
@@ -233,11 +234,12 @@ def bests(load):
         held = cuda.local.array(ITEMS, float32)
         row, t, share = cuda.blockIdx.y, cuda.threadIdx.x, share_of_thread()
         width = ptx.items16(logits)
-        for b in range(cuda.blockIdx.x * THREADS + t, counts.shape[1], cuda.gridDim.x * THREADS):
-            counts[row, b] = 0
-            masses[row, b] = 0
-        if cuda.blockIdx.x == 0 and t < counters.shape[1]:
-            counters[row, t] = 0
+        if cuda.blockIdx.x == 0 and counts.shape[1] > 0:
+            for b in range(t, BINS, THREADS):
+                counts[row, b] = 0
+                masses[row, b] = 0
+            if t < counters.shape[1]:
+                counters[row, t] = 0
         if share >= best.shape[1]:
             return
         first = int32(share * SHARE)
