@@ -13,16 +13,16 @@ step           sectors a request   reads of x    under way in a lane, before it 
 ``warp``       4; 2 of halves      1 a row of W  what the compiler sees fit
 ``vectorised`` 16                  1 a row of W  1 packet of 16 bytes
 ``in_flight``  16                  1 for 4 rows  2 packets of each of 4 rows
-``split``      16                  1 for 4 rows  the same; and up to 8 warps share the rows
+``split``      16                  1 for 4 rows  the same; and up to 4 warps share the rows
 =============  ==================  ============  ==========================================
 
 ::
 
     W [N, K]      naive               warp                 split
-    row n         t0 -> -> -> ->      w0: t0 t1 .. t31     w0 w1 .. w7 | w0 w1 .. w7 |
-    row n + 1     t1 -> -> -> ->      w1: t0 t1 .. t31     w0 w1 .. w7 | w0 w1 .. w7 |
-    row n + 2     t2 -> -> -> ->      w2: t0 t1 .. t31     w0 w1 .. w7 | w0 w1 .. w7 |
-    row n + 3     t3 -> -> -> ->      w3: t0 t1 .. t31     w0 w1 .. w7 | w0 w1 .. w7 |
+    row n         t0 -> -> -> ->      w0: t0 t1 .. t31     w0 w1 w2 w3 | w0 w1 w2 w3 |
+    row n + 1     t1 -> -> -> ->      w1: t0 t1 .. t31     w0 w1 w2 w3 | w0 w1 w2 w3 |
+    row n + 2     t2 -> -> -> ->      w2: t0 t1 .. t31     w0 w1 w2 w3 | w0 w1 w2 w3 |
+    row n + 3     t3 -> -> -> ->      w3: t0 t1 .. t31     w0 w1 w2 w3 | w0 w1 w2 w3 |
 
 x lies in a cache, and is read there once for each row of W, or for four at a time. Norm and what
 follows the product cost next to nothing: :mod:`~llm_numba.kernels.gemv_epilogue`. The fast steps
@@ -242,7 +242,7 @@ LADDER = Ladder(
         ),
         Step(
             "split",
-            "Up to 8 warps share a row: work for all SMs, and what is read at one time is near.",
+            "Up to 4 warps share a row: work for all SMs, and what is read at one time is near.",
             _plan_chosen,
             (*_SPLIT_KERNELS, *_WARP_KERNELS),
         ),

@@ -1,24 +1,24 @@
 r"""The fast steps of the GEMV ladder: packets of 16 bytes, and many of them under way.
 
-Memory answers a load after some 600 ns, and gives an H100 3 TB/s: by Little's law 2 MB must be
-under way at any time, 14 KiB on each SM. A warp that loads a packet a lane and waits for it has
-512 bytes under way. So each lane loads several packets, of several rows of weights, before it uses
-the first. A packet of x, once loaded, serves all these rows.
+By Little's law the bytes under way must be the latency of the memory times its bandwidth: on large
+GPUs some 10 KiB and more for each SM, at any time. A warp that loads a packet a lane and waits for
+it has 512 bytes under way. So each lane loads several packets, of several rows of weights, before
+it uses the first. A packet of x, once loaded, serves all these rows.
 
-And the warps of a block share the rows, each with a part of every stretch of K:
+And several warps share the rows, each with a part of every stretch of K. Here four warps, each
+lane with 2 packets of 4 rows: 8 loads of 16 bytes, before the first is used:
 
 ::
 
-    packets of a row     |  0 .. 31  | 32 .. 63  | ... |224 .. 255 |256 .. 287 | ...
-    warp of the block       warp 0      warp 1            warp 7      warp 0
-    packet of its lane         0           0                 0           1
+    packets of a row     |  0 .. 31  | 32 .. 63  | 64 .. 95  | 96 .. 127 |128 .. 159 | ...
+    warp                    warp 0      warp 1      warp 2      warp 3      warp 0
 
-    a lane of the first turn, 4 rows and 2 packets: 8 loads of 16 bytes
-    row n      . p . . . . . p . . .
-    row n + 1  . p . . . . . p . . .
-    row n + 2  . p . . . . . p . . .        total[r] += w[r, p] * x[p]
-    row n + 3  . p . . . . . p . . .
-    x          . p . . . . . p . . .
+    a lane of warp 0     packet p                              packet p + 128
+    row n                16 bytes of W                         16 bytes of W
+    row n + 1            16 bytes of W                         16 bytes of W
+    row n + 2            16 bytes of W                         16 bytes of W
+    row n + 3            16 bytes of W                         16 bytes of W
+    x                    16 bytes, for all four                16 bytes, for all four
 
 What is read at one time lies together, and a matrix of few rows still has work for all SMs. At
 the end the warps' sums meet in shared memory and are added in the order of the warps. How many
@@ -42,7 +42,7 @@ from llm_numba.kernels.unrolled import unrolled
 
 WARPS = 8  # of a block, where each has rows of its own
 
-# Threads of an SM for which there are registers, by the rows of x that are summed in them.
+# Threads of an SM that there shall be registers for, by the rows of x that are summed in them.
 RESIDENT = {1: 1024, 2: 1024, 4: 512, 8: 512}
 
 
@@ -76,7 +76,8 @@ def multiply_packet(M: int, rows: int, normed: bool) -> Any:
     Returns
     -------
     device function
-        Takes the row of x, and the operands that a kernel below passes.
+        Takes the number of a packet of x, row by row and then along K, and the operands that a
+        kernel below passes.
     """
 
     @cuda.jit(device=True, forceinline=True)
@@ -101,7 +102,18 @@ def multiply_packet(M: int, rows: int, normed: bool) -> Any:
 
 @functools.cache
 def load_packet(rows: int) -> Any:
-    """Make the device function that loads a packet of one of several rows of weights."""
+    """Make the device function that loads a packet of one of several rows of weights.
+
+    Parameters
+    ----------
+    rows : int
+
+    Returns
+    -------
+    device function
+        Takes the number of a packet, row by row and then along K, and the operands that a kernel
+        below passes.
+    """
 
     @cuda.jit(device=True, forceinline=True)
     def load(i, operands):
@@ -210,7 +222,7 @@ def split_kernel(M: int, config: Config, warps: int, gated: bool, normed: bool) 
         """Load packets of all rows of the tile, and only then multiply.
 
         The compiler would rather load one packet after the other, to save registers. It moves no
-        load past a barrier, not even past one of a single warp that costs nothing.
+        load past a barrier, not even past one of a single warp, which is one instruction.
         """
         held = cuda.local.array((packets, rows, 8), float32)
         total = cuda.local.array(COUNT, float32)

@@ -28,7 +28,7 @@ Shape = tuple[int, int, int]
 _NAIVE_THREADS = 128
 _MOST_SUMS = 32  # rows of weights times rows of x: what a warp adds up by one exchange
 _UNDER_WAY = {1: 8, 2: 8, 4: 8, 8: 4}  # packets of a lane, by the rows of x
-_MOST_WARPS = 8  # that share a row; twice as many where rows are few
+_MOST_WARPS = 4  # that share a row; four times as many where rows are few
 _BUSY_WARPS = 2048  # 16 on each of 128 SMs
 
 
@@ -125,11 +125,12 @@ def candidates(shape: Shape, dtype: str) -> tuple[Config, ...]:
     -------
     tuple of Config
     """
+    M = rows_compiled(shape[0])
     sensible = {
         Config(rows, packets)
         for rows in (1, 2, 4, 8)
         for packets in (1, 2, 4, 8)
-        if rows * rows_compiled(shape[0]) <= _MOST_SUMS and 4 <= rows * packets <= 8
+        if rows * M <= _MOST_SUMS and 4 <= rows * packets <= _UNDER_WAY[M]
     }
     return tuple(sorted(sensible | {rule(shape, dtype)}))
 
@@ -137,7 +138,7 @@ def candidates(shape: Shape, dtype: str) -> tuple[Config, ...]:
 def warps_of_row(N: int, K: int, dtype: str) -> int:
     """Choose how many warps share a row of weights, whatever the rows of x.
 
-    As many as have two packets a lane, up to 8; and up to 16 where rows are few.
+    As many as have two packets a lane, up to 4; and up to 16 where rows are few.
 
     Parameters
     ----------
@@ -152,7 +153,7 @@ def warps_of_row(N: int, K: int, dtype: str) -> int:
     turns = K // (ptx.VECTOR[dtype] * WARP)
     warps = 1
     while 4 * warps <= turns and (
-        warps < _MOST_WARPS or (warps < 2 * _MOST_WARPS and N * warps < _BUSY_WARPS)
+        warps < _MOST_WARPS or (warps < 4 * _MOST_WARPS and N * warps < _BUSY_WARPS)
     ):
         warps *= 2
     return warps
