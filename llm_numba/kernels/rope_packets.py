@@ -34,11 +34,11 @@ _FULL_WARP = 0xFFFFFFFF
 @cuda.jit(device=True)
 def _offsets(pair, width, half, length):
     """Return where in a head the two packets of a pair begin."""
-    turning = half // width
-    if pair < turning:
-        return pair * width, half + pair * width
-    begin = 2 * half + (pair - turning) * width
-    return begin, begin + (length - 2 * half) // 2
+    low, apart = pair * width, half
+    if low >= half:  # not one of those that turn, which fill low < half and half <= high < 2 half
+        low += half
+        apart = (length >> 1) - half
+    return low, low + apart
 
 
 @cuda.jit(device=True)
@@ -184,11 +184,11 @@ def rope_write_vectorised(
     a = b = (uint32(0), uint32(0), uint32(0), uint32(0))
     slot, position = int32(0), int32(0)
     if exists:
-        begin = (token * qkv.shape[1] + head) * length
-        a, b = ptx.load_raw16(qkv, begin + low), ptx.load_raw16(qkv, begin + high)
+        position = positions[token]
         if head >= heads:
             slot = slot_mapping[token]
-        position = positions[token]
+        begin = (token * qkv.shape[1] + head) * length
+        a, b = ptx.load_raw16(qkv, begin + low), ptx.load_raw16(qkv, begin + high)
     inverse = float32(1)
     if q_norm.size > 0 or k_norm.size > 0:
         inverse = inverse_deviation(_sum_of_lanes(_squares(qkv, a, b)), length, eps)

@@ -51,7 +51,7 @@ def rule(shape: tuple[int, ...], dtype: str) -> Config:
         Few numbers are spread over as many threads as there can be; of many, a thread takes two
         heads for one reading of the angles.
     """
-    return Config(256, 1 if math.prod(shape) < 1 << 20 else 2)
+    return Config(256, 1) if math.prod(shape) < 1 << 20 else Config(512, 2)
 
 
 def plan_naive(x: Any, positions: Any, cos: Any, sin: Any, out: Any) -> tuple[Launch, ...]:
