@@ -171,12 +171,14 @@ def lane_functions(layout):
     @cuda.jit(device=True)
     def locate(block_tables, num_kv_heads, place, tile, row, begin, end, starts):
         sequence, kv_head = place[0], uint32(place[1])
-        if tile_in_block:  # one look into the table for all; what is below begin is in the block
+        if tile_in_block:  # one look into the table for all, and offsets of 32 bits
             first = row_of(block_tables, block_size, sequence, tile)
             first = (first * num_kv_heads + kv_head) * head_dim
-            stride, highest = uint32(num_kv_heads * head_dim), uint32(end - 1 - tile)
+            stride = uint32(num_kv_heads * head_dim)
+            lowest, highest = uint32(max(begin - tile, 0)), uint32(end - 1 - tile)
             for j in range(loads):
-                starts[j] = first + uint64(min(uint32(j * rows + row), highest)) * stride
+                inner = max(lowest, min(uint32(j * rows + row), highest))
+                starts[j] = first + uint64(inner) * stride
         else:
             for j in range(loads):
                 position = max(begin, min(tile + j * rows + row, end - 1))

@@ -138,13 +138,15 @@ def test_a_window_hides_what_is_older(window, block_size, step, device):
 
 
 @each_step
-def test_whole_blocks_before_the_window_may_be_gone(step, device):
-    pages = Pages((100,), (4, 2), 16, 16)
-    expected = pages.run(device, 20, step=step)
-    # The window begins at position 80. A sequence may have given the blocks before that back.
-    for cache in (pages.k, pages.v):
-        cache[pages.tables[0, :5]] = np.nan
-    np.testing.assert_array_equal(pages.run(device, 20, step=step), expected)
+@pytest.mark.parametrize("block_size", [5, 16])
+def test_what_lies_before_the_window_may_be_anything(block_size, step, device):
+    pages = Pages((100,), (4, 2), 16, block_size)
+    expected = pages.run(device, 30, step=step)
+    # Position 70 is the first that is seen: a sequence may have given all blocks before it back.
+    for p in range(70):
+        row = pages.tables[0, p // block_size], p % block_size
+        pages.k[row] = pages.v[row] = np.nan
+    np.testing.assert_array_equal(pages.run(device, 30, step=step), expected)
 
 
 @each_step
