@@ -39,6 +39,7 @@ Ba, Kiros and Hinton, "Layer Normalization", 2016; Zhang and Sennrich, "Root Mea
 Normalization", 2019.
 """
 
+import itertools
 import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -51,9 +52,9 @@ from llm_numba.kernels.activation import ACTIVATIONS
 from llm_numba.kernels.ladder import Ladder, Operands, Step
 from llm_numba.kernels.layernorm_fused import NUMBERS, norm_activated, norm_residual
 from llm_numba.kernels.layernorm_rows import activate_rows, add_rows, norm_naive, norm_warp
-from llm_numba.kernels.layernorm_vectorised import ACTIVATED, vectorised
+from llm_numba.kernels.layernorm_vectorised import ACTIVATED, packets_to_hold, vectorised
 from llm_numba.kernels.reduce import WARP
-from llm_numba.kernels.rows import MAX_THREADS, MOST_PACKETS, row_launch
+from llm_numba.kernels.rows import MOST_PACKETS, holds, row_launch
 from llm_numba.runtime import Launch, empty_like, launch_all, storage_dtype
 
 _THREADS = 128
@@ -106,14 +107,14 @@ def _plan_vectorised(task: _Task) -> tuple[Launch, ...]:
     packets, rest = divmod(task.x.shape[1], ptx.VECTOR[storage_dtype(task.x)])
     optional = (task.residual, task.total, task.bias)
     arrays = (task.x, task.weight, task.out, *(each for each in optional if each is not None))
-    if rest or packets > MOST_PACKETS * MAX_THREADS or not all(map(ptx.is_aligned16, arrays)):
+    if rest or not holds(packets, MOST_PACKETS) or not all(map(ptx.is_aligned16, arrays)):
         return _plan_activation(task)
     nothing = task.x[:0]
     added = (nothing, nothing) if task.residual is None else (task.residual, task.total)
     args = (task.x, added[0], *task.affine(), added[1], task.out)
-    held = 2 if packets <= 2 * MAX_THREADS else MOST_PACKETS
-    grid, block = row_launch(len(task.x), packets, held)
-    return (Launch(vectorised(held, task.activation), grid, block, args),)
+    held, has_bias = packets_to_hold(packets), task.bias is not None
+    kernel = vectorised(held, task.activation, task.residual is not None, has_bias)
+    return (Launch(kernel, *row_launch(len(task.x), packets, held), args),)
 
 
 def _unfused(task: _Task, norm: Any, grid: tuple, block: tuple) -> tuple[Launch, ...]:
@@ -335,6 +336,11 @@ def _step(name: str, idea: str, plan: Callable[[_Task], tuple[Launch, ...]], *ke
     return Step(name, idea, lambda **operands: plan(_Task(**operands)), kernels)
 
 
+def _vectorised_kernels(has_bias: bool) -> tuple[Any, ...]:
+    choices = itertools.product((2, MOST_PACKETS), ACTIVATED, (True, False))
+    return tuple(vectorised(*choice, has_bias) for choice in choices)
+
+
 def _ladder(name: str, operands: Callable[..., Operands], row_operands: int) -> Ladder:
     return Ladder(
         name=name,
@@ -367,7 +373,7 @@ def _ladder(name: str, operands: Callable[..., Operands], row_operands: int) -> 
                 "vectorised",
                 "16 bytes a load: fewer instructions, more bytes under way.",
                 _plan_vectorised,
-                *(vectorised(held, kind) for held in (2, MOST_PACKETS) for kind in ACTIVATED),
+                *_vectorised_kernels(has_bias=name == "layer_norm"),
                 norm_activated,
             ),
         ),

@@ -3,9 +3,9 @@
 For rows that are whole packets of 16 bytes and no more than 64 KiB, as hidden states are. Such
 rows begin on a packet, and weight and bias, which go by the column, are packets too.
 
-An activation inlined for each register makes a long program, so each has a kernel of its own, and
-the kernel without any stays short; and how many packets a thread holds must be known when the
-kernel is compiled. Where C++ has template parameters, a Python function makes the kernel.
+What a kernel need not do should take no registers either: each activation, with and without a
+residual, has a kernel of its own. And how many packets a thread holds must be known when it is
+compiled. Where C++ has template parameters, a Python function makes the kernel.
 """
 
 import functools
@@ -17,10 +17,12 @@ from llm_numba.kernels import ptx
 from llm_numba.kernels.activation import gelu, gelu_tanh, silu
 from llm_numba.kernels.layernorm_rows import inverse_deviation
 from llm_numba.kernels.rows import (
-    MAX_THREADS,
+    LAUNCH_BOUNDS,
     MAX_WARPS,
+    MOST_PACKETS,
     PACKET,
     hold_packets,
+    holds,
     sum_over_row,
 )
 
@@ -82,8 +84,28 @@ def _unchanged(value):
 ACTIVATED = {None: _unchanged, "gelu": gelu, "gelu_tanh": gelu_tanh, "silu": silu}
 
 
+def packets_to_hold(row_packets: int) -> int:
+    """Choose how many packets a thread holds: two, or four if a row does not fit otherwise.
+
+    With two, a thread has 40 registers, and an SM of an H100 room for three blocks of 512: 48 KiB
+    are under way, and blocks work while others wait at a barrier. It goes by the length of the row
+    alone, so that a row's result never depends on what else is in the batch.
+
+    Parameters
+    ----------
+    row_packets : int
+
+    Returns
+    -------
+    int
+    """
+    return 2 if holds(row_packets, 2) else MOST_PACKETS
+
+
 @functools.cache
-def vectorised(held_packets: int, activation: str | None) -> Any:
+def vectorised(
+    held_packets: int, activation: str | None, has_residual: bool, has_bias: bool
+) -> Any:
     """Make the kernel for threads that hold so many packets.
 
     Parameters
@@ -91,6 +113,10 @@ def vectorised(held_packets: int, activation: str | None) -> Any:
     held_packets : int
         Up to 4.
     activation : {None, "gelu", "gelu_tanh", "silu"}
+    has_residual : bool
+        Whether `residual` and `total` have rows.
+    has_bias : bool
+        Whether it is LayerNorm; else RMSNorm, and `bias` is empty.
 
     Returns
     -------
@@ -99,12 +125,9 @@ def vectorised(held_packets: int, activation: str | None) -> Any:
     """
     numbers, activated = held_packets * PACKET, ACTIVATED[activation]
 
-    @cuda.jit(launch_bounds=MAX_THREADS)
+    @cuda.jit(launch_bounds=LAUNCH_BOUNDS[held_packets])
     def norm_vectorised(x, residual, weight, bias, eps, total, out):
-        """Load and store 16 bytes at a time, all packets of a thread under way at once.
-
-        Without a residual, `residual` and `total` have no rows.
-        """
+        """Load and store 16 bytes at a time, all packets of a thread under way at once."""
         partial_sums = cuda.shared.array(MAX_WARPS, float32)
         partial_squares = cuda.shared.array(MAX_WARPS, float32)
         held = cuda.local.array(numbers, float32)
@@ -114,10 +137,10 @@ def vectorised(held_packets: int, activation: str | None) -> Any:
         length, width = x.shape[1], ptx.items16(x)
         begin, packets = row * length, length // width
         hold_packets(x, begin, packets, held)
-        if residual.shape[0] > 0:
+        if has_residual:
             _add_residual(residual, begin, packets, held, total)
         mean = float32(0)
-        if bias.size > 0:
+        if has_bias:
             mean = sum_over_row(_sum_held(packets, width, held), partial_sums) / float32(length)
         squares = sum_over_row(_sum_squares(packets, width, mean, held), partial_squares)
         inverse = inverse_deviation(squares, length, eps)
@@ -125,7 +148,7 @@ def vectorised(held_packets: int, activation: str | None) -> Any:
             packet = cuda.threadIdx.x + k * cuda.blockDim.x
             if packet < packets:
                 weights, shifts = ptx.load16(weight, packet * width), ptx.zeros16(bias)
-                if bias.size > 0:
+                if has_bias:
                     shifts = ptx.load16(bias, packet * width)
                 values = ptx.zeros16(out)
                 for e in range(width):

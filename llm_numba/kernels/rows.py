@@ -23,8 +23,7 @@ from numba import cuda, float32
 from llm_numba.kernels import ptx
 from llm_numba.kernels.reduce import WARP, warp_max, warp_sum
 
-# Numbers in a packet of 16 bytes, at most; and the packets that each of 1024 threads has registers
-# for, at 64 a thread.
+# Numbers in a packet of 16 bytes, at most, and the packets that a thread holds, at most.
 PACKET = 8
 MOST_PACKETS = 4
 
@@ -33,6 +32,10 @@ MAX_WARPS = MAX_THREADS // WARP
 MINUS_INFINITY = float32(-math.inf)
 
 _SMALL_BLOCK = 128
+
+# By the packets that a thread holds: most threads of a block, and blocks that an SM shall have room
+# for. The compiler limits registers accordingly: to 32, 40 and 64, and nothing spills.
+LAUNCH_BOUNDS = {1: (MAX_THREADS, 2), 2: (512, 3), MOST_PACKETS: (MAX_THREADS, 1)}
 
 
 @cuda.jit(device=True)
@@ -105,6 +108,11 @@ def store_packets(out, begin, packets, held):
             for e in range(width):
                 values = ptx.with_item(values, e, held[k * width + e])
             ptx.store16(out, begin + packet * width, values)
+
+
+def holds(row_packets: int, held_packets: int) -> bool:
+    """Tell whether a block has room for a row if each thread holds so many packets."""
+    return row_packets <= held_packets * LAUNCH_BOUNDS[held_packets][0]
 
 
 def row_launch(rows: int, pieces: int, held: int) -> tuple[tuple[int], tuple[int, int]]:

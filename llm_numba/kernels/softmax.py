@@ -46,10 +46,10 @@ from llm_numba import reference
 from llm_numba.kernels import checks, ptx
 from llm_numba.kernels.ladder import Ladder, Operands, Step
 from llm_numba.kernels.rows import (
-    MAX_THREADS,
     MAX_WARPS,
     MINUS_INFINITY,
     MOST_PACKETS,
+    holds,
     max_over_row,
     row_launch,
     sum_over_row,
@@ -303,7 +303,7 @@ class Config(NamedTuple):
 
     Attributes
     ----------
-    held_packets : int
+    held_packets : {0, 1, 4}
         Packets of 16 bytes that a thread holds in registers; a row has as many threads as that
         needs. 0 keeps the row in shared memory, with one block for each SM.
     """
@@ -314,13 +314,14 @@ class Config(NamedTuple):
 def rule(shape: Shape, dtype: str) -> Config:
     """Hold four packets a thread, if the row fits so: few warps, each with much under way."""
     packets = shape[1] // ptx.VECTOR[dtype]
-    return Config(MOST_PACKETS if packets <= MOST_PACKETS * MAX_THREADS else 0)
+    return Config(MOST_PACKETS if holds(packets, MOST_PACKETS) else 0)
 
 
 def candidates(shape: Shape, dtype: str) -> tuple[Config, ...]:
     """Return what can hold the row."""
     packets = shape[1] // ptx.VECTOR[dtype]
-    held = (each for each in (1, 2, MOST_PACKETS) if packets <= each * MAX_THREADS)
+    # Two packets would spill at the registers that two have.
+    held = (each for each in (1, MOST_PACKETS) if holds(packets, each))
     return (*map(Config, held), Config(0))
 
 
@@ -329,7 +330,7 @@ TUNABLE = Tunable(
     rule,
     candidates,
     _plan_config,
-    shapes=((16384, 1024), (16384, 4096), (16384, 8192), (4096, 32768), (1024, 131072)),
-    # Rows go to blocks of their own: how many there are matters little.
-    bucket=lambda shape: (min(16384, 1 << max(0, shape[0] - 1).bit_length()), shape[1]),
+    shapes=((131072, 1024), (32768, 4096), (16384, 8192), (4096, 32768), (1024, 131072)),
+    # By the length alone: a row's result must not depend on how many others there are.
+    bucket=lambda shape: (math.ceil(2**27 / max(1, shape[1])), shape[1]),
 )

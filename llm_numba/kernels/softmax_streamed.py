@@ -12,6 +12,9 @@ from row to row, and asks for the next row in *stages*, as soon as their places 
 
 A thread copies, reads and overwrites its own packets and no others: they need no barrier. What a
 row has beyond the shared memory is read twice, the second time from the L2 cache, if all goes well.
+
+Loops have steps of 1, or are ``while`` loops. The length of a ``range`` with a step that is not
+known takes a division of 64 bits, a hundred instructions: more than a packet's numbers do.
 """
 
 from numba import cuda, float32
@@ -45,10 +48,11 @@ def softmax_streamed(x, mask, scale, out, slots):
     maxima = cuda.shared.array(MAX_WARPS, float32)
     sums = cuda.shared.array(MAX_WARPS, float32)
     tile = cuda.shared.array(0, x.dtype)
-    t, threads, width = cuda.threadIdx.x, cuda.blockDim.x, ptx.items16(x)
+    width = ptx.items16(x)
     for stage in range(_STAGES):
         _begin_stage(x, cuda.blockIdx.x, stage, slots, tile)
-    for row in range(cuda.blockIdx.x, x.shape[0], cuda.gridDim.x):
+    row = cuda.blockIdx.x
+    while row < x.shape[0]:
         mask_row = row_of_mask(mask, row)
         head, packets, edge_column = cut_row(x, row)
         begin = row * x.shape[1] + head
@@ -56,40 +60,47 @@ def softmax_streamed(x, mask, scale, out, slots):
         if edge_column < x.shape[1]:
             edge = logit(x, mask, scale, row, mask_row, edge_column)
         maximum, total = edge, ptx.exp2(edge - reference_point(edge))
-        for stage in range(_STAGES):
-            _wait_for_stage(stage)
-            for packet in _packets_of(stage, slots, packets):
-                at = packet * width
-                values = _logits16(tile, at, mask, scale, mask_row, head + at)
-                maximum, total = _merge(maximum, total, values)
-        for packet in range(t + slots * threads, packets, threads):
+        # Those beyond the shared memory first: while they come, the stages arrive.
+        packet = cuda.threadIdx.x + slots * cuda.blockDim.x
+        while packet < packets:
             at = packet * width
             values = _logits16(x, begin + at, mask, scale, mask_row, head + at)
             maximum, total = _merge(maximum, total, values)
+            packet += cuda.blockDim.x
+        for stage in range(_STAGES):
+            _wait_for_stage(stage)
+            for slot in _slots_of(stage, slots):
+                packet = cuda.threadIdx.x + slot * cuda.blockDim.x
+                if packet < packets:
+                    at = packet * width
+                    values = _logits16(tile, at, mask, scale, mask_row, head + at)
+                    maximum, total = _merge(maximum, total, values)
 
         base = reference_point(max_over_row(maximum, maxima))
         inverse = inverse_or_one(sum_over_row(total * ptx.exp2(maximum - base), sums))
         if edge_column < x.shape[1]:
             out[row, edge_column] = ptx.from_float(out, ptx.exp2(edge - base) * inverse)
         for stage in range(_STAGES):
-            for packet in _packets_of(stage, slots, packets):
-                at = packet * width
-                values = _logits16(tile, at, mask, scale, mask_row, head + at)
-                _store_quotients(out, begin + at, values, base, inverse)
+            for slot in _slots_of(stage, slots):
+                packet = cuda.threadIdx.x + slot * cuda.blockDim.x
+                if packet < packets:
+                    at = packet * width
+                    values = _logits16(tile, at, mask, scale, mask_row, head + at)
+                    _store_quotients(out, begin + at, values, base, inverse)
             _begin_stage(x, row + cuda.gridDim.x, stage, slots, tile)
-        for packet in range(t + slots * threads, packets, threads):
+        packet = cuda.threadIdx.x + slots * cuda.blockDim.x
+        while packet < packets:
             at = packet * width
             values = _logits16(x, begin + at, mask, scale, mask_row, head + at)
             _store_quotients(out, begin + at, values, base, inverse)
+            packet += cuda.blockDim.x
+        row += cuda.gridDim.x
 
 
 @cuda.jit(device=True)
-def _packets_of(stage, slots, packets):
-    """Return the packets of this thread that belong to a stage, as a range."""
-    t, threads = cuda.threadIdx.x, cuda.blockDim.x
-    # A quarter of the slots, by a shift: // would take registers to be right for negative numbers.
-    first, last = stage * slots >> 2, (stage + 1) * slots >> 2
-    return range(t + first * threads, min(packets, t + last * threads), threads)
+def _slots_of(stage, slots):
+    """Return a quarter of a thread's slots, by shifts: // minds negative numbers, in registers."""
+    return range(stage * slots >> 2, (stage + 1) * slots >> 2)
 
 
 @cuda.jit(device=True)
@@ -99,8 +110,10 @@ def _begin_stage(x, row, stage, slots, tile):
         width = ptx.items16(x)
         head, packets, _ = cut_row(x, row)
         begin = row * x.shape[1] + head
-        for packet in _packets_of(stage, slots, packets):
-            ptx.cp_async16(tile, packet * width, x, begin + packet * width)
+        for slot in _slots_of(stage, slots):
+            packet = cuda.threadIdx.x + slot * cuda.blockDim.x
+            if packet < packets:
+                ptx.cp_async16(tile, packet * width, x, begin + packet * width)
     ptx.cp_async_commit()
 
 

@@ -22,7 +22,7 @@ from numba import cuda, float32
 
 from llm_numba.kernels import ptx
 from llm_numba.kernels.rows import (
-    MAX_THREADS,
+    LAUNCH_BOUNDS,
     MAX_WARPS,
     MINUS_INFINITY,
     PACKET,
@@ -57,7 +57,7 @@ def softmax_held(held_packets: int) -> Any:
     """
     numbers = held_packets * PACKET
 
-    @cuda.jit(launch_bounds=MAX_THREADS)
+    @cuda.jit(launch_bounds=LAUNCH_BOUNDS[held_packets])
     def softmax_held(x, mask, scale, out):
         """Hold the row in registers, all packets of a thread under way at once.
 

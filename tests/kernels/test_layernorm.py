@@ -364,7 +364,7 @@ def test_no_activation_spills(capability, activation, dtype):
         on_device = [to_device(each, "sim") for each in arrays.values()]
         add_layer_norm(*on_device, 1e-5, activation)
     (launch,) = launches
-    assert launch.kernel is vectorised(2, activation)
+    assert launch.kernel is vectorised(2, activation, True, True)
     found = resources(launch, capability)
     assert found.stack_bytes == found.spill_stores == found.spill_loads == 0
     assert not found.float64
