@@ -7,11 +7,13 @@ not counted: a function that calls another for the lower and for the upper half 
 leaves, once all are inlined, a line of calls with constants.
 """
 
+import functools
 from typing import Any
 
 from numba import cuda
 
 
+@functools.cache
 def unrolled(count: int, body: Any) -> Any:
     """Make a device function that does something for 0, 1, 2 ... in a straight line.
 

@@ -14,7 +14,7 @@ from llm_numba.kernels import gemv
 from llm_numba.kernels.linear import linear
 from llm_numba.runtime import intercept, to_device, to_host
 
-ROWS = [0, 1, 8, 9]
+ROWS = [0, 1, 9]
 each_number_of_rows = pytest.mark.parametrize("M", ROWS)
 
 
@@ -48,7 +48,7 @@ def assert_near(y, truth):
 
 @pytest.mark.parametrize(
     ("M", "dtype"),
-    [(0, "float32"), (1, "bfloat16"), (7, "float16"), (9, "bfloat16"), (33, "float32")],
+    [(0, "float32"), (1, "bfloat16"), (7, "float16"), (9, "bfloat16")],
 )
 @pytest.mark.parametrize("activation", [None, "gelu", "gelu_tanh", "silu", "silu_mul"])
 def test_all_operands_at_once(M, activation, dtype, device):
