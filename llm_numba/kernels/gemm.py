@@ -44,6 +44,7 @@ Sources: Boehm, "How to Optimize a CUDA Matmul Kernel for cuBLAS-like Performanc
 """
 
 import math
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import numpy as np
@@ -63,9 +64,10 @@ from llm_numba.kernels.gemm_one_output import (
     gemm_padded,
     gemm_tiled,
 )
-from llm_numba.kernels.gemm_pipelined import pipelined
 from llm_numba.kernels.gemm_plans import (
+    for_warp_tile,
     in_packets,
+    kernel_of,
     or_register_tile,
     plan_of,
     plan_pipelined,
@@ -92,7 +94,7 @@ def _in_tiles(M: int, N: int) -> tuple[int, int]:
 
 
 def _unsplit(x: Any, weight: Any, out: Any, banks: bool, **options: Any) -> tuple[Launch, ...]:
-    config = unsplit(len(x), len(weight))
+    config = unsplit(len(x), len(weight), storage_dtype(x))
     return plan_pipelined(config, x, weight, out, banks=banks, **options)
 
 
@@ -116,10 +118,20 @@ def _tuned(config: Any, x: Any, weight: Any, out: Any, **options: Any) -> tuple[
     return plan_pipelined(config, x, weight, out, **options)
 
 
-def _kernels(factory: Any, *choices: Any) -> tuple[Any, ...]:
+def _kernels(make: Callable[[str], Iterable[Any]]) -> tuple[Any, ...]:
     """Return the kernels of all formats, and what is run where there are no whole packets."""
-    made = [factory(dtype, *each) for dtype in _DTYPES for each in choices]
-    return (*dict.fromkeys(made), gemm_register_tile)
+    return (*dict.fromkeys(each for dtype in _DTYPES for each in make(dtype)), gemm_register_tile)
+
+
+def _kernels_of_unsplit(banks: bool) -> tuple[Any, ...]:
+    return _kernels(
+        lambda dtype: [kernel_of(dtype, unsplit(M, M, dtype), banks=banks) for M in (128, 1)]
+    )
+
+
+def _kernels_of_split() -> tuple[Any, ...]:
+    shapes = (_EXAMPLE, (1, 1, 2048))
+    return _kernels(lambda dtype: [kernel_of(dtype, rule(shape, dtype)) for shape in shapes])
 
 
 def _operands(shape: tuple[int, int, int], dtype: np.dtype, seed: int) -> Operands:
@@ -177,48 +189,39 @@ LADDER = Ladder(
             "vectorised",
             "16 bytes at a time, from memory and from shared memory: a quarter of the loads.",
             or_register_tile(plan_square(vectorised)),
-            _kernels(vectorised, (16,), (4,)),
+            _kernels(lambda dtype: [vectorised(dtype, side) for side in (16, 4)]),
         ),
         Step(
             "double_buffered",
             "The next slab of K comes in while this one is multiplied; one barrier a slab.",
             or_register_tile(plan_square(double_buffered)),
-            _kernels(double_buffered, (16,), (4,)),
+            _kernels(lambda dtype: [double_buffered(dtype, side) for side in (16, 4)]),
         ),
         Step(
             "warp_tile",
             "A square tile for each warp, 8 x 16 outputs a thread: fewer loads for a multiply-add.",
             or_register_tile(plan_warp_tile),
-            _kernels(warp_tile, (unsplit(128, 128),), (unsplit(1, 1),)),
+            _kernels(
+                lambda dtype: [warp_tile(dtype, for_warp_tile(M, M, dtype)) for M in (128, 1)]
+            ),
         ),
         Step(
             "pipelined",
             "What is multiplied next is on its way, from memory and from shared memory.",
             or_register_tile(_pipelined),
-            _kernels(
-                lambda dtype, config: pipelined(dtype, config, banks=False),
-                (unsplit(128, 128),),
-                (unsplit(1, 1),),
-            ),
+            _kernels_of_unsplit(banks=False),
         ),
         Step(
             "register_banks",
             "A multiply-add takes its numbers from different banks of registers.",
             or_register_tile(_register_banks),
-            _kernels(pipelined, (unsplit(128, 128),), (unsplit(1, 1),)),
+            _kernels_of_unsplit(banks=True),
         ),
         Step(
             "split_k",
-            "Where outputs are few, smaller tiles, and blocks that share K between them.",
+            "Tiles by the shape; where outputs are few, blocks that share K between them.",
             or_register_tile(_split_k),
-            (
-                *_kernels(
-                    pipelined,
-                    (rule(_EXAMPLE, "")._replace(splits=1),),
-                    (rule((1, 1, 2048), "")._replace(splits=1),),
-                ),
-                gemm_add_parts,
-            ),
+            (*_kernels_of_split(), gemm_add_parts),
         ),
     ),
     operands=_operands,

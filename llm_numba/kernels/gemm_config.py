@@ -56,35 +56,51 @@ class Config(NamedTuple):
         """Count the blocks that cover [M, N], splits apart."""
         return math.ceil(M / self.rows) * math.ceil(N / self.columns)
 
+    @property
+    def is_whole(self) -> bool:
+        """Whether rows of a slab are all brought, and by all threads together."""
+        together = self.threads // self.packets
+        return self.rows % together == 0 and self.columns % together == 0
+
     def slab(self, storage: str) -> int:
         """Numbers along K that are in shared memory at once."""
         return self.packets * ptx.VECTOR[storage]
 
 
-# Blocks that keep an H100's 132 SMs busy, if one, two .. of them fit on each.
-_SMS = 132
-# Fewer numbers of K than this are not worth a part of their own, which is written and read again.
+_SMS = 132  # of an H100
+# Multiply-adds that one of its SMs makes in a second with the largest tiles.
+_SM_RATE = 0.18e12
+_BYTES_A_SECOND = 3.0e12
+_LAUNCH_SECONDS = 3e-6
+# Fewer numbers of K than this are not worth a part of their own.
 _LEAST_SHARE = 256
-_MOST_SPLITS = 16
 
-_LARGE = Config(128, 128, 64, 64, 2, 2)
-_MIDDLE = Config(64, 64, 32, 32, 4, 4)
-_FEW_ROWS = (
-    Config(8, 64, 8, 32, 8, 6),
-    Config(16, 128, 16, 32, 8, 3),
-    Config(32, 128, 32, 32, 4, 3),
-)
+_LARGE = Config(256, 128, 64, 64, 2, 1)
+_SQUARE = Config(128, 128, 64, 64, 2, 2)
 _CORNER = Config(32, 32, 32, 32, 2, 1)
-_SPECK = Config(8, 16, 8, 16, 4, 1)
+_SPECK = Config(8, 8, 8, 8, 4, 1)
+# By the most rows that they are for; and how fast they are, beside the largest tile.
+_TILES = {
+    8: {Config(8, 64, 8, 32, 8, 6): 0.3},
+    16: {Config(16, 128, 16, 32, 8, 3): 0.5},
+    32: {Config(32, 128, 32, 32, 4, 3): 0.7},
+    math.inf: {
+        _LARGE: 1.0,
+        _SQUARE: 0.95,
+        Config(64, 64, 32, 32, 4, 3): 0.7,
+    },
+}
 
 
-def unsplit(M: int, N: int) -> Config:
-    """Choose a cut that leaves K whole: the largest tile, or one that is not mostly empty.
+def unsplit(M: int, N: int, dtype: str) -> Config:
+    """Choose a cut that leaves K whole: 128 x 128, or a tile that is not mostly empty.
 
     Parameters
     ----------
     M, N : int
         Of the product.
+    dtype : str
+        Storage format.
 
     Returns
     -------
@@ -92,17 +108,16 @@ def unsplit(M: int, N: int) -> Config:
         With one split. Each output is then summed up in the order of K, so that its bits do not
         depend on the cut.
     """
-    if min(M, N) > 64:
-        return _LARGE
-    return _CORNER if min(M, N) > 8 else _SPECK
+    tile = _SQUARE if min(M, N) > 64 else _CORNER if min(M, N) > 8 else _SPECK
+    return _stored_as(dtype, tile)
 
 
 def rule(shape: tuple[int, int, int], dtype: str) -> Config:
-    """Choose a cut that fills an H100.
+    """Choose the cut that should take least time on an H100.
 
-    A large tile needs fewest numbers for a multiply-add. Where there are too few of them for all
-    SMs, smaller tiles are more; where even those are too few, K is split. Few rows get a tile of
-    about as many.
+    A large tile needs fewest numbers for a multiply-add. But all SMs work until the last one has
+    done: too few tiles, or a few more than a round of all SMs makes, cost as much as many. Smaller
+    tiles fill a round better, and so do parts of K, which must be written and added up.
 
     Parameters
     ----------
@@ -115,15 +130,9 @@ def rule(shape: tuple[int, int, int], dtype: str) -> Config:
     -------
     Config
     """
-    M, N, K = shape
-    if min(M, N) <= 8:
-        tile = _SPECK if N <= 16 else _FEW_ROWS[0]
-    elif M <= 32:
-        tile = _FEW_ROWS[1 if M <= 16 else 2]
-    else:
-        tile = _LARGE if _LARGE.blocks_for(M, N) >= _SMS else _MIDDLE
-    room = _SMS * tile.blocks // max(1, tile.blocks_for(M, N))
-    return tile._replace(splits=max(1, min(room, K // _LEAST_SHARE, _MOST_SPLITS)))
+    if max(shape[:2]) <= 8:
+        return _split(_SPECK, shape)[-1]
+    return min(candidates(shape, dtype), key=lambda config: _seconds(config, shape, dtype))
 
 
 def candidates(shape: tuple[int, int, int], dtype: str) -> tuple[Config, ...]:
@@ -134,9 +143,44 @@ def candidates(shape: tuple[int, int, int], dtype: str) -> tuple[Config, ...]:
     shape : tuple of int
     dtype : str
     """
-    M, _, K = shape
-    first = rule(shape, dtype)
-    tiles = [_LARGE, _MIDDLE] if M > 32 else [*_FEW_ROWS]
-    splits = {each for each in (1, 2, 4, 8, 16) if each == 1 or K // each >= _LEAST_SHARE}
-    found = [tile._replace(splits=each) for tile in tiles for each in sorted(splits)]
-    return tuple(dict.fromkeys([first, *found]))[:12]
+    if max(shape[:2]) <= 8:
+        return _split(_SPECK, shape)
+    return tuple(each for tile in _tiles(shape[0], dtype) for each in _split(tile, shape))
+
+
+def _stored_as(dtype: str, tile: Config) -> Config:
+    """Return a tile whose slabs have as few numbers, if they are stored in 16 bits.
+
+    Short slabs are all multiplied in one piece of code, which has to do with 255 registers.
+    """
+    return tile._replace(packets=1) if dtype != "float32" and tile.packets == 2 else tile
+
+
+def _tiles(M: int, dtype: str) -> dict[Config, float]:
+    """Return the tiles for so many rows, and how fast they are beside the largest."""
+    tiles = next(tiles for most, tiles in _TILES.items() if most >= M)
+    stored = {_stored_as(dtype, tile): speed for tile, speed in tiles.items()}
+    return {tile: speed for tile, speed in stored.items() if tile.is_whole}
+
+
+def _split(tile: Config, shape: tuple[int, int, int]) -> tuple[Config, ...]:
+    """Return a tile with all numbers of splits that are worth it."""
+    M, N, K = shape
+    # As many blocks as there is room for at once.
+    room = _SMS * tile.blocks // max(1, tile.blocks_for(M, N))
+    most = max(1, min(room, K // _LEAST_SHARE))
+    return tuple(tile._replace(splits=splits) for splits in (1, 2, 4, 8, 16) if splits <= most)
+
+
+def _seconds(config: Config, shape: tuple[int, int, int], dtype: str) -> float:
+    """Estimate the time of a product."""
+    M, N, K = shape
+    at_once = _SMS * config.blocks
+    rounds = math.ceil(config.blocks_for(M, N) * config.splits / at_once)
+    work = config.rows * config.columns * config.blocks * math.ceil(K / config.splits)
+    speed = _SM_RATE * _tiles(M, dtype)[config._replace(splits=1)]
+    parts = 0.0
+    if config.splits > 1:
+        # Written, and read again by a second kernel.
+        parts = 2 * 4 * config.splits * M * N / _BYTES_A_SECOND + _LAUNCH_SECONDS
+    return rounds * work / speed + parts

@@ -107,16 +107,40 @@ def plan_square(factory: Callable[[str, int], Any]) -> Plan:
     return plan
 
 
+def for_warp_tile(M: int, N: int, dtype: str) -> Config:
+    """Choose the cut of the step ``warp_tile``: its slabs are longer than those of later steps.
+
+    Parameters
+    ----------
+    M, N : int
+    dtype : str
+    """
+    return unsplit(M, N, dtype)._replace(packets=4)
+
+
 def plan_warp_tile(x: Any, weight: Any, out: Any, **options: Any) -> tuple[Launch, ...]:
     """Plan a product by the kernel of warp tiles; its operands are the ladder's."""
-    config = unsplit(len(x), len(weight))
-    kernel = warp_tile(storage_dtype(x), config)
+    storage = storage_dtype(x)
+    config = for_warp_tile(len(x), len(weight), storage)
+    kernel = warp_tile(storage, config)
     of_tiles = plan_of(
         kernel,
         lambda M, N: (math.ceil(M / config.rows), math.ceil(N / config.columns)),
         (config.threads,),
     )
     return of_tiles(x, weight, out, **options)
+
+
+def kernel_of(storage: str, config: Config, gated: bool = False, banks: bool = True) -> Any:
+    """Return the pipelined kernel of a cut, the same for all numbers of splits.
+
+    Parameters
+    ----------
+    storage : str
+    config : Config
+    gated, banks : bool
+    """
+    return pipelined(storage, config._replace(splits=1), gated, banks and storage == "float32")
 
 
 def plan_pipelined(
@@ -145,7 +169,7 @@ def plan_pipelined(
     number = 0 if gated else ACTIVATIONS[activation]
     splits = config.splits
     span = math.ceil(math.ceil(K / config.slab(storage)) / splits) * config.slab(storage)
-    kernel = pipelined(storage, config._replace(splits=1), gated and splits == 1, banks)
+    kernel = kernel_of(storage, config, gated and splits == 1, banks)
     columns = config.columns // 2 if gated and splits == 1 else config.columns
     parts = out.reshape(1, *out.shape) if splits == 1 else empty((splits, M, N), "float32", like=x)
     grid = math.ceil(M / config.rows), math.ceil(parts.shape[2] / columns), splits
