@@ -30,7 +30,8 @@ from llm_numba import reference
 from llm_numba.errors import KernelArgumentError
 from llm_numba.kernels import activation, checks, ptx
 from llm_numba.kernels.ladder import Ladder, Operands, Step
-from llm_numba.kernels.packets import FEW_PACKETS, Config, cut, widened
+from llm_numba.kernels.packets import CANDIDATES, FEW_PACKETS, Config, cut, rounded_up, widened
+from llm_numba.kernels.tuning import Shape, Tunable, choose
 from llm_numba.runtime import Launch, empty, empty_like, launch_all, storage_dtype
 
 _THREADS = 256
@@ -185,14 +186,14 @@ def _plan_naive(gate_up: Any, out: Any) -> tuple[Launch, ...]:
     return (Launch(silu_mul_naive, grid, (_THREADS,), (gate_up, out)),)
 
 
-def rule(rows: int, packets: int) -> Config:
+def rule(shape: Shape, dtype: str) -> Config:
     """Choose how :func:`silu_mul` is cut.
 
     Parameters
     ----------
-    rows : int
-    packets : int
-        In a row of the result.
+    shape : tuple of int
+        Rows, and numbers in a row of the result.
+    dtype : str
 
     Returns
     -------
@@ -201,7 +202,7 @@ def rule(rows: int, packets: int) -> Config:
         an SM to be full of threads. Large blocks, as there are fewer to begin and end; of few
         packets, smaller ones that reach more SMs.
     """
-    return Config(256 if rows * packets < FEW_PACKETS else 1024, 1)
+    return Config(256 if math.prod(shape) // ptx.VECTOR[dtype] < FEW_PACKETS else 1024, 1)
 
 
 def plan_vectorised(gate_up: Any, out: Any, config: Config | None = None) -> tuple[Launch, ...]:
@@ -212,7 +213,7 @@ def plan_vectorised(gate_up: Any, out: Any, config: Config | None = None) -> tup
     gate_up, out : arrays
         As of :func:`silu_mul`, both with two axes.
     config : Config, optional
-        By default :func:`rule`'s.
+        By default the tuned one, or :func:`rule`'s.
 
     Returns
     -------
@@ -221,7 +222,7 @@ def plan_vectorised(gate_up: Any, out: Any, config: Config | None = None) -> tup
     packets, rest = divmod(out.shape[1], ptx.VECTOR[storage_dtype(out)])
     if rest or not (ptx.is_aligned16(gate_up) and ptx.is_aligned16(out)):
         return _plan_naive(gate_up, out)
-    config = config or rule(len(out), packets)
+    config = config or choose(TUNABLE, out.shape, storage_dtype(out), like=out)
     grid, block = cut(len(out), packets, config)
     return (Launch(_silu_mul_vectorised(config.packets), grid, block, (gate_up, out)),)
 
@@ -299,4 +300,13 @@ LADDER = Ladder(
     ceiling="memory",
     fewest_bytes=lambda shape, itemsize: 3 * math.prod(shape) * itemsize,
     flops=lambda shape: 6 * math.prod(shape),
+)
+
+TUNABLE = Tunable(
+    LADDER,
+    rule,
+    lambda shape, dtype: CANDIDATES,
+    lambda config, **operands: plan_vectorised(**operands, config=config),
+    shapes=((1, 14336), (64, 14336), (4096, 14336), (16384, 8192)),
+    bucket=rounded_up,
 )

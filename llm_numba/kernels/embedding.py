@@ -28,7 +28,8 @@ from numba import cuda, float32, uint32
 from llm_numba import reference
 from llm_numba.kernels import checks, ptx
 from llm_numba.kernels.ladder import Ladder, Operands, Step
-from llm_numba.kernels.packets import FEW_PACKETS, Config, cut
+from llm_numba.kernels.packets import CANDIDATES, FEW_PACKETS, Config, cut, rounded_up
+from llm_numba.kernels.tuning import Shape, Tunable, choose
 from llm_numba.runtime import Launch, empty, launch_all, storage_dtype
 
 _THREADS = 256
@@ -131,14 +132,14 @@ def _plan_naive(token_ids: Any, weight: Any, out: Any) -> tuple[Launch, ...]:
     return (Launch(embedding_naive, grid, (_THREADS,), (token_ids, weight, out)),)
 
 
-def rule(rows: int, packets: int) -> Config:
+def rule(shape: Shape, dtype: str) -> Config:
     """Choose how :func:`embedding` is cut.
 
     Parameters
     ----------
-    rows : int
-    packets : int
-        In a row.
+    shape : tuple of int
+        Tokens, rows of the table, numbers in a row.
+    dtype : str
 
     Returns
     -------
@@ -146,7 +147,8 @@ def rule(rows: int, packets: int) -> Config:
         Two packets a thread, so that two loads wait for one id; of few packets, one, so that more
         SMs have some.
     """
-    return Config(256, 1) if rows * packets < FEW_PACKETS else Config(512, 2)
+    packets = shape[0] * shape[2] // ptx.VECTOR[dtype]
+    return Config(256, 1) if packets < FEW_PACKETS else Config(512, 2)
 
 
 def plan_vectorised(
@@ -159,7 +161,7 @@ def plan_vectorised(
     token_ids, weight, out : arrays
         As of :func:`embedding`.
     config : Config, optional
-        By default :func:`rule`'s.
+        By default the tuned one, or :func:`rule`'s.
 
     Returns
     -------
@@ -168,7 +170,8 @@ def plan_vectorised(
     packets = _packets(weight, out)
     if packets == 0:
         return _plan_naive(token_ids, weight, out)
-    config = config or rule(len(out), packets)
+    shape = (len(out), *weight.shape)
+    config = config or choose(TUNABLE, shape, storage_dtype(out), like=out)
     grid, block = cut(len(out), packets, config)
     return (Launch(_vectorised(config.packets), grid, block, (token_ids, weight, out)),)
 
@@ -315,4 +318,14 @@ LADDER = Ladder(
     ceiling="memory",
     fewest_bytes=lambda shape, itemsize: 2 * shape[0] * shape[2] * itemsize + 4 * shape[0],
     flops=lambda shape: 0,
+)
+
+TUNABLE = Tunable(
+    LADDER,
+    rule,
+    lambda shape, dtype: CANDIDATES,
+    lambda config, **operands: plan_vectorised(**operands, config=config),
+    shapes=((1, 32768, 4096), (64, 32768, 4096), (4096, 32768, 4096), (16384, 32768, 8192)),
+    # How many rows the table has does not matter.
+    bucket=lambda shape: rounded_up((shape[0], 32768, shape[2])),
 )

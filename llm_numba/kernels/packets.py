@@ -68,6 +68,20 @@ def cut(rows: int, packets: int, config: Config) -> tuple[tuple[int, int], tuple
     return (math.ceil(rows / together), chunks), (threads, together)
 
 
+def rounded_up(shape: tuple[int, ...]) -> tuple[int, ...]:
+    """Round the number of rows up to a power of two: shapes of one bucket are tuned as one.
+
+    Parameters
+    ----------
+    shape : tuple of int
+
+    Returns
+    -------
+    tuple of int
+    """
+    return (1 << max(0, shape[0] - 1).bit_length(), *shape[1:])
+
+
 @cuda.jit(device=True)
 def widened(array, words, k):
     """Make the numbers of packet k of those that a thread holds as they are in memory.

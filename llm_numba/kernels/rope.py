@@ -34,18 +34,27 @@ import numpy as np
 from llm_numba import reference
 from llm_numba.kernels import checks
 from llm_numba.kernels.ladder import Ladder, Operands, Step
+from llm_numba.kernels.packets import rounded_up
 from llm_numba.kernels.rope_heads import norm_heads, rope_naive, rope_write_heads, write_heads
 from llm_numba.kernels.rope_packets import rope_write_vectorised, vectorised
 from llm_numba.kernels.rope_plans import (
+    CANDIDATES,
     plan_apart,
     plan_fused,
     plan_fused_vectorised,
     plan_naive,
     plan_vectorised,
+    rule,
 )
-from llm_numba.runtime import empty, empty_like, launch_all, storage_dtype
+from llm_numba.kernels.tuning import Tunable, choose
+from llm_numba.runtime import Launch, empty, empty_like, launch_all, storage_dtype
 
 _BLOCK_SIZE = 16  # of the ladder's cache
+
+
+def _plan_vectorised(x: Any, **others: Any) -> tuple[Launch, ...]:
+    config = choose(TUNABLE, x.shape, storage_dtype(x), like=x)
+    return plan_vectorised(x, **others, config=config)
 
 
 def rope(
@@ -224,7 +233,7 @@ LADDER = Ladder(
         Step(
             "vectorised",
             "Both packets of a pair in one thread, of two heads: one load a number and angle.",
-            plan_vectorised,
+            _plan_vectorised,
             (vectorised(1), vectorised(2), rope_naive),
         ),
     ),
@@ -238,6 +247,15 @@ LADDER = Ladder(
         2 * math.prod(shape) * itemsize + shape[0] * (shape[2] // 2 * 8 + 4)
     ),
     flops=lambda shape: 3 * math.prod(shape),
+)
+
+TUNABLE = Tunable(
+    LADDER,
+    rule,
+    lambda shape, dtype: CANDIDATES,
+    lambda config, **operands: plan_vectorised(**operands, config=config),
+    shapes=((1, 32, 128), (64, 32, 128), (4096, 32, 128), (16384, 64, 128)),
+    bucket=rounded_up,
 )
 
 

@@ -98,8 +98,8 @@ def test_no_configuration_changes_a_bit(dtype, device):
 
 
 def test_few_packets_reach_more_blocks_than_many_would():
-    assert rule(1, 1792).threads < rule(16384, 1024).threads
-    assert {rule(1, 1792), rule(16384, 1024)} <= {*CANDIDATES}
+    assert rule((1, 14336), "bfloat16").threads < rule((16384, 8192), "bfloat16").threads
+    assert {rule((1, 14336), "float32"), rule((16384, 8192), "bfloat16")} <= {*CANDIDATES}
 
 
 @each_dtype

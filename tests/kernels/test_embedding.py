@@ -101,9 +101,9 @@ def test_blocks_hold_every_packet_of_every_row_once(packets, rows, config):
 
 
 def test_few_packets_are_spread_over_more_threads_than_many():
-    assert rule(1, 512).packets == 1
-    assert rule(16384, 1024).packets > 1
-    assert {rule(1, 512), rule(16384, 1024)} <= {*CANDIDATES}
+    assert rule((1, 9, 4096), "bfloat16").packets == 1
+    assert rule((16384, 9, 8192), "bfloat16").packets > 1
+    assert {rule((1, 9, 4096), "float32"), rule((16384, 9, 8192), "bfloat16")} <= {*CANDIDATES}
 
 
 @each_step
