@@ -39,7 +39,13 @@ from llm_numba.kernels.sampling_parts import (
     sum_before,
     sum_over_warp,
 )
-from llm_numba.kernels.sampling_refine import LEAST_KEY, ROOM, least_kept_key, weight_of_key
+from llm_numba.kernels.sampling_refine import (
+    LEAST_KEY,
+    ROOM,
+    least_kept_key,
+    least_of_few,
+    weight_of_key,
+)
 from llm_numba.kernels.sampling_select import (
     CANDIDATES,
     doubts,
@@ -217,9 +223,12 @@ def draws(load):
         doubt = doubts(row, is_cut, cuts)
         if is_cut:
             count = int64(counters[row, CANDIDATES])
-            least = least_kept_key(
-                logits, collected, row, count, weigher, cuts[row], top_p[row], partial
-            )
+            if count <= THREADS:
+                least = least_of_few(collected, row, count, weigher, cuts[row], top_p[row], partial)
+            else:
+                least = least_kept_key(
+                    logits, collected, row, count, weigher, cuts[row], top_p[row], partial
+                )
         weigh_shares(logits, collected, sure, masses, row, count, weigher, doubt, least)
         uniform = uniform_bits(seeds[row], streams[row], positions[row])
         find_share(masses, sure.shape[1], uniform, partial, found)

@@ -40,6 +40,9 @@ ROOM = 4096
 
 LEAST_KEY = -NAN_KEY - 1
 
+_TOKEN_BITS = 52
+_ONE_TOKEN = 1 << _TOKEN_BITS
+
 _DIGIT_BITS = 8
 _DIGITS = 1 << _DIGIT_BITS  # as many as a block has threads
 # Sums of weights of 16 bits may need more than 31: each half is added up by itself.
@@ -136,6 +139,53 @@ def cut_key(logits, collected, row, count, weigher, low, high, octave, need, par
         cuda.syncthreads()
         shift -= _DIGIT_BITS
     return low, need
+
+
+@cuda.jit(device=True)
+def least_of_few(collected, row, count, weigher, cut, top_p, partial):
+    """Find the least key kept among no more candidates than threads: each looks at all others.
+
+    No rounds and hardly a barrier. How many are above a token and how much they weigh share an
+    integer: 256 weights fill 48 bits, and the count stands above them.
+    """
+    keys = cuda.shared.array(THREADS, int32)
+    of_k = cuda.shared.array(THREADS, int64)
+    of_p = cuda.shared.array(THREADS, int64)
+    k_total = cuda.shared.array(1, int64)
+    t = cuda.threadIdx.x
+    key, mass, in_k, in_p = int32(LEAST_KEY), int64(0), False, False
+    if t < count:
+        key = key_of_ranked(collected[row, t])
+        weight = weight_of_key(key, weigher)
+        mass, b = units(weight), bin_of(weight)
+        in_k, in_p = b == cut[K_BIN], b >= cut[P_BIN] and b <= cut[P_LAST]
+    keys[t] = key
+    of_k[t] = mass + _ONE_TOKEN if in_k else int64(0)
+    of_p[t] = mass if in_p else int64(0)
+    if t == 0:
+        k_total[0] = cut[K_MASS]
+    cuda.syncthreads()
+    above_k, above_p = int64(0), int64(0)
+    for i in range(count):
+        if keys[i] > key:
+            above_k += of_k[i]
+            above_p += of_p[i]
+    least, rest = int64(LEAST_KEY), cut[K_REST] - (above_k >> _TOKEN_BITS)
+    if cut[K_BIN] != NO_BIN:
+        least = smallest_key(key, in_k and rest > 0, partial)
+        if in_k and key == least:
+            k_total[0] = cut[K_MASS] + (above_k & (_ONE_TOKEN - 1)) + rest * mass
+        cuda.syncthreads()
+    if cut[P_BIN] != NO_BIN:
+        enough = mass_to_reach(k_total[0], top_p) - cut[P_MASS]
+        least = max(least, smallest_key(key, in_p and above_p < enough, partial))
+    return least
+
+
+@cuda.jit(device=True)
+def smallest_key(key, is_kept, partial):
+    """Return the smallest key of the threads that keep theirs, for each thread of a block."""
+    return int64(-1 - max_over_block(int32(-1 - key) if is_kept else int32(LEAST_KEY), partial))
 
 
 @cuda.jit(device=True)

@@ -7,7 +7,7 @@ the token is one of those that errors of the stated size explain. In units u = 2
 - The exponent z carries four roundings (maximum subtracted, two constants, their product), so that
   a weight 2^z is off by 4 ln(2) |z| u, and by 4 u for the instruction that computes it.
 - Weights are counted in units of 2^-40, rounded down.
-- A histogram's bin holds its weights to 2^-17 of themselves; top-p compares sums of bins.
+- A histogram's bin holds its weights to 2^-16 of themselves; top-p compares sums of bins.
 """
 
 import math
@@ -19,16 +19,16 @@ from llm_numba import reference
 from llm_numba.errors import KernelArgumentError
 from llm_numba.kernels import sampling
 from llm_numba.kernels.sampling_draw import ROOM_OF_BLOCK
-from llm_numba.kernels.sampling_parts import PART
+from llm_numba.kernels.sampling_parts import SHARE, WARPS
 from llm_numba.kernels.sampling_refine import ROOM
-from llm_numba.runtime import intercept, kernel_view, to_device, to_host
+from llm_numba.runtime import intercept, to_device, to_host
 from llm_numba.runtime.offline import compiler_problem, resources
-from llm_numba.simulator import simulate
 
 U = 2.0**-24
 DTYPES = ("float32", "float16", "bfloat16")
 each_dtype = pytest.mark.parametrize("dtype", DTYPES)
-LENGTHS = [1, 31, 33, 1000, 4099, PART, PART + 8, 2 * PART + 3]
+BLOCK = SHARE * WARPS  # logits
+LENGTHS = [1, 31, 33, 1000, 4099, SHARE + 8, BLOCK + 3]
 
 
 def settings(batch, temperature=1.0, top_k=0, top_p=1.0, min_p=0.0, seed=0):
@@ -40,9 +40,9 @@ def settings(batch, temperature=1.0, top_k=0, top_p=1.0, min_p=0.0, seed=0):
     return *limits, seeds, (index % 3).astype("i4"), (index * 7 + seed).astype("i4")
 
 
-def run(logits, parameters, device):
+def run(logits, parameters, device, step="histogram"):
     arrays = (np.ascontiguousarray(each) for each in (logits, *parameters))
-    return to_host(sampling.sample_tokens(*(to_device(each, device) for each in arrays)))
+    return to_host(sampling.sample_tokens(*(to_device(each, device) for each in arrays), step=step))
 
 
 def numbers(batch, length, dtype="float32", scale=3.0, seed=0):
@@ -77,7 +77,7 @@ def last_kept(weights, error, top_k, top_p):
         return [len(ranked) - 1]
     through = np.cumsum(ranked)
     before = through - ranked
-    slack = 2 * error[: len(ranked)].sum() + 2 * 2.0**-17 * through[-1]
+    slack = 2 * error[: len(ranked)].sum() + 2 * 2.0**-16 * through[-1]
     surely = max(1, np.count_nonzero(before + slack < top_p * through[-1]))
     maybe = max(1, np.count_nonzero(before - slack < top_p * through[-1]))
     # Equals are kept together, so of each group any member stands for all.
@@ -143,14 +143,15 @@ LIMITS = {
 }
 
 
+@pytest.mark.parametrize("step", ["search", "histogram"])
 @pytest.mark.parametrize("limits", LIMITS.values(), ids=LIMITS)
 @pytest.mark.parametrize("length", LENGTHS)
-def test_tokens_are_where_the_reference_s_distribution_has_them(length, limits, device):
+def test_tokens_are_where_the_reference_s_distribution_has_them(length, limits, step, device):
     temperature = [0.3, 0.8, 1.0, 1.7, 30.0]
-    for seed in range(1 if length > 9000 else 3):
+    for seed in range(1 if length > 3000 else 3):
         logits = numbers(5, length, seed=seed)
         parameters = settings(5, temperature, **limits, seed=seed)
-        assert_explained(run(logits, parameters, device), logits, parameters)
+        assert_explained(run(logits, parameters, device, step), logits, parameters)
 
 
 @each_dtype
@@ -196,7 +197,7 @@ def test_all_tokens_that_are_kept_are_drawn_and_no_others(device):
 # -- Awkward rows -------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("length", [1, 33, PART + 8])
+@pytest.mark.parametrize("length", [1, 33, SHARE + 8])
 @pytest.mark.parametrize("temperature", [0.0, 1.0])
 def test_a_row_without_a_finite_maximum_has_no_token_and_its_neighbours_do_not_care(
     length, temperature, device
@@ -222,7 +223,7 @@ def test_masked_tokens_are_never_drawn(limits, device):
     assert tokens[4] == 321
 
 
-FLAT = 2 * PART + 301  # all of them candidates, and no room for them
+FLAT = ROOM + 301  # all of them candidates, and no room for them
 
 
 @pytest.mark.parametrize("top_k", [0, 1, 700, FLAT - 1])
@@ -230,16 +231,15 @@ FLAT = 2 * PART + 301  # all of them candidates, and no room for them
 def test_flat_rows_have_more_candidates_than_room(top_k, top_p, device):
     logits = np.zeros((4, FLAT), "f4")
     logits[1, ::2] = -1e-3
-    logits[2, 4000:4700] = 1e-3
+    logits[2, 2000:2700] = 1e-3
     logits[3] = np.linspace(0, 1e-7, FLAT)
-    assert FLAT > ROOM
     parameters = settings(4, 1.0, top_k, top_p)
     assert_explained(run(logits, parameters, device), logits, parameters)
 
 
 @pytest.mark.parametrize("count", [ROOM_OF_BLOCK, ROOM_OF_BLOCK + 1, 3 * ROOM_OF_BLOCK])
 def test_a_part_may_have_more_candidates_than_room(count, device):
-    logits = numbers(2, 2 * PART)
+    logits = numbers(2, 9000)
     logits[:, 1000 : 1000 + count] = 0.5 + np.arange(count) * 1e-5
     parameters = settings(2, 1.0, [4000, 0], [1, 0.4])
     assert_explained(run(logits, parameters, device), logits, parameters)
@@ -257,7 +257,7 @@ def test_one_huge_logit_takes_all(device):
 # -- Alone and in a batch -----------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("length", [33, 1000, PART + 8])
+@pytest.mark.parametrize("length", [33, 1000, SHARE + 8])
 def test_a_row_does_not_depend_on_the_rest_of_the_batch(length, device):
     logits = numbers(9, length)
     rng = np.random.default_rng(0)
@@ -296,21 +296,6 @@ def test_where_rows_begin_does_not_matter(device):
 def test_no_rows_are_no_error(device):
     assert run(numbers(0, 33), settings(0), device).shape == (0,)
     assert to_host(sampling.argmax(to_device(numbers(0, 33), device))).shape == (0,)
-
-
-def test_no_order_of_the_threads_matters():
-    logits = numbers(2, 300).round(1)
-    arrays = [to_device(np.ascontiguousarray(p), "sim") for p in settings(2, 1.0, [0, 40], 0.8)]
-    tokens = []
-    for seed in range(3):
-        launches = []
-        with intercept(launches.append):
-            out = sampling.sample_tokens(to_device(logits, "sim"), *arrays)
-        for launch in launches:
-            args = tuple(kernel_view(a) if isinstance(a, np.ndarray) else a for a in launch.args)
-            simulate(launch.kernel, launch.grid, launch.block, args, schedule="random", seed=seed)
-        tokens.append(to_host(out).tolist())
-    assert tokens == [tokens[0]] * 3
 
 
 # -- Large vocabularies -------------------------------------------------------------------------
@@ -367,13 +352,16 @@ def test_kernels_stay_in_registers(length, capability, dtype):
         ("top_p", np.ones(2, "f4"), ["'top_p'", "(2,)", "(3,)"]),
         ("seeds", np.ones(3, "i8"), ["'seeds'", "int64", "uint64"]),
         ("out", np.ones(3, "i4"), ["'out'", "int32", "int64"]),
+        ("step", "sorted", ["'step'", "'sorted'", "search, histogram"]),
     ],
 )
 def test_wrong_arguments_are_named_with_what_is_needed(name, value, words, device):
     names = ("temperature", "top_k", "top_p", "min_p", "seeds", "streams", "positions")
     operands = {"logits": np.zeros((3, 5), "f4")} | dict(zip(names, settings(3), strict=True))
     operands[name] = value
-    operands = {n: to_device(np.ascontiguousarray(v), device) for n, v in operands.items()}
+    for operand, array in operands.items():
+        if isinstance(array, np.ndarray):
+            operands[operand] = to_device(np.ascontiguousarray(array), device)
     with pytest.raises(KernelArgumentError) as refusal:
         sampling.sample_tokens(**operands)
     for word in words:

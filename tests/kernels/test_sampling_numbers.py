@@ -6,11 +6,11 @@ from numba import cuda, uint64
 from llm_numba.kernels.sampling_numbers import (
     BINS,
     LOWEST,
+    above_bin,
     bin_of,
     key_of,
     part_of,
     philox4x32,
-    top_of_bin,
     uniform_bits,
     units,
     units_in_bin,
@@ -42,12 +42,12 @@ def random_words(seeds, streams, positions, words, bits):
 
 
 @cuda.jit
-def weights_and_bins(z, bins, tops, exact, binned):
+def units_and_bins(weights, bins, above, exact, binned):
     i = cuda.grid(1)
-    if i < z.size:
-        b = bin_of(z[i])
-        bins[i], tops[i], exact[i] = b, top_of_bin(b), units(z[i])
-        binned[i] = units_of_bin(units_in_bin(z[i]), b)
+    if i < weights.size:
+        b = bin_of(weights[i])
+        bins[i], above[i], exact[i] = b, above_bin(b), units(weights[i])
+        binned[i] = units_of_bin(units_in_bin(weights[i]), b)
 
 
 @cuda.jit
@@ -100,20 +100,24 @@ def test_random_words_are_the_reference_s_to_the_bit(device):
     np.testing.assert_array_equal(bits * 2.0**-24, philox_uniform(seeds, streams, positions))
 
 
-def test_bins_hold_weights_to_a_part_in_2_to_the_17(device):
-    edges = np.arange(0, 40 * 16 + 1) / -16
-    inner = np.random.default_rng(3).uniform(float(LOWEST), 0, 500)
-    z = np.sort(np.concatenate([edges, np.nextafter(edges[:-1].astype("f4"), -50), inner]))
-    z = z.astype("f4")
-    shape = z.shape
+def test_bins_are_in_order_and_hold_weights_to_a_part_in_2_to_the_16(device):
+    exponents = np.arange(-40, 1)
+    edges = np.ldexp(1 + np.arange(16)[:, None] / 16, exponents).ravel()
+    inner = np.exp2(np.random.default_rng(3).uniform(-40, 0, 500))
+    weights = np.concatenate([edges, inner]).astype("f4")
+    weights = np.concatenate([weights, np.nextafter(weights, np.float32(0))])
+    weights = np.sort(weights[(weights >= LOWEST) & (weights <= 1)])[::-1].copy()
+    shape = weights.shape
     outputs = [(shape, "i4"), (shape, "f4"), (shape, "i8"), (shape, "i8")]
-    bins, tops, exact, binned = run(weights_and_bins, device, [z], outputs)
-    np.testing.assert_array_equal(bins, np.floor(-z * 16))
-    np.testing.assert_array_equal(tops, bins / -16)
+    bins, above, exact, binned = run(units_and_bins, device, [weights], outputs)
+    assert (np.diff(bins) >= 0).all()
+    assert len(np.unique(bins)) == 40 * 16 + 1
     assert bins.max() < BINS
-    truth = np.exp2(z.astype("f8")) * 2**40
-    assert (np.abs(exact - truth) <= truth * 2.0**-22 + 1).all()
-    assert (np.abs(binned - truth) <= truth * 2.0**-17 + 1).all()
+    for b in np.unique(bins):  # what lies above a bin's border is what smaller bins hold
+        np.testing.assert_array_equal(weights > above[bins == b][0], bins < b)
+    truth = weights.astype("f8") * 2**40
+    assert (np.abs(exact - truth) < 1).all()
+    assert (np.abs(binned - truth) <= truth * 2.0**-16 + 1).all()
     assert (binned > 0).all()
 
 
