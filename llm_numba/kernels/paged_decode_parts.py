@@ -67,15 +67,15 @@ def row_of(block_tables, block_size, sequence, position):
 
 
 @cuda.jit(device=True)
-def merged(maxima, sums, mixed, first, last, step, head_dim, d):
+def merged(maxima, sums, mixed, first, count, step, head_dim, d):
     """Merge parts of one query head, for one number of the head dimension.
 
     Parameters
     ----------
     maxima, sums : float32 [parts * step]
     mixed : float32 [parts * step * D]
-    first, last, step : int
-        Which of them: first, first + step, and so on below last.
+    first, count, step : int
+        Which of them: first, first + step, and so on, so many.
     head_dim, d : int
         D, and which of the D numbers.
 
@@ -84,11 +84,12 @@ def merged(maxima, sums, mixed, first, last, step, head_dim, d):
     maximum, total, mix : float32
     """
     maximum = MINUS_INFINITY
-    for part in range(first, last, step):
-        maximum = max(maximum, maxima[part])
+    for n in range(count):
+        maximum = max(maximum, maxima[first + n * step])
     base = reference_point(maximum)
     total, mix = float32(0), float32(0)
-    for part in range(first, last, step):
+    for n in range(count):
+        part = first + n * step
         factor = ptx.exp2(maxima[part] - base)
         total += sums[part] * factor
         mix += mixed[part * head_dim + d] * factor
@@ -112,6 +113,6 @@ def store_merged(maxima, sums, mixed, parts, heads, place, out):
     head_dim = out.shape[2]
     for i in range(cuda.threadIdx.x, here * head_dim, cuda.blockDim.x):
         h, d = i // head_dim, i % head_dim
-        _, total, mix = merged(maxima, sums, mixed, h, parts * heads, heads, head_dim, d)
+        _, total, mix = merged(maxima, sums, mixed, h, parts, heads, head_dim, d)
         value = mix * inverse_or_one(total)
         out[sequence, first_head + h, d] = ptx.from_float(out, value)

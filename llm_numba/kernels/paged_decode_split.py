@@ -61,7 +61,7 @@ def decode_split(layout, stages):
         to = (sequence * cuda.gridDim.y + cuda.blockIdx.y) * q.shape[1] + first_head
         for i in range(cuda.threadIdx.x, here * head_dim, cuda.blockDim.x):
             h, d = i // head_dim, i % head_dim
-            maximum, total, mix = merged(maxima, sums, mixed, h, statistics, heads, head_dim, d)
+            maximum, total, mix = merged(maxima, sums, mixed, h, parts, heads, head_dim, d)
             piece_mixed[(to + h) * head_dim + d] = mix
             if d == 0:
                 piece_maxima[to + h], piece_sums[to + h] = maximum, total
@@ -90,14 +90,14 @@ def merge_pieces(piece_maxima, piece_sums, piece_mixed, context_lens, window, pi
     if group < groups:
         maximum, total, mix = MINUS_INFINITY, float32(0), ptx.zeros16(piece_mixed)
         for part in range(first, last, groups * num_heads):
-            maximum = max(maximum, piece_maxima[part])
-        base = reference_point(maximum)
-        for part in range(first, last, groups * num_heads):
-            factor = ptx.exp2(piece_maxima[part] - base)
-            total += piece_sums[part] * factor
             values = ptx.load16(piece_mixed, part * head_dim + 4 * quad)
+            larger = max(maximum, piece_maxima[part])
+            base = reference_point(larger)
+            factor, weight = ptx.exp2(maximum - base), ptx.exp2(piece_maxima[part] - base)
+            total = total * factor + piece_sums[part] * weight
             for i in range(4):
-                mix = ptx.with_item(mix, i, mix[i] + values[i] * factor)
+                mix = ptx.with_item(mix, i, mix[i] * factor + values[i] * weight)
+            maximum = larger
         ptx.store16(mixed, group * head_dim + 4 * quad, mix)
         if quad == 0:
             maxima[group], sums[group] = maximum, total
