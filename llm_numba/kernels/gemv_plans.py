@@ -128,7 +128,7 @@ def candidates(shape: Shape, dtype: str) -> tuple[Config, ...]:
     M = rows_compiled(shape[0])
     sensible = {
         Config(rows, packets)
-        for rows in (1, 2, 4, 8)
+        for rows in (1, 2, 4)
         for packets in (1, 2, 4, 8)
         if rows * M <= _MOST_SUMS and 4 <= rows * packets <= _UNDER_WAY[M]
     }
