@@ -86,10 +86,20 @@ def _decoder(rng: np.random.Generator, context: int) -> dict[str, Any]:
 
 
 def _rope_scaling(rng: np.random.Generator, context: int) -> dict[str, Any] | None:
-    kind = rng.choice(["default", "linear", "llama3"])
+    kind = str(rng.choice(["default", "linear", "dynamic", "llama3", "yarn"]))
     factor = float(rng.choice([1.5, 4.0, 8.0]))
-    if kind == "linear":
-        return {"rope_type": "linear", "factor": factor}
+    if kind in ("linear", "dynamic"):
+        return {"rope_type": kind, "factor": factor}
+    if kind == "yarn":
+        original = max(1, context // int(rng.integers(1, 5)))
+        return {
+            "rope_type": "yarn",
+            # Transformers 4 takes the ratio whatever is said.
+            "factor": context / original,
+            "original_max_position_embeddings": original,
+            "beta_fast": float(rng.choice([2.0, 32.0])),
+            "truncate": bool(rng.integers(2)),
+        }
     if kind == "llama3":
         return {
             "rope_type": "llama3",
