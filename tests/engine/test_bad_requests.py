@@ -151,6 +151,17 @@ def test_a_context_longer_than_the_model_was_trained_for_is_refused(new_llm):
     assert error.remedy == "Choose at most 96."
 
 
+@pytest.mark.parametrize("kind", ["dynamic", "yarn"])
+def test_rope_that_stretches_may_be_asked_for_as_much_as_it_stretches(kind, tiny_checkpoint):
+    directory = tiny_checkpoint(rope_scaling={"rope_type": kind, "factor": 2.0})
+    assert LLM(directory).max_model_len == 96
+    llm = LLM(directory, max_model_len=192)
+    greedily = SamplingParams(temperature=0.0, max_tokens=8, ignore_eos=True)
+    assert len(llm.generate([list(range(3, 123))], greedily)[0].outputs[0].token_ids) == 8
+    error = refusal(EngineError, LLM, directory, max_model_len=193)
+    assert error.remedy == "Choose at most 192."
+
+
 def test_cuda_without_a_driver_says_what_is_missing(new_llm, monkeypatch: pytest.MonkeyPatch):
     import ctypes
 
