@@ -131,7 +131,7 @@ def plan_paged(
     """
     (N, H, D), (_, block_size, G, _) = q.shape, k_cache.shape
     group, sequences = H // G, len(context_lens)
-    packets = D % 8 == 0 and all(map(ptx.is_aligned16, (q, k_cache, v_cache)))
+    packets = D % 8 == 0 and all(map(ptx.is_aligned16, (q, k_cache, v_cache, out)))
     columns = D if packets else math.ceil(D / ELEMENT_COLUMNS) * ELEMENT_COLUMNS
     config = config_for(columns)
     kernel = register_tile_kernel(columns, config, packets, paged)

@@ -60,6 +60,8 @@ from llm_numba.kernels.attention_staging import (
     name_queries,
     put_elements,
     put_packets,
+    store_elements,
+    store_packets,
 )
 from llm_numba.kernels.reduce import FULL_WARP
 from llm_numba.kernels.rows import MINUS_INFINITY
@@ -253,16 +255,18 @@ def sum_of_row(value):
 
 
 @cuda.jit(device=True)
-def store_outputs(out, total, sums, sources, x, y):
-    """Divide each output by its row's sum, and round it."""
+def put_outputs(tile, pitch, columns, total, sums, x, y):
+    """Divide each output by its row's sum, and put it where the queries were."""
     for i in range(total.shape[0]):
         inverse = inverse_or_one(sum_of_row(sums[i]))
-        row = sources[row_of(i, y)]
         for c in range(total.shape[1]):
-            for e in range(QUAD):
-                column = (x + c * ACROSS) * QUAD + e
-                if row >= 0 and column < out.shape[1]:
-                    out[row, column] = ptx.from_float(out, total[i, c, e] * inverse)
+            column = (x + c * ACROSS) * QUAD
+            if column < columns:
+                quad = (
+                    total[i, c, 0] * inverse, total[i, c, 1] * inverse,
+                    total[i, c, 2] * inverse, total[i, c, 3] * inverse,
+                )  # fmt: skip
+                ptx.store16(tile, row_of(i, y) * pitch + column, quad)
 
 
 @functools.cache
@@ -297,6 +301,7 @@ def register_tile_kernel(
     slot_of = slot_of_paged if paged else slot_of_whole
     fetch = fetch_packets if packets else fetch_nothing
     put = put_packets if packets else put_elements
+    store = store_packets if packets else store_elements
 
     @cuda.jit(launch_bounds=(THREADS, BLOCKS))
     def attention_register_tile(
@@ -358,6 +363,9 @@ def register_tile_kernel(
             first_key, turn = first_key + KEYS, 1 - turn
             fetch(k_cache, head_dim, slots[turn], KEYS, held)
             add_values(tile, P_TILE + y * QUAD, P_PITCH, KV_TILE, PITCH, COLUMNS, KEYS, x, total)
-        store_outputs(out, total, sums, queries, x, y)
+        cuda.syncthreads()  # without a key to see, the queries may still be on their way
+        put_outputs(tile, PITCH, COLUMNS, total, sums, x, y)
+        cuda.syncthreads()
+        store(tile, PITCH, out, head_dim, queries, ROWS)
 
     return attention_register_tile

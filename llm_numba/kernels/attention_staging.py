@@ -3,7 +3,7 @@
 q and the caches are seen as matrices of rows of D: row (n G + g) R + r of q, and slot * G + g of a
 cache. A block first writes down which rows its tile is made of, -1 for none. Then it *fetches*
 them, 16 bytes a load, into registers, and later *puts* them, widened, into shared memory. Between
-the two it computes with the tile before, and the loads take no time.
+the two it computes with the tile before, and the loads take no time. Outputs go the other way.
 
 ::
 
@@ -100,3 +100,28 @@ def put_elements(tile, at, pitch, array, head_dim, sources, rows, held):
         if sources[row] >= 0 and column < array.shape[1]:
             value = ptx.to_float(array[sources[row], column])
         tile[at + row * pitch + column] = value
+
+
+@cuda.jit(device=True)
+def store_packets(tile, pitch, array, head_dim, sources, rows):
+    """Round rows of shared memory and store them, 16 bytes a thread, as they were fetched."""
+    width = ptx.items16(array)
+    turns = (head_dim + _ACROSS * width - 1) // (_ACROSS * width)
+    for k in range(rows // _DOWN):
+        row = cuda.threadIdx.x // _ACROSS + k * _DOWN
+        for m in range(turns):
+            column = (cuda.threadIdx.x % _ACROSS + m * _ACROSS) * width
+            if sources[row] >= 0 and column < head_dim:
+                values = ptx.zeros16(array)
+                for e in range(width):
+                    values = ptx.with_item(values, e, tile[row * pitch + column + e])
+                ptx.store16(array, sources[row] * head_dim + column, values)
+
+
+@cuda.jit(device=True)
+def store_elements(tile, pitch, array, head_dim, sources, rows):
+    """Do the same with rows of any length, that may begin anywhere."""
+    for i in range(cuda.threadIdx.x, rows * head_dim, THREADS):
+        row, column = i // head_dim, i % head_dim
+        if sources[row] >= 0 and column < array.shape[1]:
+            array[sources[row], column] = ptx.from_float(array, tile[row * pitch + column])

@@ -18,7 +18,6 @@ from llm_numba.simulator import simulate
 
 STEPS = [step.name for step in LADDER.steps]
 each_step = pytest.mark.parametrize("step", STEPS)
-each_dtype = pytest.mark.parametrize("dtype", LADDER.dtypes)
 
 
 def run(q, k, v, *args, device, **kwargs):
@@ -30,44 +29,48 @@ def run(q, k, v, *args, device, **kwargs):
 
 
 @each_step
-@pytest.mark.parametrize(
-    ("S", "T", "H", "G", "D"),
-    [
-        (1, 1, 1, 1, 8),
-        (1, 127, 4, 2, 16),
-        (31, 31, 2, 1, 8),
-        (33, 67, 6, 3, 24),
-        (5, 37, 3, 3, 33),
-        (3, 3, 2, 2, 1),
-        (17, 19, 5, 1, 40),
-    ],
-)
+@pytest.mark.parametrize(("S", "T", "H", "G", "D"), [(33, 67, 6, 3, 8), (5, 37, 3, 3, 33)])
 def test_each_step_is_the_reference(S, T, H, G, D, step, device):
     q, k, v = operands(S, T, H, G, D)
     scale = 0.7 / math.sqrt(D)
     assert_near(run(q, k, v, scale, device=device, step=step), q, k, v, scale)
 
 
-@each_step
-@each_dtype
-def test_each_step_reads_and_writes_each_format(dtype, step, device):
-    q, k, v = operands(9, 43, 4, 2, 16, dtype)
+@pytest.mark.parametrize(
+    ("S", "T", "H", "G", "D"),
+    [
+        (1, 1, 1, 1, 8),
+        (1, 127, 4, 2, 8),
+        (31, 31, 2, 1, 8),
+        (17, 19, 5, 1, 8),
+        (3, 3, 2, 2, 1),
+        (2, 67, 2, 1, 72),
+        (3, 19, 2, 1, 256),
+    ],
+)
+def test_the_last_step_on_awkward_lengths_groups_and_heads(S, T, H, G, D, device):
+    q, k, v = operands(S, T, H, G, D)
+    scale = 0.7 / math.sqrt(D)
+    assert_near(run(q, k, v, scale, device=device, step="paged"), q, k, v, scale)
+
+
+@pytest.mark.parametrize("step", ["naive", "padded", "paged"])
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_two_bytes_a_number(dtype, step, device):
+    q, k, v = operands(9, 43, 4, 2, 8, dtype)
     assert_near(run(q, k, v, 0.25, device=device, step=step), q, k, v, 0.25)
 
 
-@each_step
-@pytest.mark.parametrize("window", [1, 7, 32, 44, 45, 1000, 2**31 - 1])
+@pytest.mark.parametrize(
+    ("window", "step"),
+    [
+        *[(7, step) for step in STEPS],
+        *[(window, "paged") for window in (1, 32, 44, 45, 1000, 2**31 - 1)],
+    ],
+)
 def test_a_window_hides_what_lies_further_back(window, step, device):
     q, k, v = operands(13, 45, 2, 1, 8)
     assert_near(run(q, k, v, 0.3, window, device=device, step=step), q, k, v, 0.3, window)
-
-
-@each_step
-@pytest.mark.parametrize("D", [72, 128, 256])
-def test_heads_of_many_components(D, step, device):
-    q, k, v = operands(3, 19, 2, 1, D)
-    scale = 1 / math.sqrt(D)
-    assert_near(run(q, k, v, scale, device=device, step=step), q, k, v, scale)
 
 
 @pytest.mark.gpu
@@ -89,10 +92,11 @@ def test_a_long_prompt(step):
 @each_step
 def test_a_strong_query_takes_the_value_of_its_match(step, device):
     # One score is larger than all others by 10^4: any weight but 1 and 0 would show.
-    _, _, v = operands(1, 33, 1, 1, 40)
-    k = np.eye(33, 40, dtype=np.float32)[:, None, :]
-    for match in (0, 16, 31, 32):
-        q = (1e4 * k[match])[None]
+    _, _, v = operands(1, 33, 1, 1, 8)
+    q = np.full((1, 1, 8), 1e4, np.float32)
+    for match in (0, 32):
+        k = np.zeros((33, 1, 8), np.float32)
+        k[match, 0, 5] = 1
         y = run(q, k, v, 1.0, device=device, step=step)
         np.testing.assert_array_equal(y[0, 0], v[match, 0])
 
@@ -122,19 +126,18 @@ def test_no_query_sees_a_later_key(step, device):
 # -- What it runs on ----------------------------------------------------------------------------
 
 
-@each_step
-@each_dtype
-def test_arrays_may_begin_anywhere(dtype, step, device):
-    q, k, v = operands(5, 19, 2, 1, 16, dtype)
-    for skipped in (1, 4):
-        parts = []
-        for array in (q, k, v, q):
-            whole = to_device(np.zeros(array.size + 8, dtype), device)
-            parts.append(whole[skipped : skipped + array.size].reshape(array.shape))
-            parts[-1][...] = to_device(array, device)
-        *moved, out = parts
-        assert causal_attention(*moved, 0.5, out=out, step=step) is out
-        assert_near(to_host(out), q, k, v, 0.5)
+@pytest.mark.parametrize("step", ["online", "paged"])
+@pytest.mark.parametrize("skipped", [1, 4])
+def test_arrays_may_begin_anywhere(skipped, step, device):
+    q, k, v = operands(5, 19, 2, 1, 8)
+    parts = []
+    for array in (q, k, v, q):
+        whole = to_device(np.zeros(array.size + 8, np.float32), device)
+        parts.append(whole[skipped : skipped + array.size].reshape(array.shape))
+        parts[-1][...] = to_device(array, device)
+    *moved, out = parts
+    assert causal_attention(*moved, 0.5, out=out, step=step) is out
+    assert_near(to_host(out), q, k, v, 0.5)
 
 
 @each_step
@@ -146,9 +149,9 @@ def test_no_queries_are_no_error(step, device):
 # -- What it costs ------------------------------------------------------------------------------
 
 
-def reports(step, dtype="float32"):
+def reports(step):
     """Simulate a step on the ladder's example, and return its reports."""
-    made = LADDER.operands(LADDER.example, np.dtype(dtype), 0)
+    made = LADDER.operands(LADDER.example, np.dtype(np.float32), 0)
     launches = []
     with intercept(launches.append):
         q, k, v = (to_device(made[name], "sim") for name in "qkv")
@@ -178,14 +181,15 @@ def test_only_the_naive_step_sends_scores_through_memory():
 
 def test_padding_gives_each_key_of_a_warp_a_bank_of_its_own():
     # Rows of D = 32 words: a column of keys lies in one bank.
-    ways = {step: max(report.max_bank_ways for report in reports(step)) for step in STEPS[2:4]}
-    assert ways == {"tile": 32, "padded": 1}
+    for step, ways in (("tile", 32), ("padded", 1)):
+        (report,) = reports(step)
+        assert max(line.max_bank_ways for line in report.lines) == ways
 
 
 @pytest.mark.ptx
-@pytest.mark.parametrize("capability", [(8, 0), (9, 0), (10, 0)])
+@pytest.mark.parametrize("capability", [(8, 0), (9, 0)])
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-@pytest.mark.parametrize("D", [64, 80, 96, 128, 256])
+@pytest.mark.parametrize("D", [64, 128, 256])
 def test_heads_of_real_models_stay_in_registers(D, dtype, capability):
     if problem := compiler_problem():
         pytest.skip(problem)

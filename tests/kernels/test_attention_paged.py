@@ -10,12 +10,12 @@ import pytest
 from attention_cases import Batch
 
 from llm_numba.errors import KernelArgumentError
-from llm_numba.kernels.attention import LADDER, paged_attention
+from llm_numba.kernels import attention_paged
+from llm_numba.kernels.attention import paged_attention
 from llm_numba.kernels.attention_places import most_tiles
+from llm_numba.kernels.attention_register_tile import Config
 from llm_numba.runtime import intercept, kernel_view, to_device, to_host
 from llm_numba.simulator import simulate
-
-each_dtype = pytest.mark.parametrize("dtype", LADDER.dtypes)
 
 
 def run(batch, *args, device, **kwargs):
@@ -33,42 +33,43 @@ def run(batch, *args, device, **kwargs):
         ([31], [31]),
         ([5, 1, 1, 9], [5, 64, 1, 67]),
         ([0, 3, 0, 0, 40, 0], [9, 3, 1, 2, 41, 5]),
-        ([17, 1] * 3, [19, 23] * 3),
     ],
 )
 def test_each_sequence_attends_to_its_own_context(queries, contexts, device):
-    batch = Batch(queries, contexts, 4, 2, 16)
+    batch = Batch(queries, contexts, 4, 2, 8)
     batch.assert_near(run(batch, 0.3, device=device), 0.3)
 
 
-@each_dtype
-@pytest.mark.parametrize(("H", "G", "D"), [(4, 4, 8), (6, 2, 24), (5, 1, 33), (2, 1, 80)])
+@pytest.mark.parametrize(
+    ("H", "G", "D", "dtype"),
+    [(4, 4, 8, "float32"), (5, 1, 33, "float32"), (6, 2, 8, "float16"), (6, 2, 8, "bfloat16")],
+)
 def test_groups_head_sizes_and_formats(H, G, D, dtype, device):
     batch = Batch([7, 1], [9, 35], H, G, D, dtype=dtype)
     scale = 1 / math.sqrt(D)
     batch.assert_near(run(batch, scale, device=device), scale)
 
 
-@pytest.mark.parametrize("window", [1, 7, 16, 1000])
+@pytest.mark.parametrize("window", [1, 16, 1000])
 def test_a_window_hides_what_lies_further_back(window, device):
     batch = Batch([9, 1, 3], [67, 31, 3], 2, 1, 8)
     batch.assert_near(run(batch, 0.5, window, device=device), 0.5, window)
 
 
-@pytest.mark.parametrize("block_size", [1, 3, 16, 256])
+@pytest.mark.parametrize("block_size", [1, 3, 256])
 def test_blocks_may_have_any_size(block_size, device):
     batch = Batch([9, 2], [67, 31], 2, 1, 8, block_size)
     batch.assert_near(run(batch, 0.5, device=device), 0.5)
 
 
 @pytest.mark.gpu
-@each_dtype
-@pytest.mark.parametrize("D", [64, 72, 128, 256])
-def test_a_large_batch(D, dtype, device):
+@pytest.mark.parametrize(("D", "dtype"), [(64, "float32"), (128, "bfloat16")])
+def test_a_large_batch(D, dtype):
     queries = [1, 300, 1, 127, 64, 0, 1, 511, 1]
     contexts = [2039, 300, 1, 901, 64, 5, 777, 1023, 65]
     batch = Batch(queries, contexts, 8, 2, D, 16, dtype)
-    batch.assert_near(run(batch, 1 / math.sqrt(D), 500, device=device), 1 / math.sqrt(D), 500)
+    scale = 1 / math.sqrt(D)
+    batch.assert_near(run(batch, scale, 500, device="cuda"), scale, 500)
 
 
 # -- What does not matter -----------------------------------------------------------------------
@@ -101,8 +102,7 @@ def test_a_row_is_the_same_to_the_bit_whatever_else_is_in_the_batch(device):
         np.testing.assert_array_equal(y, together[start:stop])
 
 
-@pytest.mark.parametrize("window", [None, 50])
-@pytest.mark.parametrize("chunks", [[64, 6], [1, 68, 1], [23] * 3 + [1], [7] * 10])
+@pytest.mark.parametrize(("chunks", "window"), [([1, 68, 1], 50), ([23, 47], None)])
 def test_a_prompt_in_chunks_is_the_prompt_at_once_to_the_bit(chunks, window, device):
     batch = Batch([70], [70], 6, 2, 8)
     whole = run(batch, 0.5, window, device=device, batch_invariant=True)
@@ -171,9 +171,12 @@ def test_the_grid_follows_from_shapes_and_has_a_tile_for_any_split():
         assert needed <= most_tiles(sum(queries), len(queries), group, rows)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", range(3))
-def test_no_order_of_the_threads_matters(seed):
-    batch = Batch([5, 1, 0, 30], [9, 70, 3, 30], 4, 2, 8)
+def test_no_order_of_the_threads_matters(seed, monkeypatch):
+    # Small tiles, an eighth of the work; two of keys for the first sequence.
+    monkeypatch.setattr(attention_paged, "config_for", lambda head_dim: Config(32, 16, 2))
+    batch = Batch([3, 0, 2], [20, 3, 2], 2, 1, 8)
     (launch,) = launches(batch)
     args = tuple(kernel_view(a) if isinstance(a, np.ndarray) else a for a in launch.args)
     simulate(*launch._replace(args=args), explain=False, schedule="random", seed=seed)
