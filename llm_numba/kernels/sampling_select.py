@@ -27,8 +27,10 @@ from llm_numba.kernels.sampling_numbers import (
     bin_of,
     key_of_ranked,
     part_of,
+    units,
     units_in_bin,
     units_of_bin,
+    value_of,
     weigher_of,
     weight_of,
 )
@@ -44,6 +46,7 @@ from llm_numba.kernels.sampling_parts import (
     share_of_thread,
     sum_before,
     sum_over_block,
+    sum_over_warp,
 )
 
 # Below this temperature a token is not drawn: the most likely one is taken.
@@ -65,6 +68,7 @@ NO_BIN = -1
 
 _BINS_A_THREAD = BINS // THREADS
 _ONE = float32(1)
+_A_LITTLE_LESS = float32(0.999)
 
 
 @cuda.jit(device=True)
@@ -162,26 +166,61 @@ def is_doubtful(weight, doubt):
     return b == k_bin or (p_bin <= b and b <= p_last)
 
 
+@cuda.jit(device=True)
+def within_reach(best, row, k, top_p, vocabulary, weigher):
+    """Return a weight below which no token is kept: it saves them the histogram.
+
+    The k-th largest of the shares' largest logits is no larger than the k-th of all. And V tokens,
+    each lighter than (1 - p) / V of the first one, are together lighter than the 1 - p of the whole
+    that top-p leaves out. Both are lowered a little, so that rounding is no concern.
+    """
+    ranks = cuda.shared.array(THREADS, int64)
+    reach = cuda.shared.array(1, float32)
+    t, shares = cuda.threadIdx.x, best.shape[1]
+    if k <= 0:
+        return max(weigher[2], (_ONE - top_p) / (float32(2) * float32(vocabulary)))
+    if k > shares or shares > THREADS:
+        return weigher[2]
+    if t < shares:
+        ranks[t] = best[row, t]
+    cuda.syncthreads()
+    if t < shares:
+        above = 0
+        for share in range(shares):
+            above += ranks[share] > ranks[t]
+        if above == k - 1:
+            reach[0] = weight_of(value_of(key_of_ranked(ranks[t])), weigher) * _A_LITTLE_LESS
+    cuda.syncthreads()
+    return max(weigher[2], reach[0])
+
+
 def histograms(load):
     """Make the kernel of the second read by one way of loading."""
     hold = holder(load)
 
     @cuda.jit(device=True)
-    def add_share(logits, row, share, weigher, needs_count, needs_mass, counted, weighed):
-        """Add a share to the histogram of its block."""
+    def add_share(logits, row, share, weigher, reach, needs_count, needs_mass, counted, weighed):
+        """Add a share to the histogram of its block; return the units of what is out of reach.
+
+        With top-k nobody asks for these.
+        """
         held = cuda.local.array(ITEMS, float32)
-        first = int32(share * SHARE)
+        first, rest = int32(share * SHARE), int64(0)
+        lowest = _ONE if needs_count else weigher[2]
         for _ in range(ROUNDS):
             hold(logits, row, first, held)
             for i in range(ITEMS):
                 weight = weight_of(held[i], weigher)
-                if weight >= weigher[2]:
+                if weight >= reach:
                     b = bin_of(weight)
                     if needs_count:
                         cuda.atomic.add(counted, b, int32(1))
                     if needs_mass:
                         cuda.atomic.add(weighed, b, units_in_bin(weight))
+                elif weight >= lowest:
+                    rest += units(weight)
             first = int32(first + STRIDE)
+        return rest
 
     @cuda.jit
     def row_histogram(
@@ -206,9 +245,14 @@ def histograms(load):
             counted[b] = 0
             weighed[b] = 0
         weigher = weigher_of(rank, temperature[row], min_p[row])
+        reach = within_reach(best, row, k, p, logits.shape[1], weigher)
         cuda.syncthreads()
         if share < best.shape[1]:
-            add_share(logits, row, share, weigher, k > 0, p < _ONE, counted, weighed)
+            rest = sum_over_warp(
+                add_share(logits, row, share, weigher, reach, k > 0, p < _ONE, counted, weighed)
+            )
+            if t & 31 == 0 and rest > 0:
+                cuda.atomic.add(masses, (row, BINS - 1), rest)  # behind all bins that are used
         cuda.syncthreads()
         for b in range(t, BINS, THREADS):
             if counted[b] > 0:
