@@ -43,7 +43,7 @@ from llm_numba.kernels.unrolled import unrolled
 WARPS = 8  # of a block, where each has rows of its own
 
 # Threads of an SM that there shall be registers for, by the rows of x that are summed in them.
-RESIDENT = {1: 1024, 2: 1024, 4: 512, 8: 512}
+RESIDENT = {1: 1024, 2: 768, 4: 512, 8: 512}
 
 
 class Config(NamedTuple):

@@ -27,6 +27,7 @@ Shape = tuple[int, int, int]
 
 _NAIVE_THREADS = 128
 _MOST_SUMS = 32  # rows of weights times rows of x: what a warp adds up by one exchange
+_MOST_ROWS, _MOST_PACKETS = 4, 4  # of a lane; each packet along K takes one of x, too
 _UNDER_WAY = {1: 8, 2: 8, 4: 8, 8: 4}  # packets of a lane, by the rows of x
 _MOST_WARPS = 4  # that share a row; four times as many where rows are few
 _BUSY_WARPS = 2048  # 16 on each of 128 SMs
@@ -89,7 +90,7 @@ def rule(shape: Shape, dtype: str) -> Config:
     """Choose how much a lane has under way: 8 packets, and 4 where M leaves no more registers.
 
     They are of 4 rows of weights, which spares loads of x, if so many rows are left for all SMs;
-    else of fewer.
+    else of fewer. Of one row, 4 packets.
 
     Parameters
     ----------
@@ -106,7 +107,7 @@ def rule(shape: Shape, dtype: str) -> Config:
     while rows > 1 and N * warps < rows * _BUSY_WARPS:
         rows //= 2
     turns = max(1, K // (warps * WARP * ptx.VECTOR[dtype]))
-    packets = _UNDER_WAY[rows_compiled(M)] // rows
+    packets = min(_MOST_PACKETS, _UNDER_WAY[rows_compiled(M)] // rows)
     while packets > turns:
         packets //= 2
     return Config(rows, packets)
@@ -128,8 +129,8 @@ def candidates(shape: Shape, dtype: str) -> tuple[Config, ...]:
     M = rows_compiled(shape[0])
     sensible = {
         Config(rows, packets)
-        for rows in (1, 2, 4)
-        for packets in (1, 2, 4, 8)
+        for rows in (1, 2, _MOST_ROWS)
+        for packets in (1, 2, _MOST_PACKETS)
         if rows * M <= _MOST_SUMS and 4 <= rows * packets <= _UNDER_WAY[M]
     }
     return tuple(sorted(sensible | {rule(shape, dtype)}))
@@ -186,7 +187,7 @@ def args_of(
 
 
 def _most_rows(M: int) -> int:
-    return min(4, _MOST_SUMS // rows_compiled(M))
+    return min(_MOST_ROWS, _MOST_SUMS // rows_compiled(M))
 
 
 def _plan_rows(factory: Any, operands: dict[str, Any]) -> tuple[Launch, ...]:
