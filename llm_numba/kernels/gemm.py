@@ -18,6 +18,7 @@ ceiling. With M = 1 it is memory.
     tiled, padded  first a place k,     neighbours again, into shared memory;
                    then a column n      a row of 32 outputs, out of shared memory
     register_tile  the same             8 x 8 outputs a thread
+    vectorised ..  first a packet of 16 bytes of a row, then a tile of outputs
 
 What a warp's requests cost in float32 (whole tiles, K a multiple of 32), counted by hand, in
 sectors of 32 bytes of global memory and wavefronts of shared memory:
@@ -31,7 +32,14 @@ coalesced      4, 4, 1            256                no shared memory    none
 tiled          4, 4, 4            8                  1, 32               1,056
 padded         4, 4, 4            8                  1, 1                64
 register_tile  4, 4, 4            2                  1, 1                8
+vectorised     16, 16, 4          2                  1, 1                6
+warp_tile      16, 16, 4          2                  1, 1                3
 =============  =================  =================  ==================  ==================
+
+(16 bytes a lane are 16 sectors, of which all bytes are used, as of the 4 of 4 bytes a lane.)
+From ``warp_tile`` on memory is no longer what is waited for. What is left is counted in
+instructions: of all that a warp issues, how many are multiply-adds, and how many of those get their
+operands at once.
 
 *Textbooks* write C = A B with B [K, N], and there "coalesced" means to swap the axes of the block:
 neighbouring lanes then read neighbours of a row of B. W is B transposed. Both operands lie along
@@ -85,6 +93,7 @@ from llm_numba.runtime import Launch, empty, launch_all, storage_dtype
 
 _DTYPES = ("float32", "float16", "bfloat16")
 _EXAMPLE = (128, 128, 32)
+_ASYNC_COPIES = (8, 0)  # the capability that has them; below it they are loads and stores
 
 # -- Steps ----------------------------------------------------------------------------------------
 
@@ -196,6 +205,7 @@ LADDER = Ladder(
             "The next slab of K comes in while this one is multiplied; one barrier a slab.",
             or_register_tile(plan_square(double_buffered)),
             _kernels(lambda dtype: [double_buffered(dtype, side) for side in (16, 4)]),
+            _ASYNC_COPIES,
         ),
         Step(
             "warp_tile",
@@ -204,24 +214,28 @@ LADDER = Ladder(
             _kernels(
                 lambda dtype: [warp_tile(dtype, for_warp_tile(M, M, dtype)) for M in (128, 1)]
             ),
+            _ASYNC_COPIES,
         ),
         Step(
             "pipelined",
             "What is multiplied next is on its way, from memory and from shared memory.",
             or_register_tile(_pipelined),
             _kernels_of_unsplit(banks=False),
+            _ASYNC_COPIES,
         ),
         Step(
             "register_banks",
             "A multiply-add takes its numbers from different banks of registers.",
             or_register_tile(_register_banks),
             _kernels_of_unsplit(banks=True),
+            _ASYNC_COPIES,
         ),
         Step(
             "split_k",
             "Tiles by the shape; where outputs are few, blocks that share K between them.",
             or_register_tile(_split_k),
             (*_kernels_of_split(), gemm_add_parts),
+            _ASYNC_COPIES,
         ),
     ),
     operands=_operands,

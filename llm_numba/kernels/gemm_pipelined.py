@@ -16,13 +16,14 @@ are loaded, and the last quad hides their way. Threads still read the old slab's
 begun there goes into a third stage. Slabs beyond the first are whole: the first one takes what is
 left over of K, so that the loop asks no thread whether its packet exists.
 
-*Banks of registers* (``register_banks``). Registers with even numbers lie in one bank, those with
-odd numbers in another, and a bank gives a multiply-add one number a cycle. It wants three: the
-sum, one of A and one of W. That of W is kept at the unit from one multiply-add to the next. The
-other two must differ in parity. But a load of 16 bytes fills four registers from a multiple of four
-on, so that k 0 and 2 are even in all rows of A, and 1 and 3 odd. A sum takes part in all of them,
-and so is of the wrong parity half of the time. So the packets of every other of a thread's rows are
-stored as 1 0 3 2:
+*Banks of registers* are the idea of ``register_banks``.
+
+Registers with even numbers lie in one bank, those with odd numbers in another, and a bank gives a
+multiply-add one number a cycle. It wants three: the sum, one of A and one of W. That of W is kept
+at the unit from one multiply-add to the next. The other two must differ in parity. But a load of 16
+bytes fills four registers from a multiple of four on, so that k 0 and 2 are even in all rows of A,
+and 1 and 3 odd. A sum takes part in all of them, and so is of the wrong parity half of the time. So
+the packets of every other of a thread's rows are stored as 1 0 3 2:
 
 ::
 

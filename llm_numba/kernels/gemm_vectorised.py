@@ -40,6 +40,8 @@ def vectorised(storage: str, side: int) -> Any:
     ROWS = TILE // LOADS  # that all threads of a block bring in at once
     PER = SIDE // 2
     PASSING = PER * THREADS
+    # What widens numbers has not enough registers, if they are to suffice for two blocks on an SM.
+    BLOCKS = 2 if storage == "float32" else 1
     outputs = Outputs(PER, PER, SIDE, SIDE)
     load_rows, multiply = products(storage, SLAB, outputs)
     store = storing(outputs, THREADS)
@@ -54,7 +56,7 @@ def vectorised(storage: str, side: int) -> Any:
                 packet = ptx.load_raw16(matrix, min(first + row + i * ROWS, last) * K + k)
             ptx.store_raw16(tile, at + i * ROWS * PITCH, packet)
 
-    @cuda.jit(launch_bounds=(THREADS, 2))
+    @cuda.jit(launch_bounds=(THREADS, BLOCKS))
     def gemm_vectorised(a, w, bias, residual, activation, c):
         tx, ty = cuda.threadIdx.x, cuda.threadIdx.y
         t = tx + ty * SIDE

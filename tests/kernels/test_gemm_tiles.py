@@ -62,11 +62,11 @@ def test_parts_of_k_add_up_and_the_epilogue_follows(splits, activation):
 
 
 def test_an_output_has_the_same_bits_in_every_cut_that_leaves_k_whole():
-    x, weight = numbers(20, 28), numbers(36, 28)
+    x, weight = numbers(20, 28), numbers(20, 28)
     once = run(SPECK, x, weight)
-    for config in (Config(32, 32, 32, 32, 2, 1), Config(16, 128, 16, 32, 8, 3)):
-        for banks in (True, False):
-            np.testing.assert_array_equal(run(config, x, weight, banks=banks), once)
+    for banks in (True, False):
+        other = run(Config(32, 32, 32, 32, 2, 1), x, weight, banks=banks)
+        np.testing.assert_array_equal(other, once)
     # So a row's bits do not depend on the rows beside it.
     np.testing.assert_array_equal(run(SPECK, x[3:9], weight), once[3:9])
 
