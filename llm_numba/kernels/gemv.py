@@ -135,6 +135,8 @@ def gemv(
         N //= 2
     if norm_weight is not None:
         checks.array("norm_weight", norm_weight, shape=(K,), **same)
+    if K == 0:
+        norm_weight = None  # the norm of no numbers is none
     eps = checks.number("eps", eps, finite=True, at_least=0)
     formats = check_output_dtype(x, out_dtype)
     if out is None:

@@ -121,8 +121,10 @@ def test_no_rows_or_no_columns_make_an_empty_result(M, N, step, device):
 @each_step
 def test_the_sum_of_no_products_is_zero_and_the_epilogue_follows(step, device):
     x, weight, bias, residual = numbers(3, 0), numbers(34, 0), numbers(34), numbers(3, 34)
-    y = run(x, weight, bias, residual=residual, device=device, step=step)
-    np.testing.assert_array_equal(y, bias + residual)
+    for norm_weight in (None, numbers(0)):
+        options = {"residual": residual, "norm_weight": norm_weight}
+        y = run(x, weight, bias, device=device, step=step, **options)
+        np.testing.assert_array_equal(y, bias + residual)
 
 
 @pytest.mark.parametrize("step", STEPS[2:])
