@@ -2,7 +2,7 @@
 
 No sort here either. "How many tokens lie above this logit?" falls as the logit rises, so halving
 the interval of all keys 32 times finds the k-th largest, ties included; the same question asked of
-the weights finds where top-p ends. Each question is a read of the row, by the 512 threads of one
+the weights finds where top-p ends. Each question is a read of the row, by the 256 threads of one
 block, while most of the GPU has nothing to do.
 """
 
@@ -30,7 +30,7 @@ from llm_numba.kernels.sampling_parts import (
 )
 from llm_numba.kernels.sampling_select import has_finite_maximum, is_drawn, mass_to_reach
 
-SEARCH_THREADS = 512
+SEARCH_THREADS = 256
 _LEAST_KEY = -NAN_KEY - 1
 
 
