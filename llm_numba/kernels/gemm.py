@@ -261,6 +261,8 @@ TUNABLE = Tunable(
         (64, 4096, 4096),
         (16, 4096, 14336),
     ),
+    # Prompts have any number of rows; the next power of two stands for them.
+    bucket=lambda shape: (1 << max(0, shape[0] - 1).bit_length(), *shape[1:]),
 )
 
 
