@@ -270,9 +270,7 @@ def put_outputs(tile, pitch, columns, total, sums, x, y):
 
 
 @functools.cache
-def register_tile_kernel(
-    head_dim: int, config: Config, packets: bool = True, paged: bool = True
-) -> Any:
+def register_tile_kernel(head_dim: int, config: Config, packets: bool, paged: bool) -> Any:
     """Make the kernel for a head dim and tiles.
 
     Parameters

@@ -196,7 +196,7 @@ def test_heads_of_real_models_stay_in_registers(D, dtype, capability):
     q, k, v = (to_device(array, "sim") for array in operands(4, 16, 4, 2, D, dtype))
     out = to_device(np.zeros((4, 4, D), dtype), "sim")
     launch = LADDER.step("paged").plan(q, k, v, 0.5, None, out)[-1]
-    assert launch.kernel is register_tile_kernel(D, config_for(D))
+    assert launch.kernel is register_tile_kernel(D, config_for(D), True, True)
     found = resources(launch, capability)
     assert found.stack_bytes == found.spill_stores == found.spill_loads == 0
     assert not found.float64
