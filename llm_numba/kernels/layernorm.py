@@ -39,7 +39,6 @@ Ba, Kiros and Hinton, "Layer Normalization", 2016; Zhang and Sennrich, "Root Mea
 Normalization", 2019.
 """
 
-import itertools
 import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -52,7 +51,7 @@ from llm_numba.kernels.activation import ACTIVATIONS
 from llm_numba.kernels.ladder import Ladder, Operands, Step
 from llm_numba.kernels.layernorm_fused import NUMBERS, norm_activated, norm_residual
 from llm_numba.kernels.layernorm_rows import activate_rows, add_rows, norm_naive, norm_warp
-from llm_numba.kernels.layernorm_vectorised import ACTIVATED, packets_to_hold, vectorised
+from llm_numba.kernels.layernorm_vectorised import packets_to_hold, vectorised
 from llm_numba.kernels.reduce import WARP
 from llm_numba.kernels.rows import MOST_PACKETS, holds, row_launch
 from llm_numba.runtime import Launch, empty_like, launch_all, storage_dtype
@@ -337,7 +336,9 @@ def _step(name: str, idea: str, plan: Callable[[_Task], tuple[Launch, ...]], *ke
 
 
 def _vectorised_kernels(has_bias: bool) -> tuple[Any, ...]:
-    choices = itertools.product((2, MOST_PACKETS), ACTIVATED, (True, False))
+    """Return what the last step launches for the ladder's operands, and its extremes."""
+    kind = "gelu" if has_bias else "silu"
+    choices = ((2, kind, True), (MOST_PACKETS, kind, True), (2, None, False))
     return tuple(vectorised(*choice, has_bias) for choice in choices)
 
 
