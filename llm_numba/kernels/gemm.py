@@ -33,10 +33,11 @@ tiled          4, 4, 4            8                  1, 32               1,056
 padded         4, 4, 4            8                  1, 1                64
 register_tile  4, 4, 4            2                  1, 1                8
 vectorised     16, 16, 4          2                  1, 1                6
-warp_tile      16, 16, 4          2                  1, 1                3
+warp_tile      16, 16, 8          2                  1, 1                3
 =============  =================  =================  ==================  ==================
 
-(16 bytes a lane are 16 sectors, of which all bytes are used, as of the 4 of 4 bytes a lane.)
+(16 bytes a lane are 16 sectors, of which all bytes are used, as of the 4 of 4 bytes a lane. Lanes
+of ``warp_tile`` store 4 neighbours of a row of C, half a sector; the other half follows soon.)
 From ``warp_tile`` on memory is no longer what is waited for. What is left is counted in
 instructions: of all that a warp issues, how many are multiply-adds, and how many of those get their
 operands at once.
