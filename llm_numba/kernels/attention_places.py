@@ -6,7 +6,7 @@ theirs. No host knows these numbers when it launches, so that one CUDA graph ser
 The grid is as large as N and B alone make it necessary, and a block that finds nothing leaves.
 """
 
-from numba import cuda, uint32
+from numba import cuda, int64, uint32
 
 
 @cuda.jit(device=True)
@@ -14,8 +14,9 @@ def divided(number, divisor):
     """Return quotient and remainder of two that are not negative and fit in 32 bits.
 
     Python's integers are of 64 bits in a kernel, and a GPU divides those in a hundred instructions.
+    The quotient is signed again: an unsigned and a signed one of 64 bits meet in float64.
     """
-    quotient = uint32(number) // uint32(divisor)
+    quotient = int64(uint32(number) // uint32(divisor))
     return quotient, number - quotient * divisor
 
 
