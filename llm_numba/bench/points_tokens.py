@@ -13,6 +13,7 @@ from llm_numba.kernels import (
     embedding,
     paged_decode,
     rope,
+    sampling,
 )
 from llm_numba.kernels.ladder import Operands
 
@@ -132,4 +133,5 @@ POINTS = (
         eager=_eager_decode,
         eager_code="F.scaled_dot_product_attention(q, k, v), without pages",
     ),
+    Point("sample/float32", sampling.LADDER, (64, _VOCABULARY), "float32"),
 )

@@ -41,7 +41,7 @@ def exchange(count, lanes):
 
         @cuda.jit(device=True)
         def done(sums, column):
-            pass
+            """End: each lane has its totals."""
 
         return done
     rest = exchange(max(1, half), distance)
@@ -49,6 +49,7 @@ def exchange(count, lanes):
 
         @cuda.jit(device=True)
         def add(sums, column):
+            """Add the sum that is left over pairs of lanes, and go on at half the distance."""
             sums[0] += cuda.shfl_xor_sync(FULL_WARP, sums[0], distance)
             rest(sums, column)
 
@@ -56,6 +57,7 @@ def exchange(count, lanes):
 
     @cuda.jit(device=True)
     def halve(sums, column):
+        """Give half of the sums away, add what comes for the others, and go on with those."""
         is_upper = column & distance != 0
         for i in range(half):
             given = sums[i] if is_upper else sums[half + i]

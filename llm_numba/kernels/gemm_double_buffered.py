@@ -58,6 +58,7 @@ def double_buffered(storage: str, side: int) -> Any:
 
     @cuda.jit(launch_bounds=(THREADS, 2))
     def gemm_double_buffered(a, w, bias, residual, activation, c):
+        """Multiply one slab while the next is on its way; a barrier a slab."""
         tx, ty = cuda.threadIdx.x, cuda.threadIdx.y
         t = tx + ty * SIDE
         first_row, first_column = cuda.blockIdx.x * TILE, cuda.blockIdx.y * TILE

@@ -88,6 +88,7 @@ def products(storage: str, slab: int, outputs: Outputs, swapped: bool = False) -
 
     @cuda.jit(device=True)
     def load_rows(tiles, at, a_part):
+        """Take a packet of each of the thread's rows of A into registers."""
         for i in range(ROWS):
             quad = ptx.load_quad(tiles, at + i * ROW_STEP)
             for e in range(QUAD):
@@ -95,6 +96,7 @@ def products(storage: str, slab: int, outputs: Outputs, swapped: bool = False) -
 
     @cuda.jit(device=True)
     def multiply(tiles, at, a_part, total, first):
+        """Multiply by a strip of columns of W, whose packets come as they are needed."""
         w_part = cuda.local.array(QUAD, float32)
         for j in range(STRIP):
             quad = ptx.load_quad(tiles, at + (first + j) * COLUMN_STEP)
@@ -116,6 +118,7 @@ def _twice(multiply: Any, columns: int) -> Any:
 
     @cuda.jit(device=True)
     def both(tiles, at, a_part, total, first):
+        """Multiply by these columns, then by as many more."""
         multiply(tiles, at, a_part, total, first)
         multiply(tiles, at, a_part, total, first + columns)
 
@@ -153,6 +156,7 @@ def storing(outputs: Outputs, threads: int, gated: bool = False) -> Any:
 
     @cuda.jit(device=True)
     def store(total, passing, t, row, column, bias, residual, activation, c):
+        """Finish row by row: the numbers move to where the epilogue looks."""
         for m in range(row, row + ROWS * ROW_STEP, ROW_STEP):
             for j in range(COLUMNS):
                 passing[j * threads + t] = total[0, j]

@@ -77,6 +77,7 @@ def warp_tile(storage: str, config: Config) -> Any:
 
     @cuda.jit(launch_bounds=(THREADS, config.blocks))
     def gemm_warp_tile(a, w, bias, residual, activation, c):
+        """Give each warp a square of outputs, and each thread 8 x 16 of them."""
         t = cuda.threadIdx.x
         lane_row, lane_column = lane_place(t % WARP)
         row = t // WARP // ACROSS * WARP_ROWS + lane_row

@@ -156,6 +156,7 @@ def lane_functions(layout):
 
     @cuda.jit(device=True)
     def hold_queries(q, scale, place, column, query):
+        """Take the group's queries into registers, scaled; zeros for absent heads."""
         sequence, _, first_head, here = place
         first = (sequence * q.shape[1] + first_head) * head_dim
         for h in range(heads):
@@ -170,6 +171,7 @@ def lane_functions(layout):
 
     @cuda.jit(device=True)
     def locate(block_tables, num_kv_heads, place, tile, row, begin, end, starts):
+        """Find where the key of each load begins; a position outside takes the nearest."""
         sequence, kv_head = place[0], uint32(place[1])
         if tile_in_block:  # one look into the table for all, and offsets of 32 bits
             first = row_of(block_tables, block_size, sequence, tile)
@@ -187,6 +189,7 @@ def lane_functions(layout):
 
     @cuda.jit(device=True)
     def score(keys, query, scores, j, turn):
+        """Multiply a packet of keys by the same packet of each query."""
         for h in range(heads):
             total = scores[h * loads + j]
             for e in range(width):
@@ -195,6 +198,7 @@ def lane_functions(layout):
 
     @cuda.jit(device=True)
     def weigh(scores, tile, row, column, begin, end, maximum, total, mix):
+        """Turn scores into weights by the online rule, and scale what was mixed before."""
         add_up(scores, column)
         highest = MINUS_INFINITY
         for i in range(own):
@@ -224,6 +228,7 @@ def lane_functions(layout):
 
     @cuda.jit(device=True)
     def mix_in(values, scores, mix, row, j, turn):
+        """Add a packet of values to the mix of each head, weighted."""
         for h in range(heads):
             n = h * loads + j
             weight = cuda.shfl_sync(FULL_WARP, scores[n % own], row * lanes + n // own * copies)
@@ -232,6 +237,7 @@ def lane_functions(layout):
 
     @cuda.jit(device=True)
     def leave(part, column, maximum, total, mix, maxima, sums, mixed):
+        """Store the part of a row of lanes: each head's maximum, sum and mix."""
         if column % copies != 0:
             total = float32(0)
         distance = lanes_of_head // 2

@@ -44,6 +44,7 @@ def decode_vectorised(layout):
 
     @cuda.jit(device=True)
     def load(cache, starts, column, words):
+        """Load packets of several positions, all of them before the first is used."""
         for j in range(loads):
             for turn in range(turns):
                 at = starts[j] + min(column + turn * lanes, last) * width
@@ -139,11 +140,13 @@ def attend_from_ring(layout, stages):
 
     @cuda.jit(device=True, forceinline=True)
     def score_packet(n, operands):
+        """Score packet n of the ring."""
         ring, at, query, scores = operands
         score(ptx.load16(ring, at + n * line), query, scores, n // turns, n % turns)
 
     @cuda.jit(device=True, forceinline=True)
     def mix_packet(n, operands):
+        """Mix in packet n of the ring."""
         ring, at, scores, mix, row = operands
         mix_in(ptx.load16(ring, at + n * line), scores, mix, row, n // turns, n % turns)
 
@@ -167,6 +170,7 @@ def attend_from_ring(layout, stages):
 
     @cuda.jit(device=True)
     def attend(q, k_cache, v_cache, block_tables, begin, end, scale, place, maxima, sums, mixed):
+        """Walk over the tiles of a piece, some stages ahead of what is used."""
         ring = cuda.shared.array(0, k_cache.dtype)
         query, mix = cuda.local.array(held, float32), cuda.local.array(held, float32)
         scores, starts = cuda.local.array(sums_of_lane, float32), cuda.local.array(loads, uint64)

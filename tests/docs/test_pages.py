@@ -87,4 +87,6 @@ def test_every_step_of_a_ladder_is_on_its_page():
         assert len(of_it) == 1, ladder.name
         for kernel in (kernel for step in ladder.steps for kernel in step.kernels):
             function = kernel.py_func.__qualname__.partition(".")[0]
-            assert f":pyobject: {function}\n" in of_it[0], (ladder.name, function)
+            # A kernel that several ladders launch is shown on one page, and the others link to it.
+            listed = [text for text in pages.values() if f":pyobject: {function}\n" in text]
+            assert listed, (ladder.name, function)

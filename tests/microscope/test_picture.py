@@ -23,10 +23,13 @@ ROOT = Path(__file__).parents[2]
 SVG = "{http://www.w3.org/2000/svg}"
 
 
+STEPS = ["naive", "tile", "padded", "swizzled"]
+
+
 @pytest.fixture(scope="module")
 def ladder():
-    """All of transpose."""
-    return examine("transpose")
+    """Four steps of transpose."""
+    return examine("transpose", steps=STEPS)
 
 
 @pytest.fixture(scope="module")
@@ -231,7 +234,8 @@ def test_heat_grows_with_the_conflict():
 
 
 def test_the_same_costs_give_the_same_bytes_in_another_process(card):
-    source = "from llm_numba.microscope import picture; print(picture('transpose'), end='')"
+    source = "from llm_numba.microscope import picture\n"
+    source += f"print(picture('transpose', steps={STEPS}), end='')"
     done = subprocess.run(
         [sys.executable, "-c", source],
         capture_output=True, text=True, cwd=ROOT, timeout=120,

@@ -46,7 +46,7 @@ class Kernel:
             self.compiled.append(signature)
             function = SimpleNamespace(
                 kernel=SimpleNamespace(handle=f"kernel of {len(signature)}"),
-                attrs=SimpleNamespace(shared=self.static),
+                attrs=SimpleNamespace(shared=self.static, regs=40, local=0),
             )
             self._overloads[signature] = SimpleNamespace(
                 cooperative=self.cooperative,
