@@ -170,6 +170,8 @@ def _peers(point: Point, torch: Any) -> dict[str, Callable[[dict[str, Any]], Any
 
     if not point.compiled:
         return {"pytorch": run}
+    # It compiles one function a few times only, and all points share this one.
+    torch.compiler.reset()
     return {"pytorch": run, "compiled": torch.compile(run, dynamic=False)}
 
 

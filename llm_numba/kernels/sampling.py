@@ -231,7 +231,8 @@ def _operands(shape: tuple[int, ...], dtype: np.dtype, seed: int) -> Operands:
     rows, vocabulary = shape
     # The logarithm of how common a token is falls with that of its rank: Zipf's law.
     rank = rng.permuted(np.broadcast_to(np.arange(1.0, vocabulary + 1), shape), axis=1)
-    logits = (18 - 1.4 * np.log(rank) + rng.normal(scale=0.3, size=shape)).astype(dtype)
+    logits = 18 - 1.4 * np.log(rank) + rng.normal(scale=0.3, size=shape)
+    logits = logits.astype(dtype, order="C")
     operands = {
         "logits": logits,
         "temperature": rng.choice([0, 0.5, 0.8, 1, 1.3], rows).astype(np.float32),

@@ -172,6 +172,7 @@ def torch_with(add):
         bfloat16=object(),
         add=lambda y, x, alpha: Tensor(add(np.asarray(y.array), alpha * np.asarray(x.array))),
         compile=lambda run, dynamic: run,
+        compiler=SimpleNamespace(reset=lambda: None),
     )
 
 
@@ -229,3 +230,9 @@ def test_the_command_wants_a_gpu(monkeypatch):
     result = CliRunner().invoke(app, ["bench", "kernels"])
     assert result.exit_code == 2
     assert "there is none" in " ".join(result.output.split())
+
+
+@pytest.mark.parametrize("point", POINTS, ids=lambda point: point.name)
+def test_operands_lie_as_kernels_want_them(point):
+    for value in small(point).operands().values():
+        assert not isinstance(value, np.ndarray) or value.flags.c_contiguous
