@@ -61,7 +61,7 @@ test-gpu: $(GPU_ENV) ## Run the tests that need a GPU (JUNIT=FILE.xml records th
 test-sanitizer: $(GPU_ENV) ## Run the GPU tests under compute-sanitizer (TOOL=memcheck LOGS=DIR)
 	mkdir -p '$(LOGS)/$(TOOL)'
 	LLM_NUMBA_UNPOOLED=1 $(TEST_ENV) compute-sanitizer --tool $(TOOL) --target-processes all \
-	  --log-file '$(LOGS)/$(TOOL)/%p.log' --error-exitcode 1 \
+	  --log-file '$(LOGS)/$(TOOL)/%p.log' --error-exitcode 1 --report-api-errors no \
 	  $(RUN) -m pytest -m gpu --junitxml='$(LOGS)/$(TOOL)/junit.xml' $(SANITIZED)
 
 parity: $(VENV)/.installed-parity $(VENV)/.installed-test ## Compare with Transformers, live (installs PyTorch)

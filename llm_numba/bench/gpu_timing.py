@@ -23,7 +23,7 @@ import numpy as np
 from numba import cuda, float32
 
 from llm_numba.kernels import ptx
-from llm_numba.runtime import Launch
+from llm_numba.runtime import Launch, capture
 
 Work = Callable[[], object]
 # Takes work that queues itself, and returns what replays all of it at once.
@@ -183,15 +183,12 @@ def capture_launches(works: Sequence[Work]) -> Work:
     callable
         Launches the graph on the stream that is current then.
     """
-    import cupy
 
-    stream = cupy.cuda.Stream(non_blocking=True)
-    with stream:
-        stream.begin_capture()
+    def all_of_it() -> None:
         for work in works:
             work()
-        graph = stream.end_capture()
-    return lambda: graph.launch(cupy.cuda.get_current_stream())
+
+    return capture(all_of_it).launch
 
 
 def capture_torch(torch: Any, works: Sequence[Work]) -> Work:

@@ -20,14 +20,17 @@ from llm_numba.runtime.device import (
     resolve_dtype,
     simulation_requested,
 )
+from llm_numba.runtime.graphs import Graph, capture
 from llm_numba.runtime.launch import Launch, intercept, launch, launch_all
 from llm_numba.runtime.memory import available_gpu_memory, available_memory
 
 __all__ = [
     "Array",
+    "Graph",
     "Launch",
     "available_gpu_memory",
     "available_memory",
+    "capture",
     "empty",
     "empty_like",
     "gpu_problem",

@@ -6,9 +6,11 @@ bfloat16 is ``ml_dtypes.bfloat16`` in both. Numba has no such number among its a
 sees its bits as uint16, through :func:`kernel_view`.
 """
 
+import contextlib
 import functools
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextvars import ContextVar
 from typing import Any, Literal
 
 import ml_dtypes
@@ -26,6 +28,8 @@ _ALIGNMENT = 256  # bytes; cudaMalloc promises as much
 _PACKET_BYTES = 16  # the widest load of a thread
 # As float32, float16 and bfloat16 this is NaN, as a signed integer -1.
 _POISON = 0xFF
+
+_kept: ContextVar[list[Array] | None] = ContextVar("kept", default=None)
 
 
 class SimulatedArray(np.ndarray):
@@ -206,11 +210,32 @@ def empty(shape: int | tuple[int, ...], dtype: DTypeLike, like: Array) -> Array:
         import cupy
 
         with like.device:
-            return cupy.empty(shape, np.dtype(dtype))
+            array = cupy.empty(shape, np.dtype(dtype))
+        if (kept := _kept.get()) is not None:
+            kept.append(array)
+        return array
     if kind is None:
         raise _no_array("like", like)
     array = _poisoned(shape, np.dtype(dtype), "C")
     return array.view(SimulatedArray) if kind == "sim" else array
+
+
+@contextlib.contextmanager
+def keeping(arrays: list[Array]) -> Iterator[None]:
+    """Append each array that :func:`empty` allocates on a GPU to a list.
+
+    What launches into a graph allocate must live as long as the graph: it is there that its
+    kernels write, each time.
+
+    Parameters
+    ----------
+    arrays : list
+    """
+    token = _kept.set(arrays)
+    try:
+        yield
+    finally:
+        _kept.reset(token)
 
 
 def empty_like(array: Array) -> Array:

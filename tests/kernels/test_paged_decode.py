@@ -25,7 +25,7 @@ from llm_numba.kernels.paged_decode_plans import (
     plan_split,
     rule,
 )
-from llm_numba.runtime import intercept, kernel_view, launch_all, to_device, to_host
+from llm_numba.runtime import capture, intercept, kernel_view, launch_all, to_device, to_host
 from llm_numba.simulator import simulate
 
 STEPS = [step.name for step in LADDER.steps]
@@ -311,22 +311,19 @@ def test_the_result_goes_where_it_should(device):
 
 @pytest.mark.gpu
 def test_a_graph_replays_with_other_lengths():
-    import cupy
-
     pages = Pages((300, 40), (4, 2), 64, 16, "bfloat16")
     arrays = [to_device(a, "cuda") for a in (pages.q, pages.k, pages.v, pages.tables)]
     lengths = to_device(pages.contexts, "cuda")
     out = to_device(np.zeros_like(pages.q), "cuda")
-    paged_decode_attention(*arrays, lengths, pages.scale, out=out)
-    stream = cupy.cuda.Stream(non_blocking=True)
-    with stream:
-        stream.begin_capture()
-        paged_decode_attention(*arrays, lengths, pages.scale, out=out, stream=stream)
-        graph = stream.end_capture()
-        pages.contexts = np.array([123, 1], np.int32)
-        lengths[...] = to_device(pages.contexts, "cuda")
-        graph.launch(stream)
-        stream.synchronize()
+
+    def decode():
+        paged_decode_attention(*arrays, lengths, pages.scale, out=out)
+
+    decode()
+    graph = capture(decode)
+    pages.contexts = np.array([123, 1], np.int32)
+    lengths[...] = to_device(pages.contexts, "cuda")
+    graph.launch()
     pages.assert_near(to_host(out))
 
 

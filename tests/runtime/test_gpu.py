@@ -10,7 +10,17 @@ import pytest
 from numba import cuda
 
 from llm_numba.errors import KernelArgumentError, LaunchError
-from llm_numba.runtime import empty, gpu_problem, kind_of, launch, storage_dtype, to_device, to_host
+from llm_numba.runtime import (
+    capture,
+    empty,
+    empty_like,
+    gpu_problem,
+    kind_of,
+    launch,
+    storage_dtype,
+    to_device,
+    to_host,
+)
 
 pytestmark = pytest.mark.gpu
 
@@ -163,20 +173,33 @@ def test_a_launch_goes_to_the_stream_that_is_named(library):
 
 
 def test_a_captured_launch_runs_when_the_graph_does():
-    import cupy
-
     x = to_device(np.zeros(1000, np.float32))
     # Compiles, and grants the shared memory, before the capture begins.
     launch(add, 8, 128, (np.float32(0), x), 64 * 1024)
-    with cupy.cuda.Stream(non_blocking=True) as stream:
-        stream.begin_capture()
+
+    def three_times():
         for _ in range(3):
             launch(add, 8, 128, (np.float32(1), x), 64 * 1024)
-        graph = stream.end_capture()
-        for _ in range(5):
-            graph.launch(stream)
-        stream.synchronize()
+
+    graph = capture(three_times)
+    for _ in range(5):
+        graph.launch()
     np.testing.assert_array_equal(to_host(x), np.full(1000, 15))
+
+
+def test_a_graph_owns_what_its_launches_allocated():
+    x = to_device(np.zeros(1000, np.float32))
+
+    def work():
+        launch(add, 8, 128, (np.float32(1), empty_like(x)), 64 * 1024)
+
+    work()
+    graph = capture(work)
+    # Whoever allocates now must not be given that memory.
+    others = [to_device(np.zeros(1000, np.float32)) for _ in range(16)]
+    graph.launch()
+    for other in others:
+        assert not to_host(other).any()
 
 
 def test_blocks_of_a_grid_meet():
