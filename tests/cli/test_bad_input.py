@@ -70,11 +70,11 @@ def test_unsupported_architecture_lists_the_supported(cli, damaged, architecture
     ("key", "value"),
     [("hidden_size", None), ("hidden_size", "32"), ("num_hidden_layers", -1),
      ("num_attention_heads", 0), ("num_key_value_heads", 3), ("vocab_size", 2.5),
-     ("eos_token_id", "end"), ("hidden_act", "relu"), ("rope_scaling", {"rope_type": "yarn"})],
+     ("eos_token_id", "end"), ("hidden_act", "relu"), ("rope_scaling", {"rope_type": "mrope"})],
 )  # fmt: skip
 def test_config_value_that_makes_no_sense_is_named(cli, damaged, key, value):
     damaged.edit_json("config.json", **{key: value})
-    word = {"rope_scaling": "yarn", "num_key_value_heads": "KV heads", "hidden_act": "relu"}.get(
+    word = {"rope_scaling": "mrope", "num_key_value_heads": "KV heads", "hidden_act": "relu"}.get(
         key, key
     )
     cli.refuses("generate", "a", "-m", damaged, words=["config.json", word])

@@ -48,7 +48,7 @@ def test_without_a_kernel_the_ladders_are_listed(cli):
     for step in transpose.LADDER.steps:
         assert f"  {step.name} " in shown
     names = json.loads(cli.invoke("microscope", "--json").stdout)
-    assert names["transpose"] == ["naive", "tile", "padded", "swizzled"]
+    assert names["transpose"] == ["naive", "tile", "padded", "swizzled", "vectorised"]
 
 
 def test_a_ladder_is_shown_side_by_side(cli):
