@@ -59,8 +59,11 @@ class LadderSummary(SphinxDirective):
         lines = [f"| {' | '.join(headings)} |", f"| --- {'| --: ' * (len(headings) - 1)}|"]
         for point in points:
             steps = [name for name in results if name.rpartition("/")[0] == point]
-            first, *_, last = [each for each in steps if each.rpartition("/")[2] not in _PEERS]
-            cells = [f"`{point}`", _speed(results[first]), _speed(results[last])]
+            ours = [each for each in steps if each.rpartition("/")[2] not in _PEERS]
+            first, last = ours[0], ours[-1]
+            # Of some shapes only the last step is measured.
+            before = _speed(results[first]) if len(ours) > 1 else ""
+            cells = [f"`{point}`", before, _speed(results[last])]
             cells.append(_share(results, f"of_copy/{last}", "%"))
             cells += [_share(results, f"of_{peer}/{last}", "x") for peer in _PEERS]
             lines.append(f"| {' | '.join(cells)} |")

@@ -6,15 +6,15 @@ A is [M, K] with M up to 8, W is [N, K] as checkpoints store it: float32, float1
 products summed in float32. 2 M N K FLOPs, and N K weights to be read once: memory is the ceiling
 by far. So nothing counts but that W comes in as fast as the memory gives it:
 
-=============  ==================  ============  ==========================================
-step           sectors a request   reads of x    under way in a lane, before it multiplies
-=============  ==================  ============  ==========================================
-``naive``      32                  1 a row of W  what the compiler sees fit
-``warp``       4; 2 of halves      1 a row of W  what the compiler sees fit
-``vectorised`` 16                  1 a row of W  1 packet of 16 bytes
-``in_flight``  16                  1 for 4 rows  2 packets of each of 4 rows
-``split``      16                  1 for 4 rows  the same; and up to 4 warps share the rows
-=============  ==================  ============  ==========================================
+==============  ==================  ============  ==========================================
+step            sectors a request   reads of x    under way in a lane, before it multiplies
+==============  ==================  ============  ==========================================
+``naive``       32                  1 a row of W  what the compiler sees fit
+``warp``        4; 2 of halves      1 a row of W  what the compiler sees fit
+``vectorised``  16                  1 a row of W  1 packet of 16 bytes
+``in_flight``   16                  1 for 4 rows  2 packets of each of 4 rows
+``split``       16                  1 for 4 rows  the same; and up to 4 warps share the rows
+==============  ==================  ============  ==========================================
 
 ::
 
