@@ -1,10 +1,21 @@
 """Which blocks of the KV cache are free, and how many owners each of the others has.
 
-Sequences that share a prefix share its blocks. A block goes back to the free list when its last
-owner lets go of it.
+Sequences that share a prefix share its blocks. A block is free when its last owner lets go of it.
+One that the prefix cache can find then keeps its contents, until no other block is free::
+
+                     allocate                      share
+       worthless ----------------> owned by 1 ------------> owned by 2, 3, ...
+           ^  ^                     |   ^  |  <------------
+           |  +---------------------+   |  |       free
+           |     free, not findable     |  |
+           |                      share |  | free, findable
+           |        evicted             |  v
+           +--------------------------- kept
+                 (the oldest first)
 """
 
 from llm_numba.errors import CacheError
+from llm_numba.kvcache.prefix_cache import PrefixCache
 
 
 class BlockAllocator:
@@ -14,18 +25,27 @@ class BlockAllocator:
     ----------
     num_blocks : int
         Blocks are numbered from 0 to ``num_blocks - 1``.
+    prefix_cache : PrefixCache, optional
+        Without one no block is kept.
     """
 
-    def __init__(self, num_blocks: int) -> None:
+    def __init__(self, num_blocks: int, prefix_cache: PrefixCache | None = None) -> None:
         self.num_blocks = num_blocks
+        self.prefix_cache = prefix_cache
         # A stack: the block freed last is the one most likely still in a cache.
-        self._free = list(range(num_blocks - 1, -1, -1))
+        self._worthless = list(range(num_blocks - 1, -1, -1))
+        self._kept: dict[int, None] = {}  # the one let go of first in front
         self._owners = [0] * num_blocks
 
     @property
     def num_free(self) -> int:
-        """Blocks that nobody owns."""
-        return len(self._free)
+        """Blocks that nobody owns, also those whose contents are kept."""
+        return len(self._worthless) + len(self._kept)
+
+    @property
+    def num_kept(self) -> int:
+        """Blocks that nobody owns and the prefix cache can find."""
+        return len(self._kept)
 
     def require(self, count: int) -> None:
         """Make sure that so many blocks are free, for those who need all of them or none.
@@ -47,7 +67,7 @@ class BlockAllocator:
             )
 
     def allocate(self) -> int:
-        """Take a free block, with one owner.
+        """Take a free block, with one owner; the oldest that is kept if all are.
 
         Raises
         ------
@@ -55,13 +75,21 @@ class BlockAllocator:
             If none is free.
         """
         self.require(1)
-        block = self._free.pop()
+        if self._worthless:
+            block = self._worthless.pop()
+        else:
+            block = next(iter(self._kept))
+            del self._kept[block]
+            self.forget(block)
         self._owners[block] = 1
         return block
 
     def share(self, block: int) -> None:
-        """Add an owner to a block in use."""
-        assert self._owners[block] > 0, f"block {block} is free and cannot be shared"
+        """Add an owner to a block that is in use or kept."""
+        assert self._owners[block] > 0 or block in self._kept, (
+            f"block {block} is free and cannot be shared"
+        )
+        self._kept.pop(block, None)
         self._owners[block] += 1
 
     def free(self, block: int) -> None:
@@ -69,8 +97,23 @@ class BlockAllocator:
         assert self._owners[block] > 0, f"block {block} is free already"
         self._owners[block] -= 1
         if self._owners[block] == 0:
-            self._free.append(block)
+            if self.prefix_cache is not None and block in self.prefix_cache:
+                self._kept[block] = None
+            else:
+                self._worthless.append(block)
 
     def is_shared(self, block: int) -> bool:
         """Whether a block has more than one owner, so that nobody may write to it."""
         return self._owners[block] > 1
+
+    def forget(self, block: int) -> None:
+        """Let nobody find a block any more: its contents are about to change."""
+        if self.prefix_cache is not None:
+            self.prefix_cache.forget(block)
+
+    def forget_all(self) -> None:
+        """Let nobody find any block, for their contents are in doubt."""
+        for block in range(self.num_blocks):
+            self.forget(block)
+        self._worthless += self._kept
+        self._kept.clear()

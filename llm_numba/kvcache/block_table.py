@@ -2,9 +2,11 @@
 
 A table grows a block at a time, shares its blocks with a fork, and copies a shared block before
 writing to it (*copy-on-write*). Token p of the sequence lives in ``blocks[p // block_size]``.
+A new table may begin with blocks that the prefix cache finds; full blocks of its own become
+findable when it registers them.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from llm_numba.kvcache.allocator import BlockAllocator
 
@@ -34,6 +36,7 @@ class BlockTable:
         self._allocator = allocator
         self._block_size = block_size
         self._copy_block = copy_block
+        self._keys: list[bytes] = []  # of the full blocks that were adopted or registered
 
     def append_slots(self, count: int) -> list[int]:
         """Make room for new tokens and return the slots to write them to.
@@ -57,15 +60,22 @@ class BlockTable:
         first, last = self.num_tokens, self.num_tokens + count
         # A fork would share blocks left over from half a growth, and both would write to them.
         self._allocator.require(self.blocks_to_reach(last))
-        if count and self._must_copy():
-            private = self._allocator.allocate()
-            self._copy_block(self.blocks[-1], private)
-            self._allocator.free(self.blocks[-1])
-            self.blocks[-1] = private
+        if count and first % size:
+            self._make_last_block_writable()
         while len(self.blocks) * size < last:
             self.blocks.append(self._allocator.allocate())
         self.num_tokens = last
         return [self.blocks[p // size] * size + p % size for p in range(first, last)]
+
+    def _make_last_block_writable(self) -> None:
+        last = self.blocks[-1]
+        if self._allocator.is_shared(last):
+            self.blocks[-1] = self._allocator.allocate()
+            self._copy_block(last, self.blocks[-1])
+            self._allocator.free(last)
+        else:
+            # Findable if the sequence was cut back into a full block.
+            self._allocator.forget(last)
 
     def blocks_to_reach(self, num_tokens: int) -> int:
         """Return how many more blocks the sequence takes to grow to that many tokens."""
@@ -85,15 +95,59 @@ class BlockTable:
             self._allocator.share(block)
         twin.blocks = list(self.blocks)
         twin.num_tokens = self.num_tokens
+        twin._keys = list(self._keys)
         return twin
+
+    def adopt_prefix(self, token_ids: Sequence[int]) -> int:
+        """Begin with the blocks in which a prompt's beginning is found.
+
+        Parameters
+        ----------
+        token_ids : sequence of int
+            The prompt.
+
+        Returns
+        -------
+        int
+            Tokens that need not be computed: a multiple of the block size, and less than all.
+        """
+        assert not self.blocks, "a table that has tokens cannot adopt a prefix"
+        cache = self._allocator.prefix_cache
+        if cache is None:
+            return 0
+        self._keys, self.blocks = cache.match(token_ids)
+        for block in self.blocks:
+            self._allocator.share(block)
+        self.num_tokens = len(self.blocks) * self._block_size
+        cache.count(len(token_ids), self.num_tokens)
+        return self.num_tokens
+
+    def register(self, token_ids: Sequence[int]) -> None:
+        """Make full blocks findable whose keys and values are written, or soon will be.
+
+        Parameters
+        ----------
+        token_ids : sequence of int
+            The sequence's tokens as far as they are known, more or fewer than the table holds.
+            Work queued later on the same stream may read what is yet to be written.
+        """
+        cache = self._allocator.prefix_cache
+        if cache is None:
+            return
+        num_full = min(self.num_tokens, len(token_ids)) // self._block_size
+        for block in self.blocks[len(self._keys) : num_full]:
+            self._keys.append(cache.next_key(self._keys, token_ids))
+            cache.add(self._keys[-1], block)
 
     def truncate(self, num_tokens: int) -> None:
         """Forget the tokens from position ``num_tokens`` on and give back their blocks."""
         assert num_tokens <= self.num_tokens, "a table cannot be truncated to more than it has"
         needed = count_blocks(num_tokens, self._block_size)
+        # From the end: a block is kept longer than those that only follow from it.
         while len(self.blocks) > needed:
             self._allocator.free(self.blocks.pop())
         self.num_tokens = num_tokens
+        del self._keys[num_tokens // self._block_size :]
 
     def free(self) -> None:
         """Give back every block."""

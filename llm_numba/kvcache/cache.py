@@ -6,6 +6,7 @@ from llm_numba import ops
 from llm_numba.errors import CacheError
 from llm_numba.kvcache.allocator import BlockAllocator
 from llm_numba.kvcache.block_table import BlockTable, count_blocks
+from llm_numba.kvcache.prefix_cache import PrefixCache
 from llm_numba.runtime import available_gpu_memory, available_memory, upload, zeros
 
 # Without num_blocks the cache takes at most this part of the available memory: a laptop has other
@@ -20,14 +21,19 @@ class PagedKVCache:
     Parameters
     ----------
     num_layers, num_blocks, block_size, num_kv_heads, head_dim : int
-        L, and the shape of a layer's keys: ``[num_blocks, block_size, G, D]``.
+        L, and the shape of a layer's keys: ``[num_blocks + 1, block_size, G, D]``.
     dtype : dtype
     device : {"cpu", "cuda", "sim"}
+    identity : str, optional
+        Of the model, as :class:`PrefixCache` wants it; None switches prefix caching off.
 
     Attributes
     ----------
     layers : list of (k_cache, v_cache)
     allocator : BlockAllocator
+    block_size : int
+    null_block : int
+        The last one, which no sequence ever gets: rows that only fill up a batch write there.
     """
 
     def __init__(
@@ -39,14 +45,27 @@ class PagedKVCache:
         head_dim: int,
         dtype: np.dtype,
         device: str = "cpu",
+        identity: str | None = None,
     ) -> None:
-        shape = (num_blocks, block_size, num_kv_heads, head_dim)
+        shape = (num_blocks + 1, block_size, num_kv_heads, head_dim)
         # Zeros, not uninitialised memory: a masked key has weight 0, and 0 times NaN is NaN.
         self.layers = [
             (zeros(shape, dtype, device), zeros(shape, dtype, device)) for _ in range(num_layers)
         ]
         self.block_size = block_size
-        self.allocator = BlockAllocator(num_blocks)
+        self.null_block = num_blocks
+        prefix_cache = None if identity is None else PrefixCache(identity, block_size)
+        self.allocator = BlockAllocator(num_blocks, prefix_cache)
+
+    @property
+    def prefix_cache(self) -> PrefixCache | None:
+        """What finds the blocks of known beginnings; None if that is switched off."""
+        return self.allocator.prefix_cache
+
+    @property
+    def num_bytes(self) -> int:
+        """Memory of all layers' keys and values."""
+        return sum(array.nbytes for layer in self.layers for array in layer)
 
     def new_table(self) -> BlockTable:
         """Return an empty block table for a new sequence."""

@@ -13,7 +13,7 @@ def test_each_layer_has_keys_and_values_of_its_own_and_they_begin_as_zeros(dtype
     arrays = [array for layer in kv.layers for array in layer]
     assert len({id(array) for array in arrays}) == 6
     for array in arrays:
-        assert array.shape == (5, 4, 2, 7)
+        assert array.shape == (6, 4, 2, 7)  # 5, and the one that no sequence gets
         assert array.dtype == dtype
         assert not array.any()
 
@@ -43,6 +43,19 @@ def test_copy_on_write_copies_keys_and_values_of_every_layer():
 )
 def test_a_begun_block_counts_as_a_block(num_tokens, blocks):
     assert PagedKVCache(0, 0, 16, 1, 1, np.dtype(np.float32)).blocks_for(num_tokens) == blocks
+
+
+def test_the_block_that_no_sequence_gets_is_the_last_one():
+    kv = PagedKVCache(1, 3, 4, 1, 1, np.dtype(np.float32))
+    table = kv.new_table()
+    table.append_slots(3 * 4)
+    assert kv.allocator.num_free == 0
+    assert kv.null_block not in table.blocks
+    assert kv.null_block == len(kv.layers[0][0]) - 1
+
+
+def test_the_bytes_of_all_layers_are_counted():
+    assert PagedKVCache(3, 5, 4, 2, 7, np.dtype(np.float32)).num_bytes == 3 * 2 * 6 * 4 * 2 * 7 * 4
 
 
 @pytest.fixture
