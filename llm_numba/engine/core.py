@@ -10,14 +10,20 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from llm_numba.engine.outputs import CompletionChunk
+from llm_numba.engine.outputs import CompletionChunk, Logprob
 from llm_numba.engine.request import Request, Sequence
 from llm_numba.engine.runner import ModelRunner
-from llm_numba.engine.sampler import report_logprobs, sample_tokens
 from llm_numba.engine.sampling_params import SamplingParams
 from llm_numba.engine.scheduler import Scheduler
 from llm_numba.engine.session import ChatSession
-from llm_numba.errors import CacheError, PromptError, SamplingParamsError, TokenizerError
+from llm_numba.engine.step import NOT_FINITE, Sampled, Step, Work
+from llm_numba.errors import (
+    CacheError,
+    EngineError,
+    PromptError,
+    SamplingParamsError,
+    TokenizerError,
+)
 from llm_numba.models import IncrementalDetokenizer, Tokenizer
 
 
@@ -220,27 +226,43 @@ class Engine:
             self._scheduler.remove_finished()
 
     def _compute(self, scheduled: list[Sequence]) -> None:
-        logits = self._runner.next_token_logits(
-            [(sequence.uncomputed_token_ids(), sequence.table) for sequence in scheduled]
-        )
-        sequences: list[Sequence] = []
-        rows: list[int] = []  # of the logits, one for each sequence
-        for row, sequence in enumerate(scheduled):
+        step = Step()
+        for sequence in scheduled:
             request = sequence.request
-            group = [sequence] if request.metrics.num_generated_tokens else request.sequences
+            samplers = [sequence] if request.metrics.num_generated_tokens else request.sequences
+            token_ids, start = sequence.uncomputed_token_ids(), sequence.table.num_tokens
+            slots = sequence.table.append_slots(len(token_ids))
             # The samples of one prompt share its blocks and part at their first token.
-            for twin in group[1:]:
+            for twin in samplers[1:]:
                 twin.table = sequence.table.fork()
-            sequences += group
-            rows += [row] * len(group)
-        if len(sequences) > len(scheduled):
-            logits = self._runner.rows(logits, rows)
-        token_ids = sample_tokens(logits, sequences)
-        logprobs = report_logprobs(logits, token_ids, sequences, self._tokenizer)
-        for sequence, token_id, report in zip(sequences, token_ids, logprobs, strict=True):
-            sequence.append(token_id, report, self._eos_token_ids)
-            if sequence.finished:
-                self._release(sequence)
+            step.works.append(Work(sequence, token_ids, start, slots, samplers))
+            step.num_tokens += len(token_ids)
+        step.works.sort(key=lambda work: len(work.token_ids) > 1)
+        for sampled in self._runner.submit(step).wait():
+            self._take(sampled)
+
+    def _take(self, sampled: Sampled) -> None:
+        if sampled.token_id == NOT_FINITE:
+            raise EngineError(
+                "The model's logits are not finite numbers.",
+                "Check the weights: they may be damaged, belong to another config.json, or be too "
+                "large for float16, where bfloat16 and float32 hold them.",
+            )
+        logprobs = None
+        if sampled.logprobs is not None:
+            logprobs = {
+                token_id: Logprob(*found, self._decode(token_id))
+                for token_id, found in sampled.logprobs.items()
+            }
+        sequence = sampled.sequence
+        sequence.append(sampled.token_id, logprobs, self._eos_token_ids)
+        if sequence.finished:
+            self._release(sequence)
+
+    def _decode(self, token_id: int) -> str:
+        if self._tokenizer is None:
+            return ""
+        return self._tokenizer.decode([token_id], skip_special_tokens=False)
 
     def _roll_back(self, scheduled: list[Sequence]) -> None:
         """Leave requests as if a step that failed had not been, but for tokens that came.

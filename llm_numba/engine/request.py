@@ -109,6 +109,8 @@ class Sequence:
         params = request.params
         self.request = request
         self.table = table
+        # Tokens that a submitted step samples and that nobody has read yet.
+        self.num_in_flight = 0
         self.output = CompletionOutput(index)
         if params.logprobs is not None:
             self.output.logprobs, self.output.cumulative_logprob = [], 0.0
@@ -125,6 +127,16 @@ class Sequence:
     def finished(self) -> bool:
         """Whether the last token has come."""
         return self.output.finish_reason is not None
+
+    @property
+    def num_sampled(self) -> int:
+        """Tokens of the answer, with those in flight."""
+        return len(self.output.token_ids) + self.num_in_flight
+
+    @property
+    def length(self) -> int:
+        """Tokens of prompt and answer, with those in flight."""
+        return len(self.request.prompt_token_ids) + self.num_sampled
 
     def token_ids(self) -> list[int]:
         """Return the prompt and the answer so far."""

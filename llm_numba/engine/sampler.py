@@ -7,10 +7,7 @@ token id a sequence comes back.
 import numpy as np
 
 from llm_numba import ops
-from llm_numba.engine.outputs import Logprob
 from llm_numba.engine.request import Sequence
-from llm_numba.errors import EngineError
-from llm_numba.models import Tokenizer
 from llm_numba.runtime import Array, to_host, upload
 
 
@@ -26,11 +23,7 @@ def sample_tokens(logits: Array, sequences: list[Sequence]) -> list[int]:
     Returns
     -------
     list of B int
-
-    Raises
-    ------
-    EngineError
-        If a row holds NaN or infinity: the weights are damaged, or overflow.
+        :data:`~llm_numba.engine.step.NOT_FINITE` for a row that holds NaN or infinity.
     """
     params = [sequence.request.params for sequence in sequences]
     vocab_size = logits.shape[-1]
@@ -41,17 +34,10 @@ def sample_tokens(logits: Array, sequences: list[Sequence]) -> list[int]:
         np.array([p.min_p for p in params], np.float32),
         np.array([sequence.request.seed for sequence in sequences], np.uint64),
         np.array([sequence.output.index for sequence in sequences], np.int32),
-        np.array([len(sequence.output.token_ids) for sequence in sequences], np.int32),
+        np.array([sequence.num_sampled for sequence in sequences], np.int32),
     ]
     logits = _penalize(logits, sequences)
-    tokens = to_host(ops.sample_tokens(logits, *upload(choices, like=logits))).tolist()
-    if min(tokens) < 0:
-        raise EngineError(
-            "The model's logits are not finite numbers.",
-            "Check the weights: they may be damaged, belong to another config.json, or be too "
-            "large for float16, where bfloat16 and float32 hold them.",
-        )
-    return tokens
+    return to_host(ops.sample_tokens(logits, *upload(choices, like=logits))).tolist()
 
 
 def _penalize(logits: Array, sequences: list[Sequence]) -> Array:
@@ -72,8 +58,8 @@ def _penalize(logits: Array, sequences: list[Sequence]) -> Array:
 
 
 def report_logprobs(
-    logits: Array, token_ids: list[int], sequences: list[Sequence], tokenizer: Tokenizer | None
-) -> list[dict[int, Logprob] | None]:
+    logits: Array, token_ids: list[int], sequences: list[Sequence]
+) -> list[dict[int, tuple[float, int]] | None]:
     """Report how likely the model found the chosen tokens and the most likely ones.
 
     Parameters
@@ -83,46 +69,31 @@ def report_logprobs(
     token_ids : list of B int
         The chosen tokens.
     sequences : list of B Sequence
-    tokenizer : Tokenizer or None
 
     Returns
     -------
-    list of B (dict of int to Logprob, or None)
-        Most likely first; the chosen token is among them. None where nobody asked.
+    list of B (dict of int to (float, int), or None)
+        By token its log-probability and its rank, most likely first; the chosen token is among
+        them. None where nobody asked.
     """
     asked = [sequence.request.params.logprobs for sequence in sequences]
     counts = [min(count, logits.shape[-1]) for count in asked if count is not None]
     if not counts:
         return [None] * len(sequences)
-    (chosen,) = upload([np.array(token_ids, np.int32)], like=logits)
+    # A row without a token has no probabilities either: any token will do.
+    (chosen,) = upload([np.maximum(token_ids, 0).astype(np.int32)], like=logits)
     found = ops.top_logprobs(logits, chosen, max(counts))
     rows = zip(token_ids, asked, *(to_host(array).tolist() for array in found), strict=True)
-    return [
-        None if count is None else _entries(token, count, *row, tokenizer)
-        for token, count, *row in rows
-    ]
+    return [None if count is None else _entries(token, count, *row) for token, count, *row in rows]
 
 
 def _entries(
-    chosen: int,
-    count: int,
-    logprob: float,
-    rank: int,
-    best: list[int],
-    logprobs: list[float],
-    tokenizer: Tokenizer | None,
-) -> dict[int, Logprob]:
+    chosen: int, count: int, logprob: float, rank: int, best: list[int], logprobs: list[float]
+) -> dict[int, tuple[float, int]]:
     found = {
         token: (value, place)
         for place, (token, value) in enumerate(zip(best, logprobs, strict=True), start=1)
         if place <= count
     }
     found.setdefault(chosen, (logprob, rank))
-    return {
-        token: Logprob(
-            value,
-            place,
-            tokenizer.decode([token], skip_special_tokens=False) if tokenizer else "",
-        )
-        for token, (value, place) in found.items()
-    }
+    return found

@@ -2,7 +2,7 @@
 
 import pytest
 
-import llm_numba.engine.core
+import llm_numba.engine.runner
 from llm_numba import LLM, SamplingParams
 from llm_numba.errors import EngineError
 
@@ -29,7 +29,7 @@ def test_a_failed_step_leaves_the_other_requests_of_that_step_their_answers(
     owner = {
         "forward": engine._runner.model,
         "logits": engine._runner.model,
-        "sample_tokens": llm_numba.engine.core,
+        "sample_tokens": llm_numba.engine.runner,
         "append": llm_numba.engine.request.Sequence,
     }[place]
     works, calls = getattr(owner, place), iter(range(10**6))

@@ -102,7 +102,7 @@ def write(tiny_llm: LLM, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Compl
         if isinstance(script, str):
             script = tiny_llm.tokenizer.encode(script, add_special_tokens=False)
         monkeypatch.setattr(
-            "llm_numba.engine.core.sample_tokens",
+            "llm_numba.engine.runner.sample_tokens",
             lambda logits, sequences: [script[len(s.output.token_ids)] for s in sequences],
         )
         params = SamplingParams(**{"max_tokens": len(script), **fields})
