@@ -13,10 +13,12 @@ from typing import Any
 
 import cupy
 from cuda.bindings import driver
-from cuda.core import LaunchConfig, Stream
+from cuda.core import LaunchConfig, ObjectCode, Stream
 from cuda.core import launch as driver_launch
 
 from llm_numba.errors import KernelArgumentError, LaunchError
+from llm_numba.runtime.cubins import Cubin, cubin_cache
+from llm_numba.runtime.fingerprint import fingerprint
 from llm_numba.runtime.launch import Launch
 from llm_numba.runtime.signature import argument_key, numba_type
 
@@ -118,25 +120,43 @@ def _load(kernel: Any, device: int, args: tuple[Any, ...]) -> _Compiled:
         signature = tuple(map(numba_type, key[1:]))
         # Different keys may share one kernel: bfloat16 and uint16, int and numpy.int64.
         if (device, signature) not in variants:
-            variants[device, signature] = _compile(kernel, signature)
+            variants[device, signature] = _prepare(kernel, signature, device)
         variants[key] = variants[device, signature]
     return variants[key]
 
 
-def _compile(kernel: Any, signature: tuple[Any, ...]) -> _Compiled:
+def _prepare(kernel: Any, signature: tuple[Any, ...], device: int) -> _Compiled:
+    cache = cubin_cache()
+    key = None
+    if cache is not None:
+        key = fingerprint(kernel, signature, cupy.cuda.Device(device).compute_capability)
+    cubin = cache.read(key) if key else None
+    if cubin is not None:
+        handle = ObjectCode.from_cubin(cubin.code).get_kernel(cubin.entry)
+        cooperative = cubin.cooperative
+    else:
+        overload = _compile(kernel, signature)
+        handle, cooperative = overload.library.get_cufunc().kernel, overload.cooperative
+        if key:
+            cache.write(
+                key, Cubin(overload.entry_name, cooperative, overload.library.get_cubin().code)
+            )
+    attributes = handle.attributes
+    return _Compiled(
+        handle,
+        cooperative,
+        _DEFAULT_SHARED_BYTES - attributes.shared_size_bytes,
+        attributes.num_regs,
+        attributes.local_size_bytes,
+        attributes.shared_size_bytes,
+    )
+
+
+def _compile(kernel: Any, signature: tuple[Any, ...]) -> Any:
     overload = kernel.compile(signature)
     # Numba binds a kernel to the GPU that it compiled for; a second GPU must be asked for.
     overload.bind()
-    function = overload.library.get_cufunc()
-    attributes = function.attrs
-    return _Compiled(
-        function.kernel,
-        overload.cooperative,
-        _DEFAULT_SHARED_BYTES - attributes.shared,
-        attributes.regs,
-        attributes.local,
-        attributes.shared,
-    )
+    return overload
 
 
 def _grant(compiled: _Compiled, device: int, shared_bytes: int) -> None:

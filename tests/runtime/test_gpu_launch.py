@@ -44,9 +44,13 @@ class Kernel:
     def compile(self, signature):
         if signature not in self._overloads:
             self.compiled.append(signature)
+            attributes = SimpleNamespace(
+                shared_size_bytes=self.static, num_regs=40, local_size_bytes=0
+            )
             function = SimpleNamespace(
-                kernel=SimpleNamespace(handle=f"kernel of {len(signature)}"),
-                attrs=SimpleNamespace(shared=self.static, regs=40, local=0),
+                kernel=SimpleNamespace(
+                    handle=f"kernel of {len(signature)}", attributes=attributes
+                ),
             )
             self._overloads[signature] = SimpleNamespace(
                 cooperative=self.cooperative,
@@ -79,7 +83,9 @@ def gpu(monkeypatch):
         nvtx=SimpleNamespace(
             RangePush=machine.ranges.append, RangePop=lambda: machine.ranges.append("end")
         ),
-        Device=lambda number: SimpleNamespace(attributes={"MaxSharedMemoryPerBlockOptin": 101376}),
+        Device=lambda number: SimpleNamespace(
+            attributes={"MaxSharedMemoryPerBlockOptin": 101376}, compute_capability="90"
+        ),
     )
     monkeypatch.setitem(sys.modules, "cupy", SimpleNamespace(ndarray=DeviceArray, cuda=cuda))
     monkeypatch.delitem(sys.modules, "llm_numba.runtime.gpu", raising=False)

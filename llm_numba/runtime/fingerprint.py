@@ -1,0 +1,240 @@
+"""What a compiled kernel depends on, as one number.
+
+Machine code may be used again as long as nothing has changed that went into it. For a kernel in
+Python these are
+
+- the bytecode and the constants of its function, and the options of ``@cuda.jit``;
+- what its closure holds: constants that a factory chose, device functions it was given;
+- the globals that it names, constants and device functions, and what those name in their turn;
+- of intrinsics, which write LLVM as they please, all source files of their directory;
+- the types of its arguments and the GPU's compute capability;
+- Python, Numba and NumPy, NVIDIA's compilers, the driver, and Numba's settings.
+
+All of it is walked in a fixed order into one hash. Names of local variables, comments and line
+numbers are left out, except where line information is asked for. An object that the walk does not
+know makes the kernel one without a fingerprint: it is compiled anew by each process, and never
+mistaken for another.
+"""
+
+import dis
+import functools
+import hashlib
+import os
+import sys
+from importlib import metadata
+from pathlib import Path
+from types import CodeType, FunctionType, ModuleType
+from typing import Any
+
+import numpy as np
+from numba.cuda import types
+from numba.cuda.dispatcher import CUDADispatcher
+from numba.cuda.extending import _Intrinsic
+
+import llm_numba
+
+# Their versions stand for all that is in them.
+_PACKAGES = ("numba", "numba-cuda", "llvmlite", "numpy", "ml_dtypes", "cuda-bindings", "cuda-core")
+_VERSIONED = {name.replace("-", "_") for name in _PACKAGES} | {"cuda"}
+_COMPILERS = ("nvvm", "nvJitLink", "nvrtc")
+_SCALARS = (bool, int, float, complex, str, bytes, type(None), type(...), np.generic, np.dtype)
+
+
+def fingerprint(kernel: Any, signature: tuple[Any, ...], capability: str) -> str | None:
+    """Name the machine code of a kernel by all that it depends on.
+
+    Parameters
+    ----------
+    kernel : dispatcher
+        A ``@cuda.jit`` kernel.
+    signature : tuple of numba types
+        Of its arguments.
+    capability : str
+        The GPU's compute capability.
+
+    Returns
+    -------
+    str or None
+        64 hexadecimal digits; None if something that the kernel names is of an unknown kind.
+    """
+    walk = _Walk()
+    try:
+        walk.add(kernel)
+    except _UnknownKind:
+        return None
+    walk.text(repr(signature), capability, environment())
+    return walk.digest()
+
+
+@functools.cache
+def environment() -> str:
+    """Describe what compiles in this process: versions, compilers, the driver, settings."""
+    parts = [sys.implementation.cache_tag, f"llm_numba {llm_numba.__version__}"]
+    for name in _PACKAGES:
+        try:
+            parts.append(f"{name} {metadata.version(name)}")
+        except metadata.PackageNotFoundError:
+            parts.append(f"{name} unknown")
+    parts += [_library(name) for name in _COMPILERS]
+    parts.append(f"driver {_driver_version()}")
+    parts += sorted(f"{k}={v}" for k, v in os.environ.items() if k.startswith("NUMBA_"))
+    return "\n".join(parts)
+
+
+def _library(name: str) -> str:
+    # By its file: the version that NVVM states of itself has not changed in years.
+    from cuda import pathfinder
+
+    try:
+        path = Path(pathfinder.load_nvidia_dynamic_lib(name).abs_path).resolve()
+        status = path.stat()
+    except (pathfinder.DynamicLibNotFoundError, OSError, TypeError):
+        return f"{name} unknown"
+    return f"{path} {status.st_size} {status.st_mtime_ns}"
+
+
+def _driver_version() -> int | None:
+    from cuda.bindings import driver
+
+    try:
+        return driver.cuDriverGetVersion()[1]
+    except RuntimeError:  # there is no driver's library
+        return None
+
+
+class _UnknownKind(Exception):
+    """The walk came to an object whose effect on machine code nobody can tell."""
+
+
+class _Walk:
+    """A hash of objects and of all that they refer to; cycles end where they close."""
+
+    def __init__(self) -> None:
+        self._hash = hashlib.sha256()
+        self._numbers: dict[int, int] = {}
+        self._held: list[Any] = []  # what is gone could share its identity with what comes
+
+    def digest(self) -> str:
+        return self._hash.hexdigest()
+
+    def text(self, *parts: str) -> None:
+        # Lengths keep neighbours apart.
+        for part in parts:
+            data = part.encode()
+            self._hash.update(b"%d:" % len(data))
+            self._hash.update(data)
+
+    def add(self, value: Any) -> None:
+        if isinstance(value, _SCALARS):
+            self.text(type(value).__name__, repr(value))
+        elif isinstance(value, types.Type):
+            self.text("type", repr(value))
+        elif isinstance(value, tuple | list):
+            self.text(type(value).__name__, str(len(value)))
+            for item in value:
+                self.add(item)
+        elif isinstance(value, frozenset):
+            self.text("frozenset", *sorted(map(repr, value)))
+        elif isinstance(value, dict):
+            self.text("dict", str(len(value)))
+            for key in sorted(value, key=str):
+                self.add(key)
+                self.add(value[key])
+        elif isinstance(value, np.ndarray):
+            self.text("array", repr(value.dtype), repr(value.shape), value.tobytes().hex())
+        elif isinstance(value, CodeType):
+            self._code(value)
+        elif _is_versioned(value):
+            self.text("versioned", f"{value.__name__} of {getattr(value, '__module__', '')}")
+        else:
+            self._once(value)
+
+    def _once(self, value: Any) -> None:
+        """Take in what may refer to itself, or be referred to often."""
+        if (number := self._numbers.get(id(value))) is not None:
+            self.text("again", str(number))
+            return
+        self._numbers[id(value)] = len(self._numbers)
+        self._held.append(value)
+        if isinstance(value, CUDADispatcher):
+            self.text("dispatcher")
+            self.add(value.targetoptions)
+            self._function(value.py_func, lines=bool(value.targetoptions.get("lineinfo")))
+        elif isinstance(value, _Intrinsic):
+            source = Path(value._defn.__code__.co_filename)
+            self.text("intrinsic", value._name, _sources(source.parent))
+            # Its globals are in those files, and objects of LLVM among them.
+            self._function(value._defn, with_globals=False)
+        elif isinstance(value, FunctionType):
+            self._function(value)
+        else:
+            raise _UnknownKind(type(value))
+
+    def _function(
+        self, function: FunctionType, lines: bool = False, with_globals: bool = True
+    ) -> None:
+        code = function.__code__
+        self._code(code, function.__doc__)
+        if lines:
+            self.text(code.co_filename, repr(list(code.co_positions())))
+        self.add(function.__defaults__)
+        for cell in function.__closure__ or ():
+            self.add(cell.cell_contents)
+        if with_globals:
+            for path in _global_names(code):
+                self._global(function.__globals__, *path)
+
+    def _global(self, scope: dict[str, Any], name: str, *attributes: str) -> None:
+        """Take in a global, or of a module what is looked up in it."""
+        self.text("global", name, *attributes)
+        if name not in scope:  # a builtin
+            return
+        value = scope[name]
+        for attribute in attributes:
+            if not isinstance(value, ModuleType) or _is_versioned(value):
+                break
+            value = getattr(value, attribute)
+        self.add(value)
+
+    def _code(self, code: CodeType, docstring: str | None = None) -> None:
+        self.text("code", code.co_code.hex(), str(code.co_flags), str(code.co_argcount))
+        # Of local variables only the number: their names are for people, and so is the docstring.
+        self.text(str(len(code.co_varnames)), *code.co_names, *code.co_freevars)
+        described = docstring is not None and code.co_consts[:1] == (docstring,)
+        self.add(code.co_consts[described:])
+
+
+@functools.cache
+def _global_names(code: CodeType) -> tuple[tuple[str, ...], ...]:
+    """Return the globals that a function reads, each with the attributes read of it in a row."""
+    found: dict[tuple[str, ...], None] = {}
+    path: tuple[str, ...] = ()
+    for instruction in dis.get_instructions(code):
+        if path and instruction.opname in ("LOAD_ATTR", "LOAD_METHOD"):
+            path = (*path, instruction.argval)
+            continue
+        if path:
+            found[path] = None
+        path = (instruction.argval,) if instruction.opname in ("LOAD_GLOBAL", "LOAD_NAME") else ()
+    for inner in code.co_consts:
+        if isinstance(inner, CodeType):
+            found |= dict.fromkeys(_global_names(inner))
+    return tuple(found)
+
+
+def _is_versioned(value: Any) -> bool:
+    """Whether a module, class or function is Python's, or of a package whose version counts."""
+    if not hasattr(value, "__name__") or isinstance(value, CUDADispatcher | _Intrinsic):
+        return False
+    home = value.__name__ if isinstance(value, ModuleType) else getattr(value, "__module__", None)
+    top = (home or "").partition(".")[0]
+    return top in _VERSIONED or top in sys.stdlib_module_names
+
+
+@functools.cache
+def _sources(directory: Path) -> str:
+    """Digest the Python files of a directory."""
+    digest = hashlib.sha256()
+    for path in sorted(directory.glob("*.py")):
+        digest.update(hashlib.sha256(path.read_bytes()).digest())
+    return digest.hexdigest()
