@@ -38,6 +38,7 @@ __all__ = [
     "copy_blocks",
     "embedding",
     "embedding_with_positions",
+    "fill_random",
     "gather_kv",
     "gelu",
     "gelu_tanh",
@@ -88,6 +89,9 @@ def _twins(on_host: Callable[..., Any], module: str) -> Callable[..., Any]:
 # From a token id to the residual stream.
 embedding = _twins(reference.embedding, "embedding")
 embedding_with_positions = _twins(reference.embedding_with_positions, "embedding")
+
+# Weights where there are none on disk.
+fill_random = _twins(reference.fill_random, "random_weights")
 
 # Products, with what stands before and behind them.
 linear = _twins(reference.linear, "linear")

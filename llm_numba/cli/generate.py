@@ -10,13 +10,14 @@ from typer import Argument, Option
 
 from llm_numba.cli.console import write
 from llm_numba.cli.options import ModelOptions, SamplingOptions, takes_groups
-from llm_numba.cli.prompts import read_prompts
+from llm_numba.cli.prompts import as_text, read_prompts
 from llm_numba.cli.stats import print_batch, print_request
 from llm_numba.cli.transcript import Transcript
 from llm_numba.errors import SamplingParamsError
 
 if TYPE_CHECKING:
     from llm_numba.engine import LLM, RequestOutput, SamplingParams
+    from llm_numba.engine.inputs import Prompt
 
 _PROMPT, _OUTPUT = "Prompt (none: standard input)", "Output"
 
@@ -38,6 +39,14 @@ def generate(
     ] = None,
     prompts_file: Annotated[
         Path | None, Option(help="A file with one prompt a line.", rich_help_panel=_PROMPT)
+    ] = None,
+    prompt_tokens: Annotated[
+        list[str] | None,
+        Option(
+            metavar="IDS",
+            help="A prompt as token ids, 1,2,3; may be repeated.",
+            rich_help_panel=_PROMPT,
+        ),
     ] = None,
     n: Annotated[
         int, Option("--n", "-n", help="Completions of each prompt.", rich_help_panel=_OUTPUT)
@@ -63,7 +72,7 @@ def generate(
 
     Several prompts run as one batch; their completions are written one after another.
     """
-    prompts = read_prompts([*(words or []), *(prompt or [])], file, prompts_file)
+    prompts = read_prompts([*(words or []), *(prompt or [])], file, prompts_file, prompt_tokens)
     sampling.check(n=n, logprobs=logprobs)
     if logprobs is not None and not as_json:
         raise SamplingParamsError(
@@ -86,15 +95,15 @@ def generate(
 
 
 def stream(
-    llm: "LLM", prompts: list[str], params: "SamplingParams", *, echo: bool = False
+    llm: "LLM", prompts: list["Prompt"], params: "SamplingParams", *, echo: bool = False
 ) -> list["RequestOutput"]:
-    """Write completions to stdout while they grow.
+    """Write completions to stdout while they grow: text, or token ids of a model without any.
 
     Parameters
     ----------
     llm : LLM
         The model.
-    prompts : list of str
+    prompts : list of (str or list of int)
         The batch.
     params : SamplingParams
         For all of them.
@@ -106,7 +115,7 @@ def stream(
     list of RequestOutput
         One per prompt, in their order.
     """
-    transcript = Transcript(prompts, params.n, echo=echo)
+    transcript = Transcript([as_text(prompt) for prompt in prompts], params.n, echo=echo)
     # Requests are numbered as they first speak up, and they do so in the order of the prompts.
     numbers: dict[object, int] = {}
     outputs: dict[int, RequestOutput] = {}
@@ -114,7 +123,8 @@ def stream(
         for chunk in llm.stream(prompts, params):
             number = numbers.setdefault(chunk.request_id, len(numbers))
             finished = chunk.finish_reason is not None
-            transcript.add(number, chunk.index, chunk.text, finished=finished)
+            text = chunk.text if llm.has_tokenizer else as_text(chunk.token_ids)
+            transcript.add(number, chunk.index, text, finished=finished)
             if chunk.output is not None:
                 outputs[number] = chunk.output
     finally:

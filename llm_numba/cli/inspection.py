@@ -118,7 +118,13 @@ def inspect(name: str) -> Inspection:
     ModelNotFoundError
         If there is no such model.
     """
-    from llm_numba.models import Checkpoint, Tokenizer, load_config, open_model, resolve_model
+    from llm_numba.models import (
+        Tokenizer,
+        load_config,
+        open_checkpoint,
+        open_model,
+        resolve_model,
+    )
 
     directory = resolve_model(name)
     problems: list[LLMNumbaError] = []
@@ -128,7 +134,7 @@ def inspect(name: str) -> Inspection:
     except LLMNumbaError as problem:
         problems.append(problem)
     try:
-        checkpoint = Checkpoint(directory)
+        checkpoint = open_checkpoint(directory)
     except LLMNumbaError as problem:
         problems.append(problem)
     # Whether the two fit each other can be asked only once each of them is sound.

@@ -31,7 +31,12 @@ class ModelOptions:
 
     model: Annotated[
         str,
-        Option("--model", "-m", help="Bundled name, directory, or hub id.", rich_help_panel=_MODEL),
+        Option(
+            "--model",
+            "-m",
+            help="Bundled name, directory, hub id, or random:SHAPE.",
+            rich_help_panel=_MODEL,
+        ),
     ] = "storyteller"
     device: Annotated[
         str,

@@ -6,7 +6,12 @@ from pathlib import Path
 from llm_numba.errors import PromptError
 
 
-def read_prompts(arguments: list[str], file: Path | None, prompts_file: Path | None) -> list[str]:
+def read_prompts(
+    arguments: list[str],
+    file: Path | None,
+    prompts_file: Path | None,
+    prompt_tokens: list[str] | None = None,
+) -> list[str | list[int]]:
     """Collect the prompts of a command line, in the order in which they were given.
 
     Parameters
@@ -17,19 +22,21 @@ def read_prompts(arguments: list[str], file: Path | None, prompts_file: Path | N
         A text that is one prompt.
     prompts_file : Path or None
         A text with one prompt a line; empty lines are skipped.
+    prompt_tokens : list of str, optional
+        Prompts as token ids, separated by commas or spaces.
 
     Returns
     -------
-    list of str
-        At least one prompt. Without any of the three, standard input is one prompt. The line
+    list of (str or list of int)
+        At least one prompt. Without any of the four, standard input is one prompt. The line
         break that ends a file is not part of its prompt, as in the shell's ``$(cat file)``.
 
     Raises
     ------
     PromptError
-        If there is no prompt, or its file cannot be read as UTF-8 text.
+        If there is no prompt, its file cannot be read as UTF-8 text, or token ids are no numbers.
     """
-    prompts = [_checked(argument) for argument in arguments]
+    prompts: list[str | list[int]] = [_checked(argument) for argument in arguments]
     if file is not None:
         prompts.append(_without_last_break(_read(file)))
     if prompts_file is not None:
@@ -38,6 +45,7 @@ def read_prompts(arguments: list[str], file: Path | None, prompts_file: Path | N
             raise PromptError(
                 f"{prompts_file} holds no prompt.", "Write one prompt on each of its lines."
             )
+    prompts += [_token_ids(text) for text in prompt_tokens or []]
     if prompts:
         return prompts
     if sys.stdin.isatty():
@@ -46,6 +54,26 @@ def read_prompts(arguments: list[str], file: Path | None, prompts_file: Path | N
             'Give one: llm-numba generate "Once upon a time", --file, --prompts-file or a pipe.',
         )
     return [_without_last_break(_decode(sys.stdin.buffer.read(), "standard input"))]
+
+
+def as_text(prompt: str | list[int]) -> str:
+    """Return a prompt, or an answer, as it is written out: token ids each with a space behind it.
+
+    Parameters
+    ----------
+    prompt : str or list of int
+    """
+    return prompt if isinstance(prompt, str) else "".join(f"{token} " for token in prompt)
+
+
+def _token_ids(text: str) -> list[int]:
+    try:
+        return [int(number) for number in text.replace(",", " ").split()]
+    except ValueError:
+        raise PromptError(
+            f"--prompt-tokens {text!r} is no list of token ids.",
+            "Write whole numbers with commas between them: --prompt-tokens 1,2,3.",
+        ) from None
 
 
 def _read(path: Path) -> str:

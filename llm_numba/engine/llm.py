@@ -35,7 +35,8 @@ class LLM:
     Parameters
     ----------
     model : str or Path
-        A bundled model's name, a directory in Hugging Face layout, or a hub id.
+        A bundled model's name, a directory in Hugging Face layout, a hub id, or "random:" and a
+        shape, as "random:llama-3.2-1b".
     device : {"auto", "cpu", "cuda", "sim"}
         ``auto`` is the GPU where there is one that works, and else the CPU. ``sim`` runs the
         GPU's kernels in the simulator: some tokens, for a look at how they come about.
@@ -147,6 +148,11 @@ class LLM:
             self.dtype,
             self.device,
         )
+
+    @property
+    def has_tokenizer(self) -> bool:
+        """Whether prompts may be text; without, they are token ids, and so is what comes out."""
+        return self._tokenizer is not None
 
     @property
     def tokenizer(self) -> Tokenizer:

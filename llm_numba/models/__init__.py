@@ -9,9 +9,11 @@ from llm_numba.models.generation_config import GenerationConfig, load_generation
 from llm_numba.models.loading import (
     bundled_models,
     load_model,
+    open_checkpoint,
     open_model,
     resolve_model,
 )
+from llm_numba.models.random import random_shapes
 from llm_numba.models.tokenizer import IncrementalDetokenizer, Tokenizer
 
 __all__ = [
@@ -28,7 +30,9 @@ __all__ = [
     "load_config",
     "load_generation_config",
     "load_model",
+    "open_checkpoint",
     "open_model",
     "parse_config",
+    "random_shapes",
     "resolve_model",
 ]

@@ -1,9 +1,7 @@
 """Weights on disk: one safetensors file, or several behind an index.
 
-Files are mapped into memory and converted tensor by tensor into the format the device computes in,
-so loading needs little more memory than the model itself; with the model on a GPU, the host never
-holds more than its largest tensor. A checkpoint is untrusted input: nothing
-is ever unpickled, and an index cannot name a file outside its directory.
+Nothing is read here but headers, and held against what the model needs. A checkpoint is untrusted
+input: nothing is ever unpickled, and an index cannot name a file outside its directory.
 """
 
 import json
@@ -19,7 +17,6 @@ from safetensors import SafetensorError, safe_open
 
 from llm_numba.errors import CheckpointError
 from llm_numba.models.fields import read_json
-from llm_numba.runtime import Array, to_device
 
 Progress = Callable[[str, int, int], None]
 
@@ -27,8 +24,7 @@ SINGLE_FILE = "model.safetensors"
 INDEX_FILE = "model.safetensors.index.json"
 STORAGE_BYTES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2}
 _DTYPES = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}
-# A mapped page counts as memory in use until its file is closed; files are reopened this often.
-REOPEN_AFTER_BYTES = 1 << 20
+STORAGE_OF = {dtype: storage for storage, dtype in _DTYPES.items()}
 
 
 @dataclass(frozen=True)
@@ -217,83 +213,3 @@ def _damage(path: Path) -> str | None:
     except (OSError, ValueError, TypeError, LookupError, AttributeError, RecursionError):
         return None
     return None if whole == size else f"it should have {whole} bytes and has {size}"
-
-
-class WeightLoader:
-    """Reads tensors of a validated checkpoint into arrays of the compute format, on a device.
-
-    Parameters
-    ----------
-    checkpoint : Checkpoint
-    dtype : dtype
-    progress : callable(name, done_bytes, total_bytes), optional
-    device : {"cpu", "cuda", "sim"}
-    """
-
-    def __init__(
-        self,
-        checkpoint: Checkpoint,
-        dtype: np.dtype,
-        progress: Progress | None = None,
-        device: str = "cpu",
-    ) -> None:
-        self._checkpoint = checkpoint
-        self._dtype = dtype
-        self._device = device
-        self._progress = progress
-        self._total = sum(info.num_bytes for info in checkpoint.tensors.values())
-        self._done = 0
-        self._path: Path | None = None
-        self._file: safe_open | None = None
-        self._read_since_open = 0
-
-    def __call__(self, *names: str, transpose: bool = False) -> Array:
-        """Read tensors stacked along their first axis.
-
-        Parameters
-        ----------
-        *names : str
-            Fused weights (query, key and value; gate and up) are one array from the start.
-        transpose : bool
-            Swap the two axes of each tensor: GPT-2 stores [K, N].
-
-        Returns
-        -------
-        array of the device
-            Contiguous, in the compute format.
-        """
-        shapes = [self._checkpoint.tensors[name].shape for name in names]
-        shapes = [shape[::-1] for shape in shapes] if transpose else shapes
-        out = np.empty((sum(shape[0] for shape in shapes), *shapes[0][1:]), self._dtype)
-        row = 0
-        for name, shape in zip(names, shapes, strict=True):
-            tensor = self._read(name)
-            out[row : row + shape[0]] = tensor.T if transpose else tensor
-            row += shape[0]
-        return self.place(out)
-
-    def place(self, array: np.ndarray) -> Array:
-        """Bring an array to where the weights are.
-
-        Parameters
-        ----------
-        array : ndarray
-
-        Returns
-        -------
-        array of the device
-            On the CPU the array itself.
-        """
-        return array if self._device == "cpu" else to_device(array, self._device)
-
-    def _read(self, name: str) -> np.ndarray:
-        info = self._checkpoint.tensors[name]
-        if info.path != self._path or self._read_since_open > REOPEN_AFTER_BYTES:
-            self._file, self._path = open_safetensors(info.path), info.path
-            self._read_since_open = 0
-        tensor = self._file.get_tensor(name)
-        self._read_since_open += info.num_bytes
-        self._done += info.num_bytes
-        if self._progress:
-            self._progress(name, self._done, self._total)
-        return tensor

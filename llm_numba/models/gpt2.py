@@ -17,9 +17,9 @@ from dataclasses import dataclass
 from llm_numba import ops
 from llm_numba.kvcache import PagedKVCache
 from llm_numba.models.batch import ForwardBatch
-from llm_numba.models.checkpoint import WeightLoader
 from llm_numba.models.config import ModelConfig
 from llm_numba.models.decoder import Decoder
+from llm_numba.models.weights import WeightLoader
 from llm_numba.runtime import Array
 
 

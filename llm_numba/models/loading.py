@@ -8,12 +8,14 @@ from pathlib import Path
 import numpy as np
 
 from llm_numba.errors import ModelNotFoundError
-from llm_numba.models.checkpoint import Checkpoint, Progress, WeightLoader
+from llm_numba.models.checkpoint import Checkpoint, Progress
 from llm_numba.models.config import ModelConfig
 from llm_numba.models.decoder import Decoder
 from llm_numba.models.families import load_config
 from llm_numba.models.gpt2 import GPT2Model, gpt2_ignores, gpt2_tensors
 from llm_numba.models.llama import LlamaModel, llama_ignores, llama_tensors
+from llm_numba.models.random import PREFIX, SHAPES_DIR, RandomCheckpoint, resolve_shape
+from llm_numba.models.weights import FileWeights, RandomWeights, WeightLoader
 
 BUNDLED_DIR = Path(__file__).parent / "bundled"
 
@@ -29,8 +31,8 @@ def resolve_model(name: str | Path) -> Path:
     Parameters
     ----------
     name : str or Path
-        A bundled model's name, a directory in Hugging Face layout, or a hub id ("owner/name"),
-        which is downloaded unless it is in the local hub cache.
+        A bundled model's name, a directory in Hugging Face layout, a hub id ("owner/name"),
+        which is downloaded unless it is in the local hub cache, or "random:" and a shape's name.
 
     Returns
     -------
@@ -41,6 +43,8 @@ def resolve_model(name: str | Path) -> Path:
     ModelNotFoundError
         If there is no such model, or the hub cannot be reached.
     """
+    if isinstance(name, str) and name.startswith(PREFIX):
+        return resolve_shape(name.removeprefix(PREFIX))
     bundled = bundled_models()
     if str(name) in bundled:
         return BUNDLED_DIR / str(name)
@@ -59,8 +63,8 @@ def resolve_model(name: str | Path) -> Path:
         return _download(name)
     raise ModelNotFoundError(
         f"There is no model {str(name)!r}: no such directory, and not bundled.",
-        f"Bundled: {', '.join(bundled)}; or give a directory in Hugging Face layout, or a hub id "
-        "like 'owner/name'.",
+        f"Bundled: {', '.join(bundled)}; or give a directory in Hugging Face layout, a hub id "
+        "like 'owner/name', or a shape for random weights like 'random:gpt2'.",
     )
 
 
@@ -105,6 +109,25 @@ class ModelFiles:
     build: Callable[[WeightLoader, int], Decoder]
 
 
+def open_checkpoint(directory: Path) -> Checkpoint:
+    """Read the headers of a checkpoint; where a directory is only a shape, make them up.
+
+    Parameters
+    ----------
+    directory : Path
+
+    Returns
+    -------
+    Checkpoint
+
+    Raises
+    ------
+    CheckpointError
+        If files are missing or damaged.
+    """
+    return (RandomCheckpoint if directory.parent == SHAPES_DIR else Checkpoint)(directory)
+
+
 def open_model(directory: Path) -> ModelFiles:
     """Read the configuration and the headers of a checkpoint and hold them against each other.
 
@@ -122,7 +145,7 @@ def open_model(directory: Path) -> ModelFiles:
         If files are missing or damaged, not supported, or do not fit each other.
     """
     config = load_config(directory)
-    checkpoint = Checkpoint(directory)
+    checkpoint = open_checkpoint(directory)
     if config.architecture == "GPT2LMHeadModel":
         prefix = "transformer." if "transformer.wte.weight" in checkpoint.tensors else ""
         checkpoint.validate(gpt2_tensors(config, prefix), gpt2_ignores)
@@ -142,7 +165,7 @@ def load_model(
     progress: Progress | None = None,
     device: str = "cpu",
 ) -> Decoder:
-    """Read the weights.
+    """Read the weights, or make them up.
 
     Parameters
     ----------
@@ -159,4 +182,5 @@ def load_model(
     -------
     Decoder
     """
-    return files.build(WeightLoader(files.checkpoint, dtype, progress, device), num_positions)
+    loader = RandomWeights if isinstance(files.checkpoint, RandomCheckpoint) else FileWeights
+    return files.build(loader(files.checkpoint, dtype, progress, device), num_positions)

@@ -8,6 +8,7 @@ import tokenizers
 from llm_numba.errors import PromptError, TokenizerError
 from llm_numba.models.chat_template import ChatTemplate, find_chat_template
 from llm_numba.models.fields import read_json
+from llm_numba.models.random import PREFIX, SHAPES_DIR
 
 # What decoders put where bytes form no character: perhaps the first half of one.
 REPLACEMENT_CHARACTER = "\ufffd"
@@ -57,6 +58,12 @@ class Tokenizer:
     @staticmethod
     def missing(directory: Path) -> TokenizerError:
         """Build the error for a directory without a tokenizer."""
+        if directory.parent == SHAPES_DIR:
+            return TokenizerError(
+                f"{PREFIX}{directory.name} has random weights and no tokenizer.",
+                "Give prompts as token ids: llm.generate([[1, 2, 3]]), "
+                "llm-numba generate --prompt-tokens 1,2,3.",
+            )
         return TokenizerError(
             f"{directory} holds no tokenizer.json.",
             "Export the fast tokenizer with it (save_pretrained), or give prompts as token ids.",

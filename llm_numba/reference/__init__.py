@@ -24,6 +24,7 @@ from llm_numba.reference.embedding import embedding, embedding_with_positions
 from llm_numba.reference.kv import copy_blocks, gather_kv, write_kv
 from llm_numba.reference.layernorm import add_layer_norm, add_rms_norm, layer_norm, rms_norm
 from llm_numba.reference.linear import linear
+from llm_numba.reference.random_weights import fill_random
 from llm_numba.reference.reduce import row_max, row_sum
 from llm_numba.reference.rope import (
     RopeScaling,
@@ -55,6 +56,7 @@ __all__ = [
     "copy_blocks",
     "embedding",
     "embedding_with_positions",
+    "fill_random",
     "gather_kv",
     "gelu",
     "gelu_tanh",

@@ -11,6 +11,7 @@ from llm_numba.runtime.arrays import (
     to_device,
     to_host,
     upload,
+    write_to,
     zeros,
 )
 from llm_numba.runtime.device import (
@@ -48,5 +49,6 @@ __all__ = [
     "to_device",
     "to_host",
     "upload",
+    "write_to",
     "zeros",
 ]

@@ -150,6 +150,22 @@ def upload(arrays: Sequence[np.ndarray], like: Array) -> list[Array]:
     ]
 
 
+def write_to(out: Array, array: np.ndarray) -> None:
+    """Write an array of the host into one of any device, in the latter's format.
+
+    Parameters
+    ----------
+    out : cupy.ndarray, SimulatedArray or ndarray
+        C-contiguous.
+    array : ndarray
+        Of the same shape, and of any format and order.
+    """
+    if kind_of(out) == "cuda":
+        out.set(np.ascontiguousarray(array, out.dtype))
+    else:
+        out[...] = array
+
+
 def zeros(shape: int | tuple[int, ...], dtype: DTypeLike, device: str) -> Array:
     """Allocate an array of zeros.
 

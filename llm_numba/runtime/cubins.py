@@ -2,7 +2,7 @@
 
 A cubin is machine code of one kernel, for one GPU's capability and one choice of argument types.
 The cache is a directory of files, each named by the kernel's fingerprint
-(:mod:`llm_numba.runtime.fingerprint`), so nothing in it is ever out of date, only unused. A file is::
+(:mod:`llm_numba.runtime.fingerprint`): nothing in it is ever out of date, only unused. A file is::
 
     llm_numba cubin 1            what this is
     sha256 of all that follows   a file that was damaged is compiled anew

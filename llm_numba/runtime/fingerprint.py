@@ -31,8 +31,6 @@ from numba.cuda import types
 from numba.cuda.dispatcher import CUDADispatcher
 from numba.cuda.extending import _Intrinsic
 
-import llm_numba
-
 # Their versions stand for all that is in them.
 _PACKAGES = ("numba", "numba-cuda", "llvmlite", "numpy", "ml_dtypes", "cuda-bindings", "cuda-core")
 _VERSIONED = {name.replace("-", "_") for name in _PACKAGES} | {"cuda"}
@@ -60,7 +58,7 @@ def fingerprint(kernel: Any, signature: tuple[Any, ...], capability: str) -> str
     walk = _Walk()
     try:
         walk.add(kernel)
-    except _UnknownKind:
+    except _UnknownKindError:
         return None
     walk.text(repr(signature), capability, environment())
     return walk.digest()
@@ -69,7 +67,7 @@ def fingerprint(kernel: Any, signature: tuple[Any, ...], capability: str) -> str
 @functools.cache
 def environment() -> str:
     """Describe what compiles in this process: versions, compilers, the driver, settings."""
-    parts = [sys.implementation.cache_tag, f"llm_numba {llm_numba.__version__}"]
+    parts = [sys.implementation.cache_tag]
     for name in _PACKAGES:
         try:
             parts.append(f"{name} {metadata.version(name)}")
@@ -102,7 +100,7 @@ def _driver_version() -> int | None:
         return None
 
 
-class _UnknownKind(Exception):
+class _UnknownKindError(Exception):
     """The walk came to an object whose effect on machine code nobody can tell."""
 
 
@@ -168,7 +166,7 @@ class _Walk:
         elif isinstance(value, FunctionType):
             self._function(value)
         else:
-            raise _UnknownKind(type(value))
+            raise _UnknownKindError(type(value))
 
     def _function(
         self, function: FunctionType, lines: bool = False, with_globals: bool = True

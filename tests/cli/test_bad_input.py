@@ -243,6 +243,19 @@ def test_prompt_that_is_no_text(cli, tiny):
     cli.refuses("generate", "-m", tiny, stdin=b"ab\xff", words=["UTF-8", "byte 2"])
 
 
+def test_prompt_tokens_that_are_no_numbers(cli, tiny):
+    cli.refuses("generate", "--prompt-tokens", "1,x", "-m", tiny, words=["'1,x'", "1,2,3"])
+
+
+def test_text_for_a_model_without_a_tokenizer(cli):
+    words = ["random:tiny", "--prompt-tokens"]
+    cli.refuses("generate", "Once", "-m", "random:tiny", "--max-model-len", 64, words=words)
+
+
+def test_shape_that_nobody_knows(cli):
+    cli.refuses("generate", "Once", "-m", "random:llama-9", words=["llama-9", "random:gpt2"])
+
+
 def test_prompt_file_that_is_not_there(cli, tiny, tmp_path):
     cli.refuses("generate", "--file", tmp_path / "gone.txt", "-m", tiny, words=["gone.txt"])
 

@@ -57,6 +57,24 @@ def test_prompt_may_come_from_anywhere(cli, tiny, tmp_path, expected, way):
     assert result.stdout == expected[0].text + "\n"
 
 
+def test_token_ids_are_a_prompt_too(cli, tiny):
+    llm = LLM(tiny.path, device="cpu")
+    ids = llm.tokenizer.encode(PROMPTS[1])
+    text = llm.generate([ids], SamplingParams(temperature=0.0, max_tokens=12))[0].outputs[0].text
+    typed = ",".join(map(str, ids))
+    result = cli.invoke("generate", "--prompt-tokens", typed, "-m", tiny, *GREEDY)
+    assert result.stdout == text + "\n"
+
+
+def test_a_model_without_a_tokenizer_writes_token_ids(cli):
+    arguments = ("generate", "-m", "random:tiny", "--max-model-len", 64, *GREEDY, "--ignore-eos")
+    result = cli.invoke(*arguments, "--prompt-tokens", "5 6 7", "--echo")
+    llm = LLM("random:tiny", device="cpu", max_model_len=64)
+    params = SamplingParams(temperature=0.0, max_tokens=12, ignore_eos=True)
+    answer = llm.generate([5, 6, 7], params)[0].outputs[0].token_ids
+    assert [int(number) for number in result.stdout.split()] == [5, 6, 7, *answer]
+
+
 def test_only_the_last_line_break_of_a_file_is_dropped(cli, tiny):
     result = cli.invoke("generate", "-m", tiny, *GREEDY, "--json", stdin=" a\n\n\n")
     assert json.loads(result.stdout)["prompt"] == " a\n\n"

@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
-import llm_numba.models.checkpoint as checkpoint_module
+import llm_numba.models.weights as weights_module
 from llm_numba import LLM
 from llm_numba.models import Checkpoint, load_config, load_model, open_model
-from llm_numba.models.checkpoint import WeightLoader
 from llm_numba.models.gpt2 import gpt2_tensors
+from llm_numba.models.weights import FileWeights
 from llm_numba.runtime import kind_of, to_host
 
 STORAGE = {
@@ -44,7 +44,7 @@ def test_shards_are_read_as_one_checkpoint(tmp_path: Path, save_sharded):
     shards = [{"a": numbers(2, 3)}, {"b": numbers(4), "c": numbers(1, 1)}]
     save_sharded(tmp_path, shards)
     checkpoint = Checkpoint(tmp_path)
-    load = WeightLoader(checkpoint, np.dtype(np.float32))
+    load = FileWeights(checkpoint, np.dtype(np.float32))
     assert set(checkpoint.tensors) == {"a", "b", "c"}
     for tensors in shards:
         for name, tensor in tensors.items():
@@ -58,7 +58,7 @@ def test_each_storage_format_is_converted_exactly(tmp_path: Path, storage, dtype
     save_file({"w": stored}, tmp_path / "model.safetensors")
     checkpoint = Checkpoint(tmp_path)
     assert checkpoint.tensors["w"].storage == storage
-    loaded = WeightLoader(checkpoint, np.dtype(dtype))("w")
+    loaded = FileWeights(checkpoint, np.dtype(dtype))("w")
     assert loaded.dtype == dtype
     np.testing.assert_array_equal(loaded, numbers(3, 5))
 
@@ -66,7 +66,7 @@ def test_each_storage_format_is_converted_exactly(tmp_path: Path, storage, dtype
 @pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])
 def test_weights_for_a_device_are_converted_and_lie_there(tmp_path: Path, dtype):
     save_file({"w": numbers(3, 5)}, tmp_path / "model.safetensors")
-    load = WeightLoader(Checkpoint(tmp_path), np.dtype(dtype), device="sim")
+    load = FileWeights(Checkpoint(tmp_path), np.dtype(dtype), device="sim")
     loaded = load("w", transpose=True)
     assert (kind_of(loaded), loaded.dtype) == ("sim", np.dtype(dtype))
     assert loaded.flags.c_contiguous
@@ -89,7 +89,7 @@ def test_a_checkpoint_is_stored_as_most_of_its_numbers_are(tmp_path: Path, stora
 def test_names_are_stacked_along_the_first_axis_in_the_order_given(tmp_path: Path):
     q, k = numbers(4, 3), numbers(2, 3) + 100
     save_file({"k": k, "q": q}, tmp_path / "model.safetensors")
-    load = WeightLoader(Checkpoint(tmp_path), np.dtype(np.float32))
+    load = FileWeights(Checkpoint(tmp_path), np.dtype(np.float32))
     stacked = load("q", "k")
     np.testing.assert_array_equal(stacked, np.concatenate([q, k]))
     assert stacked.flags.c_contiguous
@@ -98,14 +98,14 @@ def test_names_are_stacked_along_the_first_axis_in_the_order_given(tmp_path: Pat
 
 def test_biases_are_stacked_too(tmp_path: Path):
     save_file({"a": numbers(4), "b": numbers(2)}, tmp_path / "model.safetensors")
-    load = WeightLoader(Checkpoint(tmp_path), np.dtype(np.float32))
+    load = FileWeights(Checkpoint(tmp_path), np.dtype(np.float32))
     np.testing.assert_array_equal(load("a", "b"), np.concatenate([numbers(4), numbers(2)]))
 
 
 def test_transposed_tensors_are_transposed_one_by_one_and_contiguous(tmp_path: Path):
     a, b = numbers(3, 4), numbers(3, 2)
     save_file({"a": a, "b": b}, tmp_path / "model.safetensors")
-    load = WeightLoader(Checkpoint(tmp_path), np.dtype(np.float32))
+    load = FileWeights(Checkpoint(tmp_path), np.dtype(np.float32))
     stacked = load("a", "b", transpose=True)
     np.testing.assert_array_equal(stacked, np.concatenate([a.T, b.T]))
     assert stacked.flags.c_contiguous
@@ -118,12 +118,12 @@ def test_a_file_is_reopened_once_enough_was_read_so_that_its_pages_are_let_go(
     tensors = {f"t{i}": numbers(2, 3) + i for i in range(10)}
     save_file(tensors, tmp_path / "model.safetensors")
     checkpoint = Checkpoint(tmp_path)
-    opened, open_file = [], checkpoint_module.open_safetensors
-    monkeypatch.setattr(checkpoint_module, "REOPEN_AFTER_BYTES", 32)
+    opened, open_file = [], weights_module.open_safetensors
+    monkeypatch.setattr(weights_module, "REOPEN_AFTER_BYTES", 32)
     monkeypatch.setattr(
-        checkpoint_module, "open_safetensors", lambda path: opened.append(path) or open_file(path)
+        weights_module, "open_safetensors", lambda path: opened.append(path) or open_file(path)
     )
-    load = WeightLoader(checkpoint, np.dtype(np.float32))
+    load = FileWeights(checkpoint, np.dtype(np.float32))
     for name, tensor in tensors.items():
         np.testing.assert_array_equal(load(name), tensor)
     assert opened == [tmp_path / "model.safetensors"] * 5

@@ -48,9 +48,7 @@ class Kernel:
                 shared_size_bytes=self.static, num_regs=40, local_size_bytes=0
             )
             function = SimpleNamespace(
-                kernel=SimpleNamespace(
-                    handle=f"kernel of {len(signature)}", attributes=attributes
-                ),
+                kernel=SimpleNamespace(handle=f"kernel of {len(signature)}", attributes=attributes),
             )
             self._overloads[signature] = SimpleNamespace(
                 cooperative=self.cooperative,

@@ -1,0 +1,145 @@
+"""Weights on their way into a model: what a model asks for, and who answers.
+
+A model asks by the names of a checkpoint, and says which tensors it wants stacked: query, key and
+value as one product, gate and up as another. The answer lies on the device, in the format that it
+computes in. :class:`FileWeights` reads it from safetensors files, :class:`RandomWeights` makes it
+up.
+"""
+
+import hashlib
+import math
+from abc import ABC, abstractmethod
+from pathlib import Path
+
+import numpy as np
+from safetensors import safe_open
+
+from llm_numba import ops
+from llm_numba.models.checkpoint import Checkpoint, Progress, open_safetensors
+from llm_numba.reference.random_weights import SPREAD
+from llm_numba.runtime import Array, to_device, write_to, zeros
+
+# A mapped page counts as memory in use until its file is closed; files are reopened this often.
+REOPEN_AFTER_BYTES = 1 << 20
+
+
+class WeightLoader(ABC):
+    """Brings tensors to a device, in the compute format.
+
+    Parameters
+    ----------
+    checkpoint : Checkpoint
+        Validated: its tensors are those of the model.
+    dtype : dtype
+    progress : callable(name, done_bytes, total_bytes), optional
+    device : {"cpu", "cuda", "sim"}
+    """
+
+    def __init__(
+        self,
+        checkpoint: Checkpoint,
+        dtype: np.dtype,
+        progress: Progress | None = None,
+        device: str = "cpu",
+    ) -> None:
+        self._tensors = checkpoint.tensors
+        self._dtype = dtype
+        self._device = device
+        self._progress = progress
+        self._total = sum(info.num_bytes for info in checkpoint.tensors.values())
+        self._done = 0
+
+    def __call__(self, *names: str, transpose: bool = False) -> Array:
+        """Bring tensors, stacked along their first axis.
+
+        Parameters
+        ----------
+        *names : str
+            Fused weights (query, key and value; gate and up) are one array from the start.
+        transpose : bool
+            Swap the two axes of each tensor: GPT-2 stores [K, N].
+
+        Returns
+        -------
+        array of the device
+            Contiguous, in the compute format.
+        """
+        shapes = [self._tensors[name].shape for name in names]
+        shapes = [shape[::-1] for shape in shapes] if transpose else shapes
+        rows = sum(shape[0] for shape in shapes)
+        out = zeros((rows, *shapes[0][1:]), self._dtype, self._device)
+        row = 0
+        for name, shape in zip(names, shapes, strict=True):
+            self._fill(out[row : row + shape[0]], name, transpose)
+            row += shape[0]
+            self._done += self._tensors[name].num_bytes
+            if self._progress:
+                self._progress(name, self._done, self._total)
+        return out
+
+    def place(self, array: np.ndarray) -> Array:
+        """Bring an array of the host to where the weights are.
+
+        Parameters
+        ----------
+        array : ndarray
+
+        Returns
+        -------
+        array of the device
+            On the CPU the array itself.
+        """
+        return array if self._device == "cpu" else to_device(array, self._device)
+
+    @abstractmethod
+    def _fill(self, out: Array, name: str, transpose: bool) -> None:
+        """Write a tensor, transposed or not, into its rows of a stack."""
+
+
+class FileWeights(WeightLoader):
+    """Reads the tensors of a checkpoint; parameters as of :class:`WeightLoader`."""
+
+    _path: Path | None = None
+    _file: safe_open | None = None
+    _read_since_open = 0
+
+    def _fill(self, out: Array, name: str, transpose: bool) -> None:
+        tensor = self._read(name)
+        write_to(out, tensor.T if transpose else tensor)
+
+    def _read(self, name: str) -> np.ndarray:
+        info = self._tensors[name]
+        if info.path != self._path or self._read_since_open > REOPEN_AFTER_BYTES:
+            self._file, self._path = open_safetensors(info.path), info.path
+            self._read_since_open = 0
+        self._read_since_open += info.num_bytes
+        return self._file.get_tensor(name)
+
+
+class RandomWeights(WeightLoader):
+    """Makes tensors up where they are needed; parameters as of :class:`WeightLoader`.
+
+    A tensor's numbers follow from its name and nothing else, and all formats hold them exactly: a
+    model is the same on every device, in every format, in every order of loading.
+
+    Gains of norms are 1. Weights of products have the standard deviation 1/sqrt(K), to the nearest
+    power of two, K being the inputs of an output: so numbers of size 1 stay of size 1 from layer to
+    layer, and logits too, be the model small or large.
+    """
+
+    def _fill(self, out: Array, name: str, transpose: bool) -> None:
+        key = int.from_bytes(hashlib.blake2b(name.encode(), digest_size=8).digest(), "little")
+        if out.ndim > 1:
+            ops.fill_random(out, key, _step(out.shape[-1]))
+        elif name.endswith(".bias"):
+            ops.fill_random(out, key, _step(_BIAS_INPUTS))
+        else:
+            ops.fill_random(out, key, 0.0, centre=1.0)
+
+
+# A bias is as large as one input of so many.
+_BIAS_INPUTS = 4096
+
+
+def _step(inputs: int) -> float:
+    return 2.0 ** -round(math.log2(SPREAD * math.sqrt(inputs)))

@@ -1,0 +1,87 @@
+"""Random weights: the same bits from the kernel as from the reference, in every format."""
+
+import numpy as np
+import pytest
+
+from llm_numba import reference
+from llm_numba.errors import KernelArgumentError
+from llm_numba.kernels.random_weights import fill_random
+from llm_numba.reference.random_weights import SPREAD
+from llm_numba.reference.sampling import philox4x32
+from llm_numba.runtime import intercept, to_device, to_host, zeros
+from llm_numba.runtime.offline import compiler_problem, resources
+
+KEY = 0xFEDCBA9876543210
+each_dtype = pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])
+
+
+def by_hand(size, key=KEY):
+    """The odd numbers of the formula, one call of the generator at a time."""
+    numbers = np.zeros(-(-size // 512) * 512, np.int64)
+    for call in range(numbers.size // 16):
+        for j in range(16):
+            byte = philox4x32((call, 0, 0, 0), key)[j // 4] >> 8 * (j % 4) & 255
+            numbers[call // 32 * 512 + 32 * j + call % 32] = 2 * byte - 255
+    return numbers[:size]
+
+
+@pytest.mark.parametrize("size", [1, 33, 512, 1500])
+def test_the_reference_follows_the_formula(size):
+    found = reference.fill_random(np.zeros(size), KEY, 0.5, centre=3.0)
+    np.testing.assert_array_equal(found, 3 + by_hand(size) / 2)
+
+
+@each_dtype
+@pytest.mark.parametrize("shape", [(1,), (31,), (3, 171), (2, 5, 103), (0, 4)])
+def test_the_kernel_makes_the_references_bits(shape, dtype, device):
+    out = zeros(shape, dtype, device)
+    assert fill_random(out, KEY, 2.0**-12) is out
+    expected = reference.fill_random(np.zeros(shape, dtype), KEY, 2.0**-12)
+    np.testing.assert_array_equal(to_host(out).view("u1"), expected.view("u1"))
+
+
+@each_dtype
+def test_without_a_step_all_numbers_are_the_centre(dtype, device):
+    assert to_host(fill_random(zeros(40, dtype, device), KEY, 0.0, centre=1.0)).tolist() == [1] * 40
+
+
+@each_dtype
+@pytest.mark.parametrize("step", [2.0**-16, 2.0**-7])
+def test_every_format_holds_the_same_numbers(step, dtype):
+    """All 256 values, of the smallest step that a model takes and of one of the largest."""
+    found = reference.fill_random(np.zeros(5000, dtype), KEY, step).astype(np.float64)
+    assert len(np.unique(found)) == 256
+    np.testing.assert_array_equal(found, by_hand(5000) * step)
+
+
+def test_a_long_array_is_one_sequence_whatever_the_turns_it_is_made_in():
+    long = reference.fill_random(np.zeros(1_200_000, np.float32), KEY, 1.0)
+    short = reference.fill_random(np.zeros(600_000, np.float32), KEY, 1.0)
+    np.testing.assert_array_equal(long[:600_000], short)
+    # Each of 256 values is binomial: six standard deviations, for one of them in a million draws.
+    counts = np.unique(long, return_counts=True)[1]
+    expected = long.size / 256
+    assert np.abs(counts - expected).max() < 6 * expected**0.5
+    assert abs(long.mean()) < 6 * SPREAD / long.size**0.5
+
+
+def test_another_key_makes_other_numbers():
+    one, other = (reference.fill_random(np.zeros(4096), key, 1.0) for key in (KEY, KEY ^ 1 << 40))
+    # Independent numbers of 256 values agree in 16 of 4096 places, give or take 4.
+    assert np.count_nonzero(one == other) < 16 + 6 * 4
+
+
+def test_numbers_that_no_kernel_stores_are_refused(device):
+    with pytest.raises(KernelArgumentError, match="'out' has dtype int32"):
+        fill_random(zeros(4, "int32", device), KEY, 1.0)
+
+
+@pytest.mark.ptx
+def test_the_kernel_compiles_without_float64_and_without_a_stack():
+    if problem := compiler_problem():
+        pytest.skip(problem)
+    launches = []
+    with intercept(launches.append):
+        fill_random(to_device(np.zeros(4, np.float16), "sim"), KEY, 1.0)
+    found = resources(launches[0], (9, 0))
+    assert (found.stack_bytes, found.spill_stores, found.float64) == (0, 0, ())
