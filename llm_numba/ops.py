@@ -38,6 +38,7 @@ __all__ = [
     "copy_blocks",
     "embedding",
     "embedding_with_positions",
+    "fill_in_tokens",
     "fill_random",
     "gather_kv",
     "gelu",
@@ -87,6 +88,7 @@ def _twins(on_host: Callable[..., Any], module: str) -> Callable[..., Any]:
 
 
 # From a token id to the residual stream.
+fill_in_tokens = _twins(reference.fill_in_tokens, "tokens")
 embedding = _twins(reference.embedding, "embedding")
 embedding_with_positions = _twins(reference.embedding_with_positions, "embedding")
 

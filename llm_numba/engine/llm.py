@@ -56,6 +56,8 @@ class LLM:
     max_model_len : int, optional
         The longest sequence in tokens, by default what the configuration declares. RoPE that
         stretches ("dynamic", "yarn") may be asked for more, up to its factor.
+    enforce_eager : bool
+        On a GPU, launch kernels one by one: no CUDA graphs. Slower, and every bit the same.
     progress : callable(name, done_bytes, total_bytes), optional
         Called for each tensor while weights are read.
 
@@ -82,6 +84,7 @@ class LLM:
         max_num_seqs: int = 64,
         max_num_batched_tokens: int = 2048,
         max_model_len: int | None = None,
+        enforce_eager: bool = False,
         progress: Progress | None = None,
     ) -> None:
         for name, value in {
@@ -119,7 +122,7 @@ class LLM:
         )
         decoder = load_model(files, self.dtype, self.max_model_len, progress, self.device)
         self._engine = Engine(
-            ModelRunner(decoder, kv_cache),
+            ModelRunner(decoder, kv_cache, max_num_seqs, self.max_model_len, enforce_eager),
             self._tokenizer,
             self._generation.eos_token_ids,
             self.max_model_len,

@@ -1,15 +1,21 @@
-"""Runs the model over a step's work: builds the batch, computes it, chooses the next tokens."""
+"""Runs the model over a step's work: builds the batch, computes it, chooses the next tokens.
 
-from dataclasses import dataclass
+On a GPU a step is queued, not waited for: the host prepares the next one meanwhile. The tokens that
+the next one begins with stay on the device, in the rows where the step before sampled them.
+"""
 
 import numpy as np
 
 from llm_numba import ops
-from llm_numba.engine.sampler import report_logprobs, sample_tokens
-from llm_numba.engine.step import PendingStep, Sampled, Step
+from llm_numba.engine import faults
+from llm_numba.engine.decode_graphs import DecodeGraphs, Progress
+from llm_numba.engine.decode_rows import Bucket
+from llm_numba.engine.request import Sequence
+from llm_numba.engine.sampler import find_logprobs, is_eager, report_logprobs, sample_tokens
+from llm_numba.engine.step import IN_FLIGHT, Sampled, Step, Work
 from llm_numba.kvcache import BlockTable, PagedKVCache
 from llm_numba.models import Decoder, ForwardBatch
-from llm_numba.runtime import Array, to_host, upload
+from llm_numba.runtime import Array, Download, kind_of, to_host, upload
 
 
 class ModelRunner:
@@ -20,6 +26,12 @@ class ModelRunner:
     model : Decoder
     kv_cache : PagedKVCache
         On the model's device.
+    max_num_seqs : int
+        Sequences of a step at the most.
+    max_model_len : int
+        Tokens of a sequence at the most.
+    enforce_eager : bool
+        Capture no CUDA graphs: kernels are launched one by one, as a debugger wants them.
 
     Attributes
     ----------
@@ -28,14 +40,44 @@ class ModelRunner:
         With 0 a step is complete when :meth:`submit` returns.
     """
 
-    depth = 0
-
-    def __init__(self, model: Decoder, kv_cache: PagedKVCache) -> None:
+    def __init__(
+        self,
+        model: Decoder,
+        kv_cache: PagedKVCache,
+        max_num_seqs: int,
+        max_model_len: int,
+        enforce_eager: bool = False,
+    ) -> None:
         self.model = model
         self.kv_cache = kv_cache
+        self.depth = 0
+        self._decode: DecodeGraphs | None = None
+        self._samplers: list[Sequence] = []  # of the last step
+        self._sources: dict[Sequence, int] = {}  # where it put their tokens
+        self._sampled: Array = None
+        if kind_of(model.lm_head) == "cuda":
+            self.depth = 1
+            largest = Bucket(max_num_seqs, kv_cache.blocks_for(max_model_len))
+            with faults.reported("the buffers of decoding"):
+                self._decode = DecodeGraphs(model, kv_cache, largest, enforce_eager)
 
-    def submit(self, step: Step) -> PendingStep:
-        """Compute a step and choose the tokens that follow.
+    def warm_up(self, progress: Progress | None = None) -> None:
+        """Capture the graphs of all batches that decode, so that no request waits for one.
+
+        Without it each graph is captured when it is first needed. Where there are no graphs
+        nothing happens.
+
+        Parameters
+        ----------
+        progress : callable(done, total), optional
+            Called after each graph.
+        """
+        if self._decode is not None:
+            with faults.reported("the capture of a graph"):
+                self._decode.warm_up(progress)
+
+    def submit(self, step: Step) -> "SubmittedStep":
+        """Compute a step and choose the tokens that follow, or queue that on a GPU.
 
         Parameters
         ----------
@@ -44,26 +86,25 @@ class ModelRunner:
 
         Returns
         -------
-        PendingStep
+        SubmittedStep
+
+        Raises
+        ------
+        EngineError
+            If the GPU fails.
         """
-        hidden = self._forward(
-            [(w.token_ids, w.start, w.slots, w.sequence.table) for w in step.works]
-        )
-        last_rows = np.cumsum([len(work.token_ids) for work in step.works]) - 1
-        sampling = [i for i, work in enumerate(step.works) if work.samplers]
-        if not sampling:
-            return CompletedStep([])
-        if len(sampling) < len(hidden):
-            hidden = self._rows(hidden, last_rows[sampling])
-        logits = self.model.logits(hidden)
-        # The samples of one prompt part here: each draws from the same row.
-        rows = [row for row, i in enumerate(sampling) for _ in step.works[i].samplers]
-        if len(rows) > len(sampling):
-            logits = self._rows(logits, rows)
-        sequences = step.samplers
-        token_ids = sample_tokens(logits, sequences)
-        logprobs = report_logprobs(logits, token_ids, sequences)
-        return CompletedStep(list(map(Sampled, sequences, token_ids, logprobs)))
+        samplers = step.samplers
+        try:
+            with faults.reported("a step"):
+                results = self._compute(step, samplers)
+                download = Download(results)
+        except BaseException:
+            self._note([])
+            if self._decode is not None:
+                self._decode.forget()
+            raise
+        self._note(samplers)
+        return SubmittedStep(samplers, download)
 
     def all_logits(self, token_ids: list[int], table: BlockTable) -> np.ndarray:
         """Compute new tokens of one sequence and score what follows every one of them.
@@ -80,17 +121,70 @@ class ModelRunner:
         start = table.num_tokens
         try:
             slots = table.append_slots(len(token_ids))
-            return to_host(self.model.logits(self._forward([(token_ids, start, slots, table)])))
+            batch = self._batch([(token_ids, start, slots, table)], [0] * len(token_ids))
+            with faults.reported("a prompt's logits"):
+                return to_host(self.model.logits(self.model.forward(batch, self.kv_cache)))
         except BaseException:
             # Also for Ctrl-C: a table must never claim a token whose key was not written.
             table.truncate(start)
             raise
 
+    def _note(self, samplers: list[Sequence]) -> None:
+        if samplers != self._samplers:
+            self._samplers = samplers
+            self._sources = {sequence: row for row, sequence in enumerate(samplers)}
+
+    def _compute(self, step: Step, samplers: list[Sequence]) -> list[Array]:
+        """Return the sampled tokens, and what there is to report on them."""
+        works = step.works
+        decodes = step.num_tokens == len(works) and samplers == [w.sequence for w in works]
+        if self._decode is None or not decodes:
+            logits = self._logits(works)
+        elif any(map(is_eager, samplers)):
+            logits = self._decode.run(works, self._sources, "logits")
+        else:
+            self._decode.run(works, self._sources, "sample")
+            return [self._decode.sampled[: len(samplers)]]
+        if logits is None:
+            return []
+        out = None if self._decode is None else self._decode.sampled[: len(samplers)]
+        draws = [
+            work.start + len(work.token_ids) - len(work.sequence.request.prompt_token_ids)
+            for work in works
+            for _ in work.samplers
+        ]
+        self._sampled = sample_tokens(logits, samplers, draws, out)
+        return [self._sampled, *find_logprobs(logits, self._sampled, samplers)]
+
+    def _logits(self, works: list[Work]) -> Array | None:
+        """Run the model, kernel by kernel; score what follows, a row for each sampler."""
+        sources = [
+            self._sources[work.sequence] if token == IN_FLIGHT else 0
+            for work in works
+            for token in work.token_ids
+        ]
+        batch = self._batch(
+            [(w.token_ids, w.start, w.slots, w.sequence.table) for w in works], sources
+        )
+        hidden = self.model.forward(batch, self.kv_cache)
+        ends = np.cumsum([len(work.token_ids) for work in works])
+        sampling = [i for i, work in enumerate(works) if work.samplers]
+        if not sampling:
+            return None
+        if len(sampling) < len(hidden):
+            hidden = self._rows(hidden, ends[sampling] - 1)
+        logits = self.model.logits(hidden)
+        # The samples of one prompt part here: each draws from the same row.
+        rows = [row for row, i in enumerate(sampling) for _ in works[i].samplers]
+        return logits if len(rows) == len(sampling) else self._rows(logits, rows)
+
     def _rows(self, x: Array, indices: np.ndarray | list[int]) -> Array:
         """Pick rows of a device's array by indices on the host."""
         return ops.embedding(*upload([np.asarray(indices, np.int32)], like=x), x)
 
-    def _forward(self, work: list[tuple[list[int], int, list[int], BlockTable]]) -> Array:
+    def _batch(
+        self, work: list[tuple[list[int], int, list[int], BlockTable]], sources: list[int]
+    ) -> ForwardBatch:
         token_ids: list[int] = []
         positions: list[int] = []
         slots: list[int] = []
@@ -105,18 +199,46 @@ class ModelRunner:
         for row, (*_, table) in zip(block_tables, work, strict=True):
             row[: len(table.blocks)] = table.blocks
         context_lens = [start + len(new_ids) for new_ids, start, *_ in work]
-        lists = (token_ids, positions, slots, block_tables, starts, context_lens)
+        lists = (token_ids, sources, positions, slots, block_tables, starts, context_lens)
         arrays = [np.asarray(values, np.int32) for values in lists]
-        batch = ForwardBatch(*upload(arrays, like=self.model.lm_head))
-        return self.model.forward(batch, self.kv_cache)
+        tokens, places, *others = upload(arrays, like=self.model.lm_head)
+        if IN_FLIGHT in token_ids:
+            sampled = self._sampled if self._decode is None else self._decode.sampled
+            tokens = ops.fill_in_tokens(tokens, places, sampled)
+        return ForwardBatch(tokens, *others)
 
 
-@dataclass
-class CompletedStep:
-    """A step whose tokens are there already."""
+class SubmittedStep:
+    """A step that is computed, or will be.
 
-    sampled: list[Sampled]
+    Parameters
+    ----------
+    samplers : list of Sequence
+    download : Download
+        Of their tokens, and of what there is to report on them.
+    """
+
+    def __init__(self, samplers: list[Sequence], download: Download) -> None:
+        self._samplers = samplers
+        self._download = download
 
     def wait(self) -> list[Sampled]:
-        """Return the tokens."""
-        return self.sampled
+        """Wait until the step is computed, and not for later ones; return its tokens.
+
+        Returns
+        -------
+        list of Sampled
+            In the order of the step's samplers.
+
+        Raises
+        ------
+        EngineError
+            If the GPU failed.
+        """
+        with faults.reported("a step"):
+            copies = self._download.wait()
+        if not copies:
+            return []
+        token_ids = copies[0].tolist()
+        reports = report_logprobs(copies[1:], token_ids, self._samplers)
+        return list(map(Sampled, self._samplers, token_ids, reports))

@@ -1,17 +1,55 @@
 """From a batch's logits to each sequence's next token.
 
-Logits stay where the model computed them. What each sequence asks for goes there, in one copy; a
-token id a sequence comes back.
+Logits stay where the model computed them, and so do the tokens: the next step may begin with them
+before the host has read any.
 """
 
 import numpy as np
 
 from llm_numba import ops
 from llm_numba.engine.request import Sequence
-from llm_numba.runtime import Array, to_host, upload
+from llm_numba.engine.step import IN_FLIGHT
+from llm_numba.runtime import Array, upload
 
 
-def sample_tokens(logits: Array, sequences: list[Sequence]) -> list[int]:
+def sampling_fields(sequences: list[Sequence], vocab_size: int) -> dict[str, np.ndarray]:
+    """Lay out what sequences ask of the sampler and what stays the same from token to token.
+
+    Parameters
+    ----------
+    sequences : list of B Sequence
+    vocab_size : int
+
+    Returns
+    -------
+    dict of str to array [B]
+        By the names of :func:`llm_numba.ops.sample_tokens`, in its order.
+    """
+    params = [sequence.request.params for sequence in sequences]
+    return {
+        "temperature": np.array([0.0 if p.greedy else p.temperature for p in params], np.float32),
+        "top_k": np.array([min(max(p.top_k, 0), vocab_size) for p in params], np.int32),
+        "top_p": np.array([p.top_p for p in params], np.float32),
+        "min_p": np.array([p.min_p for p in params], np.float32),
+        "seeds": np.array([sequence.request.seed for sequence in sequences], np.uint64),
+        "streams": np.array([sequence.output.index for sequence in sequences], np.int32),
+    }
+
+
+def is_eager(sequence: Sequence) -> bool:
+    """Whether a sequence wants more of the sampler than a graph has in it.
+
+    Parameters
+    ----------
+    sequence : Sequence
+    """
+    params = sequence.request.params
+    return params.logprobs is not None or params.penalized
+
+
+def sample_tokens(
+    logits: Array, sequences: list[Sequence], draws: list[int], out: Array | None = None
+) -> Array:
     """Choose the next token of each sequence by its own parameters.
 
     Parameters
@@ -19,25 +57,21 @@ def sample_tokens(logits: Array, sequences: list[Sequence]) -> list[int]:
     logits : float [B, V]
         Not changed.
     sequences : list of B Sequence
+    draws : list of B int
+        How many tokens of each answer were drawn before.
+    out : int64 [B], optional
+        On a device, where the tokens go.
 
     Returns
     -------
-    list of B int
-        :data:`~llm_numba.engine.step.NOT_FINITE` for a row that holds NaN or infinity.
+    int64 [B]
+        Where the logits are; :data:`~llm_numba.engine.step.NOT_FINITE` for a row that holds NaN or
+        infinity.
     """
-    params = [sequence.request.params for sequence in sequences]
-    vocab_size = logits.shape[-1]
-    choices = [
-        np.array([0.0 if p.greedy else p.temperature for p in params], np.float32),
-        np.array([min(max(p.top_k, 0), vocab_size) for p in params], np.int32),
-        np.array([p.top_p for p in params], np.float32),
-        np.array([p.min_p for p in params], np.float32),
-        np.array([sequence.request.seed for sequence in sequences], np.uint64),
-        np.array([sequence.output.index for sequence in sequences], np.int32),
-        np.array([sequence.num_sampled for sequence in sequences], np.int32),
-    ]
-    logits = _penalize(logits, sequences)
-    return to_host(ops.sample_tokens(logits, *upload(choices, like=logits))).tolist()
+    fields = sampling_fields(sequences, logits.shape[-1])
+    choices = upload([*fields.values(), np.array(draws, np.int32)], like=logits)
+    options = {} if out is None else {"out": out}
+    return ops.sample_tokens(_penalize(logits, sequences), *choices, **options)
 
 
 def _penalize(logits: Array, sequences: list[Sequence]) -> Array:
@@ -57,15 +91,41 @@ def _penalize(logits: Array, sequences: list[Sequence]) -> Array:
     return ops.apply_penalties(logits, *upload(history, like=logits))
 
 
-def report_logprobs(
-    logits: Array, token_ids: list[int], sequences: list[Sequence]
-) -> list[dict[int, tuple[float, int]] | None]:
-    """Report how likely the model found the chosen tokens and the most likely ones.
+def find_logprobs(logits: Array, tokens: Array, sequences: list[Sequence]) -> list[Array]:
+    """Find how likely the model found the chosen tokens and the most likely ones.
 
     Parameters
     ----------
     logits : float [B, V]
         As the model gave them.
+    tokens : int64 [B]
+        The chosen ones.
+    sequences : list of B Sequence
+
+    Returns
+    -------
+    list of Array
+        Where the logits are, what :func:`report_logprobs` makes a report of; empty if nobody asked.
+    """
+    asked = [sequence.request.params.logprobs for sequence in sequences]
+    counts = [min(count, logits.shape[-1]) for count in asked if count is not None]
+    if not counts:
+        return []
+    gaps = np.full(len(sequences), IN_FLIGHT, np.int32)
+    lists = upload([gaps, np.arange(len(sequences), dtype=np.int32)], like=logits)
+    chosen = ops.fill_in_tokens(*lists, tokens)
+    return list(ops.top_logprobs(logits, chosen, max(counts)))
+
+
+def report_logprobs(
+    found: list[np.ndarray], token_ids: list[int], sequences: list[Sequence]
+) -> list[dict[int, tuple[float, int]] | None]:
+    """Report to each sequence what it asked for.
+
+    Parameters
+    ----------
+    found : list of ndarray
+        From :func:`find_logprobs`, on the host.
     token_ids : list of B int
         The chosen tokens.
     sequences : list of B Sequence
@@ -76,14 +136,10 @@ def report_logprobs(
         By token its log-probability and its rank, most likely first; the chosen token is among
         them. None where nobody asked.
     """
-    asked = [sequence.request.params.logprobs for sequence in sequences]
-    counts = [min(count, logits.shape[-1]) for count in asked if count is not None]
-    if not counts:
+    if not found:
         return [None] * len(sequences)
-    # A row without a token has no probabilities either: any token will do.
-    (chosen,) = upload([np.maximum(token_ids, 0).astype(np.int32)], like=logits)
-    found = ops.top_logprobs(logits, chosen, max(counts))
-    rows = zip(token_ids, asked, *(to_host(array).tolist() for array in found), strict=True)
+    asked = [sequence.request.params.logprobs for sequence in sequences]
+    rows = zip(token_ids, asked, *(array.tolist() for array in found), strict=True)
     return [None if count is None else _entries(token, count, *row) for token, count, *row in rows]
 
 

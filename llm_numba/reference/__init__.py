@@ -44,6 +44,7 @@ from llm_numba.reference.sampling import (
     top_logprobs,
 )
 from llm_numba.reference.softmax import log_softmax, softmax
+from llm_numba.reference.tokens import fill_in_tokens
 from llm_numba.reference.transpose import transpose
 
 __all__ = [
@@ -56,6 +57,7 @@ __all__ = [
     "copy_blocks",
     "embedding",
     "embedding_with_positions",
+    "fill_in_tokens",
     "fill_random",
     "gather_kv",
     "gelu",

@@ -1,5 +1,6 @@
 """The lowest floor: devices, arrays, launches, number formats, memory."""
 
+from llm_numba.runtime.arena import Arena
 from llm_numba.runtime.arrays import (
     Array,
     empty,
@@ -24,11 +25,15 @@ from llm_numba.runtime.device import (
 from llm_numba.runtime.graphs import Graph, capture
 from llm_numba.runtime.launch import Launch, intercept, launch, launch_all
 from llm_numba.runtime.memory import available_gpu_memory, available_memory
+from llm_numba.runtime.transfers import Download, Staging
 
 __all__ = [
+    "Arena",
     "Array",
+    "Download",
     "Graph",
     "Launch",
+    "Staging",
     "available_gpu_memory",
     "available_memory",
     "capture",

@@ -9,7 +9,7 @@ sees its bits as uint16, through :func:`kernel_view`.
 import contextlib
 import functools
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextvars import ContextVar
 from typing import Any, Literal
 
@@ -29,7 +29,8 @@ _PACKET_BYTES = 16  # the widest load of a thread
 # As float32, float16 and bfloat16 this is NaN, as a signed integer -1.
 _POISON = 0xFF
 
-_kept: ContextVar[list[Array] | None] = ContextVar("kept", default=None)
+Allocate = Callable[[int | tuple[int, ...], DTypeLike], Array]
+_allocate: ContextVar[Allocate | None] = ContextVar("allocate", default=None)
 
 
 class SimulatedArray(np.ndarray):
@@ -226,10 +227,7 @@ def empty(shape: int | tuple[int, ...], dtype: DTypeLike, like: Array) -> Array:
         import cupy
 
         with like.device:
-            array = cupy.empty(shape, np.dtype(dtype))
-        if (kept := _kept.get()) is not None:
-            kept.append(array)
-        return array
+            return (_allocate.get() or cupy.empty)(shape, np.dtype(dtype))
     if kind is None:
         raise _no_array("like", like)
     array = _poisoned(shape, np.dtype(dtype), "C")
@@ -237,21 +235,19 @@ def empty(shape: int | tuple[int, ...], dtype: DTypeLike, like: Array) -> Array:
 
 
 @contextlib.contextmanager
-def keeping(arrays: list[Array]) -> Iterator[None]:
-    """Append each array that :func:`empty` allocates on a GPU to a list.
-
-    What launches into a graph allocate must live as long as the graph: it is there that its
-    kernels write, each time.
+def allocating_by(allocate: Allocate) -> Iterator[None]:
+    """Let :func:`empty` get memory of a GPU from somewhere else than CuPy's pool.
 
     Parameters
     ----------
-    arrays : list
+    allocate : callable(shape, dtype) -> cupy.ndarray
+        See :class:`llm_numba.runtime.Arena`.
     """
-    token = _kept.set(arrays)
+    token = _allocate.set(allocate)
     try:
         yield
     finally:
-        _kept.reset(token)
+        _allocate.reset(token)
 
 
 def empty_like(array: Array) -> Array:

@@ -7,10 +7,11 @@ were.
 Source: "CUDA C++ Programming Guide", CUDA Graphs.
 """
 
+import contextlib
 from collections.abc import Callable
 from typing import Any
 
-from llm_numba.runtime.arrays import Array, keeping
+from llm_numba.runtime.arena import Arena
 
 
 class Graph:
@@ -19,13 +20,13 @@ class Graph:
     Parameters
     ----------
     graph : cupy.cuda.Graph
-    arrays : list of cupy.ndarray
-        What the launches allocated for themselves: their memory is the graph's.
+    arena : Arena
+        Whose memory the launches write to.
     """
 
-    def __init__(self, graph: Any, arrays: list[Array]) -> None:
+    def __init__(self, graph: Any, arena: Arena) -> None:
         self._graph = graph
-        self._arrays = arrays
+        self._arena = arena
 
     def launch(self, stream: Any = None) -> None:
         """Queue all launches.
@@ -40,7 +41,7 @@ class Graph:
         self._graph.launch(cupy.cuda.get_current_stream() if stream is None else stream)
 
 
-def capture(work: Callable[[], object]) -> Graph:
+def capture(work: Callable[[], object], arena: Arena | None = None) -> Graph:
     """Record what a function queues on the current stream, without running it.
 
     Parameters
@@ -48,6 +49,9 @@ def capture(work: Callable[[], object]) -> Graph:
     work : callable
         Launches kernels. It must have run once before: compiling is not allowed during a capture.
         Nothing in it may wait for the GPU, or look at what is in its memory.
+    arena : Arena, optional
+        Where the work allocates; by default an arena of this graph alone. Graphs that share one
+        must not run at the same time.
 
     Returns
     -------
@@ -55,12 +59,16 @@ def capture(work: Callable[[], object]) -> Graph:
     """
     import cupy
 
-    arrays: list[Array] = []
+    arena = Arena() if arena is None else arena
     stream = cupy.cuda.Stream(non_blocking=True)
-    with stream, keeping(arrays):
+    with stream, arena.active():
         stream.begin_capture()
         try:
             work()
-        finally:
-            graph = stream.end_capture()
-    return Graph(graph, arrays)
+        except BaseException:
+            # A capture that an error broke ends with an error of its own, which says less.
+            with contextlib.suppress(Exception):
+                stream.end_capture()
+            raise
+        graph = stream.end_capture()
+    return Graph(graph, arena)

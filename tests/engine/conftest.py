@@ -1,5 +1,6 @@
 """What the engine's tests share: a count of blocks in use, and engines with odd cache sizes."""
 
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -8,6 +9,9 @@ import pytest
 
 from llm_numba import LLM
 from llm_numba.runtime import gpu_problem
+
+# What several modules of tests share: `decoding`.
+sys.path.insert(0, str(Path(__file__).parent))
 
 
 @pytest.fixture(scope="session")

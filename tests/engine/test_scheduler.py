@@ -208,7 +208,7 @@ def test_500_random_requests_all_finish_and_leave_nothing(num_blocks, block_size
     model = FakeModel(num_blocks)
     cache = new_cache(num_blocks, block_size)
     engine = Engine(
-        ModelRunner(model, cache),
+        ModelRunner(model, cache, max_num_seqs, max_model_len=36),
         tokenizer=None,
         eos_token_ids=frozenset({0}),
         max_model_len=36,

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -103,7 +104,7 @@ def write(tiny_llm: LLM, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Compl
             script = tiny_llm.tokenizer.encode(script, add_special_tokens=False)
         monkeypatch.setattr(
             "llm_numba.engine.runner.sample_tokens",
-            lambda logits, sequences: [script[len(s.output.token_ids)] for s in sequences],
+            lambda logits, sequences, draws, out: np.array([script[draw] for draw in draws]),
         )
         params = SamplingParams(**{"max_tokens": len(script), **fields})
         chunks = list(tiny_llm.stream("prompt", params))

@@ -1,4 +1,4 @@
-"""What is captured into a graph, and what the graph keeps: with a made-up CuPy."""
+"""What is captured into a graph, and where it allocates: with a made-up CuPy."""
 
 import contextlib
 import sys
@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from llm_numba.runtime import arrays, capture, empty
+from llm_numba.runtime import Arena, arrays, capture, empty
 
 
 class Stream:
@@ -36,14 +36,14 @@ class Stream:
 
 @pytest.fixture(autouse=True)
 def _cupy(monkeypatch):
-    device = contextlib.nullcontext()
     cupy = SimpleNamespace(
         cuda=SimpleNamespace(Stream=Stream, get_current_stream=lambda: "the current one"),
         ndarray=np.ndarray,
-        empty=lambda shape, dtype: SimpleNamespace(shape=shape, device=device),
+        empty=lambda shape, dtype: "of the pool",
     )
     monkeypatch.setitem(sys.modules, "cupy", cupy)
     monkeypatch.setattr(arrays, "kind_of", lambda value: "cuda")
+    monkeypatch.setattr(Arena, "empty", lambda self, shape, dtype: self)
 
 
 LIKE = SimpleNamespace(device=contextlib.nullcontext())
@@ -59,14 +59,13 @@ def test_work_is_queued_on_the_stream_that_captures():
     assert stream.log[2:] == [("launch", "the current one"), ("launch", "mine")]
 
 
-def test_a_graph_keeps_what_its_work_allocated_and_nothing_else():
-    before = empty(3, "float32", LIKE)
+@pytest.mark.parametrize("arena", [None, Arena()], ids=["its own", "shared"])
+def test_work_that_is_captured_allocates_in_an_arena_that_the_graph_keeps(arena):
     made = []
-    graph = capture(lambda: made.append(empty(4, "float32", LIKE)))
-    after = empty(5, "float32", LIKE)
-    assert graph._arrays == made
-    assert before not in graph._arrays
-    assert after not in graph._arrays
+    graph = capture(lambda: made.append(empty(4, "float32", LIKE)), arena)
+    assert made == [graph._arena]
+    assert arena in (None, graph._arena)
+    assert empty(5, "float32", LIKE) == "of the pool"
 
 
 def test_a_capture_ends_when_its_work_fails():
@@ -79,4 +78,4 @@ def test_a_capture_ends_when_its_work_fails():
     with pytest.raises(RuntimeError, match="no"):
         capture(fail)
     assert stream[0].log == ["begin", "end"]
-    assert arrays._kept.get() is None
+    assert empty(5, "float32", LIKE) == "of the pool"

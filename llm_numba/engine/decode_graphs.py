@@ -1,0 +1,180 @@
+"""Steps in which every sequence has one token, each of them one launch.
+
+To launch a model's kernels one by one takes the host longer than a small batch takes the GPU. So
+the launches of a whole step, sampling included, are captured into a CUDA graph. A graph holds
+shapes and addresses. Shapes: there is one for each *bucket* of rows and of blocks a row, and a
+batch is filled up with rows of padding to the next. Addresses: inputs come in one buffer that never
+moves, and so do sampled tokens, which the next step reads there.
+
+A bucket's first step is launched one by one, which compiles what is not compiled yet, and then
+captured. All graphs share one arena: they never run at the same time.
+"""
+
+from collections.abc import Callable
+from typing import Literal
+
+import numpy as np
+
+from llm_numba import ops
+from llm_numba.engine.decode_rows import Bucket, DecodeRows, inputs_of
+from llm_numba.engine.request import Sequence
+from llm_numba.engine.step import Work
+from llm_numba.kvcache import PagedKVCache
+from llm_numba.models import Decoder, ForwardBatch
+from llm_numba.runtime import Arena, Array, Graph, Staging, capture, kind_of, to_device, zeros
+
+Mode = Literal["sample", "logits"]
+Progress = Callable[[int, int], None]
+
+
+def bucket_of(rows: int, width: int, largest: Bucket) -> Bucket:
+    """Return the bucket of a step.
+
+    Parameters
+    ----------
+    rows, width : int
+        Sequences, and blocks of the longest.
+    largest : Bucket
+        No bucket exceeds it.
+
+    Returns
+    -------
+    Bucket
+        1, 2, 4 or a multiple of 8 rows, and a power of two of blocks.
+    """
+    rounded = 1 << (rows - 1).bit_length() if rows <= 8 else -(-rows // 8) * 8
+    return Bucket(min(rounded, largest.rows), min(1 << (width - 1).bit_length(), largest.width))
+
+
+def all_buckets(largest: Bucket) -> list[Bucket]:
+    """List every bucket, the largest first.
+
+    Parameters
+    ----------
+    largest : Bucket
+    """
+    found = {
+        bucket_of(rows, width, largest)
+        for rows in range(1, largest.rows + 1)
+        for width in (1 << power for power in range((largest.width - 1).bit_length() + 1))
+    }
+    return sorted(found, reverse=True)
+
+
+class DecodeGraphs:
+    """Computes decoding steps of a model.
+
+    Parameters
+    ----------
+    model : Decoder
+        On a GPU; in the simulator `enforce_eager` must be set.
+    kv_cache : PagedKVCache
+    largest : Bucket
+        The most sequences, and the most blocks of one.
+    enforce_eager : bool
+        Launch one by one, and capture nothing. The kernels are the same, so every bit is.
+
+    Attributes
+    ----------
+    sampled : int64 [largest.rows]
+        The tokens of the last step, by its samplers.
+    arena : Arena
+        What the graphs' launches write to.
+    """
+
+    def __init__(
+        self, model: Decoder, kv_cache: PagedKVCache, largest: Bucket, enforce_eager: bool
+    ) -> None:
+        self._model, self._kv_cache = model, kv_cache
+        self._largest, self._enforce_eager = largest, enforce_eager
+        like = model.lm_head
+        device = kind_of(like)
+        self.sampled = zeros(largest.rows, np.int64, device)
+        self.arena = Arena()
+        self._inputs = zeros(largest.num_words, np.int32, device)
+        self._staging = Staging(largest.num_words, np.int32, like)
+        self._query_starts = to_device(np.arange(largest.rows + 1, dtype=np.int32), device)
+        self._rows = DecodeRows(largest, kv_cache, model.config.vocab_size)
+        self._graphs: dict[tuple[Bucket, Mode], tuple[Graph, Array | None]] = {}
+
+    def run(self, works: list[Work], sources: dict[Sequence, int], mode: Mode) -> Array | None:
+        """Queue a step.
+
+        Parameters
+        ----------
+        works : list of B Work
+            Of one token each.
+        sources : dict of Sequence to int
+            In which row of `sampled` the tokens are that are in flight.
+        mode : {"sample", "logits"}
+            Whether to write to `sampled`, or to return logits.
+
+        Returns
+        -------
+        float32 [B, V] or None
+            They last until the next step is queued.
+        """
+        width = self._rows.update(works, sources)
+        logits = self._queue(bucket_of(len(works), width, self._largest), mode)
+        return None if logits is None else logits[: len(works)]
+
+    def forget(self) -> None:
+        """Forget the sequences of the last step, as after a failure."""
+        self._rows.clear()
+
+    def warm_up(self, progress: Progress | None = None) -> None:
+        """Capture the graphs of all buckets, on rows of padding.
+
+        Parameters
+        ----------
+        progress : callable(done, total), optional
+            Called after each.
+        """
+        self._rows.clear()
+        buckets = all_buckets(self._largest)
+        for done, bucket in enumerate(buckets, start=1):
+            self._queue(bucket, "sample")
+            if progress is not None:
+                progress(done, len(buckets))
+
+    def _queue(self, bucket: Bucket, mode: Mode) -> Array | None:
+        self._rows.write(inputs_of(self._staging.next_buffer(), bucket))
+        self._staging.send(self._inputs[: bucket.num_words])
+        if self._enforce_eager:
+            return self._work(bucket, mode)
+        if (bucket, mode) not in self._graphs:
+            with self.arena.active():
+                logits = self._lend(self._work(bucket, mode))
+            self._graphs[bucket, mode] = self._capture(bucket, mode)
+            return logits
+        graph, logits = self._graphs[bucket, mode]
+        graph.launch()
+        return logits
+
+    def _work(self, bucket: Bucket, mode: Mode) -> Array | None:
+        """Launch the kernels of a step."""
+        inputs = inputs_of(self._inputs, bucket)
+        batch = ForwardBatch(
+            ops.fill_in_tokens(inputs.field("token_ids"), inputs.field("sources"), self.sampled),
+            inputs.field("positions"),
+            inputs.field("slots"),
+            inputs.block_tables,
+            self._query_starts[: bucket.rows + 1],
+            inputs.field("context_lens"),
+        )
+        logits = self._model.logits(self._model.forward(batch, self._kv_cache))
+        if mode == "logits":
+            return logits
+        limits = (inputs.field(name) for name in ("temperature", "top_k", "top_p", "min_p"))
+        numbers = (inputs.seeds, inputs.field("streams"), inputs.field("draws"))
+        ops.sample_tokens(logits, *limits, *numbers, out=self.sampled[: bucket.rows])
+        return None
+
+    def _capture(self, bucket: Bucket, mode: Mode) -> tuple[Graph, Array | None]:
+        results: list[Array | None] = []
+        graph = capture(lambda: results.append(self._lend(self._work(bucket, mode))), self.arena)
+        return graph, results[0]
+
+    def _lend(self, logits: Array | None) -> Array | None:
+        # Not kept: of each bucket they would be hundreds of megabytes.
+        return None if logits is None else self.arena.view(logits)

@@ -1,0 +1,45 @@
+"""What the GPU's libraries raise, as the engine's own error."""
+
+import contextlib
+from collections.abc import Iterator
+
+from llm_numba.errors import EngineError, LLMNumbaError
+
+# Not all of them export their errors' classes.
+_LIBRARIES = ("cupy", "cupy_backends", "cuda", "numba")
+
+
+@contextlib.contextmanager
+def reported(work: str) -> Iterator[None]:
+    """Turn an error of the GPU into an :class:`EngineError` that has it as its cause.
+
+    Parameters
+    ----------
+    work : str
+        What failed, for the message: "a step".
+
+    Raises
+    ------
+    EngineError
+    """
+    try:
+        yield
+    except LLMNumbaError:
+        raise
+    except Exception as error:
+        if type(error).__module__.partition(".")[0] not in _LIBRARIES:
+            raise
+        if isinstance(error, MemoryError):
+            raise EngineError(
+                f"The GPU has not enough memory for {work}: {_first_line(error)}",
+                "Lower max_num_batched_tokens, max_num_seqs or the size of the KV cache.",
+            ) from error
+        raise EngineError(
+            f"The GPU failed in {work}: {_first_line(error)}",
+            "Send the requests again; if it fails again, `llm-numba doctor` shows what works here.",
+        ) from error
+
+
+def _first_line(error: BaseException) -> str:
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else type(error).__name__

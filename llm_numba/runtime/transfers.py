@@ -1,0 +1,119 @@
+"""Copies between host and device that nobody waits for.
+
+The GPU copies by itself only from and to memory that the operating system must not move: *pinned*
+memory. From any other the driver first makes a copy that is, and may wait. Both directions are
+queued on the current stream, behind the work that came before and in front of what comes after.
+"""
+
+import ctypes
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import DTypeLike
+
+from llm_numba.runtime.arrays import Array, kind_of, to_host
+
+
+class Staging:
+    """Two buffers of the host, in turn: one is filled while the other may still be copied.
+
+    Parameters
+    ----------
+    size : int
+        Elements of each.
+    dtype : dtype-like
+    like : cupy.ndarray, SimulatedArray or ndarray
+        Lies where the copies go.
+    """
+
+    def __init__(self, size: int, dtype: DTypeLike, like: Array) -> None:
+        self._buffers = [_host_buffer(size, dtype, like) for _ in range(2)]
+        self._copied: list[Any] = [None, None]  # an event for each
+        self._turn = 0
+
+    def next_buffer(self) -> np.ndarray:
+        """Return the buffer whose turn it is, when its last copy is made.
+
+        Returns
+        -------
+        ndarray [size]
+            Holds anything.
+        """
+        self._turn = 1 - self._turn
+        if self._copied[self._turn] is not None:
+            self._copied[self._turn].synchronize()
+        return self._buffers[self._turn]
+
+    def send(self, target: Array) -> None:
+        """Queue a copy of the buffer's beginning to a device.
+
+        Parameters
+        ----------
+        target : cupy.ndarray, SimulatedArray or ndarray
+            One-dimensional and contiguous.
+        """
+        source = self._buffers[self._turn]
+        if kind_of(target) != "cuda":
+            target[...] = source[: target.size]
+            return
+        import cupy
+
+        stream = cupy.cuda.get_current_stream()
+        address = ctypes.c_void_p(source.ctypes.data)
+        target.data.copy_from_host_async(address, target.nbytes, stream)
+        self._copied[self._turn] = stream.record(_event())
+
+
+class Download:
+    """Arrays on their way to the host.
+
+    Parameters
+    ----------
+    arrays : sequence of cupy.ndarray, SimulatedArray or ndarray
+        Contiguous, all of one device. What is queued on the current stream later may overwrite
+        them.
+    """
+
+    def __init__(self, arrays: Sequence[Array]) -> None:
+        self._event: Any = None
+        if not arrays or kind_of(arrays[0]) != "cuda":
+            self._copies = [to_host(array) for array in arrays]
+            return
+        import cupy
+
+        stream = cupy.cuda.get_current_stream()
+        self._copies = []
+        for array in arrays:
+            copy = _host_buffer(array.size, array.dtype, array).reshape(array.shape)
+            address = ctypes.c_void_p(copy.ctypes.data)
+            array.data.copy_to_host_async(address, array.nbytes, stream)
+            self._copies.append(copy)
+        self._event = stream.record(_event())
+
+    def wait(self) -> list[np.ndarray]:
+        """Wait until these arrays have come, and for nothing that was queued after them.
+
+        Returns
+        -------
+        list of ndarray
+        """
+        if self._event is not None:
+            self._event.synchronize()
+        return self._copies
+
+
+def _host_buffer(size: int, dtype: DTypeLike, like: Array) -> np.ndarray:
+    dtype = np.dtype(dtype)
+    if kind_of(like) != "cuda":
+        return np.empty(size, dtype)
+    import cupy
+
+    memory = cupy.cuda.alloc_pinned_memory(max(1, size * dtype.itemsize))
+    return np.frombuffer(memory, dtype, size)
+
+
+def _event() -> Any:
+    import cupy
+
+    return cupy.cuda.Event(disable_timing=True)
