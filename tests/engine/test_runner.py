@@ -1,0 +1,277 @@
+"""Steps on a device: tokens that go from one to the next unread, padding, graphs, failures."""
+
+import functools
+import itertools
+
+import numpy as np
+import pytest
+from decoding import decode, new_sequences, prefill, step_of, take
+
+from llm_numba import LLM
+from llm_numba.engine.decode_graphs import DecodeGraphs
+from llm_numba.engine.decode_rows import Bucket
+from llm_numba.engine.runner import ModelRunner
+from llm_numba.engine.step import NOT_FINITE
+from llm_numba.errors import EngineError
+from llm_numba.kvcache import PagedKVCache
+from llm_numba.runtime import gpu_problem, to_host
+
+MAX_SEQS, MAX_LEN, BLOCK = 9, 90, 4
+SAMPLED = {"temperature": 1.0, "top_k": 20, "top_p": 0.9}
+PENALIZED = {"presence_penalty": 1.0, "repetition_penalty": 1.2}
+
+
+@pytest.fixture(scope="session")
+def tiny_model(tiny_dir):
+    """The tiny Llama in float32, one a device."""
+    load = functools.cache(lambda device: LLM(tiny_dir, device=device, dtype="float32"))
+    return lambda device: load(device)._engine._runner.model
+
+
+@pytest.fixture
+def new_runner(tiny_model):
+    """A runner with a cache of its own."""
+
+    def new(device: str, **options) -> ModelRunner:
+        model = tiny_model(device)
+        shape = (model.config.num_layers, 150, BLOCK, model.config.num_kv_heads)
+        cache = PagedKVCache(*shape, model.config.head_dim, np.dtype(np.float32), device)
+        return ModelRunner(model, cache, MAX_SEQS, MAX_LEN, **options)
+
+    return new
+
+
+@pytest.fixture
+def gpu() -> str:
+    if problem := gpu_problem():
+        pytest.skip(f"no kernel runs on a GPU here: {problem}")
+    return "cuda"
+
+
+def play(runner, seed: int, num_steps: int, *, ahead: bool, fields=({}, SAMPLED)) -> list[list]:
+    """Requests that come and go at random, some with two samples; return all answers.
+
+    `ahead` submits each step before the last one's tokens are read, as an engine does on a GPU.
+    """
+    rng = np.random.default_rng(seed)
+    kinds = itertools.cycle(fields)
+    live, everyone, unread = [], [], None
+    for number in range(num_steps):
+        waited_for = unread[1] if unread else []
+        works = [decode(each, in_flight=each in waited_for) for each in live]
+        if number == 0 or (len(live) <= MAX_SEQS - 2 and rng.random() < 0.4):
+            prompt = rng.integers(1, 250, rng.integers(1, 9)).tolist()
+            kind = next(kinds)
+            n = 2 if kind.get("temperature") else 1
+            new = new_sequences(runner.kv_cache, prompt, seed=number, n=n, **kind)
+            works.append(prefill(new[0].request))
+            live, everyone = live + new, everyone + new
+        step = step_of(works)
+        submitted = runner.submit(step)
+        if unread:
+            take(unread[0].wait())
+        unread = (submitted, step.samplers)
+        if not ahead:
+            take(submitted.wait())
+            unread = None
+        for sequence in [each for each in live if len(live) > 1 and rng.random() < 0.15]:
+            live.remove(sequence)
+            sequence.table.free()
+    if unread:
+        take(unread[0].wait())
+    return [sequence.output.token_ids for sequence in everyone]
+
+
+def padded(runner: ModelRunner) -> ModelRunner:
+    """In the simulator, run steps that decode as a GPU does, but for the graphs."""
+    largest = Bucket(MAX_SEQS, runner.kv_cache.blocks_for(MAX_LEN))
+    runner._decode = DecodeGraphs(runner.model, runner.kv_cache, largest, enforce_eager=True)
+    return runner
+
+
+# -- Tokens in flight ---------------------------------------------------------------------------
+
+
+def test_a_device_begins_a_step_with_tokens_that_nobody_has_read(new_runner, device):
+    expected = play(new_runner("cpu"), 3, 4, ahead=False)
+    assert play(new_runner(device), 3, 4, ahead=True) == expected
+
+
+def test_rows_of_padding_change_nothing(new_runner):
+    expected = play(new_runner("cpu"), 4, 4, ahead=False)
+    assert play(padded(new_runner("sim")), 4, 4, ahead=True) == expected
+
+
+def test_padding_writes_to_no_block_but_the_null_block(new_runner):
+    runner = padded(new_runner("sim"))
+    for k_cache, v_cache in runner.kv_cache.layers:
+        k_cache[...] = v_cache[...] = 7
+    runner._decode._queue(Bucket(2, 1), "sample")
+    for cache in itertools.chain(*runner.kv_cache.layers):
+        assert (to_host(cache)[:-1] == 7).all()
+        assert (to_host(cache)[-1, 0] != 7).all()
+
+
+def test_a_token_in_flight_may_stand_beside_a_piece_of_a_prompt(new_runner, device):
+    """A prompt of seven in three pieces, while another sequence decodes."""
+
+    def tokens(runner: ModelRunner, *, ahead: bool) -> list[list[int]]:
+        (first,), (second,) = (
+            new_sequences(runner.kv_cache, list(range(1, length))) for length in (4, 8)
+        )
+        pending = [runner.submit(step_of([prefill(first.request)]))]
+        for begin, end in ((0, 3), (3, 6), (6, 7)):
+            if not ahead:
+                take(pending.pop().wait())
+            piece = prefill(second.request, begin, end)
+            pending.append(runner.submit(step_of([decode(first, in_flight=ahead), piece])))
+            if ahead:
+                take(pending.pop(0).wait())
+        take(pending.pop().wait())
+        return [each.output.token_ids for each in (first, second)]
+
+    assert tokens(new_runner(device), ahead=True) == tokens(new_runner("cpu"), ahead=False)
+
+
+def test_a_step_of_unfinished_prompts_samples_nothing(new_runner, device):
+    runner = new_runner(device)
+    (sequence,) = new_sequences(runner.kv_cache, [1, 2, 3])
+    assert runner.submit(step_of([prefill(sequence.request, 0, 2)])).wait() == []
+
+
+# -- Graphs -------------------------------------------------------------------------------------
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("seed", range(3))
+def test_graphs_give_the_tokens_of_single_launches(new_runner, gpu, seed):
+    """Most buckets are met more than once: launched, captured, replayed."""
+    fields = ({}, SAMPLED, PENALIZED | SAMPLED, {"logprobs": 2})
+    expected = play(new_runner("cpu"), seed, 80, ahead=False, fields=fields)
+    for enforce_eager in (True, False):
+        runner = new_runner(gpu, enforce_eager=enforce_eager)
+        assert play(runner, seed, 80, ahead=False, fields=fields) == expected
+        assert bool(runner._decode._graphs) is not enforce_eager
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("seed", range(3))
+def test_graphs_may_run_ahead_of_their_readers(new_runner, gpu, seed):
+    expected = play(new_runner("cpu"), seed, 80, ahead=False)
+    assert play(new_runner(gpu), seed, 80, ahead=True) == expected
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("model", ["storyteller", "tiny"])
+def test_logits_out_of_a_graph_are_those_of_single_launches_to_the_bit(tiny_dir, gpu, model):
+    """Five sequences in a bucket of eight; the first run is launched, the others are replayed."""
+    llm = LLM(tiny_dir if model == "tiny" else model, device=gpu, max_num_seqs=8)
+    prompts = [list(range(1, length)) for length in (3, 9, 21, 2, 40)]
+
+    def bits(enforce_eager: bool) -> list[np.ndarray]:
+        old = llm._engine._runner
+        runner = ModelRunner(old.model, old.kv_cache, 8, 96, enforce_eager)
+        sequences = [new_sequences(runner.kv_cache, prompt)[0] for prompt in prompts]
+        take(runner.submit(step_of([prefill(each.request) for each in sequences])).wait())
+        rows = []
+        for _ in range(4):
+            works = [decode(each) for each in sequences]
+            rows.append(to_host(runner._decode.run(works, {}, "logits")))
+            for each, row in zip(sequences, rows[-1], strict=True):
+                each.output.token_ids.append(int(row.argmax()))
+        for each in sequences:
+            each.table.free()
+        return rows
+
+    for launched, replayed in zip(bits(True), bits(False), strict=True):
+        assert launched.tobytes() == replayed.tobytes()
+
+
+@pytest.mark.gpu
+def test_a_warm_runner_captures_nothing_more_and_takes_no_more_memory(new_runner, gpu):
+    runner, seen = new_runner(gpu), []
+    runner.warm_up(lambda done, total: seen.append((done, total)))
+    assert seen == [(i, len(seen)) for i in range(1, len(seen) + 1)]
+    graphs, num_bytes = dict(runner._decode._graphs), runner._decode.arena.num_bytes
+    expected = play(new_runner("cpu"), 5, 40, ahead=False)
+    assert play(runner, 5, 40, ahead=True) == expected
+    assert runner._decode._graphs == graphs
+    assert runner._decode.arena.num_bytes == num_bytes
+
+
+def test_without_graphs_there_is_nothing_to_warm_up(new_runner):
+    new_runner("cpu").warm_up(lambda done, total: pytest.fail("something was captured"))
+
+
+# -- What goes wrong ----------------------------------------------------------------------------
+
+
+def test_one_row_without_numbers_leaves_the_others_their_tokens(new_runner, device, monkeypatch):
+    runner = new_runner(device)
+    sequences = [new_sequences(runner.kv_cache, [1, 2, each], logprobs=1)[0] for each in (3, 4, 5)]
+    logits = runner.model.logits
+
+    def broken(hidden):
+        found = logits(hidden)
+        found[1] = np.nan
+        return found
+
+    step = step_of([prefill(each.request) for each in sequences])
+    expected = [each.token_id for each in runner.submit(step).wait()]
+    monkeypatch.setattr(runner.model, "logits", broken)
+    tokens = [each.token_id for each in runner.submit(step).wait()]
+    assert tokens == [expected[0], NOT_FINITE, expected[2]]
+
+
+@pytest.mark.parametrize("place", ["forward", "logits"])
+def test_a_failed_step_leaves_a_runner_that_goes_on(new_runner, device, monkeypatch, place):
+    runner = new_runner(device)
+    expected = play(runner, 6, 2, ahead=True)
+    (sequence,) = new_sequences(runner.kv_cache, [1, 2])
+    with monkeypatch.context() as patch:
+        patch.setattr(runner.model, place, lambda *_: 1 // 0)
+        with pytest.raises(ZeroDivisionError):
+            runner.submit(step_of([prefill(sequence.request)]))
+    sequence.table.free()
+    assert play(runner, 6, 2, ahead=True) == expected
+
+
+@pytest.mark.gpu
+def test_a_step_for_which_memory_is_short_says_so_and_the_next_one_runs(
+    new_runner, gpu, monkeypatch
+):
+    import cupy
+
+    runner = new_runner(gpu)
+    expected = play(runner, 6, 10, ahead=True)
+    (sequence,) = new_sequences(runner.kv_cache, [1, 2])
+    with monkeypatch.context() as patch:
+        patch.setattr(runner.model, "forward", lambda *_: cupy.empty(2**46, np.uint8))
+        with pytest.raises(EngineError, match="not enough memory for a step") as caught:
+            runner.submit(step_of([prefill(sequence.request)]))
+    assert isinstance(caught.value.__cause__, cupy.cuda.memory.OutOfMemoryError)
+    sequence.table.free()
+    assert play(runner, 6, 10, ahead=True) == expected
+
+
+@pytest.mark.gpu
+def test_a_capture_that_fails_leaves_a_runner_that_captures_again(new_runner, gpu, monkeypatch):
+    import cupy
+
+    runner = new_runner(gpu)
+    (sequence,) = new_sequences(runner.kv_cache, [1, 2])
+    take(runner.submit(step_of([prefill(sequence.request)])).wait())
+    forward, calls = runner.model.forward, itertools.count()
+
+    def failing(*args):
+        if next(calls) == 1:  # the first call launches, the second is captured
+            cupy.cuda.runtime.deviceSynchronize()
+        return forward(*args)
+
+    monkeypatch.setattr(runner.model, "forward", failing)
+    with pytest.raises(EngineError, match="GPU failed in a step"):
+        runner.submit(step_of([decode(sequence)]))
+    sequence.table.free()
+    expected = play(new_runner("cpu"), 6, 10, ahead=False)
+    assert play(runner, 6, 10, ahead=True) == expected
+    assert runner._decode._graphs
