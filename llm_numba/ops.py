@@ -30,6 +30,7 @@ from llm_numba.runtime import is_device_array
 
 __all__ = [
     "RopeScaling",
+    "add",
     "add_layer_norm",
     "add_rms_norm",
     "apply_penalties",
@@ -46,6 +47,7 @@ __all__ = [
     "layer_norm",
     "linear",
     "log_softmax",
+    "multiply",
     "paged_attention",
     "paged_decode_attention",
     "philox_uniform",
@@ -102,6 +104,8 @@ gelu_tanh = _twins(reference.gelu_tanh, "elementwise")
 silu = _twins(reference.silu, "elementwise")
 silu_mul = _twins(reference.silu_mul, "elementwise")
 transpose = _twins(reference.transpose, "transpose")
+add = _twins(reference.add, "arithmetic")
+multiply = _twins(reference.multiply, "arithmetic")
 
 # Norms.
 rms_norm = _twins(reference.rms_norm, "layernorm")

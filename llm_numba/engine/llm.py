@@ -16,6 +16,7 @@ from llm_numba.engine.session import ChatSession
 from llm_numba.errors import EngineError
 from llm_numba.kvcache import PagedKVCache, check_num_blocks, default_num_blocks
 from llm_numba.models import (
+    Execution,
     ModelConfig,
     Tokenizer,
     load_generation_config,
@@ -58,6 +59,9 @@ class LLM:
         stretches ("dynamic", "yarn") may be asked for more, up to its factor.
     enforce_eager : bool
         On a GPU, launch kernels one by one: no CUDA graphs. Slower, and every bit the same.
+    execution : Execution, optional
+        What the model fuses, and whether a token's bits may depend on what else is in the batch;
+        by default everything, and they may.
     progress : callable(name, done_bytes, total_bytes), optional
         Called for each tensor while weights are read.
 
@@ -85,6 +89,7 @@ class LLM:
         max_num_batched_tokens: int = 2048,
         max_model_len: int | None = None,
         enforce_eager: bool = False,
+        execution: Execution | None = None,
         progress: Progress | None = None,
     ) -> None:
         for name, value in {
@@ -120,7 +125,9 @@ class LLM:
         kv_cache = self._new_cache(
             block_size, num_blocks, max_num_seqs, num_weights * self.dtype.itemsize
         )
-        decoder = load_model(files, self.dtype, self.max_model_len, progress, self.device)
+        decoder = load_model(
+            files, self.dtype, self.max_model_len, progress, self.device, execution
+        )
         self._engine = Engine(
             ModelRunner(decoder, kv_cache, max_num_seqs, self.max_model_len, enforce_eager),
             self._tokenizer,

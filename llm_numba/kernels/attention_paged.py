@@ -40,8 +40,8 @@ def paged_attention(
     scale: float,
     window: int | None = None,
     *,
-    out: Any = None,
     batch_invariant: bool = False,
+    out: Any = None,
     stream: Any = None,
 ) -> Any:
     """Attend from the new tokens of each sequence, however many, to its own paged context.
@@ -68,11 +68,11 @@ def paged_attention(
         Usually 1/sqrt(D).
     window : int, optional
         How many positions a query sees, itself included; at least 1.
-    out : of shape and dtype of q, optional
-        Rows that belong to no sequence are left as they are.
     batch_invariant : bool
         Never hand over. What a token gets then depends on its own sequence alone, to the bit: not
         on the others, nor on how a prompt is cut into chunks.
+    out : of shape and dtype of q, optional
+        Rows that belong to no sequence are left as they are.
     stream : optional
         By default the current one.
 

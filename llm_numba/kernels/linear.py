@@ -23,6 +23,7 @@ def linear(
     out_dtype: Any = None,
     norm_weight: Any = None,
     eps: float = 0.0,
+    batch_invariant: bool = False,
     out: Any = None,
     stream: Any = None,
 ) -> Any:
@@ -47,6 +48,9 @@ def linear(
         are rounded to the dtype of `x` in between.
     eps : float
         Of that norm.
+    batch_invariant : bool
+        Make each row's result independent of how many others there are, to the bit: more than 8
+        rows then take a launch for every 8, which read all weights each.
     out : [M, N] or [M, F], optional
         Where the result goes; `residual` itself is allowed, other operands are not.
     stream : cupy.cuda.Stream or Numba stream, optional
@@ -62,15 +66,24 @@ def linear(
         If an argument has another rank, shape, dtype, layout or device.
     """
     checks.array("x", x, ndim=2)
-    options = {"activation": activation, "residual": residual, "stream": stream}
+    options = {"activation": activation, "stream": stream}
+    by_gemv = {"norm_weight": norm_weight, "eps": eps, "out_dtype": out_dtype}
     if len(x) <= gemv.MAX_ROWS:
-        options |= {"norm_weight": norm_weight, "eps": eps, "out_dtype": out_dtype}
-        return gemv.gemv(x, weight, bias, out=out, **options)
+        return gemv.gemv(x, weight, bias, residual=residual, out=out, **options, **by_gemv)
     checks.array("weight", weight, shape=(None, x.shape[1]), dtype=storage_dtype(x), like=x)
     gemv.check_output_dtype(x, out_dtype)
-    if out is None and out_dtype is not None:
-        columns = len(weight) // (2 if activation == "silu_mul" else 1)
-        out = empty((len(x), columns), out_dtype, like=x)
-    if norm_weight is not None:
-        x = rms_norm(x, norm_weight, eps, stream=stream)
-    return gemm.gemm(x, weight, bias, out=out, **options)
+    columns = len(weight) // (2 if activation == "silu_mul" else 1)
+    if out is None:
+        out = empty((len(x), columns), out_dtype or x.dtype, like=x)
+    if not batch_invariant:
+        if norm_weight is not None:
+            x = rms_norm(x, norm_weight, eps, stream=stream)
+        return gemm.gemm(x, weight, bias, residual=residual, out=out, **options)
+    checks.array("out", out, shape=(len(x), columns), like=x)
+    if residual is not None:
+        checks.array("residual", residual, shape=out.shape, like=x)
+    for start in range(0, len(x), gemv.MAX_ROWS):
+        rows = slice(start, start + gemv.MAX_ROWS)
+        part = None if residual is None else residual[rows]
+        gemv.gemv(x[rows], weight, bias, residual=part, out=out[rows], **options, **by_gemv)
+    return out

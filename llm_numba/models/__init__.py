@@ -4,6 +4,7 @@ from llm_numba.models.batch import ForwardBatch
 from llm_numba.models.checkpoint import Checkpoint, TensorInfo
 from llm_numba.models.config import ModelConfig
 from llm_numba.models.decoder import Decoder
+from llm_numba.models.execution import Execution
 from llm_numba.models.families import FAMILIES, load_config, parse_config
 from llm_numba.models.generation_config import GenerationConfig, load_generation_config
 from llm_numba.models.loading import (
@@ -20,6 +21,7 @@ __all__ = [
     "FAMILIES",
     "Checkpoint",
     "Decoder",
+    "Execution",
     "ForwardBatch",
     "GenerationConfig",
     "IncrementalDetokenizer",

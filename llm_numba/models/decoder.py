@@ -6,7 +6,9 @@ import numpy as np
 
 from llm_numba.kvcache import PagedKVCache
 from llm_numba.models.batch import ForwardBatch
+from llm_numba.models.composites import Composites
 from llm_numba.models.config import ModelConfig
+from llm_numba.models.execution import Execution
 from llm_numba.runtime import Array
 
 
@@ -17,15 +19,20 @@ class Decoder(ABC):
     ----------
     config : ModelConfig
     lm_head : float [V, E]
+    execution : Execution
 
     Attributes
     ----------
+    composites : Composites
+        What layers are made of.
     logits_dtype : str
         float32, or float64 where the weights are.
     """
 
-    def __init__(self, config: ModelConfig, lm_head: Array) -> None:
+    def __init__(self, config: ModelConfig, lm_head: Array, execution: Execution) -> None:
         self.config = config
+        self.execution = execution
+        self.composites = Composites(config, execution)
         self.lm_head = lm_head
         # 16 bits cannot tell apart tokens that are nearly as likely as each other.
         self.logits_dtype = np.promote_types(lm_head.dtype, np.float32).name

@@ -19,6 +19,7 @@ from llm_numba.kvcache import PagedKVCache
 from llm_numba.models.batch import ForwardBatch
 from llm_numba.models.config import ModelConfig
 from llm_numba.models.decoder import Decoder
+from llm_numba.models.execution import Execution
 from llm_numba.models.weights import WeightLoader
 from llm_numba.runtime import Array
 
@@ -52,9 +53,12 @@ class GPT2Model(Decoder):
     load : WeightLoader
     prefix : str
         What tensor names begin with: "transformer." or, in the original files, nothing.
+    execution : Execution
     """
 
-    def __init__(self, config: ModelConfig, load: WeightLoader, prefix: str) -> None:
+    def __init__(
+        self, config: ModelConfig, load: WeightLoader, prefix: str, execution: Execution
+    ) -> None:
         def affine(name: str, transpose: bool = False) -> Affine:
             weight = load(f"{prefix}{name}.weight", transpose=transpose)
             return Affine(weight, load(f"{prefix}{name}.bias"))
@@ -74,46 +78,29 @@ class GPT2Model(Decoder):
         ]
         self.final_norm = affine("ln_f")
         tied = config.tie_word_embeddings
-        super().__init__(config, self.wte if tied else load("lm_head.weight"))
+        super().__init__(config, self.wte if tied else load("lm_head.weight"), execution)
 
     def forward(self, batch: ForwardBatch, kv_cache: PagedKVCache) -> Array:
         """Run every layer; see :meth:`Decoder.forward`."""
-        activation = self.config.activation
+        run, activation = self.composites, self.config.activation
         r = ops.embedding_with_positions(batch.token_ids, batch.positions, self.wte, self.wpe)
         for i, layer in enumerate(self.layers):
-            mixed = self._attention(i, r, batch, kv_cache)
-            r = ops.linear(mixed, layer.out.weight, layer.out.bias, residual=r)
+            qkv = run.qkv(self._norm(r, layer.norm_1), layer.qkv.weight, layer.qkv.bias)
+            # Positions came with the embedding: nothing turns here.
+            mixed = run.attention(i, qkv, batch, kv_cache)
+            r = run.product(mixed, layer.out.weight, layer.out.bias, residual=r)
             x = self._norm(r, layer.norm_2)
-            x = ops.linear(x, layer.up.weight, layer.up.bias, activation=activation)
-            r = ops.linear(x, layer.down.weight, layer.down.bias, residual=r)
+            x = run.product(x, layer.up.weight, layer.up.bias, activation=activation)
+            r = run.product(x, layer.down.weight, layer.down.bias, residual=r)
         return r
 
     def _norm(self, r: Array, norm: Affine) -> Array:
         return ops.layer_norm(r, norm.weight, norm.bias, self.config.norm_eps)
 
-    def _attention(self, i: int, r: Array, batch: ForwardBatch, kv_cache: PagedKVCache) -> Array:
-        layer = self.layers[i]
-        k_cache, v_cache = kv_cache.layers[i]
-        qkv = ops.linear(self._norm(r, layer.norm_1), layer.qkv.weight, layer.qkv.bias)
-        # Positions came with the embedding: nothing turns here.
-        q = ops.rope_and_write_kv(
-            qkv, batch.positions, None, None, k_cache, v_cache, batch.slot_mapping
-        )
-        mixed = ops.paged_attention(
-            q,
-            k_cache,
-            v_cache,
-            batch.block_tables,
-            batch.query_starts,
-            batch.context_lens,
-            self.config.attention_scales[i],
-        )
-        return mixed.reshape(len(r), -1)
-
     def logits(self, hidden: Array) -> Array:
         """Score the next token; see :meth:`Decoder.logits`."""
         x = self._norm(hidden, self.final_norm)
-        return ops.linear(x, self.lm_head, out_dtype=self.logits_dtype)
+        return self.composites.product(x, self.lm_head, out_dtype=self.logits_dtype)
 
 
 def gpt2_tensors(config: ModelConfig, prefix: str) -> dict[str, tuple[int, ...]]:

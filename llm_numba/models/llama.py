@@ -22,6 +22,7 @@ from llm_numba.kvcache import PagedKVCache
 from llm_numba.models.batch import ForwardBatch
 from llm_numba.models.config import ModelConfig
 from llm_numba.models.decoder import Decoder
+from llm_numba.models.execution import Execution
 from llm_numba.models.weights import WeightLoader
 from llm_numba.runtime import Array
 
@@ -67,14 +68,18 @@ class LlamaModel(Decoder):
     load : WeightLoader
     num_positions : int
         How many positions RoPE is tabulated for.
+    execution : Execution
     """
 
-    def __init__(self, config: ModelConfig, load: WeightLoader, num_positions: int) -> None:
+    def __init__(
+        self, config: ModelConfig, load: WeightLoader, num_positions: int, execution: Execution
+    ) -> None:
         self.embed_tokens = load("model.embed_tokens.weight")
         self.layers = [_load_layer(config, load, i) for i in range(config.num_layers)]
         self.final_norm = load("model.norm.weight")
         tied = config.tie_word_embeddings
-        super().__init__(config, self.embed_tokens if tied else load("lm_head.weight"))
+        lm_head = self.embed_tokens if tied else load("lm_head.weight")
+        super().__init__(config, lm_head, execution)
         scaling = config.rope_scaling
         frequencies = ops.rope_frequencies(
             config.head_dim, config.rope_theta, scaling, num_positions
@@ -86,59 +91,21 @@ class LlamaModel(Decoder):
 
     def forward(self, batch: ForwardBatch, kv_cache: PagedKVCache) -> Array:
         """Run every layer; see :meth:`Decoder.forward`."""
-        eps = self.config.norm_eps
+        run, tables = self.composites, (self.cos, self.sin)
         r = ops.embedding(batch.token_ids, self.embed_tokens)
         for i, layer in enumerate(self.layers):
-            mixed = self._attention(i, r, batch, kv_cache)
-            r = ops.linear(mixed, layer.out, layer.out_bias, residual=r)
-            inner = ops.linear(
-                r,
-                layer.gate_up,
-                layer.gate_up_bias,
-                activation="silu_mul",
-                norm_weight=layer.post_attention_norm,
-                eps=eps,
-            )
-            r = ops.linear(inner, layer.down, layer.down_bias, residual=r)
+            qkv = run.qkv(r, layer.qkv, layer.qkv_bias, layer.input_norm)
+            head_norms = (layer.q_norm, layer.k_norm)
+            mixed = run.attention(i, qkv, batch, kv_cache, tables, head_norms)
+            r = run.product(mixed, layer.out, layer.out_bias, residual=r)
+            inner = run.gated(r, layer.gate_up, layer.gate_up_bias, layer.post_attention_norm)
+            r = run.product(inner, layer.down, layer.down_bias, residual=r)
         return r
-
-    def _attention(self, i: int, r: Array, batch: ForwardBatch, kv_cache: PagedKVCache) -> Array:
-        config, layer = self.config, self.layers[i]
-        k_cache, v_cache = kv_cache.layers[i]
-        eps = config.norm_eps
-        qkv = ops.linear(r, layer.qkv, layer.qkv_bias, norm_weight=layer.input_norm, eps=eps)
-        q = ops.rope_and_write_kv(
-            qkv,
-            batch.positions,
-            self.cos,
-            self.sin,
-            k_cache,
-            v_cache,
-            batch.slot_mapping,
-            layer.q_norm,
-            layer.k_norm,
-            eps,
-        )
-        mixed = ops.paged_attention(
-            q,
-            k_cache,
-            v_cache,
-            batch.block_tables,
-            batch.query_starts,
-            batch.context_lens,
-            config.attention_scales[i],
-            config.windows[i],
-        )
-        return mixed.reshape(len(r), -1)
 
     def logits(self, hidden: Array) -> Array:
         """Score the next token; see :meth:`Decoder.logits`."""
-        return ops.linear(
-            hidden,
-            self.lm_head,
-            out_dtype=self.logits_dtype,
-            norm_weight=self.final_norm,
-            eps=self.config.norm_eps,
+        return self.composites.product(
+            hidden, self.lm_head, norm=self.final_norm, out_dtype=self.logits_dtype
         )
 
 

@@ -1,5 +1,6 @@
 """From a name or a path to a model that can run."""
 
+import functools
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -11,6 +12,7 @@ from llm_numba.errors import ModelNotFoundError
 from llm_numba.models.checkpoint import Checkpoint, Progress
 from llm_numba.models.config import ModelConfig
 from llm_numba.models.decoder import Decoder
+from llm_numba.models.execution import Execution
 from llm_numba.models.families import load_config
 from llm_numba.models.gpt2 import GPT2Model, gpt2_ignores, gpt2_tensors
 from llm_numba.models.llama import LlamaModel, llama_ignores, llama_tensors
@@ -101,12 +103,12 @@ class ModelFiles:
     ----------
     config : ModelConfig
     checkpoint : Checkpoint
-    build : callable(WeightLoader, num_positions) -> Decoder
+    build : callable(WeightLoader, num_positions, Execution) -> Decoder
     """
 
     config: ModelConfig
     checkpoint: Checkpoint
-    build: Callable[[WeightLoader, int], Decoder]
+    build: Callable[[WeightLoader, int, Execution], Decoder]
 
 
 def open_checkpoint(directory: Path) -> Checkpoint:
@@ -150,12 +152,12 @@ def open_model(directory: Path) -> ModelFiles:
         prefix = "transformer." if "transformer.wte.weight" in checkpoint.tensors else ""
         checkpoint.validate(gpt2_tensors(config, prefix), gpt2_ignores)
         return ModelFiles(
-            config, checkpoint, lambda load, num_positions: GPT2Model(config, load, prefix)
+            config,
+            checkpoint,
+            lambda load, num_positions, execution: GPT2Model(config, load, prefix, execution),
         )
     checkpoint.validate(llama_tensors(config), llama_ignores)
-    return ModelFiles(
-        config, checkpoint, lambda load, num_positions: LlamaModel(config, load, num_positions)
-    )
+    return ModelFiles(config, checkpoint, functools.partial(LlamaModel, config))
 
 
 def load_model(
@@ -164,6 +166,7 @@ def load_model(
     num_positions: int,
     progress: Progress | None = None,
     device: str = "cpu",
+    execution: Execution | None = None,
 ) -> Decoder:
     """Read the weights, or make them up.
 
@@ -177,10 +180,13 @@ def load_model(
     progress : callable(name, done_bytes, total_bytes), optional
     device : {"cpu", "cuda", "sim"}
         Where the weights go.
+    execution : Execution, optional
+        How the model runs; by default with everything fused.
 
     Returns
     -------
     Decoder
     """
     loader = RandomWeights if isinstance(files.checkpoint, RandomCheckpoint) else FileWeights
-    return files.build(loader(files.checkpoint, dtype, progress, device), num_positions)
+    load = loader(files.checkpoint, dtype, progress, device)
+    return files.build(load, num_positions, execution or Execution())

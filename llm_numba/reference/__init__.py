@@ -14,6 +14,7 @@ V      vocabulary                  W      blocks in a block table
 """
 
 from llm_numba.reference.activation import gelu, gelu_tanh, silu, silu_mul
+from llm_numba.reference.arithmetic import add, multiply
 from llm_numba.reference.attention import (
     causal_attention,
     paged_attention,
@@ -49,6 +50,7 @@ from llm_numba.reference.transpose import transpose
 
 __all__ = [
     "RopeScaling",
+    "add",
     "add_layer_norm",
     "add_rms_norm",
     "apply_penalties",
@@ -66,6 +68,7 @@ __all__ = [
     "layer_norm",
     "linear",
     "log_softmax",
+    "multiply",
     "paged_attention",
     "paged_decode_attention",
     "philox_uniform",

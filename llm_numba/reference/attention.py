@@ -118,6 +118,8 @@ def paged_attention(
     context_lens: np.ndarray,
     scale: float,
     window: int | None = None,
+    *,
+    batch_invariant: bool = False,
 ) -> np.ndarray:
     """Attend from the new tokens of each sequence, however many, to its own paged context.
 
@@ -133,13 +135,15 @@ def paged_attention(
         Keys of each sequence, its new tokens included.
     scale : float
     window : int, optional
+    batch_invariant : bool
+        Make what a token gets independent of how many others there are, to the bit.
 
     Returns
     -------
     float [N, H, D]
     """
     batch = len(context_lens)
-    if (np.diff(query_starts) == 1).all():
+    if (np.diff(query_starts) == 1).all() and not batch_invariant:
         return paged_decode_attention(
             q, k_cache, v_cache, block_tables, context_lens, scale, window
         )
@@ -148,5 +152,10 @@ def paged_attention(
         rows = slice(query_starts[b], query_starts[b + 1])
         k = gather_kv(k_cache, block_tables[b : b + 1], context_lens[b])[0]
         v = gather_kv(v_cache, block_tables[b : b + 1], context_lens[b])[0]
-        out[rows] = causal_attention(q[rows], k, v, scale, window)
+        if not batch_invariant:
+            out[rows] = causal_attention(q[rows], k, v, scale, window)
+            continue
+        for row in range(rows.start, rows.stop):
+            alone, seen = slice(row, row + 1), len(k) - (rows.stop - row - 1)
+            out[alone] = causal_attention(q[alone], k[:seen], v[:seen], scale, window)
     return out

@@ -36,6 +36,7 @@ def linear(
     out_dtype: DTypeLike | None = None,
     norm_weight: np.ndarray | None = None,
     eps: float = 0.0,
+    batch_invariant: bool = False,
 ) -> np.ndarray:
     """Multiply by a weight matrix, with a norm before it and what follows as an epilogue.
 
@@ -55,6 +56,8 @@ def linear(
         Where given, rows of x are RMS-normalised first, and not rounded in between.
     eps : float
         Of that norm.
+    batch_invariant : bool
+        Make each row's result independent of how many others there are, to the bit.
 
     Returns
     -------
@@ -68,7 +71,10 @@ def linear(
     """
     if norm_weight is not None:
         x = rms_norm(x, norm_weight, eps)
-    y = np.ascontiguousarray((weight @ x.T).T)
+    if batch_invariant and len(x) > 1:
+        y = np.concatenate([_product(row, weight) for row in np.split(x, len(x))])
+    else:
+        y = _product(x, weight)
     if bias is not None:
         y += bias
     if activation is not None:
@@ -76,3 +82,7 @@ def linear(
     if residual is not None:
         y += residual
     return y if out_dtype is None else y.astype(out_dtype, copy=False)
+
+
+def _product(x: np.ndarray, weight: np.ndarray) -> np.ndarray:
+    return np.ascontiguousarray((weight @ x.T).T)

@@ -1,0 +1,233 @@
+"""What a layer is made of: groups of operations that are one launch each, or several.
+
+Models say what follows what; here is decided, by an :class:`~llm_numba.models.Execution`, what of
+it goes together. On a GPU that counts twice: what lies between two operations crosses memory, and
+each launch has a price.
+"""
+
+from typing import Any
+
+from llm_numba import ops
+from llm_numba.kvcache import PagedKVCache
+from llm_numba.models.batch import ForwardBatch
+from llm_numba.models.config import ModelConfig
+from llm_numba.models.execution import Execution
+from llm_numba.runtime import Array, is_device_array
+
+_ACTIVATIONS = {"gelu": ops.gelu, "gelu_tanh": ops.gelu_tanh, "silu": ops.silu}
+
+
+class Composites:
+    """Products with their surroundings, and attention with its own.
+
+    Parameters
+    ----------
+    config : ModelConfig
+    execution : Execution
+    """
+
+    def __init__(self, config: ModelConfig, execution: Execution) -> None:
+        self.config = config
+        self.execution = execution
+
+    def product(
+        self,
+        x: Array,
+        weight: Array,
+        bias: Array | None = None,
+        *,
+        norm: Array | None = None,
+        activation: str | None = None,
+        residual: Array | None = None,
+        out_dtype: str | None = None,
+    ) -> Array:
+        """Normalise, multiply, activate, add.
+
+        Parameters
+        ----------
+        x : float [M, K]
+        weight : float [N, K]
+        bias : float [N], optional
+        norm : float [K], optional
+            Weight of an RMSNorm of the rows of x.
+        activation : {"gelu", "gelu_tanh", "silu"}, optional
+        residual : float [M, N], optional
+        out_dtype : str, optional
+            Of the result.
+
+        Returns
+        -------
+        float [M, N]
+        """
+        execution = self.execution
+        x, options = self._before(x, norm)
+        if execution.fuse_gate_up:
+            options["activation"] = activation
+        if execution.fuse_norms:
+            options["residual"] = residual
+        y = self._linear(x, weight, bias, out_dtype=out_dtype, **options)
+        if activation is not None and not execution.fuse_gate_up:
+            y = _ACTIVATIONS[activation](y)
+        if residual is not None and not execution.fuse_norms:
+            y = ops.add(y, residual)
+        return y
+
+    def gated(self, x: Array, weight: Array, bias: Array | None, norm: Array) -> Array:
+        """Normalise, make gate and up, and multiply SiLU of the one by the other.
+
+        Parameters
+        ----------
+        x : float [M, E]
+        weight : float [2F, E]
+            The rows of the gate before those of up.
+        bias : float [2F] or None
+        norm : float [E]
+            Weight of an RMSNorm of the rows of x.
+
+        Returns
+        -------
+        float [M, F]
+        """
+        x, options = self._before(x, norm)
+        if self.execution.fuse_gate_up:
+            return self._linear(x, weight, bias, activation="silu_mul", **options)
+        half = len(weight) // 2
+        gate, up = self._split(x, weight, bias, (half, half), options)
+        return ops.multiply(ops.silu(gate), up)
+
+    def qkv(
+        self, x: Array, weight: Array, bias: Array | None, norm: Array | None = None
+    ) -> tuple[Array, ...]:
+        """Make queries, keys and values.
+
+        Parameters
+        ----------
+        x : float [N, E]
+        weight : float [(H + 2G) D, E]
+        bias : float [(H + 2G) D] or None
+        norm : float [E], optional
+            Weight of an RMSNorm of the rows of x.
+
+        Returns
+        -------
+        tuple of float [N, (H + 2G) D]
+            Or of the three parts, [N, H D], [N, G D] and [N, G D].
+        """
+        x, options = self._before(x, norm)
+        if self.execution.fuse_qkv:
+            return (self._linear(x, weight, bias, **options),)
+        config = self.config
+        kv_rows = config.num_kv_heads * config.head_dim
+        sizes = (config.num_heads * config.head_dim, kv_rows, kv_rows)
+        return tuple(self._split(x, weight, bias, sizes, options))
+
+    def attention(
+        self,
+        layer: int,
+        qkv: tuple[Array, ...],
+        batch: ForwardBatch,
+        kv_cache: PagedKVCache,
+        tables: tuple[Array, Array] | tuple[None, None] = (None, None),
+        norms: tuple[Array | None, Array | None] = (None, None),
+    ) -> Array:
+        """Normalise and turn heads, write keys and values, attend.
+
+        Parameters
+        ----------
+        layer : int
+        qkv : tuple of arrays
+            As :meth:`qkv` returns them.
+        batch : ForwardBatch
+        kv_cache : PagedKVCache
+        tables : (float [T, d/2], float [T, d/2]), optional
+            RoPE's cosines and sines; None where positions came with the embedding.
+        norms : (float [D], float [D]), optional
+            Weights of an RMSNorm of each query and each key.
+
+        Returns
+        -------
+        float [N, H D]
+        """
+        caches = kv_cache.layers[layer]
+        write = self._write_whole if len(qkv) == 1 else self._write_parts
+        q = write(*qkv, batch, caches, tables, norms)
+        mixed = ops.paged_attention(
+            q,
+            *caches,
+            batch.block_tables,
+            batch.query_starts,
+            batch.context_lens,
+            self.config.attention_scales[layer],
+            self.config.windows[layer],
+            batch_invariant=self.execution.batch_invariant,
+        )
+        return mixed.reshape(len(q), -1)
+
+    def _write_whole(
+        self, qkv: Array, batch: ForwardBatch, caches: Any, tables: Any, norms: Any
+    ) -> Array:
+        # The reference does one after the other always.
+        apart = is_device_array(qkv) and not self.execution.fuse_rope_kv
+        return ops.rope_and_write_kv(
+            qkv,
+            batch.positions,
+            *tables,
+            *caches,
+            batch.slot_mapping,
+            *norms,
+            self.config.norm_eps,
+            **{"step": "apart"} if apart else {},
+        )
+
+    def _write_parts(
+        self,
+        q: Array,
+        k: Array,
+        v: Array,
+        batch: ForwardBatch,
+        caches: Any,
+        tables: Any,
+        norms: Any,
+    ) -> Array:
+        q, k, v = (each.reshape(len(each), -1, self.config.head_dim) for each in (q, k, v))
+        turned = []
+        for heads, norm in zip((q, k), norms, strict=True):
+            if norm is not None:
+                heads = ops.rms_norm(heads, norm, self.config.norm_eps)
+            if None not in tables:
+                heads = ops.rope(heads, batch.positions, *tables)
+            turned.append(heads)
+        q, k = turned
+        ops.write_kv(k, v, *caches, batch.slot_mapping)
+        return q
+
+    def _before(self, x: Array, norm: Array | None) -> tuple[Array, dict[str, Any]]:
+        """Normalise x, or say how the product is to do it."""
+        if norm is None:
+            return x, {}
+        eps = self.config.norm_eps
+        if self.execution.fuse_norms:
+            return x, {"norm_weight": norm, "eps": eps}
+        return ops.rms_norm(x, norm, eps), {}
+
+    def _split(
+        self,
+        x: Array,
+        weight: Array,
+        bias: Array | None,
+        sizes: tuple[int, ...],
+        options: dict[str, Any],
+    ) -> list[Array]:
+        """Multiply by one part of the rows of a weight after the other."""
+        parts, start = [], 0
+        for size in sizes:
+            rows = slice(start, start + size)
+            part = None if bias is None else bias[rows]
+            parts.append(self._linear(x, weight[rows], part, **options))
+            start += size
+        return parts
+
+    def _linear(self, x: Array, weight: Array, bias: Array | None, **options: Any) -> Array:
+        return ops.linear(
+            x, weight, bias, batch_invariant=self.execution.batch_invariant, **options
+        )

@@ -1,0 +1,55 @@
+"""How a model runs: which operations go together, and whether a token's bits depend on others."""
+
+from dataclasses import dataclass
+
+from llm_numba.errors import EngineError
+
+
+@dataclass(frozen=True)
+class Execution:
+    """Switches that change how fast a model is, and nothing of what it means.
+
+    What a fused operation keeps in registers, its parts write to memory and read again, rounded to
+    the weights' format in between: results differ by such roundings. All switches are on unless
+    one wants to see what a fusion buys.
+
+    Attributes
+    ----------
+    batch_invariant : bool
+        A token's logits have the same bits alone and in any batch, with its prompt whole, cut into
+        chunks or computed anew. Products then take 8 rows at a time, and attention walks along a
+        context in one order: slower, for prompts above all.
+    fuse_qkv : bool
+        Queries, keys and values from one product; else from three.
+    fuse_gate_up : bool
+        The MLP's gate and up from one product whose epilogue is SiLU(gate) * up; else two
+        products, SiLU, a multiplication. Of an MLP without a gate: the activation as epilogue.
+    fuse_norms : bool
+        RMSNorm as a product's prologue, the addition to the residual stream as its epilogue; else
+        kernels of their own. LayerNorm is one always.
+    fuse_rope_kv : bool
+        Norms of heads, RoPE and the KV write at once; else one after the other. Takes `fuse_qkv`.
+    fuse_sampling : bool
+        From logits to tokens in the graph of the step; else behind it.
+
+    Raises
+    ------
+    EngineError
+        If RoPE and the KV write are to be fused and the product before them is not.
+    """
+
+    batch_invariant: bool = False
+    fuse_qkv: bool = True
+    fuse_gate_up: bool = True
+    fuse_norms: bool = True
+    fuse_rope_kv: bool = True
+    fuse_sampling: bool = True
+
+    def __post_init__(self) -> None:
+        """Refuse what no operation can do."""
+        if self.fuse_rope_kv and not self.fuse_qkv:
+            raise EngineError(
+                "fuse_rope_kv=True takes queries, keys and values from one array, and "
+                "fuse_qkv=False makes three.",
+                "Switch fuse_rope_kv off, too, or fuse_qkv on.",
+            )
