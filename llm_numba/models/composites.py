@@ -127,7 +127,7 @@ class Composites:
         qkv: tuple[Array, ...],
         batch: ForwardBatch,
         kv_cache: PagedKVCache,
-        tables: tuple[Array, Array] | tuple[None, None] = (None, None),
+        tables: tuple[Array, Array] | None = None,
         norms: tuple[Array | None, Array | None] = (None, None),
     ) -> Array:
         """Normalise and turn heads, write keys and values, attend.
@@ -171,7 +171,7 @@ class Composites:
         return ops.rope_and_write_kv(
             qkv,
             batch.positions,
-            *tables,
+            *(tables or (None, None)),
             *caches,
             batch.slot_mapping,
             *norms,
@@ -194,7 +194,7 @@ class Composites:
         for heads, norm in zip((q, k), norms, strict=True):
             if norm is not None:
                 heads = ops.rms_norm(heads, norm, self.config.norm_eps)
-            if None not in tables:
+            if tables is not None:
                 heads = ops.rope(heads, batch.positions, *tables)
             turned.append(heads)
         q, k = turned

@@ -31,6 +31,10 @@ def run(x, weight, bias=None, *, device, **options):
     return to_host(linear(to_device(x, device), to_device(weight, device), place, **options))
 
 
+def without_place(options):
+    return {name: value for name, value in options.items() if name != "device"}
+
+
 def expected(x, weight, bias=None, **options):
     def exact(value):
         return value.astype(np.float64) if isinstance(value, np.ndarray) else value
@@ -98,8 +102,25 @@ def test_the_number_of_rows_decides_which_kernel_multiplies(M, name):
     assert all(launch.kernel.py_func.__name__.startswith(name) for launch in launches)
 
 
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("activation", ["gelu", "silu_mul"])
+def test_a_row_has_the_same_bits_among_any_number_of_rows(activation, dtype, device):
+    """Whole packets and many turns along K: each path of the kernel that decodes is used."""
+    N, K = 12, 1040
+    x, weight, bias = (numbers(*shape, dtype=dtype) for shape in ((19, K), (N, K), (N,)))
+    residual = numbers(19, N // 2 if activation == "silu_mul" else N, dtype=dtype)
+    options = {"activation": activation, "norm_weight": numbers(K, dtype=dtype), "eps": 1e-5}
+    options |= {"batch_invariant": True, "device": device}
+    together = run(x, weight, bias, residual=residual, **options)
+    assert_near(together, expected(x, weight, bias, residual=residual, **without_place(options)))
+    for rows in (slice(1), slice(7, 9), slice(8, 13), slice(3, 19)):
+        alone = run(x[rows], weight, bias, residual=residual[rows], **options)
+        np.testing.assert_array_equal(alone, together[rows])
+
+
+@pytest.mark.parametrize("invariant", [False, True])
 @pytest.mark.parametrize("M", [2, 20])
-def test_wrong_arguments_are_named(M, device):
+def test_wrong_arguments_are_named(M, invariant, device):
     def here(*shape, dtype="float32"):
         return to_device(np.zeros(shape, dtype), device)
 
@@ -116,5 +137,6 @@ def test_wrong_arguments_are_named(M, device):
         ({"out_dtype": "float16"}, "'out_dtype' is float16"),
         ({"out": here(M, 10, dtype="float16")}, "'out' has dtype"),
     ]:
+        operands = {"x": here(M, 6), "weight": here(10, 6), "batch_invariant": invariant}
         with pytest.raises(KernelArgumentError, match=word):
-            linear(**({"x": here(M, 6), "weight": here(10, 6)} | changes))
+            linear(**(operands | changes))
