@@ -102,10 +102,16 @@ def test_a_graph_has_every_input():
 
 
 def test_longer_work_is_timed_by_itself():
-    gpu = FakeGPU()
+    gpu = FakeGPU(host_seconds=100e-6)
     timing = gpu.timer(repeats=5).time([gpu.work("a", 200e-6)], captured)
     assert timing.captured == 0
     assert len(gpu.log) == 3 + 1 + 5
+
+
+def test_work_that_the_host_holds_up_is_captured():
+    gpu = FakeGPU(host_seconds=240e-6)
+    timing = gpu.timer(repeats=5).time([gpu.work("a", 250e-6)], captured)
+    assert timing.captured == 2
 
 
 def test_reading_alone_reads_each_number_once():
