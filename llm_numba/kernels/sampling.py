@@ -23,6 +23,7 @@ from llm_numba.kernels.sampling_parts import (
     load_packet,
     row_argmax,
     rows_are_packets,
+    runs_of,
     shares_of,
 )
 from llm_numba.kernels.sampling_penalties import apply_penalties
@@ -85,8 +86,8 @@ def argmax(logits: Any, *, out: Any = None, stream: Any = None) -> Any:
 
 
 def _argmax_plan(logits: Any, out: Any) -> tuple[Launch, ...]:
-    nothing = empty((len(logits), 0), np.int32, like=logits)
-    best, first = _best_plan(logits, *_histogram(logits, 0), nothing)
+    nothing, no_masses = _histogram(logits, 0)
+    best, first = _best_plan(logits, nothing, nothing, no_masses, nothing)
     return first, Launch(row_argmax, (-(-len(logits) // 4),), (32, 4), (logits, best, out))
 
 
@@ -187,25 +188,26 @@ def _plan_histogram(
     counts, masses = _histogram(logits, BINS)
     counters = empty((rows, COUNTERS), np.int32, like=logits)
     cuts = empty((rows, CUTS), np.int64, like=logits)
-    best, first = _best_plan(logits, counts, masses, counters)
+    limits = (temperature, top_k, top_p, min_p)
+    tops = empty((rows, runs_of(logits)), np.int32, like=logits)
+    best, first = _best_plan(logits, tops, counts, masses, counters)
     sure = empty(best.shape, np.int64, like=logits)
     collected = empty((rows, ROOM), np.int64, like=logits)
-    limits = (temperature, top_k, top_p, min_p)
-    found = (best, cuts, counters, sure, collected)
-    histogram = (logits, *limits, best, counts, masses, counters, cuts)
-    draw = (logits, *limits, seeds, streams, positions, *found, out)
+    found = (cuts, counters, sure, collected)
+    histogram = (logits, *limits, best, tops, counts, masses, counters, cuts)
+    draw = (logits, *limits, seeds, streams, positions, best, *found, out)
     return (
         first,
         Launch(kernels.row_histogram, grid, block, histogram),
-        Launch(kernels.row_candidates, grid, block, (logits, *limits, *found)),
+        Launch(kernels.row_candidates, grid, block, (logits, *limits, best, tops, *found)),
         Launch(kernels.row_draw, (rows,), block, draw),
     )
 
 
-def _best_plan(logits: Any, counts: Any, masses: Any, counters: Any) -> tuple[Any, Launch]:
+def _best_plan(logits: Any, *results: Any) -> tuple[Any, Launch]:
     """Plan the first read; return the ranks of the shares, and the launch."""
     best = empty((len(logits), shares_of(logits.shape[1])), np.int64, like=logits)
-    args = (logits, best, counts, masses, counters)
+    args = (logits, best, *results)
     return best, Launch(_kernels(logits).share_best, grid_of(logits), (THREADS,), args)
 
 

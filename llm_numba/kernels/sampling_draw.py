@@ -12,6 +12,7 @@ from llm_numba.kernels import ptx
 from llm_numba.kernels.reduce import WARP
 from llm_numba.kernels.rows import MAX_WARPS
 from llm_numba.kernels.sampling_numbers import (
+    LEAST_KEY,
     column_of_ranked,
     key_of,
     key_of_ranked,
@@ -19,7 +20,6 @@ from llm_numba.kernels.sampling_numbers import (
     ranked,
     uniform_bits,
     units,
-    value_of,
     weigher_of,
     weight_of,
 )
@@ -32,15 +32,15 @@ from llm_numba.kernels.sampling_parts import (
     THREADS,
     WARPS,
     column_of_item,
-    first_of_packet,
-    holder,
+    first_of_run,
+    holders,
+    live_runs,
     row_best,
     share_of_thread,
     sum_before,
     sum_over_warp,
 )
 from llm_numba.kernels.sampling_refine import (
-    LEAST_KEY,
     ROOM,
     least_kept_key,
     least_of_few,
@@ -138,32 +138,32 @@ def collect(staged, slots, row, counters, collected):
 
 def draws(load):
     """Make the last two kernels by one way of loading."""
-    hold = holder(load)
+    _, hold_live = holders(load)
 
     @cuda.jit(device=True)
-    def weigh(logits, row, share, weigher, doubt, staged, slots):
+    def weigh(logits, row, share, live, weigher, doubt, staged, slots):
         """Weigh what a thread surely keeps of a share, and stage what is in doubt."""
         held = cuda.local.array(ITEMS, float32)
         sure, maybe, _, _, _ = doubt
         first, mass = int32(share * SHARE), int64(0)
         for _ in range(ROUNDS):
-            hold(logits, row, first, held)
-            for i in range(ITEMS):
-                weight = weight_of(held[i], weigher)
-                if weight >= weigher[2] and weight > maybe:
-                    if weight > sure:
-                        mass += units(weight)
-                    elif is_doubtful(weight, doubt):
-                        slot = cuda.atomic.add(slots, 0, int32(1))
-                        if slot < ROOM_OF_BLOCK:
-                            column = column_of_item(logits, first, i)
-                            staged[slot] = ranked(key_of(held[i]), column)
+            if hold_live(logits, row, first, live, held):
+                for i in range(ITEMS):
+                    weight = weight_of(held[i], weigher)
+                    if weight >= weigher[2] and weight > maybe:
+                        if weight > sure:
+                            mass += units(weight)
+                        elif is_doubtful(weight, doubt):
+                            slot = cuda.atomic.add(slots, 0, int32(1))
+                            if slot < ROOM_OF_BLOCK:
+                                column = column_of_item(logits, first, i)
+                                staged[slot] = ranked(key_of(held[i]), column)
             first = int32(first + STRIDE)
         return mass
 
     @cuda.jit
     def row_candidates(
-        logits, temperature, top_k, top_p, min_p, best, cuts, counters, sure, collected
+        logits, temperature, top_k, top_p, min_p, best, tops, cuts, counters, sure, collected
     ):  # fmt: skip
         """Weigh shares and collect their candidates.
 
@@ -182,9 +182,8 @@ def draws(load):
             slots[0] = 0
         cuda.syncthreads()
         if share < best.shape[1]:
-            top, mass = weight_of(value_of(key_of_ranked(best[row, share])), weigher), int64(0)
-            if top >= weigher[2] and top > doubt[1]:
-                mass = sum_over_warp(weigh(logits, row, share, weigher, doubt, staged, slots))
+            live = live_runs(logits, tops, row, share, weigher, doubt[1])
+            mass = sum_over_warp(weigh(logits, row, share, live, weigher, doubt, staged, slots))
             if t % WARP == 0:
                 sure[row, share] = mass
         cuda.syncthreads()
@@ -215,8 +214,9 @@ def draws(load):
         row, t = cuda.blockIdx.x, cuda.threadIdx.x
         rank = row_best(best, row)
         if not is_drawn(rank, temperature[row]):
+            token = first_of_run(logits, row, rank)
             if t == 0:
-                out[row] = first_of_packet(logits, row, rank) if has_finite_maximum(rank) else -1
+                out[row] = token if has_finite_maximum(rank) else -1
             return
         weigher = weigher_of(rank, temperature[row], min_p[row])
         is_cut, least, count = is_limited(top_k[row], top_p[row]), int64(LEAST_KEY), int64(0)

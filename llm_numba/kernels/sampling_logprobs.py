@@ -2,22 +2,25 @@ r"""Logarithms of probabilities: of all tokens, of one, of the most likely ones.
 
 .. math:: \log p_j = x_j - m - \log \sum_i e^{x_i - m}, \qquad m = \max_i x_i
 
-A row is read once: each part keeps its logits in registers, finds its maximum and its sum relative
-to that, how many logits are above the row's own token, and its `count` largest ones, one after the
-other. A block a row then merges the parts, in the order of parts: sums of float32 depend on their
-order, and this one depends on V alone.
+A row is read once: each share reports its maximum, its sum relative to that, how many logits are
+above the row's own token, and the largest logit of each of its runs. A block a row then merges the
+shares, in the order of shares: sums of float32 depend on their order, and this one depends on V
+alone. The most likely tokens lie in the runs that have the largest logits, and few of those have
+to be read again.
 """
 
 import math
 from typing import Any
 
 import numpy as np
-from numba import cuda, float32, int64
+from numba import cuda, float32, int32, int64
 
 from llm_numba.kernels import checks, ptx
-from llm_numba.kernels.reduce import WARP, warp_max, warp_sum
-from llm_numba.kernels.rows import MAX_WARPS, MINUS_INFINITY, sum_over_row
+from llm_numba.kernels.reduce import WARP, warp_sum
+from llm_numba.kernels.rows import MAX_WARPS
 from llm_numba.kernels.sampling_numbers import (
+    LEAST_KEY,
+    LOG2_E,
     column_of_ranked,
     key_of,
     key_of_ranked,
@@ -27,26 +30,36 @@ from llm_numba.kernels.sampling_numbers import (
 from llm_numba.kernels.sampling_parts import (
     ITEMS,
     LEAST_RANK,
+    ROUNDS,
+    SHARE,
     STRIDE,
     THREADS,
     WARPS,
     column_of_item,
     gather_packet,
-    holder,
+    grid_of,
+    holders,
     load_packet,
     max_over_block,
-    max_over_warp,
+    row_best,
     rows_are_packets,
-    sum_over_block,
+    runs_of,
+    runs_of_share,
+    share_of_thread,
+    share_reader,
+    shares_of,
+    sum_before,
     sum_over_warp,
 )
 from llm_numba.kernels.softmax_logits import reference_point
 from llm_numba.runtime import Launch, empty, empty_like, launch_all, storage_dtype
 
-_LOG2_E = float32(math.log2(math.e))
-_PART = WARPS * STRIDE  # logits of a block
+# Tokens that a block has room for.
+ROOM = 4096
+
 _NAN = float32(math.nan)
 _MOST_RANK = (1 << 63) - 1
+_DIGITS = 256  # as many as a block has threads
 
 
 @cuda.jit(device=True)
@@ -59,108 +72,149 @@ def logit_of_token(logits, token_ids, row):
 
 
 @cuda.jit(device=True)
-def row_maximum_and_log_sum(maxima, sums, row):
-    """Merge the maxima and sums of a row's parts, for each lane of a warp."""
-    lane = cuda.threadIdx.x & 31
-    maximum = MINUS_INFINITY
-    for part in range(lane, maxima.shape[1], WARP):
-        maximum = ptx.maximum(maximum, maxima[row, part])
-    maximum = warp_max(maximum)
-    base, total = reference_point(maximum), float32(0)
-    for part in range(lane, maxima.shape[1], WARP):
-        total += sums[row, part] * ptx.exp2((maxima[row, part] - base) * _LOG2_E)
+def row_maximum_and_log_sum(best, weights, row):
+    """Merge the maxima and sums of a row's shares, for each lane of a warp."""
+    maximum, total = value_of(key_of_ranked(row_best(best, row))), float32(0)
+    base = reference_point(maximum)
+    for share in range(cuda.threadIdx.x & 31, best.shape[1], WARP):
+        own_base = reference_point(value_of(key_of_ranked(best[row, share])))
+        total += weights[row, share] * ptx.exp2((own_base - base) * LOG2_E)
     return maximum, math.log(warp_sum(total))
 
 
 def _made(load):
-    """Make the kernels that read logits, by one way of loading."""
-    hold = holder(load)
+    """Make the kernels that read all logits, by one way of loading."""
+    read_share, (hold, _) = share_reader(load), holders(load)
 
     @cuda.jit
-    def part_logprobs(logits, token_ids, maxima, sums, above, best):
-        """Report what a row needs of a part: maximum, sum, rank, and its largest logits in turn.
-
-        The next largest is the largest below the last one; equals are told apart by their columns.
-        """
-        shared_best = cuda.shared.array(MAX_WARPS, int64)
-        shared_sum = cuda.shared.array(MAX_WARPS, float32)
-        held = cuda.local.array(ITEMS, float32)
-        parts, t = maxima.shape[1], cuda.threadIdx.x
-        row, part = cuda.blockIdx.x // parts, cuda.blockIdx.x % parts
-        first = part * _PART + t // WARP * STRIDE
-        hold(logits, row, first, held)
-        rank = int64(LEAST_RANK)
-        for i in range(ITEMS):
-            rank = max(rank, ranked(key_of(held[i]), column_of_item(logits, first, i)))
-        rank = max_over_block(rank, shared_best)
-        maximum = value_of(key_of_ranked(rank))
-        base = reference_point(maximum)
-        total = float32(0)
-        for i in range(ITEMS):
-            total += ptx.exp2((held[i] - base) * _LOG2_E)
-        total = sum_over_row(total, shared_sum)
-        count = int64(0)
-        if token_ids.size > 0:
-            own = logit_of_token(logits, token_ids, row)
-            for i in range(ITEMS):
-                count += held[i] > own
-            count = sum_over_block(count, shared_best)
-        if t == 0:
-            maxima[row, part] = maximum
-            sums[row, part] = total
-            above[row, part] = count
-        for n in range(best.shape[2]):
-            if t == 0:
-                best[row, part, n] = rank
-            following = int64(LEAST_RANK)
-            for i in range(ITEMS):
-                other = ranked(key_of(held[i]), column_of_item(logits, first, i))
-                following = max(following, other if other < rank else following)
-            rank = max_over_block(following, shared_best)
+    def share_logprobs(logits, token_ids, best, weights, tops, above):
+        """Report what a row needs of a share: maximum, sum, rank, and the largest of each run."""
+        row, lane, share = cuda.blockIdx.y, cuda.threadIdx.x & 31, share_of_thread()
+        if share >= best.shape[1]:
+            return
+        own = logit_of_token(logits, token_ids, row) if token_ids.size > 0 else _NAN
+        rank, top, weight, count = read_share(logits, row, share, LOG2_E, own)
+        weight, count = warp_sum(weight), warp_sum(count)
+        if lane == 0:
+            best[row, share] = rank
+            weights[row, share] = weight
+            above[row, share] = count
+        runs = runs_of_share(logits)
+        if lane < runs:
+            tops[row, share * runs + lane] = top
 
     @cuda.jit
-    def part_log_softmax(logits, maxima, sums, out):
+    def share_log_softmax(logits, best, weights, out):
         """Subtract the row's maximum and the logarithm of its sum."""
         held = cuda.local.array(ITEMS, float32)
-        parts = maxima.shape[1]
-        row, part = cuda.blockIdx.x // parts, cuda.blockIdx.x % parts
-        first = part * _PART + cuda.threadIdx.x // WARP * STRIDE
-        hold(logits, row, first, held)
-        maximum, log_sum = row_maximum_and_log_sum(maxima, sums, row)
-        for i in range(ITEMS):
-            column = column_of_item(logits, first, i)
-            if column < logits.shape[1]:
-                out[row, column] = ptx.from_float(out, held[i] - maximum - log_sum)
+        row, first = cuda.blockIdx.y, int32(share_of_thread() * SHARE)
+        maximum, log_sum = row_maximum_and_log_sum(best, weights, row)
+        for _ in range(ROUNDS):
+            hold(logits, row, first, held)
+            for i in range(ITEMS):
+                column = column_of_item(logits, first, i)
+                if column < logits.shape[1]:
+                    out[row, column] = ptx.from_float(out, held[i] - maximum - log_sum)
+            first = int32(first + STRIDE)
 
-    return part_logprobs, part_log_softmax
+    return share_logprobs, share_log_softmax
 
 
 _PACKETS, _GATHERED = _made(load_packet), _made(gather_packet)
 
 
+@cuda.jit(device=True)
+def key_of_nth(tops, row, n, partial):
+    """Find the n-th largest key of a row's runs, eight bits a round; the least if there are fewer.
+
+    Keys are signed. Offset by 2^31 they are not, and digits come in order.
+    """
+    counts = cuda.shared.array(_DIGITS, int32)
+    found = cuda.shared.array(2, int64)
+    t, low = cuda.threadIdx.x, int64(0)
+    if n > tops.shape[1]:
+        return int64(LEAST_KEY)
+    for shift in (24, 16, 8, 0):
+        counts[t] = 0
+        cuda.syncthreads()
+        for run in range(t, tops.shape[1], THREADS):
+            digit = ((int64(tops[row, run]) - LEAST_KEY) - low) >> shift
+            if digit >= 0 and digit < _DIGITS:
+                cuda.atomic.add(counts, digit, int32(1))
+        cuda.syncthreads()
+        mine = int64(counts[_DIGITS - 1 - t])
+        before = sum_before(mine, partial)
+        if before < n and n <= before + mine:
+            found[0], found[1] = _DIGITS - 1 - t, before
+        cuda.syncthreads()
+        low += found[0] << shift
+        n -= found[1]
+        cuda.syncthreads()
+    return low + LEAST_KEY
+
+
+@cuda.jit(device=True)
+def collect_from(logits, tops, row, least, ranks, size):
+    """Collect the tokens of a row with a key from `least` on, as long as there is room."""
+    width, runs = ptx.items16(logits), runs_of_share(logits)
+    lane = cuda.threadIdx.x & 31
+    for run in range(cuda.threadIdx.x >> 5, tops.shape[1], WARPS):
+        if tops[row, run] >= least:
+            begin = run // runs * SHARE + run % runs * WARP * width + lane * width
+            for column in range(begin, min(begin + width, logits.shape[1])):
+                key = key_of(ptx.to_float(logits[row, column]))
+                if key >= least:
+                    slot = cuda.atomic.add(size, 0, int32(1))
+                    if slot < ROOM:
+                        ranks[slot] = ranked(key, column)
+
+
 @cuda.jit
-def row_logprobs(logits, token_ids, maxima, sums, above, best, logprob, rank, ids, logprobs):
-    """Merge the parts of a row, one warp a row."""
-    row, lane = cuda.blockIdx.x, cuda.threadIdx.x
-    parts, count = above.shape[1], best.shape[2]
-    maximum, log_sum = row_maximum_and_log_sum(maxima, sums, row)
+def row_logprobs(logits, token_ids, best, weights, tops, above, logprob, rank, ids, logprobs):
+    """Merge the shares of a row; find its largest logits, a block a row.
+
+    No token of the n largest lies in a run whose own largest is below that of n runs. So few are
+    collected, and each of them counts those above it: that is its place. Where equals are more
+    than there is room for, the row is read for each place in turn.
+    """
+    ranks = cuda.shared.array(ROOM, int64)
+    partial = cuda.shared.array(MAX_WARPS, int64)
+    size = cuda.shared.array(1, int32)
+    row, t, count = cuda.blockIdx.x, cuda.threadIdx.x, ids.shape[1]
+    maximum, log_sum = row_maximum_and_log_sum(best, weights, row)
     more_likely = int64(0)
-    for part in range(lane, parts, WARP):
-        more_likely += above[row, part]
+    for share in range(t & 31, above.shape[1], WARP):
+        more_likely += above[row, share]
     more_likely = sum_over_warp(more_likely)
-    if lane == 0:
+    if t == 0:
         logprob[row] = logit_of_token(logits, token_ids, row) - maximum - log_sum
         rank[row] = more_likely + 1
+        size[0] = 0
+    if count == 0:
+        return
+    least = key_of_nth(tops, row, int64(count), partial)
+    cuda.syncthreads()
+    collect_from(logits, tops, row, least, ranks, size)
+    cuda.syncthreads()
+    if size[0] <= ROOM:
+        for i in range(t, size[0], THREADS):
+            place = int32(0)
+            for j in range(size[0]):
+                place += ranks[j] > ranks[i]
+            if place < count:
+                ids[row, place] = column_of_ranked(ranks[i])
+                logprobs[row, place] = value_of(key_of_ranked(ranks[i])) - maximum - log_sum
+        return
     last = int64(_MOST_RANK)
-    for n in range(count):
+    for place in range(count):
         following = int64(LEAST_RANK)
-        for i in range(lane, parts * count, WARP):
-            other = best[row, i // count, i % count]
+        for column in range(t, logits.shape[1], THREADS):
+            other = ranked(key_of(ptx.to_float(logits[row, column])), column)
             following = max(following, other if other < last else following)
-        last = max_over_warp(following)
-        if lane == 0:
-            ids[row, n] = column_of_ranked(last)
-            logprobs[row, n] = value_of(key_of_ranked(last)) - maximum - log_sum
+        last = max_over_block(following, partial)
+        if t == 0:
+            ids[row, place] = column_of_ranked(last)
+            logprobs[row, place] = value_of(key_of_ranked(last)) - maximum - log_sum
 
 
 def top_logprobs(
@@ -198,18 +252,17 @@ def top_logprobs(
     rows, vocabulary = logits.shape
     checks.array("token_ids", token_ids, dtype=("int32", "int64"), shape=(rows,), like=logits)
     count = checks.integer("count", count, at_most=vocabulary)
-    maxima, sums, above, best = _workspaces(logits, count)
+    reports = _reports(logits)
     results = (
         empty(rows, np.float32, like=logits),
         empty(rows, np.int64, like=logits),
         empty((rows, count), np.int64, like=logits),
         empty((rows, count), np.float32, like=logits),
     )
-    parts = (logits, token_ids, maxima, sums, above, best)
     kernel, _ = _kernels(logits)
     launches = (
-        Launch(kernel, (maxima.size,), (THREADS,), parts),
-        Launch(row_logprobs, (rows,), (WARP,), (*parts, *results)),
+        Launch(kernel, grid_of(logits), (THREADS,), (logits, token_ids, *reports)),
+        Launch(row_logprobs, (rows,), (THREADS,), (logits, token_ids, *reports, *results)),
     )
     launch_all(launches, stream)
     return results
@@ -243,13 +296,14 @@ def log_softmax(x: Any, *, out: Any = None, stream: Any = None) -> Any:
     checks.array("out", out, dtype=storage_dtype(x), shape=x.shape, like=x)
     if x.size > 0:
         logits, result = (each.reshape(-1, x.shape[-1]) for each in (x, out))
-        maxima, sums, above, best = _workspaces(logits, 0)
         nobody = empty(0, np.int32, like=x)
+        reports = _reports(logits)
+        best, weights, _, _ = reports
         first, second = _kernels(logits)
-        grid, block = (maxima.size,), (THREADS,)
+        grid, block = grid_of(logits), (THREADS,)
         launches = (
-            Launch(first, grid, block, (logits, nobody, maxima, sums, above, best)),
-            Launch(second, grid, block, (logits, maxima, sums, result)),
+            Launch(first, grid, block, (logits, nobody, *reports)),
+            Launch(second, grid, block, (logits, best, weights, result)),
         )
         launch_all(launches, stream)
     return out
@@ -259,11 +313,11 @@ def _kernels(logits: Any) -> tuple[Any, Any]:
     return _PACKETS if rows_are_packets(logits) else _GATHERED
 
 
-def _workspaces(logits: Any, count: int) -> tuple[Any, Any, Any, Any]:
-    shape = len(logits), -(-logits.shape[1] // _PART)
+def _reports(logits: Any) -> tuple[Any, Any, Any, Any]:
+    rows, shares = len(logits), shares_of(logits.shape[1])
     return (
-        empty(shape, np.float32, like=logits),
-        empty(shape, np.float32, like=logits),
-        empty(shape, np.int64, like=logits),
-        empty((*shape, count), np.int64, like=logits),
+        empty((rows, shares), np.int64, like=logits),
+        empty((rows, shares), np.float32, like=logits),
+        empty((rows, runs_of(logits)), np.int32, like=logits),
+        empty((rows, shares), np.int32, like=logits),
     )

@@ -28,6 +28,10 @@ from llm_numba.kernels import ptx
 # Above the key of +inf, 0x7F800000: NaN counts as the largest, as in NumPy.
 NAN_KEY = 0x7FFFFFFF
 INFINITY_KEY = 0x7F800000
+LEAST_KEY = -NAN_KEY - 1
+
+# Below this temperature a token is not drawn: the most likely one is taken.
+GREEDY_BELOW = float32(1e-5)
 
 UNIT_BITS = 40
 LOWEST = float32(2.0**-UNIT_BITS)
@@ -42,7 +46,7 @@ _IMPLICIT = 0x800000
 _BIN_SHIFT = 23 - OCTAVE_BITS
 _WEIGHT_SHIFT = 8  # of 24 bits of the mantissa 16 are added up
 WEIGHT_BITS = 15  # a weight of 1 is as many bits
-_LOG2_E = float32(math.log2(math.e))
+LOG2_E = float32(math.log2(math.e))
 _INDEX_BITS = 0xFFFFFFFF
 _MASK32 = uint64(0xFFFFFFFF)
 
@@ -83,7 +87,7 @@ def column_of_ranked(rank):
 @cuda.jit(device=True)
 def weigher_of(rank, temperature, min_p):
     """Return what weighs a row's logits: the largest, octaves a logit, the lowest weight kept."""
-    return value_of(key_of_ranked(rank)), _LOG2_E / temperature, max(min_p, LOWEST)
+    return value_of(key_of_ranked(rank)), LOG2_E / temperature, max(min_p, LOWEST)
 
 
 @cuda.jit(device=True)

@@ -20,13 +20,15 @@ from llm_numba.kernels import ptx
 from llm_numba.kernels.reduce import FULL_WARP, WARP
 from llm_numba.kernels.rows import MINUS_INFINITY
 from llm_numba.kernels.sampling_numbers import (
-    BINS,
-    NAN_KEY,
+    LEAST_KEY,
     column_of_ranked,
     key_of,
     key_of_ranked,
     ranked,
+    value_of,
+    weight_of,
 )
+from llm_numba.kernels.softmax_logits import reference_point
 from llm_numba.runtime import storage_dtype
 
 THREADS = 256
@@ -49,6 +51,16 @@ def shares_of(vocabulary: int) -> int:
     vocabulary : int
     """
     return -(-vocabulary // SHARE)
+
+
+def runs_of(logits: Any) -> int:
+    """Return how many runs all shares of a row have together.
+
+    Parameters
+    ----------
+    logits : array [B, V]
+    """
+    return shares_of(logits.shape[1]) * (SHARE // (WARP * ptx.VECTOR[storage_dtype(logits)]))
 
 
 def grid_of(logits: Any) -> tuple[int, int]:
@@ -90,8 +102,8 @@ def gather_packet(logits, row, column):
     return values
 
 
-def holder(load):
-    """Make the function that holds logits in registers by one way of loading."""
+def holders(load):
+    """Make the functions that hold logits in registers by one way of loading."""
 
     @cuda.jit(device=True)
     def hold(logits, row, first, held):
@@ -107,7 +119,58 @@ def holder(load):
                 for e in range(width):
                     held[k * width + e] = MINUS_INFINITY
 
-    return hold
+    @cuda.jit(device=True)
+    def hold_live(logits, row, first, live, held):
+        """Load likewise, -inf for runs that are not `live`, a lane each; tell if any is."""
+        width, any_live = ptx.items16(logits), False
+        runs = ITEMS // width
+        for k in range(runs):
+            is_live = cuda.shfl_sync(FULL_WARP, live, first % SHARE // STRIDE * runs + k) > 0
+            any_live |= is_live
+            column = column_of_run(logits, first, k) + (cuda.threadIdx.x & 31) * width
+            if is_live and column < logits.shape[1]:
+                values = load(logits, row, column)
+                for e in range(width):
+                    held[k * width + e] = values[e]
+            else:
+                for e in range(width):
+                    held[k * width + e] = MINUS_INFINITY
+        return any_live
+
+    return hold, hold_live
+
+
+@cuda.jit(device=True)
+def column_of_run(logits, first, k):
+    """Return where the k-th run of the 512 logits from column `first` on begins."""
+    return first + k * WARP * ptx.items16(logits)
+
+
+@cuda.jit(device=True)
+def runs_of_share(logits):
+    """Return how many runs a share has: what a warp loads at once, 16 bytes a lane, is one."""
+    return SHARE // (WARP * ptx.items16(logits))
+
+
+@cuda.jit(device=True)
+def live_runs(logits, tops, row, share, weigher, above):
+    """Return whether a lane's run of a share has a token as heavy, as an integer."""
+    lane, runs = cuda.threadIdx.x & 31, runs_of_share(logits)
+    if lane >= runs:
+        return int32(0)
+    weight = weight_of(value_of(tops[row, share * runs + lane]), weigher)
+    return int32(weight >= weigher[2] and weight > above)
+
+
+@cuda.jit(device=True)
+def clear_row(row, counts, masses, counters):
+    """Set what is added to for a row to zero."""
+    t = cuda.threadIdx.x
+    for b in range(t, counts.shape[1], THREADS):
+        counts[row, b] = 0
+        masses[row, b] = 0
+    if t < counters.shape[1]:
+        counters[row, t] = 0
 
 
 @cuda.jit(device=True)
@@ -185,7 +248,7 @@ def sum_before(value, partial):
 
 @cuda.jit(device=True)
 def row_best(best, row):
-    """Return a row's largest logit, ranked with the packet it is in, for each lane of a warp."""
+    """Return a row's largest logit, ranked with the run it is in, for each lane of a warp."""
     rank = int64(LEAST_RANK)
     for share in range(cuda.threadIdx.x & 31, best.shape[1], WARP):
         rank = max(rank, best[row, share])
@@ -193,15 +256,15 @@ def row_best(best, row):
 
 
 @cuda.jit(device=True)
-def first_of_packet(logits, row, rank):
-    """Return the first column in a ranked packet that has its key."""
-    begin, key = column_of_ranked(rank), key_of_ranked(rank)
-    found = begin
-    for e in range(ptx.items16(logits) - 1, -1, -1):
+def first_of_run(logits, row, rank):
+    """Return the first column in a ranked run that has its key, for each lane of a warp."""
+    width, key, found = ptx.items16(logits), key_of_ranked(rank), int32(_NOWHERE)
+    begin = column_of_ranked(rank) + (cuda.threadIdx.x & 31) * width
+    for e in range(width - 1, -1, -1):
         column = begin + e
         if column < logits.shape[1] and key_of(ptx.to_float(logits[row, column])) == key:
-            found = column
-    return found
+            found = int32(column)
+    return -1 - max_over_warp(int32(-1 - found))
 
 
 @cuda.jit(device=True)
@@ -220,49 +283,76 @@ def is_last_of_row(counters, row, flag):
     return flag[0] == cuda.gridDim.x - 1
 
 
-def bests(load):
-    """Make the kernel of the first read by one way of loading."""
-    hold = holder(load)
+def share_reader(load):
+    """Make the function of the first read by one way of loading."""
+    hold, _ = holders(load)
 
-    @cuda.jit
-    def share_best(logits, best, counts, masses, counters):
-        """Find the largest logit of each share, and the first packet that has it.
+    @cuda.jit(device=True)
+    def read_share(logits, row, share, octaves, own):
+        """Find the largest logit of a share and of each run; weigh it all, if `octaves` is above 0.
 
-        Packets are told apart, not logits: a comparison less for each. What later kernels add to
-        is set to zero on the way.
+        A share is weighed relative to its own largest logit so far: that of the row is not known.
+
+        Returns
+        -------
+        rank : int64
+            Of the largest: its key, and where its run begins.
+        top : int32
+            The largest key of the lane's run.
+        weight : float32
+            Of the lane's logits, if they are weighed.
+        above : int32
+            How many of them are larger than `own`, if they are weighed.
         """
         held = cuda.local.array(ITEMS, float32)
-        row, t, share = cuda.blockIdx.y, cuda.threadIdx.x, share_of_thread()
-        width = ptx.items16(logits)
-        if cuda.blockIdx.x == 0 and counts.shape[1] > 0:
-            for b in range(t, BINS, THREADS):
-                counts[row, b] = 0
-                masses[row, b] = 0
-            if t < counters.shape[1]:
-                counters[row, t] = 0
+        lane, runs = cuda.threadIdx.x & 31, ITEMS // ptx.items16(logits)
+        first = int32(share * SHARE)
+        largest, place, top = int32(LEAST_KEY), first, int32(LEAST_KEY)
+        base, weight, above = float32(0), float32(0), int32(0)
+        for r in range(ROUNDS):
+            hold(logits, row, first, held)
+            for k in range(runs):
+                largest_of_lane = MINUS_INFINITY
+                for i in range(k * ITEMS // runs, (k + 1) * ITEMS // runs):
+                    largest_of_lane = ptx.maximum(largest_of_lane, held[i])
+                key = max_over_warp(key_of(largest_of_lane))
+                top = key if lane == r * runs + k else top
+                place = int32(column_of_run(logits, first, k)) if key > largest else place
+                largest = max(largest, key)
+            if octaves > float32(0):
+                before, base = base, reference_point(value_of(largest))
+                if weight > float32(0):
+                    weight *= ptx.exp2((before - base) * octaves)
+                for i in range(ITEMS):
+                    weight += ptx.exp2((held[i] - base) * octaves)
+                    above = int32(above + (held[i] > own))
+            first = int32(first + STRIDE)
+        return ranked(largest, place), top, weight, above
+
+    return read_share
+
+
+def bests(load):
+    """Make the kernel of the first read by one way of loading."""
+    read_share = share_reader(load)
+
+    @cuda.jit
+    def share_best(logits, best, tops, counts, masses, counters):
+        """Find the largest logit of each share and run.
+
+        What later kernels add to is set to zero on the way.
+        """
+        row, lane, share = cuda.blockIdx.y, cuda.threadIdx.x & 31, share_of_thread()
+        if cuda.blockIdx.x == 0:
+            clear_row(row, counts, masses, counters)
         if share >= best.shape[1]:
             return
-        first = int32(share * SHARE)
-        largest, place = MINUS_INFINITY, int32(first + (t & 31) * width)
-        nan_place = int32(_NOWHERE)
-        for _ in range(ROUNDS):
-            hold(logits, row, first, held)
-            for k in range(ITEMS // width):
-                top, has_nan = MINUS_INFINITY, False
-                for i in range(k * width, (k + 1) * width):
-                    top = max(top, held[i])
-                    has_nan |= held[i] != held[i]
-                column = int32(column_of_item(logits, first, k * width))
-                place = column if top > largest else place
-                largest = max(largest, top)
-                nan_place = min(nan_place, column if has_nan else int32(_NOWHERE))
-            first = int32(first + STRIDE)
-        rank = ranked(key_of(largest), place)
-        if nan_place < _NOWHERE:
-            rank = ranked(int32(NAN_KEY), nan_place)
-        rank = max_over_warp(rank)
-        if t & 31 == 0:
+        rank, top, _, _ = read_share(logits, row, share, float32(0), float32(0))
+        if lane == 0:
             best[row, share] = rank
+        runs = runs_of_share(logits)
+        if tops.shape[1] > 0 and lane < runs:
+            tops[row, share * runs + lane] = top
 
     return share_best
 
@@ -272,6 +362,6 @@ def row_argmax(logits, best, out):
     """Choose among the shares of a row; a warp a row, several of them a block."""
     row = cuda.blockIdx.x * cuda.blockDim.y + cuda.threadIdx.y
     if row < best.shape[0]:
-        rank = row_best(best, row)
+        token = first_of_run(logits, row, row_best(best, row))
         if cuda.threadIdx.x == 0:
-            out[row] = first_of_packet(logits, row, rank)
+            out[row] = token

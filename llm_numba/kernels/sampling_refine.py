@@ -10,6 +10,7 @@ from numba import cuda, int32, int64
 
 from llm_numba.kernels import ptx
 from llm_numba.kernels.sampling_numbers import (
+    LEAST_KEY,
     NAN_KEY,
     OCTAVE_BITS,
     UNIT_BITS,
@@ -37,8 +38,6 @@ from llm_numba.kernels.sampling_select import (
 
 # Candidates that a row has room for. With more, its logits themselves are read in their place.
 ROOM = 4096
-
-LEAST_KEY = -NAN_KEY - 1
 
 _TOKEN_BITS = 52
 _ONE_TOKEN = 1 << _TOKEN_BITS

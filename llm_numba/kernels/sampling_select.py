@@ -21,6 +21,7 @@ from numba import cuda, float32, int32, int64
 from llm_numba.kernels.rows import MAX_WARPS
 from llm_numba.kernels.sampling_numbers import (
     BINS,
+    GREEDY_BELOW,
     INFINITY_KEY,
     UNIFORM_BITS,
     above_bin,
@@ -40,17 +41,15 @@ from llm_numba.kernels.sampling_parts import (
     SHARE,
     STRIDE,
     THREADS,
-    holder,
+    holders,
     is_last_of_row,
+    live_runs,
     row_best,
     share_of_thread,
     sum_before,
     sum_over_block,
     sum_over_warp,
 )
-
-# Below this temperature a token is not drawn: the most likely one is taken.
-GREEDY_BELOW = float32(1e-5)
 
 # A row's counters, int32: blocks that have added to its histogram, and its candidates.
 CANDIDATES = 1
@@ -68,7 +67,8 @@ NO_BIN = -1
 
 _BINS_A_THREAD = BINS // THREADS
 _ONE = float32(1)
-_A_LITTLE_LESS = float32(0.999)
+# With fewer runs for each token of top-k, the bound is far off.
+_RUNS_A_TOKEN = 4
 
 
 @cuda.jit(device=True)
@@ -167,64 +167,75 @@ def is_doubtful(weight, doubt):
 
 
 @cuda.jit(device=True)
-def within_reach(best, row, k, top_p, vocabulary, weigher):
-    """Return a weight below which no token is kept: it saves them the histogram.
+def within_reach(tops, row, k, top_p, vocabulary, weigher, counted, partial):
+    """Return a weight at or below which no token is kept: it saves them the histogram.
 
-    The k-th largest of the shares' largest logits is no larger than the k-th of all. And V tokens,
-    each lighter than (1 - p) / V of the first one, are together lighter than the 1 - p of the whole
-    that top-p leaves out. Both are lowered a little, so that rounding is no concern.
+    The largest logits of runs are tokens, too: where k of them are as heavy, the k-th of all is no
+    lighter. Their bins are counted. Without top-k, V tokens, each lighter than (1 - p) / V of the
+    first one, are together lighter than the 1 - p of the whole that top-p leaves out.
     """
-    ranks = cuda.shared.array(THREADS, int64)
-    reach = cuda.shared.array(1, float32)
-    t, shares = cuda.threadIdx.x, best.shape[1]
+    found = cuda.shared.array(1, float32)
+    t, first = cuda.threadIdx.x, cuda.threadIdx.x * _BINS_A_THREAD
     if k <= 0:
-        return max(weigher[2], (_ONE - top_p) / (float32(2) * float32(vocabulary)))
-    if k > shares or shares > THREADS:
-        return weigher[2]
-    if t < shares:
-        ranks[t] = best[row, t]
+        return (_ONE - top_p) / (float32(2) * float32(vocabulary))
+    if k > tops.shape[1] // _RUNS_A_TOKEN:
+        return float32(0)
+    if t == 0:
+        found[0] = float32(0)
+    for run in range(t, tops.shape[1], THREADS):
+        weight = weight_of(value_of(tops[row, run]), weigher)
+        if weight >= weigher[2]:
+            cuda.atomic.add(counted, bin_of(weight), int32(1))
     cuda.syncthreads()
-    if t < shares:
-        above = 0
-        for share in range(shares):
-            above += ranks[share] > ranks[t]
-        if above == k - 1:
-            reach[0] = weight_of(value_of(key_of_ranked(ranks[t])), weigher) * _A_LITTLE_LESS
+    total = int64(0)
+    for b in range(first, first + _BINS_A_THREAD):
+        total += counted[b]
+    upto = sum_before(total, partial)
+    if upto < k and k <= upto + total:
+        for b in range(first, first + _BINS_A_THREAD):
+            before = upto
+            upto += counted[b]
+            if before < k and k <= upto:
+                found[0] = above_bin(b + 1)
     cuda.syncthreads()
-    return max(weigher[2], reach[0])
+    for b in range(first, first + _BINS_A_THREAD):
+        counted[b] = 0
+    cuda.syncthreads()
+    return found[0]
 
 
 def histograms(load):
     """Make the kernel of the second read by one way of loading."""
-    hold = holder(load)
+    _, hold_live = holders(load)
 
     @cuda.jit(device=True)
-    def add_share(logits, row, share, weigher, reach, needs_count, needs_mass, counted, weighed):
+    def add_share(logits, row, share, live, weigher, reach, limits, counted, weighed):
         """Add a share to the histogram of its block; return the units of what is out of reach.
 
-        With top-k nobody asks for these.
+        With top-k nobody asks for these, and runs that are out of reach are not read.
         """
         held = cuda.local.array(ITEMS, float32)
         first, rest = int32(share * SHARE), int64(0)
+        needs_count, needs_mass = limits[0] > 0, limits[1] < _ONE
         lowest = _ONE if needs_count else weigher[2]
         for _ in range(ROUNDS):
-            hold(logits, row, first, held)
-            for i in range(ITEMS):
-                weight = weight_of(held[i], weigher)
-                if weight >= reach:
-                    b = bin_of(weight)
-                    if needs_count:
-                        cuda.atomic.add(counted, b, int32(1))
-                    if needs_mass:
-                        cuda.atomic.add(weighed, b, units_in_bin(weight))
-                elif weight >= lowest:
-                    rest += units(weight)
+            if hold_live(logits, row, first, live, held):
+                for i in range(ITEMS):
+                    weight = weight_of(held[i], weigher)
+                    if weight > reach and weight >= weigher[2]:
+                        b = bin_of(weight)
+                        if needs_count:
+                            cuda.atomic.add(counted, b, int32(1))
+                        if needs_mass:
+                            cuda.atomic.add(weighed, b, units_in_bin(weight))
+                    elif weight >= lowest:
+                        rest += units(weight)
             first = int32(first + STRIDE)
         return rest
 
     @cuda.jit
     def row_histogram(
-        logits, temperature, top_k, top_p, min_p, best, counts, masses, counters, cuts
+        logits, temperature, top_k, top_p, min_p, best, tops, counts, masses, counters, cuts
     ):  # fmt: skip
         """Count and weigh the tokens of a block's shares by bins; add them to those of the row.
 
@@ -233,6 +244,7 @@ def histograms(load):
         """
         counted = cuda.shared.array(BINS, int32)
         weighed = cuda.shared.array(BINS, int32)
+        partial = cuda.shared.array(MAX_WARPS, int64)
         flag = cuda.shared.array(1, int32)
         row, t, share = cuda.blockIdx.y, cuda.threadIdx.x, share_of_thread()
         k, p = top_k[row], top_p[row]
@@ -245,12 +257,13 @@ def histograms(load):
             counted[b] = 0
             weighed[b] = 0
         weigher = weigher_of(rank, temperature[row], min_p[row])
-        reach = within_reach(best, row, k, p, logits.shape[1], weigher)
         cuda.syncthreads()
+        reach = within_reach(tops, row, k, p, logits.shape[1], weigher, counted, partial)
         if share < best.shape[1]:
-            rest = sum_over_warp(
-                add_share(logits, row, share, weigher, reach, k > 0, p < _ONE, counted, weighed)
-            )
+            above = reach if k > 0 else float32(0)
+            live = live_runs(logits, tops, row, share, weigher, above)
+            rest = add_share(logits, row, share, live, weigher, reach, (k, p), counted, weighed)
+            rest = sum_over_warp(rest)
             if t & 31 == 0 and rest > 0:
                 cuda.atomic.add(masses, (row, BINS - 1), rest)  # behind all bins that are used
         cuda.syncthreads()
