@@ -102,6 +102,7 @@ class DecodeRows:
         self._null_block = kv_cache.null_block
         self._vocab_size = vocab_size
         self._all = inputs_of(np.zeros(bucket.num_words, np.int32), bucket)
+        self._fields = {name: self._all.field(name) for name in FIELDS}
         self._prompt_lens = np.zeros(bucket.rows, np.int32)
         self._next = np.zeros(bucket.rows, np.int32)  # the position that continues a row
         self._indices = np.arange(bucket.rows)
@@ -124,7 +125,7 @@ class DecodeRows:
         int
             Blocks of the longest row's table.
         """
-        count, field = len(works), self._all.field
+        count, fields = len(works), self._fields
         sequences = [work.sequence for work in works]
         starts = np.array([work.start for work in works], np.int32)
         if sequences != self._sequences or (starts != self._next[:count]).any():
@@ -135,15 +136,15 @@ class DecodeRows:
         # A new block, or the private copy of a shared one, is always that of the new token.
         self._all.block_tables[self._indices[:count], columns] = slots // self._block_size
         context_lens = starts + 1
-        field("token_ids")[:count] = tokens
-        field("sources")[:count] = [
+        fields["token_ids"][:count] = tokens
+        fields["sources"][:count] = [
             sources[sequence] if token == IN_FLIGHT else 0
             for sequence, token in zip(sequences, tokens, strict=True)
         ]
-        field("positions")[:count] = starts
-        field("slots")[:count] = slots
-        field("context_lens")[:count] = context_lens
-        field("draws")[:count] = context_lens - self._prompt_lens[:count]
+        fields["positions"][:count] = starts
+        fields["slots"][:count] = slots
+        fields["context_lens"][:count] = context_lens
+        fields["draws"][:count] = context_lens - self._prompt_lens[:count]
         self._next[:count] = context_lens
         width = int(columns.max()) + 1
         self._width = max(self._width, width)
@@ -197,13 +198,13 @@ class DecodeRows:
         fields = sampling_fields([sequence], self._vocab_size)
         self._all.seeds[row] = fields.pop("seeds")[0]
         for name, values in fields.items():
-            self._all.field(name)[row] = values[0]
+            self._fields[name][row] = values[0]
 
     def _clear(self, begin: int, end: int) -> None:
         """Make rows padding: token 0 at position 0, in a context of its own."""
         rows = slice(begin, end)
         self._all.seeds[rows] = 0
         self._all.words[:, rows] = 0
-        self._all.field("context_lens")[rows] = 1
-        self._all.field("slots")[rows] = self._null_block * self._block_size
+        self._fields["context_lens"][rows] = 1
+        self._fields["slots"][rows] = self._null_block * self._block_size
         self._all.block_tables[rows, :1] = self._null_block

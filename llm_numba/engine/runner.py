@@ -8,7 +8,7 @@ import numpy as np
 
 from llm_numba import ops
 from llm_numba.engine import faults
-from llm_numba.engine.decode_graphs import DecodeGraphs, Progress
+from llm_numba.engine.decode_graphs import DecodeGraphs, Mode, Progress
 from llm_numba.engine.decode_rows import Bucket
 from llm_numba.engine.request import Sequence
 from llm_numba.engine.sampler import find_logprobs, is_eager, report_logprobs, sample_tokens
@@ -54,6 +54,7 @@ class ModelRunner:
         self._decode: DecodeGraphs | None = None
         self._samplers: list[Sequence] = []  # of the last step
         self._sources: dict[Sequence, int] = {}  # where it put their tokens
+        self._mode: Mode = "sample"  # what they ask for
         self._sampled: Array = None
         if kind_of(model.lm_head) == "cuda":
             self.depth = 1
@@ -94,6 +95,8 @@ class ModelRunner:
             If the GPU fails.
         """
         samplers = step.samplers
+        if samplers != self._samplers:
+            self._mode = "logits" if any(map(is_eager, samplers)) else "sample"
         try:
             with faults.reported("a step"):
                 results = self._compute(step, samplers)
@@ -140,11 +143,10 @@ class ModelRunner:
         decodes = step.num_tokens == len(works) and samplers == [w.sequence for w in works]
         if self._decode is None or not decodes:
             logits = self._logits(works)
-        elif any(map(is_eager, samplers)):
-            logits = self._decode.run(works, self._sources, "logits")
         else:
-            self._decode.run(works, self._sources, "sample")
-            return [self._decode.sampled[: len(samplers)]]
+            logits = self._decode.run(works, self._sources, self._mode)
+            if self._mode == "sample":
+                return [self._decode.sampled[: len(samplers)]]
         if logits is None:
             return []
         out = None if self._decode is None else self._decode.sampled[: len(samplers)]
