@@ -1,6 +1,7 @@
 """What the GPU's libraries raise, as the engine's own error."""
 
 import contextlib
+import traceback
 from collections.abc import Iterator
 
 from llm_numba.errors import EngineError, LLMNumbaError
@@ -29,6 +30,8 @@ def reported(work: str) -> Iterator[None]:
     except Exception as error:
         if type(error).__module__.partition(".")[0] not in _LIBRARIES:
             raise
+        # Whoever keeps the error must not keep the arrays of the functions that it came through.
+        traceback.clear_frames(error.__traceback__)
         if isinstance(error, MemoryError):
             raise EngineError(
                 f"The GPU has not enough memory for {work}: {_first_line(error)}",

@@ -5,6 +5,7 @@ memory. From any other the driver first makes a copy that is, and may wait. Both
 queued on the current stream, behind the work that came before and in front of what comes after.
 """
 
+import contextlib
 import ctypes
 from collections.abc import Sequence
 from typing import Any
@@ -64,6 +65,10 @@ class Staging:
         target.data.copy_from_host_async(address, target.nbytes, stream)
         self._copied[self._turn] = stream.record(_event())
 
+    def __del__(self) -> None:
+        for event in self._copied:
+            _let_pass(event)
+
 
 class Download:
     """Arrays on their way to the host.
@@ -100,7 +105,11 @@ class Download:
         """
         if self._event is not None:
             self._event.synchronize()
+            self._event = None
         return self._copies
+
+    def __del__(self) -> None:
+        _let_pass(self._event)
 
 
 def _host_buffer(size: int, dtype: DTypeLike, like: Array) -> np.ndarray:
@@ -111,6 +120,13 @@ def _host_buffer(size: int, dtype: DTypeLike, like: Array) -> np.ndarray:
 
     memory = cupy.cuda.alloc_pinned_memory(max(1, size * dtype.itemsize))
     return np.frombuffer(memory, dtype, size)
+
+
+def _let_pass(event: Any) -> None:
+    """Wait for a copy that nobody asks for any more: its memory is about to be somebody else's."""
+    if event is not None:
+        with contextlib.suppress(Exception):  # the GPU may have failed long since
+            event.synchronize()
 
 
 def _event() -> Any:
