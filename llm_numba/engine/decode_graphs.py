@@ -122,18 +122,19 @@ class DecodeGraphs:
         """Forget the sequences of the last step, as after a failure."""
         self._rows.clear()
 
-    def warm_up(self, progress: Progress | None = None) -> None:
+    def warm_up(self, mode: Mode, progress: Progress | None = None) -> None:
         """Capture the graphs of all buckets, on rows of padding.
 
         Parameters
         ----------
+        mode : {"sample", "logits"}
         progress : callable(done, total), optional
             Called after each.
         """
         self._rows.clear()
         buckets = all_buckets(self._largest)
         for done, bucket in enumerate(buckets, start=1):
-            self._queue(bucket, "sample")
+            self._queue(bucket, mode)
             if progress is not None:
                 progress(done, len(buckets))
 

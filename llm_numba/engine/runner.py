@@ -75,7 +75,7 @@ class ModelRunner:
         """
         if self._decode is not None:
             with faults.reported("the capture of a graph"):
-                self._decode.warm_up(progress)
+                self._decode.warm_up(self._mode_of([]), progress)
 
     def submit(self, step: Step) -> "SubmittedStep":
         """Compute a step and choose the tokens that follow, or queue that on a GPU.
@@ -95,8 +95,8 @@ class ModelRunner:
             If the GPU fails.
         """
         samplers = step.samplers
-        if samplers != self._samplers:
-            self._mode = "logits" if any(map(is_eager, samplers)) else "sample"
+        if samplers != self._samplers and self._decode is not None:
+            self._mode = self._mode_of(samplers)
         try:
             with faults.reported("a step"):
                 results = self._compute(step, samplers)
@@ -131,6 +131,10 @@ class ModelRunner:
             # Also for Ctrl-C: a table must never claim a token whose key was not written.
             table.truncate(start)
             raise
+
+    def _mode_of(self, samplers: list[Sequence]) -> Mode:
+        fused = self.model.execution.fuse_sampling and not any(map(is_eager, samplers))
+        return "sample" if fused else "logits"
 
     def _note(self, samplers: list[Sequence]) -> None:
         if samplers != self._samplers:
