@@ -8,13 +8,14 @@ import numpy as np
 
 from llm_numba.engine.core import Engine
 from llm_numba.engine.inputs import Prompt, check_messages, pair_prompts, token_id_list
+from llm_numba.engine.memory import MemoryOptions, plan_memory
 from llm_numba.engine.outputs import CompletionChunk, RequestOutput
 from llm_numba.engine.request import Request
 from llm_numba.engine.runner import ModelRunner
 from llm_numba.engine.sampling_params import SamplingParams
 from llm_numba.engine.session import ChatSession
 from llm_numba.errors import EngineError
-from llm_numba.kvcache import PagedKVCache, check_num_blocks, default_num_blocks
+from llm_numba.kvcache import PagedKVCache
 from llm_numba.models import (
     Execution,
     ModelConfig,
@@ -49,7 +50,12 @@ class LLM:
         Tokens a block of the KV cache.
     num_blocks : int, optional
         Blocks of the KV cache; by default what ``max_num_seqs`` full sequences need, or if that
-        is less half of the available memory, of a GPU four fifths.
+        is less half of the available memory, and on a GPU what the limit leaves.
+    gpu_memory_utilization : float, optional
+        The part of the GPU's memory that the engine may take, weights and activations included;
+        by default nine tenths of what is free.
+    gpu_memory_gb : float, optional
+        The same in GiB.
     max_num_seqs : int
         Sequences that run at a time.
     max_num_batched_tokens : int
@@ -64,6 +70,11 @@ class LLM:
         by default everything, and they may.
     progress : callable(name, done_bytes, total_bytes), optional
         Called for each tensor while weights are read.
+
+    Attributes
+    ----------
+    memory : MemoryPlan
+        Where its memory goes.
 
     Raises
     ------
@@ -85,6 +96,8 @@ class LLM:
         dtype: str | None = None,
         block_size: int = 16,
         num_blocks: int | None = None,
+        gpu_memory_utilization: float | None = None,
+        gpu_memory_gb: float | None = None,
         max_num_seqs: int = 64,
         max_num_batched_tokens: int = 2048,
         max_model_len: int | None = None,
@@ -121,9 +134,28 @@ class LLM:
                 "was trained for.",
                 f"Choose at most {longest}.",
             )
-        num_weights = sum(info.num_elements for info in files.checkpoint.tensors.values())
-        kv_cache = self._new_cache(
-            block_size, num_blocks, max_num_seqs, num_weights * self.dtype.itemsize
+        self.memory = plan_memory(
+            self.config,
+            self.dtype,
+            self.device,
+            MemoryOptions(
+                self.max_model_len,
+                block_size,
+                num_blocks,
+                max_num_seqs,
+                max_num_batched_tokens,
+                gpu_memory_utilization,
+                gpu_memory_gb,
+            ),
+        )
+        kv_cache = PagedKVCache(
+            self.config.num_layers,
+            self.memory.num_blocks,
+            block_size,
+            self.config.num_kv_heads,
+            self.config.head_dim,
+            self.dtype,
+            self.device,
         )
         decoder = load_model(
             files, self.dtype, self.max_model_len, progress, self.device, execution
@@ -135,28 +167,6 @@ class LLM:
             self.max_model_len,
             max_num_seqs,
             max_num_batched_tokens,
-        )
-
-    def _new_cache(
-        self, block_size: int, num_blocks: int | None, max_num_seqs: int, weight_bytes: int
-    ) -> PagedKVCache:
-        config = self.config
-        token_bytes = 2 * config.num_layers * config.num_kv_heads * config.head_dim
-        token_bytes *= self.dtype.itemsize
-        block_bytes = token_bytes * block_size
-        room = (block_bytes, block_size, self.max_model_len)
-        if num_blocks is None:
-            num_blocks = default_num_blocks(*room, max_num_seqs, weight_bytes, self.device)
-        else:
-            check_num_blocks(num_blocks, *room, weight_bytes, self.device)
-        return PagedKVCache(
-            config.num_layers,
-            num_blocks,
-            block_size,
-            config.num_kv_heads,
-            config.head_dim,
-            self.dtype,
-            self.device,
         )
 
     @property

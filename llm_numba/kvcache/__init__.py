@@ -2,14 +2,18 @@
 
 from llm_numba.kvcache.allocator import BlockAllocator
 from llm_numba.kvcache.block_table import BlockTable
-from llm_numba.kvcache.cache import PagedKVCache, check_num_blocks, default_num_blocks
+from llm_numba.kvcache.cache import PagedKVCache
 from llm_numba.kvcache.prefix_cache import PrefixCache
+from llm_numba.kvcache.sizing import Needs, Room, gpu_limit, gpu_num_blocks, host_num_blocks
 
 __all__ = [
     "BlockAllocator",
     "BlockTable",
+    "Needs",
     "PagedKVCache",
     "PrefixCache",
-    "check_num_blocks",
-    "default_num_blocks",
+    "Room",
+    "gpu_limit",
+    "gpu_num_blocks",
+    "host_num_blocks",
 ]

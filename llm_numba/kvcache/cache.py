@@ -3,16 +3,10 @@
 import numpy as np
 
 from llm_numba import ops
-from llm_numba.errors import CacheError
 from llm_numba.kvcache.allocator import BlockAllocator
 from llm_numba.kvcache.block_table import BlockTable, count_blocks
 from llm_numba.kvcache.prefix_cache import PrefixCache
-from llm_numba.runtime import available_gpu_memory, available_memory, upload, zeros
-
-# Without num_blocks the cache takes at most this part of the available memory: a laptop has other
-# things to do, a GPU has not, but for the activations of a step.
-MEMORY_FRACTION = 0.5
-GPU_MEMORY_FRACTION = 0.8
+from llm_numba.runtime import upload, zeros
 
 
 class PagedKVCache:
@@ -83,105 +77,3 @@ class PagedKVCache:
         for k_cache, v_cache in self.layers:
             ops.copy_blocks(k_cache, sources, targets)
             ops.copy_blocks(v_cache, sources, targets)
-
-
-def check_num_blocks(
-    num_blocks: int,
-    block_bytes: int,
-    block_size: int,
-    max_model_len: int,
-    weight_bytes: int = 0,
-    device: str = "cpu",
-) -> None:
-    """Refuse a number of blocks that no sequence, or no machine like this, can do with.
-
-    Parameters
-    ----------
-    num_blocks : int
-        The user's choice.
-    block_bytes, block_size, max_model_len, weight_bytes, device
-        As for :func:`default_num_blocks`.
-
-    Raises
-    ------
-    CacheError
-        Naming the number of blocks that one full sequence needs, or that memory holds.
-    """
-    blocks_per_sequence = count_blocks(max_model_len, block_size)
-    if num_blocks < blocks_per_sequence:
-        raise CacheError(
-            f"num_blocks={num_blocks} blocks of {block_size} tokens cannot hold one sequence "
-            f"of max_model_len={max_model_len} tokens.",
-            f"Give at least {blocks_per_sequence} blocks, or lower max_model_len.",
-        )
-    available = max(0, _available(device) - weight_bytes)
-    if num_blocks * block_bytes > available:
-        raise CacheError(
-            f"num_blocks={num_blocks} blocks of {block_bytes / 1e6:.3g} MB take "
-            f"{num_blocks * block_bytes / 1e9:.3g} GB, and {available / 1e9:.3g} GB of "
-            f"{_memory(device)} are available beside the weights.",
-            f"Give at most {available // block_bytes} blocks.",
-        )
-
-
-def default_num_blocks(
-    block_bytes: int,
-    block_size: int,
-    max_model_len: int,
-    max_num_seqs: int,
-    weight_bytes: int = 0,
-    device: str = "cpu",
-) -> int:
-    """Choose the number of blocks from the memory that the device has left.
-
-    Parameters
-    ----------
-    block_bytes : int
-        Bytes of a block over all layers, keys and values.
-    block_size : int
-        Tokens a block.
-    max_model_len : int
-        Tokens of a sequence of full length.
-    max_num_seqs : int
-        Sequences at a time; more blocks than these can fill are never useful.
-    weight_bytes : int
-        Memory that the weights are yet to take.
-    device : {"cpu", "cuda", "sim"}
-        Whose memory it is.
-
-    Returns
-    -------
-    int
-
-    Raises
-    ------
-    CacheError
-        If not even one sequence of full length fits.
-    """
-    available = max(0, _available(device) - weight_bytes)
-    fraction = GPU_MEMORY_FRACTION if device == "cuda" else MEMORY_FRACTION
-    affordable = int(available * fraction) // block_bytes
-    blocks_per_sequence = count_blocks(max_model_len, block_size)
-    if affordable < blocks_per_sequence:
-        needed = blocks_per_sequence * block_bytes
-        raise CacheError(
-            f"A KV cache for one sequence of {max_model_len} tokens takes {needed / 1e9:.2f} GB, "
-            f"more than {fraction:.0%} of the {available / 1e9:.2f} GB of {_memory(device)} that "
-            "are available beside the weights.",
-            f"Set max_model_len to at most {affordable * block_size}, or set num_blocks yourself."
-            if affordable
-            else f"Take a smaller model, or a {_machine(device)} with more memory.",
-        )
-    return min(affordable, blocks_per_sequence * max_num_seqs)
-
-
-def _available(device: str) -> int:
-    return available_gpu_memory() if device == "cuda" else available_memory()
-
-
-def _memory(device: str) -> str:
-    return "the GPU's memory" if device == "cuda" else "memory"
-
-
-def _machine(device: str) -> str:
-    return "GPU" if device == "cuda" else "machine"

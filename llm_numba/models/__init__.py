@@ -15,6 +15,7 @@ from llm_numba.models.loading import (
     resolve_model,
 )
 from llm_numba.models.random import random_shapes
+from llm_numba.models.tensors import tensor_shapes
 from llm_numba.models.tokenizer import IncrementalDetokenizer, Tokenizer
 
 __all__ = [
@@ -37,4 +38,5 @@ __all__ = [
     "parse_config",
     "random_shapes",
     "resolve_model",
+    "tensor_shapes",
 ]

@@ -12,8 +12,7 @@ from pathlib import Path
 from llm_numba.errors import ModelNotFoundError
 from llm_numba.models.checkpoint import STORAGE_OF, Checkpoint, TensorInfo
 from llm_numba.models.families import load_config
-from llm_numba.models.gpt2 import gpt2_tensors
-from llm_numba.models.llama import llama_tensors
+from llm_numba.models.tensors import tensor_shapes
 
 PREFIX = "random:"
 SHAPES_DIR = Path(__file__).parent / "shapes"
@@ -61,9 +60,7 @@ class RandomCheckpoint(Checkpoint):
     def __init__(self, directory: Path) -> None:
         self.directory = directory
         config = load_config(directory)
-        is_gpt2 = config.architecture == "GPT2LMHeadModel"
-        shapes = gpt2_tensors(config, prefix="") if is_gpt2 else llama_tensors(config)
         self.tensors = {
             name: TensorInfo(directory, shape, STORAGE_OF[config.dtype])
-            for name, shape in shapes.items()
+            for name, shape in tensor_shapes(config).items()
         }

@@ -24,7 +24,7 @@ from llm_numba.runtime.device import (
 )
 from llm_numba.runtime.graphs import Graph, capture
 from llm_numba.runtime.launch import Launch, intercept, launch, launch_all
-from llm_numba.runtime.memory import available_gpu_memory, available_memory
+from llm_numba.runtime.memory import available_memory, gpu_memory
 from llm_numba.runtime.transfers import Download, Staging
 
 __all__ = [
@@ -34,11 +34,11 @@ __all__ = [
     "Graph",
     "Launch",
     "Staging",
-    "available_gpu_memory",
     "available_memory",
     "capture",
     "empty",
     "empty_like",
+    "gpu_memory",
     "gpu_problem",
     "intercept",
     "is_device_array",

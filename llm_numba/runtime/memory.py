@@ -20,18 +20,20 @@ def available_memory() -> int:
     return min([_available_to_machine(), *_left_by_control_groups()])
 
 
-def available_gpu_memory() -> int:
-    """Return the bytes of the current GPU's memory that a program may still take.
+def gpu_memory() -> tuple[int, int]:
+    """Return the bytes of the current GPU's memory.
 
     Returns
     -------
-    int
-        What no program holds, and what CuPy keeps for itself of arrays that are gone.
+    free : int
+        That a program may still take: what no program holds, and what CuPy keeps for itself of
+        arrays that are gone.
+    total : int
     """
     import cupy
 
-    free, _ = cupy.cuda.runtime.memGetInfo()
-    return free + cupy.get_default_memory_pool().free_bytes()
+    free, total = cupy.cuda.runtime.memGetInfo()
+    return free + cupy.get_default_memory_pool().free_bytes(), total
 
 
 def _available_to_machine() -> int:

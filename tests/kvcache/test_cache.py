@@ -1,10 +1,9 @@
-"""The memory behind the blocks, and how much of the machine's it takes."""
+"""The memory behind the blocks."""
 
 import numpy as np
 import pytest
 
-from llm_numba.errors import CacheError
-from llm_numba.kvcache import PagedKVCache, cache, check_num_blocks, default_num_blocks
+from llm_numba.kvcache import PagedKVCache
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
@@ -56,75 +55,3 @@ def test_the_block_that_no_sequence_gets_is_the_last_one():
 
 def test_the_bytes_of_all_layers_are_counted():
     assert PagedKVCache(3, 5, 4, 2, 7, np.dtype(np.float32)).num_bytes == 3 * 2 * 6 * 4 * 2 * 7 * 4
-
-
-@pytest.fixture
-def available(monkeypatch):
-    """Pretend that so many bytes of memory are available."""
-
-    def pretend(num_bytes):
-        monkeypatch.setattr(cache, "available_memory", lambda: num_bytes)
-
-    return pretend
-
-
-@pytest.mark.parametrize(
-    ("num_bytes", "num_blocks"),
-    [
-        (10**9, 7 * 3),  # as many as 3 sequences of 7 blocks can fill
-        (2 * 21 * 1000, 21),
-        (2 * 21 * 1000 - 1, 20),  # half the memory holds no more
-        (2 * 7 * 1000, 7),  # just one sequence
-    ],
-)
-def test_half_the_available_memory_but_no_more_than_can_be_used(available, num_bytes, num_blocks):
-    available(num_bytes)
-    # 100 tokens in blocks of 16 are 7 blocks.
-    assert default_num_blocks(1000, 16, max_model_len=100, max_num_seqs=3) == num_blocks
-
-
-def test_too_little_memory_for_one_sequence_names_the_length_that_fits(available):
-    available(2 * 7 * 10**9 - 1)
-    with pytest.raises(CacheError) as caught:
-        default_num_blocks(10**9, 16, max_model_len=100, max_num_seqs=3)
-    assert "100 tokens takes 7.00 GB, more than 50% of the 14.00 GB" in caught.value.cause
-    assert f"at most {6 * 16}" in caught.value.remedy
-    assert default_num_blocks(10**9, 16, max_model_len=6 * 16, max_num_seqs=3) == 6
-
-
-def test_the_weights_that_are_yet_to_be_read_leave_less_for_the_cache(available):
-    available(2 * 21 * 1000 + 5000)
-    assert default_num_blocks(1000, 16, 100, 10, weight_bytes=5000) == 21
-    assert default_num_blocks(1000, 16, 100, 10, weight_bytes=7000) == 20
-
-
-def test_no_memory_beside_the_weights_asks_for_a_smaller_model(available):
-    available(1000)
-    with pytest.raises(CacheError) as caught:
-        default_num_blocks(1000, 16, 100, 10, weight_bytes=2000)
-    assert "smaller model" in caught.value.remedy
-
-
-def test_a_gpus_own_memory_counts_and_more_of_it(monkeypatch):
-    monkeypatch.setattr(cache, "available_gpu_memory", lambda: 25_000)
-    assert default_num_blocks(1000, 16, 100, 10, weight_bytes=5000, device="cuda") == 16
-    with pytest.raises(CacheError) as caught:
-        default_num_blocks(10**4, 16, 100, 10, device="cuda")
-    assert "80% of the 0.00 GB of the GPU's memory" in caught.value.cause
-    assert "at most 32," in caught.value.remedy
-    with pytest.raises(CacheError) as caught:
-        default_num_blocks(10**5, 16, 100, 10, device="cuda")
-    assert caught.value.remedy == "Take a smaller model, or a GPU with more memory."
-
-
-def test_the_blocks_that_a_user_asks_for_must_fit_the_gpu(monkeypatch):
-    monkeypatch.setattr(cache, "available_gpu_memory", lambda: 25_000)
-    check_num_blocks(20, 1000, 16, 100, weight_bytes=5000, device="cuda")
-    with pytest.raises(CacheError) as caught:
-        check_num_blocks(21, 1000, 16, 100, weight_bytes=5000, device="cuda")
-    assert "of the GPU's memory are available beside the weights" in caught.value.cause
-    assert caught.value.remedy == "Give at most 20 blocks."
-
-
-def test_the_real_machine_has_room_for_a_small_cache():
-    assert default_num_blocks(1024, 16, max_model_len=160, max_num_seqs=2) == 20
