@@ -1,4 +1,4 @@
-"""``llm-numba chat``: a conversation whose KV cache is kept from turn to turn."""
+"""``llm-numba chat``: a conversation; each turn goes on from the keys and values of the last."""
 
 import sys
 from contextlib import closing
@@ -43,19 +43,16 @@ def chat(
     )
     if interactive:
         notes().print(styled(f"Talking with {model.model}. {_HELP}", "dim"), soft_wrap=True)
-    try:
-        while (line := read_line(interactive)) is not None and line.strip() != "/exit":
-            try:
-                conversation.take(line.strip())
-            except LLMNumbaError as error:
-                # A person can mend a message; a script that goes on would talk past the error.
-                if not interactive:
-                    raise
-                report(error)
-                if isinstance(error, PromptError):
-                    notes().print(styled("/reset forgets the conversation and makes room.", "dim"))
-    finally:
-        conversation.close()
+    while (line := read_line(interactive)) is not None and line.strip() != "/exit":
+        try:
+            conversation.take(line.strip())
+        except LLMNumbaError as error:
+            # A person can mend a message; a script that goes on would talk past the error.
+            if not interactive:
+                raise
+            report(error)
+            if isinstance(error, PromptError):
+                notes().print(styled("/reset forgets the conversation and makes room.", "dim"))
 
 
 def read_line(interactive: bool) -> str | None:
@@ -81,7 +78,7 @@ def read_line(interactive: bool) -> str | None:
 
 
 class Conversation:
-    """The messages so far, and the session that holds their keys and values.
+    """The messages so far, and how to answer the next.
 
     Parameters
     ----------
@@ -112,7 +109,6 @@ class Conversation:
         self._interactive = interactive
         self._always_stats = always_stats
         self._messages = list(self._opening)
-        self._session = llm.chat_session()
         self._last: RequestOutput | None = None
 
     def take(self, line: str) -> None:
@@ -133,13 +129,9 @@ class Conversation:
         else:
             print_request(self._last)
 
-    def close(self) -> None:
-        """Free the session's part of the KV cache."""
-        self._session.close()
-
     def _answer(self, message: str) -> None:
         messages = [*self._messages, {"role": "user", "content": message}]
-        stream = self._llm.stream_chat(messages, self._params, session=self._session)
+        stream = self._llm.stream_chat(messages, self._params)
         prose, answer, stopped = Prose(), "", False
         try:
             with closing(stream):
@@ -161,8 +153,6 @@ class Conversation:
             self.print_stats()
 
     def _reset(self) -> None:
-        self._session.close()
-        self._session = self._llm.chat_session()
         self._messages = list(self._opening)
         self._last = None
         notes().print(styled("The conversation starts over.", "dim"))

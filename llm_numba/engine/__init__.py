@@ -9,13 +9,13 @@ from llm_numba.engine.outputs import (
     RequestOutput,
 )
 from llm_numba.engine.sampling_params import SamplingParams
-from llm_numba.engine.session import ChatSession
+from llm_numba.engine.stats import EngineStats
 
 __all__ = [
     "LLM",
-    "ChatSession",
     "CompletionChunk",
     "CompletionOutput",
+    "EngineStats",
     "Logprob",
     "RequestMetrics",
     "RequestOutput",

@@ -1,29 +1,31 @@
-"""The engine's loop: admit, compute, sample, hand out.
+"""The engine's loop: schedule, submit, read, hand out.
 
-Requests enter by :meth:`Engine.run`; each :meth:`Engine.step` gives every scheduled sequence one
-token. Whoever wants a request's chunks keeps stepping until they are there, so several streams may
-be read in turn: they share the steps, and with them the reading of the weights.
+Requests enter by :meth:`Engine.run`. Whoever wants a request's chunks keeps stepping until they
+are there, so several streams may be read in turn: they share the steps, and with them the reading
+of the weights.
+
+On a GPU a step is submitted before the tokens of the one before it are read, so that the GPU never
+waits for Python::
+
+    Python  | schedule 2, submit | read 1, tell | schedule 3, submit | read 2, tell | ...
+    GPU     |  step 1 ................. | step 2 ..................... | step 3 ...
 """
 
 import secrets
+from collections import deque
 from collections.abc import Iterator
 
 import numpy as np
 
+from llm_numba.engine.inputs import check_prompt, check_stops
 from llm_numba.engine.outputs import CompletionChunk, Logprob
 from llm_numba.engine.request import Request, Sequence
 from llm_numba.engine.runner import ModelRunner
 from llm_numba.engine.sampling_params import SamplingParams
 from llm_numba.engine.scheduler import Scheduler
-from llm_numba.engine.session import ChatSession
-from llm_numba.engine.step import NOT_FINITE, Sampled, Step, Work
-from llm_numba.errors import (
-    CacheError,
-    EngineError,
-    PromptError,
-    SamplingParamsError,
-    TokenizerError,
-)
+from llm_numba.engine.stats import EngineStats
+from llm_numba.engine.step import NOT_FINITE, PendingStep, Sampled, Step
+from llm_numba.errors import CacheError, EngineError, LLMNumbaError
 from llm_numba.models import IncrementalDetokenizer, Tokenizer
 
 
@@ -38,8 +40,12 @@ class Engine:
     eos_token_ids : frozenset of int
     max_model_len : int
         The longest sequence, prompt and answer together.
-    max_num_seqs, max_num_batched_tokens : int
+    max_num_seqs, max_num_batched_tokens, max_seqs_by_priority
         See :class:`Scheduler`.
+
+    Attributes
+    ----------
+    runner : ModelRunner
     """
 
     def __init__(
@@ -50,19 +56,43 @@ class Engine:
         max_model_len: int,
         max_num_seqs: int,
         max_num_batched_tokens: int,
+        max_seqs_by_priority: dict[str, int] | None = None,
     ) -> None:
-        self._runner = runner
+        self.runner = runner
         self._kv_cache = runner.kv_cache
         self._tokenizer = tokenizer
         self._eos_token_ids = eos_token_ids
         self._max_model_len = max_model_len
-        self._max_num_seqs = max_num_seqs
         self._scheduler = Scheduler(
-            self._kv_cache, max_num_seqs, max_num_batched_tokens, self._reclaim
+            self._kv_cache, max_num_seqs, max_num_batched_tokens, max_seqs_by_priority
         )
-        self._sessions: dict[ChatSession, None] = {}  # the least recently used first
-        self._session_of: dict[Request, ChatSession] = {}
-        self._num_requests = 0
+        self._live: dict[Request, None] = {}  # queued and not finished, in the order of arrival
+        self._pending: deque[PendingStep] = deque()  # submitted, and not read
+        self._failure: EngineError | None = None  # the last one that ended all requests
+        self._num_requests = self._num_steps = self._num_tokens = 0
+        self._num_slots = self._num_unused_slots = 0
+
+    @property
+    def running(self) -> list[Sequence]:
+        """The sequences that are being computed."""
+        return self._scheduler.running
+
+    def stats(self) -> EngineStats:
+        """Return counts since the engine began, and the state of its queues."""
+        allocator = self._kv_cache.allocator
+        return EngineStats(
+            num_waiting=len(self._scheduler.waiting),
+            num_running=len(self._scheduler.running),
+            num_blocks=allocator.num_blocks,
+            num_free_blocks=allocator.num_free,
+            num_steps=self._num_steps,
+            num_tokens=self._num_tokens,
+            num_preemptions=self._scheduler.num_preemptions,
+            num_tokens_admitted=self._scheduler.num_tokens_admitted,
+            num_tokens_found=self._scheduler.num_tokens_found,
+            num_slots=self._num_slots,
+            num_unused_slots=self._num_unused_slots,
+        )
 
     def new_request(
         self, prompt: str | None, prompt_token_ids: list[int], params: SamplingParams
@@ -89,19 +119,9 @@ class Engine:
         CacheError
             If its samples can never be in the cache together.
         """
-        self.check_prompt(prompt_token_ids, room_for_answer=1)
-        vocab_size = self._runner.model.config.vocab_size
-        unknown = [i for i in params.stop_token_ids or [] if i >= vocab_size]
-        if unknown:
-            raise SamplingParamsError(
-                f"stop_token_ids={unknown} are outside the model's vocabulary.",
-                f"stop_token_ids must be below {vocab_size}.",
-            )
-        if params.stop and self._tokenizer is None:
-            raise TokenizerError(
-                "Stop strings are looked for in text, and this model has no tokenizer.json.",
-                "Use stop_token_ids, or add the tokenizer to its directory.",
-            )
+        vocab_size = self.runner.model.config.vocab_size
+        check_prompt(prompt_token_ids, vocab_size, self._max_model_len, room_for_answer=1)
+        check_stops(params, vocab_size, has_tokenizer=self._tokenizer is not None)
         room = self._max_model_len - len(prompt_token_ids)
         request = Request(
             request_id=str(self._num_requests),
@@ -113,75 +133,38 @@ class Engine:
         )
         needed = params.n * self._kv_cache.blocks_for(request.final_length)
         total = self._kv_cache.allocator.num_blocks
-        if needed > total or params.n > self._max_num_seqs:
+        max_num_seqs = self._scheduler.class_limit(params.priority)
+        if needed > total or params.n > max_num_seqs:
             raise CacheError(
                 f"n={params.n} samples of up to {request.final_length} tokens need {needed} blocks "
                 f"and {params.n} sequences; the engine has {total} blocks and runs "
-                f"{self._max_num_seqs} sequences at a time.",
-                "Lower n or max_tokens, or raise num_blocks or max_num_seqs.",
+                f"{max_num_seqs} sequences at a time.",
+                "Lower n or max_tokens, or raise num_blocks, max_num_seqs or "
+                "max_num_batched_tokens.",
             )
         self._num_requests += 1
         return request
 
-    def check_prompt(self, token_ids: list[int], room_for_answer: int = 0) -> None:
-        """Refuse a prompt that the model cannot read.
-
-        Parameters
-        ----------
-        token_ids : list of int
-        room_for_answer : int
-            Tokens of the context that must stay free.
-
-        Raises
-        ------
-        PromptError
-        """
-        if not token_ids:
-            raise PromptError("The prompt is empty.", "Give at least one character or token.")
-        if len(token_ids) + room_for_answer > self._max_model_len:
-            raise PromptError(
-                f"The prompt has {len(token_ids)} tokens and the context holds "
-                f"{self._max_model_len}, the answer included.",
-                "Shorten the prompt.",
-            )
-        vocab_size = self._runner.model.config.vocab_size
-        if min(token_ids) < 0 or max(token_ids) >= vocab_size:
-            outside = next(i for i in token_ids if not 0 <= i < vocab_size)
-            raise PromptError(
-                f"Token id {outside} is outside the model's vocabulary of {vocab_size}.",
-                "Use the tokenizer that belongs to the model.",
-            )
-
-    def add(self, request: Request, session: ChatSession | None = None) -> None:
+    def add(self, request: Request) -> None:
         """Queue a request.
 
         Parameters
         ----------
         request : Request
-        session : ChatSession, optional
-            Whose cache to begin with, and to leave the first sample's blocks to.
+            From :meth:`new_request`.
         """
-        table = None
-        if session is not None:
-            table = session.lend(request.prompt_token_ids, self._kv_cache)
-            self._session_of[request] = session
-            self._sessions.pop(session, None)
         request.sequences = [self._new_sequence(request, i) for i in range(request.params.n)]
-        if table is not None:
-            request.sequences[0].table = table
-            request.metrics.num_cached_tokens = table.num_tokens
+        self._live[request] = None
         self._scheduler.add(request)
 
     def _new_sequence(self, request: Request, index: int) -> Sequence:
         detokenizer = None
         if self._tokenizer is not None:
             detokenizer = IncrementalDetokenizer(self._tokenizer, request.prompt_token_ids)
-        vocab_size = self._runner.model.config.vocab_size
+        vocab_size = self.runner.model.config.vocab_size
         return Sequence(request, index, self._kv_cache.new_table(), detokenizer, vocab_size)
 
-    def run(
-        self, requests: list[Request], session: ChatSession | None = None
-    ) -> Iterator[CompletionChunk]:
+    def run(self, requests: list[Request]) -> Iterator[CompletionChunk]:
         """Queue requests and step until they are finished, handing out chunks as they come.
 
         Whatever ends the iteration early (an error, Ctrl-C, a closed generator) ends the requests
@@ -191,103 +174,132 @@ class Engine:
         ----------
         requests : list of Request
             From :meth:`new_request`; queued when the first chunk is asked for.
-        session : ChatSession, optional
-            See :meth:`add`; then there is one request.
 
         Yields
         ------
         CompletionChunk
+
+        Raises
+        ------
+        EngineError
+            If a step failed, or each of the requests did. If only some did, their last chunks
+            carry their errors.
         """
         try:
             for request in requests:
-                self.add(request, session)
+                self.add(request)
             while True:
                 for request in requests:
                     while request.chunks:
                         yield request.chunks.popleft()
                 if all(request.finished for request in requests):
-                    return
+                    break
                 self.step()
         finally:
             for request in requests:
-                if request.sequences and not request.finished:
+                if request in self._live:
                     self.abort(request)
+        errors = [request.error for request in requests if request.error is not None]
+        if errors and (len(errors) == len(requests) or errors[-1] is self._failure):
+            raise errors[-1]
 
     def step(self) -> None:
-        """Compute one step: prompts of newly admitted requests, or one token of each sequence."""
-        scheduled = self._scheduler.schedule()
-        assert scheduled, "no running sequence, and none that waits can be admitted"
-        try:
-            self._compute(scheduled)
-        except BaseException:
-            self._roll_back(scheduled)
-            raise
-        finally:
-            self._scheduler.remove_finished()
+        """Submit a step, and take the tokens of one: this, or on a GPU the one before it.
 
-    def _compute(self, scheduled: list[Sequence]) -> None:
-        step = Step()
-        for sequence in scheduled:
-            request = sequence.request
-            samplers = [sequence] if request.metrics.num_generated_tokens else request.sequences
-            token_ids, start = sequence.uncomputed_token_ids(), sequence.table.num_tokens
-            slots = sequence.table.append_slots(len(token_ids))
-            # The samples of one prompt share its blocks and part at their first token.
-            for twin in samplers[1:]:
-                twin.table = sequence.table.fork()
-            step.works.append(Work(sequence, token_ids, start, slots, samplers))
-            step.num_tokens += len(token_ids)
-        step.works.sort(key=lambda work: len(work.token_ids) > 1)
-        for sampled in self._runner.submit(step).wait():
-            self._take(sampled)
+        Raises
+        ------
+        EngineError
+            If the step could not be computed. All requests end with this error, whose
+            ``__cause__`` says why; the engine can be used again.
+        """
+        try:
+            self._advance()
+        except Exception as cause:
+            raise self._fail(cause) from cause
+        except BaseException:
+            # Ctrl-C ends the requests of whoever was stepping. The others lose the steps on their
+            # way, but no token: the numbers that samples are drawn by depend on the position only.
+            self._pending.clear()
+            self._scheduler.restart(list(self._live))
+            raise
+
+    def _advance(self) -> None:
+        num_pending = len(self._pending)
+        if num_pending and any(s.counts is not None for s in self._scheduler.running):
+            # Penalties depend on the token in flight.
+            self._read_until(0)
+        step = self._scheduler.schedule()
+        assert step.works or num_pending, "no sequence runs, and none can be admitted"
+        if step.works:
+            self._pending.append(self.runner.submit(step))
+            self._note(step)
+        self._read_until(self.runner.depth if step.works else 0)
+
+    def _note(self, step: Step) -> None:
+        """Write down what the step that was submitted has changed."""
+        for work in step.works:
+            for sequence in work.samplers:
+                sequence.num_in_flight += 1
+            if len(work.token_ids) > 1:
+                work.sequence.table.register(work.sequence.token_ids())
+        self._num_steps += 1
+        self._num_tokens += step.num_tokens
+        size = self._kv_cache.block_size
+        for sequence in self._scheduler.running:
+            self._num_slots += size * len(sequence.table.blocks)
+            self._num_unused_slots += -sequence.table.num_tokens % size
+
+    def _read_until(self, num_pending: int) -> None:
+        while len(self._pending) > num_pending:
+            for sampled in self._pending.popleft().wait():
+                sampled.sequence.num_in_flight -= 1
+                # One that ended was already in the step behind: its token is surplus.
+                if not sampled.sequence.finished:
+                    self._take(sampled)
 
     def _take(self, sampled: Sampled) -> None:
+        """Give a sequence its token; what is wrong with it ends this request alone."""
+        sequence = sampled.sequence
+        request = sequence.request
         if sampled.token_id == NOT_FINITE:
-            raise EngineError(
+            error = EngineError(
                 "The model's logits are not finite numbers.",
                 "Check the weights: they may be damaged, belong to another config.json, or be too "
                 "large for float16, where bfloat16 and float32 hold them.",
             )
-        logprobs = None
-        if sampled.logprobs is not None:
-            logprobs = {
-                token_id: Logprob(*found, self._decode(token_id))
-                for token_id, found in sampled.logprobs.items()
-            }
-        sequence = sampled.sequence
-        sequence.append(sampled.token_id, logprobs, self._eos_token_ids)
+            return self._end(request, "error", error)
+        try:
+            sequence.append(sampled.token_id, self._logprobs(sampled), self._eos_token_ids)
+        except Exception as cause:
+            return self._end(request, "error", as_engine_error(cause, "A token became no text"))
+        table = sequence.table
+        num_known = min(table.num_tokens, sequence.prompt_length + len(sequence.output.token_ids))
+        if num_known % self._kv_cache.block_size == 0:
+            table.register(sequence.token_ids())
         if sequence.finished:
             self._release(sequence)
+        return None
 
-    def _decode(self, token_id: int) -> str:
-        if self._tokenizer is None:
-            return ""
-        return self._tokenizer.decode([token_id], skip_special_tokens=False)
-
-    def _roll_back(self, scheduled: list[Sequence]) -> None:
-        """Leave requests as if a step that failed had not been, but for tokens that came.
-
-        Whoever was stepping ends its own requests; others that shared the step go on in the next.
-        """
-        for request in reversed({sequence.request: None for sequence in scheduled}):
-            if not request.metrics.num_generated_tokens:
-                for twin in request.sequences[1:]:
-                    twin.table.free()
-                self._scheduler.put_back(request)
-            for sequence in request.sequences:
-                if not sequence.finished:
-                    # The last token's key is computed again, for the logits that follow it.
-                    known = len(sequence.token_ids()) - 1
-                    sequence.table.truncate(min(sequence.table.num_tokens, known))
+    def _logprobs(self, sampled: Sampled) -> dict[int, Logprob] | None:
+        if sampled.logprobs is None:
+            return None
+        decode = self._tokenizer.decode if self._tokenizer else lambda *_, **__: ""
+        return {
+            token_id: Logprob(*found, decode([token_id], skip_special_tokens=False))
+            for token_id, found in sampled.logprobs.items()
+        }
 
     def _release(self, sequence: Sequence) -> None:
-        session = self._session_of.get(sequence.request)
-        if session is not None and sequence.output.index == 0:
-            session.give_back(sequence.token_ids(), sequence.table)
-            self._sessions[session] = None
-            del self._session_of[sequence.request]
-        else:
-            sequence.table.free()
+        self._scheduler.remove(sequence)
+        sequence.table.free()
+        if sequence.request.finished:
+            self._live.pop(sequence.request, None)
+
+    def _end(self, request: Request, reason: str, error: LLMNumbaError | None = None) -> None:
+        ending = [sequence for sequence in request.sequences if not sequence.finished]
+        request.end(reason, error)
+        for sequence in ending:
+            self._release(sequence)
 
     def abort(self, request: Request) -> None:
         """End a request now; its blocks come back at once.
@@ -296,43 +308,54 @@ class Engine:
         ----------
         request : Request
         """
-        self._scheduler.abort(request)
-        for sequence in request.sequences:
-            if not sequence.finished:
-                self._release(sequence)
+        self._end(request, "abort")
 
-    def _reclaim(self) -> bool:
-        """Drop kept blocks that only save time; False if there are none.
-
-        First the cache of the session that has been idle longest, then what the request that was
-        queued last brought along.
-        """
-        while self._sessions:
-            session = next(iter(self._sessions))
-            del self._sessions[session]
-            if session.holds_blocks:
-                session.close()
-                return True
-        for request in reversed(self._scheduler.waiting):
-            if request.metrics.num_cached_tokens:
-                request.metrics.num_cached_tokens = 0
-                request.sequences[0].table.free()
-                return True
-        return False
+    def _fail(self, cause: Exception) -> EngineError:
+        """End all requests with an error."""
+        self._failure = as_engine_error(cause, "A step of the engine failed")
+        self._pending.clear()
+        for request in list(self._live):
+            self._end(request, "error", self._failure)
+        # What the failed step was to write may be half written.
+        self._kv_cache.allocator.forget_all()
+        return self._failure
 
     def logits(self, token_ids: list[int]) -> np.ndarray:
         """Score what follows each token of a text; see :meth:`LLM.logits`."""
-        self.check_prompt(token_ids)
+        check_prompt(token_ids, self.runner.model.config.vocab_size, self._max_model_len)
         table = self._kv_cache.new_table()
         needed = table.blocks_to_reach(len(token_ids))
-        while self._scheduler.num_spare_blocks() < needed:
-            if not self._reclaim():
-                raise CacheError(
-                    f"{len(token_ids)} tokens need {needed} blocks of the KV cache; running "
-                    "requests hold or may need the rest.",
-                    "Let them finish first, or raise num_blocks.",
-                )
+        if needed > self._kv_cache.allocator.num_free:
+            raise CacheError(
+                f"{len(token_ids)} tokens need {needed} blocks of the KV cache; running "
+                "requests hold the rest.",
+                "Let them finish first, or raise num_blocks.",
+            )
         try:
-            return self._runner.all_logits(token_ids, table)
+            return self.runner.all_logits(token_ids, table)
         finally:
             table.free()
+
+
+def as_engine_error(cause: Exception, what: str) -> EngineError:
+    """Say what failed in an error of ours, and keep the cause.
+
+    Parameters
+    ----------
+    cause : Exception
+    what : str
+        The beginning of the sentence.
+
+    Returns
+    -------
+    EngineError
+    """
+    if isinstance(cause, LLMNumbaError):
+        error = EngineError(cause.cause, cause.remedy)
+    else:
+        error = EngineError(
+            f"{what}: {type(cause).__name__}: {cause}.",
+            "The cause is attached to this error; the engine can be used again.",
+        )
+    error.__cause__ = cause
+    return error

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from llm_numba.engine.sampling_params import SamplingParams
-from llm_numba.errors import PromptError, SamplingParamsError
+from llm_numba.errors import PromptError, SamplingParamsError, TokenizerError
 
 Prompt = str | list[int]
 
@@ -107,4 +107,65 @@ def check_messages(messages: Any) -> None:
         raise PromptError(
             f"{messages!r} is no conversation.",
             'Give a list of {"role": ..., "content": ...}, with at least one message.',
+        )
+
+
+def check_prompt(
+    token_ids: list[int], vocab_size: int, max_model_len: int, room_for_answer: int = 0
+) -> None:
+    """Refuse a prompt that the model cannot read.
+
+    Parameters
+    ----------
+    token_ids : list of int
+    vocab_size, max_model_len : int
+    room_for_answer : int
+        Tokens of the context that must stay free.
+
+    Raises
+    ------
+    PromptError
+    """
+    if not token_ids:
+        raise PromptError("The prompt is empty.", "Give at least one character or token.")
+    if len(token_ids) + room_for_answer > max_model_len:
+        raise PromptError(
+            f"The prompt has {len(token_ids)} tokens and the context holds "
+            f"{max_model_len}, the answer included.",
+            "Shorten the prompt.",
+        )
+    if min(token_ids) < 0 or max(token_ids) >= vocab_size:
+        outside = next(i for i in token_ids if not 0 <= i < vocab_size)
+        raise PromptError(
+            f"Token id {outside} is outside the model's vocabulary of {vocab_size}.",
+            "Use the tokenizer that belongs to the model.",
+        )
+
+
+def check_stops(params: SamplingParams, vocab_size: int, *, has_tokenizer: bool) -> None:
+    """Refuse stops that could never be found.
+
+    Parameters
+    ----------
+    params : SamplingParams
+    vocab_size : int
+    has_tokenizer : bool
+
+    Raises
+    ------
+    SamplingParamsError
+        If a stop token is outside the vocabulary.
+    TokenizerError
+        If there are stop strings, and nothing to make text of tokens.
+    """
+    unknown = [i for i in params.stop_token_ids or [] if i >= vocab_size]
+    if unknown:
+        raise SamplingParamsError(
+            f"stop_token_ids={unknown} are outside the model's vocabulary.",
+            f"stop_token_ids must be below {vocab_size}.",
+        )
+    if params.stop and not has_tokenizer:
+        raise TokenizerError(
+            "Stop strings are looked for in text, and this model has no tokenizer.json.",
+            "Use stop_token_ids, or add the tokenizer to its directory.",
         )

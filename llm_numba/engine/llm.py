@@ -12,8 +12,8 @@ from llm_numba.engine.memory import MemoryOptions, plan_memory
 from llm_numba.engine.outputs import CompletionChunk, RequestOutput
 from llm_numba.engine.request import Request
 from llm_numba.engine.runner import ModelRunner
-from llm_numba.engine.sampling_params import SamplingParams
-from llm_numba.engine.session import ChatSession
+from llm_numba.engine.sampling_params import PRIORITIES, SamplingParams
+from llm_numba.engine.stats import EngineStats
 from llm_numba.errors import EngineError
 from llm_numba.kvcache import PagedKVCache
 from llm_numba.models import (
@@ -59,7 +59,12 @@ class LLM:
     max_num_seqs : int
         Sequences that run at a time.
     max_num_batched_tokens : int
-        Prompt tokens a step.
+        Tokens a step: one of each sequence that decodes, and pieces of prompts.
+    max_seqs_by_priority : dict of str to int, optional
+        A lower limit for the sequences of a class, by :attr:`SamplingParams.priority`.
+    enable_prefix_caching : bool
+        Keep the keys and values of what was computed, as long as there is room, and use them for
+        prompts that begin with the same tokens.
     max_model_len : int, optional
         The longest sequence in tokens, by default what the configuration declares. RoPE that
         stretches ("dynamic", "yarn") may be asked for more, up to its factor.
@@ -73,6 +78,7 @@ class LLM:
 
     Attributes
     ----------
+    engine : Engine
     memory : MemoryPlan
         Where its memory goes.
 
@@ -100,6 +106,8 @@ class LLM:
         gpu_memory_gb: float | None = None,
         max_num_seqs: int = 64,
         max_num_batched_tokens: int = 2048,
+        max_seqs_by_priority: dict[str, int] | None = None,
+        enable_prefix_caching: bool = True,
         max_model_len: int | None = None,
         enforce_eager: bool = False,
         execution: Execution | None = None,
@@ -111,6 +119,7 @@ class LLM:
             "max_num_seqs": max_num_seqs,
             "max_num_batched_tokens": max_num_batched_tokens,
             "max_model_len": max_model_len,
+            **_limits_by_name(max_seqs_by_priority or {}),
         }.items():
             whole = isinstance(value, int) and not isinstance(value, bool)
             if value is not None and (not whole or value < 1):
@@ -148,6 +157,8 @@ class LLM:
                 gpu_memory_gb,
             ),
         )
+        # RoPE that stretches ("dynamic", "yarn") depends on the longest sequence.
+        identity = f"{self.model_dir} {self.dtype} {self.max_model_len}"
         kv_cache = PagedKVCache(
             self.config.num_layers,
             self.memory.num_blocks,
@@ -156,17 +167,19 @@ class LLM:
             self.config.head_dim,
             self.dtype,
             self.device,
+            identity if enable_prefix_caching else None,
         )
         decoder = load_model(
             files, self.dtype, self.max_model_len, progress, self.device, execution
         )
-        self._engine = Engine(
+        self.engine = Engine(
             ModelRunner(decoder, kv_cache, max_num_seqs, self.max_model_len, enforce_eager),
             self._tokenizer,
             self._generation.eos_token_ids,
             self.max_model_len,
             max_num_seqs,
             max_num_batched_tokens,
+            max_seqs_by_priority,
         )
 
     @property
@@ -220,9 +233,12 @@ class LLM:
         ------
         PromptError
             If a prompt is empty, too long, or holds ids outside the vocabulary; then none is run.
+        EngineError
+            If a step failed, or each of the requests did. If only some did, their outputs say so:
+            see :attr:`RequestOutput.error`.
         """
         requests = self._requests(prompts, params)
-        for _ in self._engine.run(requests):
+        for _ in self.engine.run(requests):
             pass
         return [request.result() for request in requests]
 
@@ -243,14 +259,12 @@ class LLM:
         iterator of CompletionChunk
             Requests are queued when the first chunk is asked for; closing the iterator ends them.
         """
-        return self._engine.run(self._requests(prompts, params))
+        return self.engine.run(self._requests(prompts, params))
 
     def chat(
         self,
         messages: list[dict[str, str]],
         params: SamplingParams | None = None,
-        *,
-        session: ChatSession | None = None,
     ) -> RequestOutput:
         """Answer a conversation.
 
@@ -258,8 +272,6 @@ class LLM:
         ----------
         messages : list of {"role": str, "content": str}
         params : SamplingParams, optional
-        session : ChatSession, optional
-            Keeps the KV cache for the next turn.
 
         Returns
         -------
@@ -271,7 +283,7 @@ class LLM:
             If the model has no chat template, or it refuses the conversation.
         """
         request = self._chat_request(messages, params)
-        for _ in self._engine.run([request], session):
+        for _ in self.engine.run([request]):
             pass
         return request.result()
 
@@ -279,15 +291,13 @@ class LLM:
         self,
         messages: list[dict[str, str]],
         params: SamplingParams | None = None,
-        *,
-        session: ChatSession | None = None,
     ) -> Iterator[CompletionChunk]:
         """Answer a conversation and hand out each token as it comes; see :meth:`chat`."""
-        return self._engine.run([self._chat_request(messages, params)], session)
+        return self.engine.run([self._chat_request(messages, params)])
 
-    def chat_session(self) -> ChatSession:
-        """Open a conversation that keeps its KV cache between turns."""
-        return ChatSession()
+    def stats(self) -> EngineStats:
+        """Return counts since the engine began, and the state of its queues."""
+        return self.engine.stats()
 
     def logits(self, token_ids: list[int]) -> np.ndarray:
         """Score what follows each token of a text.
@@ -301,7 +311,7 @@ class LLM:
         float32 [S, V]
             float64 with ``dtype="float64"``. Row s scores the token after ``token_ids[s]``.
         """
-        return self._engine.logits(token_id_list(token_ids))
+        return self.engine.logits(token_id_list(token_ids))
 
     def _chat_request(
         self, messages: list[dict[str, str]], params: SamplingParams | None
@@ -310,7 +320,7 @@ class LLM:
         text = self.tokenizer.apply_chat_template(messages, add_generation_prompt=True)
         # The template wrote the special tokens, BOS among them: the tokenizer must add none.
         token_ids = self.tokenizer.encode(text, add_special_tokens=False)
-        return self._engine.new_request(
+        return self.engine.new_request(
             text, token_ids, params or self.default_sampling_params(max_tokens=None)
         )
 
@@ -321,7 +331,7 @@ class LLM:
     ) -> list[Request]:
         pairs = pair_prompts(prompts, params, self.default_sampling_params)
         return [
-            self._engine.new_request(
+            self.engine.new_request(
                 prompt if isinstance(prompt, str) else None, self._encode(prompt), p
             )
             for prompt, p in pairs
@@ -332,3 +342,13 @@ class LLM:
             # Empty text stays empty: BOS alone is no prompt.
             return self.tokenizer.encode(prompt) if prompt else []
         return token_id_list(prompt)
+
+
+def _limits_by_name(limits: dict[str, int]) -> dict[str, int]:
+    unknown = [name for name in limits if name not in PRIORITIES]
+    if unknown:
+        raise EngineError(
+            f"max_seqs_by_priority names {unknown[0]!r}, which is no class of requests.",
+            f"Choose among {', '.join(PRIORITIES)}.",
+        )
+    return {f"max_seqs_by_priority[{name!r}]": limit for name, limit in limits.items()}

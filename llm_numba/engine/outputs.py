@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass, field
 
+from llm_numba.errors import LLMNumbaError
+
 
 @dataclass(frozen=True)
 class Logprob:
@@ -36,7 +38,7 @@ class CompletionOutput:
         Sum over the answer's tokens, where log-probabilities were asked for.
     logprobs : list of dict of int to Logprob, or None
         For each token: itself and the most likely ones.
-    finish_reason : {"stop", "length"} or None
+    finish_reason : {"stop", "length", "abort", "error"} or None
         None while it goes on.
     stop_reason : int, str or None
         The stop token or stop string; None for the model's own end.
@@ -101,6 +103,8 @@ class RequestOutput:
         One for each of n.
     finished : bool
     metrics : RequestMetrics
+    error : LLMNumbaError or None
+        What ended it before its time; its answers hold what came before.
     """
 
     request_id: str
@@ -109,6 +113,7 @@ class RequestOutput:
     outputs: list[CompletionOutput]
     finished: bool
     metrics: RequestMetrics
+    error: LLMNumbaError | None = None
 
 
 @dataclass(frozen=True)
@@ -124,7 +129,7 @@ class CompletionChunk:
         New text; empty while a character or a possible stop string is incomplete.
     token_ids : list of int
         New tokens.
-    finish_reason : {"stop", "length"} or None
+    finish_reason : {"stop", "length", "abort", "error"} or None
         Set on an answer's last piece.
     output : RequestOutput or None
         The whole, on the request's last piece.

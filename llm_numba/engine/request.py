@@ -15,6 +15,7 @@ from llm_numba.engine.outputs import (
 )
 from llm_numba.engine.sampling_params import SamplingParams
 from llm_numba.engine.stopping import StopStrings
+from llm_numba.errors import LLMNumbaError
 from llm_numba.kvcache import BlockTable
 from llm_numba.models import IncrementalDetokenizer
 
@@ -37,6 +38,8 @@ class Request:
         One for each of ``params.n``.
     chunks : deque of CompletionChunk
         What the user has not seen yet.
+    error : LLMNumbaError or None
+        What ended it before its time.
     """
 
     request_id: str
@@ -47,6 +50,7 @@ class Request:
     max_tokens: int
     sequences: list["Sequence"] = field(default_factory=list)
     chunks: deque[CompletionChunk] = field(default_factory=deque)
+    error: LLMNumbaError | None = None
     arrival_time: float = field(default_factory=time.perf_counter)
     metrics: RequestMetrics = field(init=False)
 
@@ -72,15 +76,50 @@ class Request:
             [sequence.output for sequence in self.sequences],
             self.finished,
             self.metrics,
+            self.error,
         )
 
-    def record_progress(self) -> None:
+    def record_token(self) -> None:
         """Update the timings, now that a token has come."""
         elapsed = time.perf_counter() - self.arrival_time
         if not self.metrics.num_generated_tokens:
             self.metrics.time_to_first_token = elapsed
         self.metrics.decode_time = elapsed - self.metrics.time_to_first_token
-        self.metrics.num_generated_tokens = sum(len(s.output.token_ids) for s in self.sequences)
+        self.metrics.num_generated_tokens += 1
+
+    def end(self, reason: str, error: LLMNumbaError | None = None) -> None:
+        """End all samples that go on, and tell the user.
+
+        Parameters
+        ----------
+        reason : {"abort", "error"}
+        error : LLMNumbaError, optional
+        """
+        self.error = error
+        for sequence in self.sequences:
+            if not sequence.finished:
+                sequence.output.finish_reason = reason
+                self.report(sequence.output, "", [])
+
+    def report(self, output: CompletionOutput, new_text: str, token_ids: list[int]) -> None:
+        """Hand out what is new of an answer.
+
+        Parameters
+        ----------
+        output : CompletionOutput
+        new_text : str
+        token_ids : list of int
+        """
+        self.chunks.append(
+            CompletionChunk(
+                self.request_id,
+                output.index,
+                new_text,
+                token_ids,
+                output.finish_reason,
+                self.result() if output.finish_reason and self.finished else None,
+            )
+        )
 
 
 class Sequence:
@@ -92,7 +131,8 @@ class Sequence:
     index : int
         Which of the request's n.
     table : BlockTable
-        Holds the keys and values of the first ``table.num_tokens`` tokens.
+        Holds the keys and values of the first ``table.num_tokens`` tokens; those of the last step
+        may be on their way.
     detokenizer : IncrementalDetokenizer or None
         None leaves the text empty.
     vocab_size : int
@@ -109,6 +149,7 @@ class Sequence:
         params = request.params
         self.request = request
         self.table = table
+        self.prompt_length = len(request.prompt_token_ids)
         # Tokens that a submitted step samples and that nobody has read yet.
         self.num_in_flight = 0
         self.output = CompletionOutput(index)
@@ -136,18 +177,23 @@ class Sequence:
     @property
     def length(self) -> int:
         """Tokens of prompt and answer, with those in flight."""
-        return len(self.request.prompt_token_ids) + self.num_sampled
+        return self.prompt_length + self.num_sampled
 
     def token_ids(self) -> list[int]:
-        """Return the prompt and the answer so far."""
+        """Return the prompt and the answer as far as it is known."""
         return self.request.prompt_token_ids + self.output.token_ids
 
-    def uncomputed_token_ids(self) -> list[int]:
-        """Return the tokens whose keys and values are not in the cache yet."""
-        past_prompt = self.table.num_tokens - len(self.request.prompt_token_ids)
-        if past_prompt >= 0:
-            return self.output.token_ids[past_prompt:]
-        return self.token_ids()[self.table.num_tokens :]
+    def draw_together(self) -> list["Sequence"]:
+        """Return the samples that draw their next token from the same logits.
+
+        Returns
+        -------
+        list of Sequence
+            Before the first token all of the request, and then this one alone.
+        """
+        if self.num_sampled:
+            return [self]
+        return [s for s in self.request.sequences if not s.num_sampled and not s.finished]
 
     def append(
         self, token_id: int, logprobs: dict[int, Logprob] | None, eos_token_ids: frozenset[int]
@@ -184,14 +230,5 @@ class Sequence:
             output.finish_reason, output.stop_reason = "stop", stop_string
         output.text += new_text
 
-        self.request.record_progress()
-        self.request.chunks.append(
-            CompletionChunk(
-                self.request.request_id,
-                output.index,
-                new_text,
-                [token_id],
-                output.finish_reason,
-                self.request.result() if self.request.finished else None,
-            )
-        )
+        self.request.record_token()
+        self.request.report(output, new_text, [token_id])

@@ -6,6 +6,9 @@ from typing import Any
 
 from llm_numba.errors import SamplingParamsError
 
+# The classes of requests, the most urgent first.
+PRIORITIES = ("interactive", "batch")
+
 
 @dataclass(frozen=True, kw_only=True)
 class SamplingParams:
@@ -42,6 +45,8 @@ class SamplingParams:
     logprobs : int, optional
         Report the log-probability of each chosen token and of this many most likely ones, as the
         model gave them: before penalties and temperature.
+    priority : {"interactive", "batch"}
+        Interactive requests, those that somebody waits for, are computed before batch jobs.
 
     Raises
     ------
@@ -63,6 +68,7 @@ class SamplingParams:
     ignore_eos: bool = False
     max_tokens: int | None = 16
     logprobs: int | None = None
+    priority: str = PRIORITIES[0]
 
     def __post_init__(self) -> None:
         self._check("n", int, self.n, 1)
@@ -91,6 +97,8 @@ class SamplingParams:
             raise self._error("ignore_eos", self.ignore_eos, "True or False")
         for token_id in self.stop_token_ids or []:
             self._check("stop_token_ids", int, token_id, 0)
+        if self.priority not in PRIORITIES:
+            raise self._error("priority", self.priority, f"one of {', '.join(PRIORITIES)}")
         if self.n > 1 and self.greedy:
             raise self._error("n", self.n, "1 when temperature is 0: greedy samples are all equal")
 

@@ -1,19 +1,53 @@
-"""Which sequences run in the next step.
+"""Which tokens are computed in the next step.
 
-First come, first served. A request is admitted when the blocks that it may come to need are free
-or will be, so a sequence that runs is never stopped for want of memory. A step either computes the
-prompts of newly admitted requests or decodes one token of every running sequence.
+A step mixes sequences that decode, one token each, with pieces of prompts, up to a budget of
+tokens (*chunked prefill*)::
+
+    budget | d d d d | prompt that is being read ... | new prompt, its first piece |
+             one of each       the oldest first          as far as the budget goes
+
+Requests have a class (:data:`PRIORITIES`). The sequences of a class are admitted in the order in
+which they came, run in that order, and are stopped in the opposite one. So within a class nobody
+is overtaken, not by a single step, and those that run are older than those that wait.
+
+A request is admitted when its prompt fits into the free blocks, with a block to grow for everybody
+who runs. Nothing is set aside for answers, whose length nobody knows. When no block is left, the
+youngest sequence of the lowest class is *pre-empted*: it gives its blocks back, waits at the head
+of its class, and later computes its tokens again (recompute; Kwon et al. 2023, section 4.5). The
+oldest sequence of the highest class is never stopped, and fits alone: so every step gets on.
 """
 
 from collections import deque
-from collections.abc import Callable
+from dataclasses import dataclass, field
 
 from llm_numba.engine.request import Request, Sequence
+from llm_numba.engine.sampling_params import PRIORITIES
+from llm_numba.engine.step import IN_FLIGHT, Step, Work
 from llm_numba.kvcache import PagedKVCache
 
 
+@dataclass(eq=False)
+class PriorityClass:
+    """The sequences of one class.
+
+    Attributes
+    ----------
+    max_num_seqs : int
+        So many may run.
+    waiting, running : sequence of Sequence
+        In the order of arrival; all that run came before all that wait. Of samples that have no
+        token yet only the first waits; all of them run, and the first computes the prompt.
+    """
+
+    max_num_seqs: int
+    waiting: deque[Sequence] = field(default_factory=deque)
+    running: list[Sequence] = field(default_factory=list)
+    # The head of the queue as it was last refused, and the spare blocks it was refused with.
+    refused: tuple[Sequence | None, int] = (None, 0)
+
+
 class Scheduler:
-    """Holds the waiting requests and the running sequences.
+    """Holds the waiting and the running sequences, and fills the steps.
 
     Parameters
     ----------
@@ -21,9 +55,17 @@ class Scheduler:
     max_num_seqs : int
         Sequences that run at a time.
     max_num_batched_tokens : int
-        Prompt tokens a step; a longer prompt has a step to itself.
-    reclaim : callable() -> bool
-        Frees blocks that are kept for later only; False when there are none.
+        Tokens a step.
+    max_seqs_by_priority : dict of str to int, optional
+        A lower limit for the sequences of a class. ``{"interactive": 1, "batch": 8}`` is the
+        classic division into micro-batches.
+
+    Attributes
+    ----------
+    num_preemptions : int
+        Sequences that were stopped for want of blocks, or for one of a higher class.
+    num_tokens_admitted, num_tokens_found : int
+        Of all that were admitted: their tokens then, and how many the prefix cache had.
     """
 
     def __init__(
@@ -31,67 +73,211 @@ class Scheduler:
         kv_cache: PagedKVCache,
         max_num_seqs: int,
         max_num_batched_tokens: int,
-        reclaim: Callable[[], bool],
+        max_seqs_by_priority: dict[str, int] | None = None,
     ) -> None:
-        self.waiting: deque[Request] = deque()
-        self.running: list[Sequence] = []
-        self._kv_cache = kv_cache
-        self._max_num_seqs = max_num_seqs
+        self.num_preemptions = self.num_tokens_admitted = self.num_tokens_found = 0
+        self._allocator = kv_cache.allocator
+        self._blocks_for = kv_cache.blocks_for
+        # Everybody who runs can then have a token in every step.
+        self.max_num_seqs = min(max_num_seqs, max_num_batched_tokens)
         self._max_num_batched_tokens = max_num_batched_tokens
-        self._reclaim = reclaim
+        limits = max_seqs_by_priority or {}
+        self._classes = [
+            PriorityClass(min(limits.get(name, self.max_num_seqs), self.max_num_seqs))
+            for name in PRIORITIES
+        ]
+        # Of the step that is being filled.
+        self._spare_tokens = self._promised_blocks = self._barred_rank = 0
+
+    @property
+    def waiting(self) -> list[Sequence]:
+        """Sequences that hold no blocks; of samples that have no token yet only the first."""
+        return [sequence for group in self._classes for sequence in group.waiting]
+
+    @property
+    def running(self) -> list[Sequence]:
+        """Sequences that are being computed, the most urgent first."""
+        return [sequence for group in self._classes for sequence in group.running]
+
+    def class_limit(self, priority: str) -> int:
+        """Return how many sequences of a class may run."""
+        return self._classes[PRIORITIES.index(priority)].max_num_seqs
 
     def add(self, request: Request) -> None:
         """Queue a request."""
-        self.waiting.append(request)
+        self._class_of(request.sequences[0]).waiting.append(request.sequences[0])
 
-    def schedule(self) -> list[Sequence]:
-        """Choose the sequences of the next step.
+    def remove(self, sequence: Sequence) -> None:
+        """Forget a sequence, wherever it is."""
+        group = self._class_of(sequence)
+        if sequence in group.running:
+            group.running.remove(sequence)
+        elif sequence in group.waiting:
+            group.waiting.remove(sequence)
+
+    def restart(self, requests: list[Request]) -> None:
+        """Stop everybody: what was scheduled or in flight is computed again.
+
+        Parameters
+        ----------
+        requests : list of Request
+            All that are not finished, in the order of arrival.
+        """
+        for group in self._classes:
+            group.running.clear()
+            group.waiting.clear()
+        for sequence in (sequence for request in requests for sequence in request.sequences):
+            if not sequence.finished:
+                sequence.table.free()
+                sequence.num_in_flight = 0
+                if sequence.draw_together()[0] is sequence:
+                    self._class_of(sequence).waiting.append(sequence)
+
+    def schedule(self) -> Step:
+        """Choose the tokens of the next step and give them slots in the cache.
 
         Returns
         -------
-        list of Sequence
-            The first sample of each newly admitted request, whose prompt is to be computed, or
-            every running sequence.
+        Step
+            Empty if nobody can go on before a token in flight is read.
         """
-        return [request.sequences[0] for request in self._admit()] or list(self.running)
+        works: list[Work] = []
+        # One token of the budget is kept for everybody who runs; prompts share the rest.
+        num_running = sum(len(group.running) for group in self._classes)
+        self._spare_tokens = self._max_num_batched_tokens - num_running
+        self._promised_blocks = 0  # to running prompts, for what of them is yet to come
+        self._barred_rank = len(self._classes)  # classes from this one on admit nobody now
+        for rank, group in enumerate(self._classes):
+            self._go_on(group, works)
+            self._admit(rank, group, works)
+        works.sort(key=_is_piece)
+        return Step(works, sum(len(work.token_ids) for work in works))
 
-    def _admit(self) -> list[Request]:
-        admitted: list[Request] = []
-        num_tokens = 0
-        spare = self.num_spare_blocks() if self.waiting else 0
-        while self.waiting:
-            request = self.waiting[0]
-            if len(self.running) + len(request.sequences) > self._max_num_seqs:
-                break
-            while (wanted := self._num_blocks_wanted(request)) > spare and self._reclaim():
-                spare = self.num_spare_blocks()
-            num_tokens += len(request.sequences[0].uncomputed_token_ids())
-            if wanted > spare or (admitted and num_tokens > self._max_num_batched_tokens):
-                break
-            admitted.append(self.waiting.popleft())
-            self.running.extend(request.sequences)
-            spare -= wanted
-        return admitted
+    def _go_on(self, group: PriorityClass, works: list[Work]) -> None:
+        """Schedule the running sequences of a class."""
+        allocator, running = self._allocator, group.running
+        position = 0
+        # Only those further back are pre-empted, so the positions in front stay as they are.
+        while position < len(running):
+            sequence = running[position]
+            position += 1
+            table, in_flight = sequence.table, sequence.num_in_flight
+            start = table.num_tokens
+            answer = sequence.output.token_ids
+            num_sampled = len(answer) + in_flight
+            num_missing = sequence.prompt_length + num_sampled - start
+            if num_sampled and num_missing == 1:
+                if num_sampled == sequence.request.max_tokens:
+                    continue  # its last token is in flight
+                # A token takes one block at most.
+                if not allocator.num_free and not self._make_room(sequence, 1):
+                    break
+                token_ids = [IN_FLIGHT] if in_flight else answer[-1:]
+                works.append(Work(sequence, token_ids, start, table.append_slots(1), [sequence]))
+            elif sequence.draw_together()[0] is sequence:
+                count = min(num_missing, 1 + self._spare_tokens)
+                if not self._make_room(sequence, count):
+                    break
+                self._spare_tokens += 1
+                self._compute_piece(sequence, count, works)
 
-    def num_spare_blocks(self) -> int:
-        """Return the free blocks that no running sequence may come to need."""
-        promised = sum(s.table.blocks_to_reach(s.request.final_length) for s in self.running)
-        return self._kv_cache.allocator.num_free - promised
+    def _make_room(self, sequence: Sequence, count: int) -> bool:
+        """Pre-empt others until a running sequence can grow; False if its own turn comes."""
+        goal = sequence.table.num_tokens + count
+        while sequence.table.blocks_to_reach(goal) > self._allocator.num_free:
+            if sequence in self._preempt():
+                return False
+        return True
 
-    def _num_blocks_wanted(self, request: Request) -> int:
-        return sum(s.table.blocks_to_reach(request.final_length) for s in request.sequences)
+    def _preempt(self) -> list[Sequence]:
+        """Stop the youngest of the lowest class, with those that share its prompt's first token."""
+        rank = max(rank for rank, group in enumerate(self._classes) if group.running)
+        group = self._classes[rank]
+        stopped = group.running[-1].draw_together()
+        del group.running[-len(stopped) :]
+        for sequence in stopped:
+            sequence.table.free()
+        group.waiting.appendleft(stopped[0])
+        self.num_preemptions += len(stopped)
+        self._spare_tokens += len(stopped)
+        self._barred_rank = min(self._barred_rank, rank)
+        return stopped
 
-    def remove_finished(self) -> None:
-        """Forget the sequences that are complete."""
-        self.running = [sequence for sequence in self.running if not sequence.finished]
+    def _compute_piece(self, sequence: Sequence, count: int, works: list[Work]) -> None:
+        """Schedule the next tokens of a prompt, or of what is computed again."""
+        table = sequence.table
+        start = table.num_tokens
+        token_ids = sequence.token_ids()[start : start + count]
+        slots = table.append_slots(count)
+        self._spare_tokens -= count
+        samplers: list[Sequence] = []
+        if start + count == sequence.length:
+            samplers = sequence.draw_together()
+            # They share the prompt's blocks and part at their first token.
+            for twin in samplers[1:]:
+                twin.table = table.fork()
+        else:
+            self._promised_blocks += table.blocks_to_reach(sequence.length)
+        works.append(Work(sequence, token_ids, start, slots, samplers))
 
-    def put_back(self, request: Request) -> None:
-        """Queue a request again, before all others: its first step failed."""
-        self.running = [sequence for sequence in self.running if sequence.request is not request]
-        self.waiting.appendleft(request)
+    def _admit(self, rank: int, group: PriorityClass, works: list[Work]) -> None:
+        """Let waiting sequences of a class run, the oldest first, until one does not fit."""
+        while group.waiting and self._spare_tokens > 0 and rank < self._barred_rank:
+            sequence = group.waiting[0]
+            members = sequence.draw_together()
+            if len(group.running) + len(members) > group.max_num_seqs:
+                return
+            if not self._find_seats(rank, len(members)) or not self._find_blocks(rank, sequence):
+                return
+            metrics = sequence.request.metrics
+            if not metrics.num_generated_tokens:
+                metrics.num_cached_tokens = sequence.table.num_tokens
+            group.waiting.popleft()
+            group.running += members
+            num_missing = sequence.length - sequence.table.num_tokens
+            self._compute_piece(sequence, min(num_missing, self._spare_tokens), works)
 
-    def abort(self, request: Request) -> None:
-        """Forget a request, wherever it is."""
-        if request in self.waiting:
-            self.waiting.remove(request)
-        self.running = [sequence for sequence in self.running if sequence.request is not request]
+    def _find_seats(self, rank: int, count: int) -> bool:
+        """Make sure that more sequences may run, at the cost of lower classes."""
+        taken = sum(len(group.running) for group in self._classes)
+        lower = sum(len(group.running) for group in self._classes[rank + 1 :])
+        if taken - lower + count > self.max_num_seqs:
+            return False
+        while taken + count > self.max_num_seqs:
+            taken -= len(self._preempt())
+        return True
+
+    def _find_blocks(self, rank: int, sequence: Sequence) -> bool:
+        """Let a sequence begin with the blocks that are known; False if the others do not fit."""
+        group, spare = self._classes[rank], self._spare_blocks()
+        lower = [other for below in self._classes[rank + 1 :] for other in below.running]
+        fits = self._blocks_for(sequence.length) <= spare
+        if not fits and not lower and group.refused[0] is sequence and spare <= group.refused[1]:
+            return False
+        table = sequence.table
+        num_found = table.adopt_prefix(sequence.token_ids())
+        needed = table.blocks_to_reach(sequence.length)
+        # At most: what they share with others stays.
+        attainable = sum(1 + len(other.table.blocks) for other in lower)
+        if needed <= self._spare_blocks() + attainable:
+            while needed > self._spare_blocks() and lower:
+                del lower[-len(self._preempt()) :]
+        if needed > self._spare_blocks():
+            table.free()
+            group.refused = (sequence, spare)
+            return False
+        self.num_tokens_admitted += sequence.length
+        self.num_tokens_found += num_found
+        return True
+
+    def _spare_blocks(self) -> int:
+        """Free blocks, but for those promised to prompts and one to grow for all who run."""
+        num_running = sum(len(group.running) for group in self._classes)
+        return self._allocator.num_free - self._promised_blocks - num_running
+
+    def _class_of(self, sequence: Sequence) -> PriorityClass:
+        return self._classes[PRIORITIES.index(sequence.request.params.priority)]
+
+
+def _is_piece(work: Work) -> bool:
+    return len(work.token_ids) > 1

@@ -36,6 +36,7 @@ class BlockTable:
         self._allocator = allocator
         self._block_size = block_size
         self._copy_block = copy_block
+        self._last_is_writable = False  # True only if nobody else can see or find the last block
         self._keys: list[bytes] = []  # of the full blocks that were adopted or registered
 
     def append_slots(self, count: int) -> list[int]:
@@ -58,6 +59,10 @@ class BlockTable:
         """
         size = self._block_size
         first, last = self.num_tokens, self.num_tokens + count
+        if count == 1 and self._last_is_writable and first % size:
+            # What a decoding sequence does in all steps but one a block.
+            self.num_tokens = last
+            return [self.blocks[-1] * size + first % size]
         # A fork would share blocks left over from half a growth, and both would write to them.
         self._allocator.require(self.blocks_to_reach(last))
         if count and first % size:
@@ -65,6 +70,7 @@ class BlockTable:
         while len(self.blocks) * size < last:
             self.blocks.append(self._allocator.allocate())
         self.num_tokens = last
+        self._last_is_writable = self._last_is_writable or count > 0
         return [self.blocks[p // size] * size + p % size for p in range(first, last)]
 
     def _make_last_block_writable(self) -> None:
@@ -96,6 +102,7 @@ class BlockTable:
         twin.blocks = list(self.blocks)
         twin.num_tokens = self.num_tokens
         twin._keys = list(self._keys)
+        self._last_is_writable = False
         return twin
 
     def adopt_prefix(self, token_ids: Sequence[int]) -> int:
@@ -147,6 +154,7 @@ class BlockTable:
         while len(self.blocks) > needed:
             self._allocator.free(self.blocks.pop())
         self.num_tokens = num_tokens
+        self._last_is_writable = False
         del self._keys[num_tokens // self._block_size :]
 
     def free(self) -> None:

@@ -8,10 +8,11 @@ GREEDY = ("--temperature", 0, "--max-tokens", 6, "--ignore-eos")
 
 
 def test_second_turn_takes_the_first_from_the_cache(cli, tiny):
-    result = cli.invoke("chat", "-m", tiny, *GREEDY, "--stats", stdin="hello\nand you?\n")
+    options = ("--stats", "--block-size", "4")
+    result = cli.invoke("chat", "-m", tiny, *GREEDY, *options, stdin="hello\nand you?\n")
     assert result.exit_code == 0, result.output
     first, second = re.findall(r"prompt (\d+) tokens(?: \((\d+) from the cache\))?", result.stderr)
-    # <s>, <user>, h e l l o, <end>, <assistant>; all but the last are certain to be found again.
+    # <s>, <user>, h e l l o, <end>, <assistant>: two full blocks, which are found again.
     assert first == ("9", "")
     assert int(second[1]) >= 8
 

@@ -19,7 +19,7 @@ def blocks_in_use() -> Callable[[LLM], int]:
     """Blocks of an engine's KV cache that somebody owns."""
 
     def count(llm: LLM) -> int:
-        allocator = llm._engine._kv_cache.allocator
+        allocator = llm.engine._kv_cache.allocator
         return allocator.num_blocks - allocator.num_free
 
     return count

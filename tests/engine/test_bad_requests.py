@@ -44,8 +44,8 @@ def test_a_bad_prompt_is_refused_before_anything_is_queued(tiny_llm: LLM, method
     """`stream` refuses it in the call, not with the first chunk."""
     error = refusal(PromptError, getattr(tiny_llm, method), prompts)
     assert error.cause == cause
-    assert not tiny_llm._engine._scheduler.waiting
-    assert not tiny_llm._engine._scheduler.running
+    assert not tiny_llm.engine._scheduler.waiting
+    assert not tiny_llm.engine._scheduler.running
 
 
 def test_the_longest_prompt_leaves_room_for_one_token(tiny_llm: LLM):
@@ -109,9 +109,9 @@ def test_logits_that_do_not_fit_beside_running_requests_are_refused(new_llm, blo
     llm = new_llm(num_blocks=6)
     stream = llm.stream([1] * 10, SamplingParams(max_tokens=40, ignore_eos=True))
     next(stream)
-    error = refusal(CacheError, llm.logits, [1] * 33)
-    assert "33 tokens need 3 blocks" in error.cause
-    assert llm.logits([1] * 32).shape == (32, 272)
+    error = refusal(CacheError, llm.logits, [1] * 81)
+    assert "81 tokens need 6 blocks" in error.cause
+    assert llm.logits([1] * 80).shape == (80, 272)
     stream.close()
     assert llm.logits([1] * 96).shape == (96, 272)
     assert blocks_in_use(llm) == 0

@@ -8,12 +8,13 @@ import pytest
 from llm_numba import LLM, SamplingParams
 from llm_numba.engine.outputs import RequestOutput
 
-# Cache shapes on which requests wait, share steps, and straddle block borders.
+# Engines on which requests wait, are read in pieces, share steps and blocks, are stopped and
+# computed again, and straddle block borders.
 ENGINES = [
-    {"block_size": 1, "num_blocks": 104, "max_num_seqs": 8},
+    {"block_size": 1, "num_blocks": 104, "max_num_seqs": 8, "enable_prefix_caching": False},
     {"block_size": 3, "num_blocks": 40, "max_num_seqs": 3},
     {"block_size": 4, "num_blocks": 28, "max_num_seqs": 64, "max_num_batched_tokens": 20},
-    {"block_size": 16, "num_blocks": 8, "max_num_seqs": 4, "max_num_batched_tokens": 1},
+    {"block_size": 16, "num_blocks": 8, "max_num_seqs": 4, "max_num_batched_tokens": 3},
     {"block_size": 96, "num_blocks": 2, "max_num_seqs": 2},
 ]
 
@@ -38,7 +39,7 @@ def what(output: RequestOutput) -> list[tuple[list[int], str, str | None]]:
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 def test_batched_equals_one_by_one_over_200_random_mixes(new_llm, blocks_in_use, dtype):
-    """Requests are drawn from a pool, run once alone, and mixed on engines of five cache shapes.
+    """Requests are drawn from a pool, run once alone, and mixed on five engines.
 
     In float32 the sums of a batch and of a single row may differ in the last bit, for BLAS adds in
     an order that depends on the number of rows. That moves a probability by some 1e-7, so a choice
@@ -47,7 +48,7 @@ def test_batched_equals_one_by_one_over_200_random_mixes(new_llm, blocks_in_use,
     In float64 it is beyond chance.
     """
     rng = np.random.default_rng(0)
-    solo = new_llm(dtype=dtype)
+    solo = new_llm(dtype=dtype, enable_prefix_caching=False)
     pool = [random_request(rng) for _ in range(80)]
     alone = [what(solo.generate([prompt], params)[0]) for prompt, params in pool]
     engines = [new_llm(dtype=dtype, **shape) for shape in ENGINES]
@@ -57,13 +58,16 @@ def test_batched_equals_one_by_one_over_200_random_mixes(new_llm, blocks_in_use,
         outputs = llm.generate([pool[i][0] for i in chosen], [pool[i][1] for i in chosen])
         assert [what(output) for output in outputs] == [alone[i] for i in chosen]
         assert blocks_in_use(llm) == 0
+    stats = [llm.stats() for llm in engines]
+    assert sum(each.num_preemptions for each in stats) > 10
+    assert sum(each.num_tokens_found > 100 for each in stats) >= 3
 
 
 @pytest.mark.parametrize("shape", ENGINES, ids=lambda shape: f"blocks of {shape['block_size']}")
 def test_all_logits_at_once_equal_those_of_the_steps(new_llm, monkeypatch, shape):
     """To 1e-5 of the largest: the two add in different orders, in float32."""
     llm = new_llm(**shape)
-    model = llm._engine._runner.model
+    model = llm.engine.runner.model
     steps, logits = [], model.logits
     monkeypatch.setattr(model, "logits", lambda h: steps.append(logits(h)) or steps[-1])
     prompt = [1, 2, 3, 4, 5]

@@ -156,19 +156,17 @@ def test_log_probabilities_are_those_of_the_cpu(tiny_llm, on_device, device):
 
 
 def test_a_conversation_goes_on_from_its_cache(tiny_llm, on_device, device):
-    first = [{"role": "user", "content": "Hi"}]
+    first = [{"role": "user", "content": "Tom lost the ball"}]
     llm = on_device(device)
-    session = llm.chat_session()
-    answer = llm.chat(first, greedy(2), session=session)
+    answer = llm.chat(first, greedy(2))
     messages = [
         *first,
         {"role": "assistant", "content": answer.outputs[0].text},
         {"role": "user", "content": "Who?"},
     ]
-    second = llm.chat(messages, greedy(2), session=session)
+    second = llm.chat(messages, greedy(2))
     assert second.metrics.num_cached_tokens > 0
     assert second.outputs == tiny_llm.chat(messages, greedy(2)).outputs
-    session.close()
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf])
@@ -186,7 +184,7 @@ def test_weights_that_are_no_numbers_are_an_error_not_an_answer(tiny_checkpoint,
 
 def test_weights_tables_and_cache_lie_on_the_device(device):
     llm = golden_llm("qwen3", device, "bfloat16")
-    model, cache = llm._engine._runner.model, llm._engine._kv_cache
+    model, cache = llm.engine.runner.model, llm.engine._kv_cache
     weights = [array for array in vars(model.layers[0]).values() if array is not None]
     arrays = [model.embed_tokens, model.final_norm, *weights, *cache.layers[-1]]
     assert {kind_of(array) for array in arrays} == {device}

@@ -1,10 +1,17 @@
-"""A step that fails ends the stream that took it; the others that shared it go on, unharmed."""
+"""What goes wrong ends what it must, with its cause, and nothing else.
+
+Ctrl-C ends the requests of whoever was stepping; a fault of one request that request; a step that
+fails all of them. After each the engine goes on as if nothing had been.
+"""
 
 import pytest
 
 import llm_numba.engine.runner
-from llm_numba import LLM, SamplingParams
+from llm_numba import SamplingParams
+from llm_numba.engine.step import NOT_FINITE
 from llm_numba.errors import EngineError
+
+from .fake import Pending
 
 
 def greedy(**fields) -> SamplingParams:
@@ -16,19 +23,19 @@ def greedy(**fields) -> SamplingParams:
 @pytest.mark.parametrize(
     "fields", [{}, {"n": 2, "temperature": 1.0, "seed": 5}], ids=["one", "two samples"]
 )
-def test_a_failed_step_leaves_the_other_requests_of_that_step_their_answers(
+def test_ctrl_c_leaves_the_other_requests_of_that_step_their_answers(
     new_llm, blocks_in_use, monkeypatch: pytest.MonkeyPatch, place, call, fields
 ):
     """Both requests are queued before the first step, so that they share all of them."""
     llm = new_llm()
     expected = llm.generate("Anna has a hat", greedy(**fields))[0].outputs
-    engine = llm._engine
+    engine = llm.engine
     (kept,) = llm._requests("Anna has a hat", greedy(**fields))
     (broken,) = llm._requests("Tom", greedy())
 
     owner = {
-        "forward": engine._runner.model,
-        "logits": engine._runner.model,
+        "forward": engine.runner.model,
+        "logits": engine.runner.model,
         "sample_tokens": llm_numba.engine.runner,
         "append": llm_numba.engine.request.Sequence,
     }[place]
@@ -50,32 +57,136 @@ def test_a_failed_step_leaves_the_other_requests_of_that_step_their_answers(
     assert blocks_in_use(llm) == 0
 
 
-def test_a_session_of_another_model_is_refused(new_llm, tiny_checkpoint, blocks_in_use):
-    """Its blocks are numbers of another cache: read here, they would be anybody's."""
-    ours, other = new_llm(), LLM(tiny_checkpoint("other", seed=3))
-    session = ours.chat_session()
-    messages = [{"role": "user", "content": "Hi there"}]
-    ours.chat(messages, greedy(), session=session)
-    with pytest.raises(EngineError, match="another"):
-        other.chat(messages, greedy(), session=session)
-    again = ours.chat(messages, greedy(), session=session)
-    assert again.metrics.num_cached_tokens > 0
-    session.close()
-    assert blocks_in_use(ours) == 0
-    assert blocks_in_use(other) == 0
-
-
-def test_a_session_closed_during_its_turn_keeps_nothing(new_llm, blocks_in_use):
-    llm = new_llm()
-    session = llm.chat_session()
-    stream = llm.stream_chat([{"role": "user", "content": "Hi"}], greedy(), session=session)
-    next(stream)
-    session.close()
-    list(stream)
-    assert not session.holds_blocks
-    assert blocks_in_use(llm) == 0
-
-
 def test_the_first_tokens_of_all_samples_are_no_part_of_the_decode_rate(new_llm):
     metrics = new_llm().generate("abc", greedy(n=3, temperature=1.0, max_tokens=5))[0].metrics
     assert metrics.decode_tokens_per_second == pytest.approx((15 - 3) / metrics.decode_time)
+
+
+# -- A fault of one request -------------------------------------------------------------------
+
+
+@pytest.fixture
+def no_logits_for(tiny_llm, monkeypatch: pytest.MonkeyPatch):
+    """Let the logits of one prompt's third token be no numbers."""
+
+    def arrange(prompt: str) -> None:
+        submit = tiny_llm.engine.runner.submit
+
+        def failing(step):
+            sampled = submit(step).wait()
+            for each in sampled:
+                output = each.sequence.output
+                if each.sequence.request.prompt == prompt and len(output.token_ids) == 2:
+                    each.token_id = NOT_FINITE
+            return Pending(sampled)
+
+        monkeypatch.setattr(tiny_llm.engine.runner, "submit", failing)
+
+    return arrange
+
+
+def test_logits_that_are_no_numbers_end_their_request_alone(tiny_llm, no_logits_for, blocks_in_use):
+    prompts = ["Tom", "Anna has a hat", "x"]
+    expected = [output.outputs for output in tiny_llm.generate(prompts, greedy())]
+    no_logits_for("Anna has a hat")
+    outputs = tiny_llm.generate(prompts, greedy())
+    assert [output.error is None for output in outputs] == [True, False, True]
+    assert [outputs[0].outputs, outputs[2].outputs] == [expected[0], expected[2]]
+    broken = outputs[1]
+    assert "not finite" in broken.error.cause
+    assert broken.finished
+    assert broken.outputs[0].finish_reason == "error"
+    assert broken.outputs[0].token_ids == expected[1][0].token_ids[:2], "what came before stays"
+    assert blocks_in_use(tiny_llm) == 0
+
+
+def test_the_last_chunk_of_a_request_with_a_fault_carries_its_error(tiny_llm, no_logits_for):
+    no_logits_for("Tom")
+    chunks = []
+    with pytest.raises(EngineError, match="not finite"):
+        chunks += tiny_llm.stream("Tom", greedy())
+    stream = tiny_llm.stream(["Tom", "Anna"], greedy())
+    chunks = [chunk for chunk in stream if chunk.output is not None]
+    assert [chunk.finish_reason for chunk in chunks] == ["error", "length"]
+    assert "not finite" in chunks[0].output.error.cause
+    assert chunks[1].output.error is None
+
+
+def test_all_samples_of_a_request_end_with_its_fault(tiny_llm, no_logits_for, blocks_in_use):
+    no_logits_for("Tom")
+    params = greedy(n=3, temperature=1.0, seed=4)
+    output, other = tiny_llm.generate(["Tom", "Anna"], params)
+    assert [sample.finish_reason for sample in output.outputs] == ["error"] * 3
+    assert [sample.finish_reason for sample in other.outputs] == ["length"] * 3
+    assert blocks_in_use(tiny_llm) == 0
+
+
+def test_a_token_that_becomes_no_text_ends_its_request_alone(
+    tiny_llm, monkeypatch: pytest.MonkeyPatch, blocks_in_use
+):
+    expected = tiny_llm.generate("Anna", greedy())[0].outputs
+    append = llm_numba.engine.request.Sequence.append
+
+    def failing(sequence, *args):
+        if sequence.request.prompt == "Tom" and len(sequence.output.token_ids) == 3:
+            raise UnicodeError("half a character")
+        append(sequence, *args)
+
+    monkeypatch.setattr(llm_numba.engine.request.Sequence, "append", failing)
+    broken, whole = tiny_llm.generate(["Tom", "Anna"], greedy())
+    assert whole.outputs == expected
+    assert "UnicodeError: half a character" in broken.error.cause
+    assert isinstance(broken.error.__cause__, UnicodeError)
+    assert blocks_in_use(tiny_llm) == 0
+
+
+# -- A step that fails ------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("call", [0, 1, 4], ids=["prompt", "first step", "later"])
+def test_a_step_that_fails_ends_all_requests_with_its_cause_and_the_engine_starts_again(
+    new_llm, blocks_in_use, monkeypatch: pytest.MonkeyPatch, call
+):
+    """One stream takes the step, another shares it, and a third waits for a place."""
+    llm = new_llm(max_num_seqs=2)
+    prompts = ["Tom lost the ball in the wood", "Anna", "Zoe"]
+    expected = [llm.generate(prompt, greedy())[0].outputs for prompt in prompts]
+    model = llm.engine.runner.model
+    works, calls = model.forward, iter(range(10**6))
+
+    def failing(*args):
+        if next(calls) == call:
+            raise MemoryError("the device is full")
+        return works(*args)
+
+    monkeypatch.setattr(model, "forward", failing)
+    requests = [llm._requests(prompt, greedy())[0] for prompt in prompts]
+    for request in requests[1:]:
+        llm.engine.add(request)
+    with pytest.raises(EngineError, match="MemoryError: the device is full") as caught:
+        list(llm.engine.run(requests[:1]))
+    assert isinstance(caught.value.__cause__, MemoryError)
+    for request in requests:
+        assert request.finished
+        assert request.error is caught.value
+        assert request.chunks[-1].output.error is caught.value
+    assert blocks_in_use(llm) == 0
+    assert llm.engine.runner.kv_cache.allocator.num_kept == 0, "half-written blocks are forgotten"
+    assert [llm.generate(prompt, greedy())[0].outputs for prompt in prompts] == expected
+
+
+def test_other_streams_get_the_error_of_the_step_too(tiny_llm, monkeypatch: pytest.MonkeyPatch):
+    streams = [tiny_llm.stream(prompt, greedy()) for prompt in (["Tom", "x"], ["Anna"])]
+    for stream in streams:
+        next(stream)
+
+    def failing(*args):
+        raise RuntimeError("broken")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(tiny_llm.engine.runner.model, "forward", failing)
+        with pytest.raises(EngineError, match="broken"):
+            list(streams[1])
+    with pytest.raises(EngineError, match="broken"):
+        list(streams[0])
+    assert tiny_llm.generate("Tom", greedy())[0].error is None

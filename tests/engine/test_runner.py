@@ -25,7 +25,7 @@ PENALIZED = {"presence_penalty": 1.0, "repetition_penalty": 1.2}
 def tiny_model(tiny_dir):
     """The tiny Llama in float32, one a device."""
     load = functools.cache(lambda device: LLM(tiny_dir, device=device, dtype="float32"))
-    return lambda device: load(device)._engine._runner.model
+    return lambda device: load(device).engine.runner.model
 
 
 @pytest.fixture
@@ -169,7 +169,7 @@ def test_logits_out_of_a_graph_are_those_of_single_launches_to_the_bit(tiny_dir,
     prompts = [list(range(1, length)) for length in (3, 9, 21, 2, 40)]
 
     def bits(enforce_eager: bool) -> list[np.ndarray]:
-        old = llm._engine._runner
+        old = llm.engine.runner
         runner = ModelRunner(old.model, old.kv_cache, 8, 96, enforce_eager)
         sequences = [new_sequences(runner.kv_cache, prompt)[0] for prompt in prompts]
         take(runner.submit(step_of([prefill(each.request) for each in sequences])).wait())

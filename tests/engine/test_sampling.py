@@ -89,7 +89,7 @@ def test_without_a_seed_two_answers_differ(tiny_llm: LLM):
 
 def test_the_random_number_of_a_step_depends_on_the_step(tiny_llm: LLM, monkeypatch):
     """From a flat distribution, one number for all steps would draw one token for all steps."""
-    model = tiny_llm._engine._runner.model
+    model = tiny_llm.engine.runner.model
     monkeypatch.setattr(model, "logits", lambda hidden: np.zeros((len(hidden), 272), np.float32))
     assert len(set(tokens(tiny_llm, seed=7, max_tokens=40))) > 30
 
@@ -112,7 +112,7 @@ def test_each_of_n_samples_is_what_it_would_be_alone(tiny_llm: LLM, prompt):
     """
     params = SamplingParams(n=4, seed=7, max_tokens=20, ignore_eos=True)
     together = [sample.token_ids for sample in tiny_llm.generate(prompt, params)[0].outputs]
-    engine = tiny_llm._engine
+    engine = tiny_llm.engine
     for index in range(4):
         params = SamplingParams(seed=7, max_tokens=20, ignore_eos=True)
         request = engine.new_request(prompt, tiny_llm.tokenizer.encode(prompt), params)
@@ -124,7 +124,7 @@ def test_each_of_n_samples_is_what_it_would_be_alone(tiny_llm: LLM, prompt):
 
 
 def test_samples_of_one_request_compute_its_prompt_once(tiny_llm: LLM, monkeypatch):
-    model = tiny_llm._engine._runner.model
+    model = tiny_llm.engine.runner.model
     sizes, forward = [], model.forward
     monkeypatch.setattr(
         model, "forward", lambda batch, kv: sizes.append(len(batch.token_ids)) or forward(batch, kv)
@@ -141,7 +141,7 @@ def stubborn(tiny_llm: LLM, monkeypatch: pytest.MonkeyPatch) -> LLM:
     """A model that always prefers token 9 (logit 1), then 8 (0.9), then 7 (0.8); others 0."""
     row = np.zeros(272, np.float32)
     row[[9, 8, 7]] = 1.0, 0.9, 0.8
-    model = tiny_llm._engine._runner.model
+    model = tiny_llm.engine.runner.model
     monkeypatch.setattr(model, "logits", lambda hidden: np.tile(row, (len(hidden), 1)))
     return tiny_llm
 
@@ -184,7 +184,7 @@ def test_each_sample_is_penalized_for_its_own_tokens_alone(tiny_llm: LLM, monkey
     """Two tokens share all the probability; the one that a sample took first is halved for it."""
     row = np.zeros(272, np.float32)
     row[[8, 9]] = 50.0
-    model = tiny_llm._engine._runner.model
+    model = tiny_llm.engine.runner.model
     monkeypatch.setattr(model, "logits", lambda hidden: np.tile(row, (len(hidden), 1)))
     samples = answers(tiny_llm, n=8, seed=3, max_tokens=2, repetition_penalty=2.0)
     pairs = [tuple(sample.token_ids) for sample in samples]

@@ -153,7 +153,12 @@ def test_the_defaults_are_those_of_vllm():
         "max_tokens": 16,
         "logprobs": None,
     }
-    assert dataclasses.asdict(SamplingParams()) == expected
+    ours = {"priority": "interactive"}
+    assert dataclasses.asdict(SamplingParams()) == expected | ours
+
+
+def test_a_priority_that_is_none_is_refused_with_those_there_are():
+    assert "interactive, batch" in refusal(priority="urgent").remedy
 
 
 def test_greedy_means_temperature_zero():

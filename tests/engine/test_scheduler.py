@@ -1,263 +1,306 @@
-"""The scheduler alone: first come, first served, and never more than fits."""
+"""The scheduler, step by step: whose tokens, how many, and who has to make room."""
 
-from collections.abc import Callable
-
-import numpy as np
 import pytest
 
 from llm_numba import SamplingParams
-from llm_numba.engine.core import Engine
-from llm_numba.engine.request import Request, Sequence
-from llm_numba.engine.runner import ModelRunner
-from llm_numba.engine.scheduler import Scheduler
-from llm_numba.engine.session import ChatSession
-from llm_numba.kvcache import PagedKVCache
+from llm_numba.engine.request import Request
+from llm_numba.errors import CacheError, EngineError
 
-VOCAB_SIZE = 8
-
-
-def new_cache(num_blocks: int, block_size: int = 4) -> PagedKVCache:
-    """A cache of no layers: blocks are counted and nothing is stored."""
-    return PagedKVCache(0, num_blocks, block_size, 1, 1, np.dtype(np.float32))
+from .fake import FakeRunner, new_engine
 
 
 class Bench:
-    """A scheduler with requests whose tokens a test computes by hand."""
+    """An engine that a test fills, and what each of its steps computed."""
 
-    def __init__(self, num_blocks: int, reclaim: Callable[[], bool] = lambda: False, **limits):
-        self.cache = new_cache(num_blocks)
-        limits = {"max_num_seqs": 8, "max_num_batched_tokens": 100, **limits}
-        self.scheduler = Scheduler(self.cache, reclaim=reclaim, **limits)
+    def __init__(self, num_blocks: int = 100, **options) -> None:
+        self.engine = new_engine(num_blocks, **options)
+        self.runner: FakeRunner = self.engine.runner
 
-    def add(self, prompt_length: int, max_tokens: int = 4, n: int = 1) -> Request:
-        request = Request("", None, [0] * prompt_length, SamplingParams(n=n), 0, max_tokens)
-        request.sequences = [
-            Sequence(request, i, self.cache.new_table(), None, VOCAB_SIZE) for i in range(n)
-        ]
-        self.scheduler.add(request)
+    def add(self, prompt_length: int, max_tokens: int = 4, n: int = 1, **fields) -> Request:
+        # Prompts that differ in their first token: nobody finds another's blocks.
+        first = self.engine._num_requests % 15 + 1
+        prompt = [first] + [1] * (prompt_length - 1)
+        fields = {"temperature": n - 1, "seed": 1, "ignore_eos": True, **fields}
+        params = SamplingParams(n=n, max_tokens=max_tokens, **fields)
+        request = self.engine.new_request(None, prompt, params)
+        self.engine.add(request)
         return request
 
-    def step(self) -> list[Request]:
-        """Compute what is scheduled and return whose it was."""
-        scheduled = self.scheduler.schedule()
-        for sequence in scheduled:
-            sequence.table.append_slots(len(sequence.uncomputed_token_ids()))
-            first = not sequence.output.token_ids
-            for twin in sequence.request.sequences[1:] if first else []:
-                twin.table = sequence.table.fork()
-            for member in sequence.request.sequences if first else [sequence]:
-                member.append(0, None, frozenset())
-                if member.finished:
-                    member.table.free()
-        self.scheduler.remove_finished()
-        return [sequence.request for sequence in scheduled]
+    def step(self) -> list[tuple[Request, int]]:
+        """Whose tokens were computed in a step, and how many."""
+        self.engine.step()
+        return self.runner.steps[-1]
+
+    def finish(self, *requests: Request) -> None:
+        while not all(request.finished for request in requests):
+            self.engine.step()
+
+    @property
+    def num_preemptions(self) -> int:
+        return self.engine.stats().num_preemptions
+
+
+# -- The budget -------------------------------------------------------------------------------
 
 
 def test_prompts_are_computed_together_and_then_decode_together():
-    bench = Bench(num_blocks=20)
-    requests = [bench.add(3), bench.add(7), bench.add(1)]
-    assert bench.step() == requests
-    assert bench.step() == requests
+    bench = Bench()
+    first, second, third = bench.add(3), bench.add(7), bench.add(1)
+    assert bench.step() == [(third, 1), (first, 3), (second, 7)]
+    assert bench.step() == [(first, 1), (second, 1), (third, 1)]
 
 
-def test_a_newcomer_has_a_step_of_its_own_and_then_joins():
-    bench = Bench(num_blocks=20)
+def test_a_newcomers_prompt_is_computed_beside_the_tokens_of_the_others():
+    bench = Bench()
     first = bench.add(3)
     bench.step()
-    second = bench.add(3)
-    assert bench.step() == [second]
-    assert bench.step() == [first, second]
+    second = bench.add(5)
+    assert bench.step() == [(first, 1), (second, 5)]
 
 
-def test_a_request_that_does_not_fit_waits_and_so_do_all_behind_it():
-    """The first may come to need 6 of 8 blocks, the second 4; the third's one would fit."""
-    bench = Bench(num_blocks=8)
-    first, second, third = bench.add(20, 4), bench.add(12, 4), bench.add(1, 3)
-    assert [bench.step() for _ in range(4)] == [[first]] * 4
-    assert first.finished
-    assert bench.step() == [second, third]
-
-
-def test_a_request_is_admitted_only_when_its_whole_answer_will_fit():
-    """Two prompts of one block each fit in 4 blocks at once, but their answers would not."""
-    bench = Bench(num_blocks=4)
-    first, second = bench.add(4, max_tokens=8), bench.add(4, max_tokens=8)
-    while not first.finished:
-        assert bench.step() == [first]
-    assert bench.step() == [second]
-
-
-def test_samples_count_with_all_their_blocks_and_places():
-    bench = Bench(num_blocks=6, max_num_seqs=3)
-    pair, single, other = bench.add(4, 4, n=2), bench.add(1, 4), bench.add(1, 4)
-    assert bench.step() == [pair, single]
-    for _ in range(3):
-        assert bench.step() == [pair, pair, single]
-    assert bench.step() == [other]
-
-
-def test_no_more_sequences_run_than_allowed():
-    bench = Bench(num_blocks=50, max_num_seqs=2)
-    requests = [bench.add(1, max_tokens=2) for _ in range(5)]
-    assert [bench.step() for _ in range(6)] == [
-        requests[:2],
-        requests[:2],
-        requests[2:4],
-        requests[2:4],
-        requests[4:],
-        requests[4:],
+def test_a_long_prompt_is_computed_in_pieces_that_fill_the_budget():
+    bench = Bench(max_num_batched_tokens=10)
+    decoding = bench.add(2, max_tokens=6)
+    bench.step()
+    long, behind = bench.add(22), bench.add(3)
+    assert [bench.step() for _ in range(4)] == [
+        [(decoding, 1), (long, 9)],
+        [(decoding, 1), (long, 9)],
+        [(decoding, 1), (long, 4), (behind, 3)],
+        [(decoding, 1), (long, 1), (behind, 1)],
     ]
 
 
-def test_a_step_takes_no_more_prompt_tokens_than_allowed():
-    bench = Bench(num_blocks=50, max_num_batched_tokens=10)
-    requests = [bench.add(length) for length in (4, 6, 1)]
-    assert bench.step() == requests[:2]
-    assert bench.step() == requests[2:]
-    assert bench.step() == requests
+def test_all_who_run_have_a_token_in_each_step_even_if_the_budget_has_few():
+    bench = Bench(max_num_batched_tokens=3)
+    requests = [bench.add(1) for _ in range(5)]
+    bench.finish(*requests)
+    assert max(len(step) for step in bench.runner.steps) == 3
 
 
-def test_a_prompt_longer_than_a_step_has_a_step_to_itself():
-    bench = Bench(num_blocks=50, max_num_batched_tokens=10)
-    requests = [bench.add(length) for length in (4, 30, 1)]
-    assert [bench.step() for _ in range(3)] == [[request] for request in requests]
+def test_no_more_sequences_run_than_allowed():
+    bench = Bench(max_num_seqs=2)
+    requests = [bench.add(1, max_tokens=2) for _ in range(5)]
+    whose = [[request for request, _ in bench.step()] for _ in range(6)]
+    assert whose == [requests[:2]] * 2 + [requests[2:4]] * 2 + [requests[4:]] * 2
 
 
-def test_tokens_that_are_cached_do_not_count():
-    bench = Bench(num_blocks=50, max_num_batched_tokens=10)
-    requests = [bench.add(8), bench.add(40)]
-    requests[1].sequences[0].table.append_slots(38)
-    assert bench.step() == requests
+def test_samples_take_a_place_each_and_part_when_the_prompt_is_read():
+    bench = Bench(max_num_seqs=3, max_num_batched_tokens=4)
+    three, other = bench.add(6, n=3), bench.add(1)
+    assert [bench.step() for _ in range(2)] == [[(three, 4)], [(three, 2)]]
+    assert bench.step() == [(three, 1)] * 3
+    bench.finish(three)
+    assert bench.step() == [(other, 1)]
 
 
-def test_kept_blocks_are_reclaimed_one_by_one_until_the_request_fits():
-    kept: list = []
-
-    def reclaim() -> bool:
-        if kept:
-            kept.pop().free()
-            return True
-        return False
-
-    bench = Bench(8, reclaim)
-    for _ in range(4):
-        kept.append(bench.cache.new_table())
-        kept[-1].append_slots(8)
-    request = bench.add(12, 4)
-    assert bench.step() == [request]
-    assert len(kept) == 2, "no more than it takes"
+def test_more_samples_than_the_class_may_run_are_refused():
+    bench = Bench(max_seqs_by_priority={"batch": 2})
+    with pytest.raises(CacheError, match="runs 2 sequences at a time"):
+        bench.add(1, n=3, priority="batch")
+    bench.finish(bench.add(1, n=3))
 
 
-def test_spare_blocks_are_those_that_nobody_may_come_to_need():
-    bench = Bench(num_blocks=10)
-    assert bench.scheduler.num_spare_blocks() == 10
-    bench.add(4, max_tokens=8)
-    for _ in range(7):
+# -- The prefix cache -------------------------------------------------------------------------
+
+
+def test_what_the_cache_knows_of_a_prompt_is_not_computed_again():
+    bench = Bench()
+    params = SamplingParams(temperature=0, max_tokens=1)
+    prompt = list(range(1, 15))
+    for computed in (14, 2):  # three full blocks of four are known
+        request = bench.engine.new_request(None, prompt, params)
+        bench.engine.add(request)
+        assert bench.step() == [(request, computed)]
+        assert request.metrics.num_cached_tokens == 14 - computed
+    assert bench.engine.stats().prefix_hit_rate == 12 / 28
+
+
+def test_an_answer_is_known_to_the_prompt_that_continues_it():
+    bench = Bench()
+    first = bench.add(6, max_tokens=10)
+    bench.finish(first)
+    prompt = first.prompt_token_ids + first.sequences[0].output.token_ids + [3]
+    second = bench.engine.new_request(None, prompt, SamplingParams(temperature=0, max_tokens=1))
+    bench.engine.add(second)
+    # The last token's key was never needed, so of 17 tokens those of three blocks are there.
+    assert bench.step() == [(second, 17 - 12)]
+
+
+def test_a_prompt_that_fits_only_with_what_others_share_is_admitted():
+    bench = Bench(num_blocks=13, max_model_len=52)
+    prompt = list(range(1, 15)) * 2
+    params = SamplingParams(temperature=0, max_tokens=4, ignore_eos=True)
+    first, second = (bench.engine.new_request(None, [*prompt, i], params) for i in (1, 2))
+    bench.engine.add(first)
+    bench.step()
+    bench.engine.add(second)
+    assert bench.step() == [(first, 1), (second, 1)], "eight blocks each, seven of them shared"
+
+
+# -- Short of blocks --------------------------------------------------------------------------
+
+
+def test_the_youngest_is_stopped_when_no_block_is_left_and_computed_again_later():
+    bench = Bench(num_blocks=6, max_model_len=24, prefix_caching=False)
+    old, young = bench.add(7, max_tokens=12), bench.add(4, max_tokens=12)
+    assert bench.step() == [(old, 7), (young, 4)]
+    while not bench.num_preemptions:
+        assert not old.finished
         bench.step()
-        assert bench.scheduler.num_spare_blocks() == 7
+    num_lost = len(young.sequences[0].output.token_ids)
+    assert bench.engine.running == old.sequences
+    bench.finish(old)
+    assert bench.step() == [(young, 4 + num_lost)], "its prompt and its answer so far"
+    bench.finish(young)
+
+
+def test_what_the_cache_kept_of_a_stopped_sequence_is_not_computed_again():
+    bench = Bench(num_blocks=6, max_model_len=24)
+    old, young = bench.add(7, max_tokens=12), bench.add(4, max_tokens=12)
+    while not bench.num_preemptions:
+        bench.step()
+    bench.engine.abort(old)
+    num_known = 4 + len(young.sequences[0].output.token_ids)
+    ((request, computed),) = bench.step()
+    assert request is young
+    assert computed < num_known
+    bench.finish(young)
+
+
+def test_a_prompt_waits_for_its_blocks_and_all_behind_it_wait_too():
+    """Eight blocks; the first holds five, the second needs four, the third would fit."""
+    bench = Bench(num_blocks=8, max_model_len=32)
+    first, second, third = bench.add(18, 2), bench.add(14, 2), bench.add(1, 2)
+    assert bench.step() == [(first, 18)]
+    assert bench.step() == [(first, 1)]
+    assert bench.step() == [(third, 1), (second, 14)]
+
+
+def test_nobody_is_admitted_into_the_blocks_of_a_prompt_that_is_still_being_read():
+    bench = Bench(num_blocks=9, max_model_len=36, max_num_batched_tokens=8)
+    long, other = bench.add(28, 2), bench.add(8, 2)
+    bench.finish(long)
+    assert all(request is long for step in bench.runner.steps[:-1] for request, _ in step)
+    bench.finish(other)
+    assert bench.num_preemptions == 0
+
+
+# -- Classes ----------------------------------------------------------------------------------
+
+
+def test_interactive_requests_are_admitted_before_batch_jobs():
+    bench = Bench(max_num_batched_tokens=8)
+    job, chat = bench.add(8, priority="batch"), bench.add(8)
+    assert bench.step() == [(chat, 8)]
+    assert bench.step() == [(chat, 1), (job, 7)]
+
+
+def test_an_interactive_prompt_goes_before_the_rest_of_a_batch_jobs():
+    bench = Bench(max_num_batched_tokens=8)
+    job = bench.add(30, priority="batch")
+    assert bench.step() == [(job, 8)]
+    chat = bench.add(6)
+    assert bench.step() == [(chat, 6), (job, 2)]
+
+
+def test_an_interactive_request_takes_the_place_of_the_youngest_job():
+    bench = Bench(max_num_seqs=2)
+    jobs = [bench.add(2, max_tokens=8, priority="batch") for _ in range(2)]
     bench.step()
-    assert bench.scheduler.num_spare_blocks() == 10
+    chat = bench.add(3)
+    assert bench.step() == [(jobs[0], 1), (chat, 3)]
+    assert bench.num_preemptions == 1
+    bench.finish(*jobs)
 
 
-def test_an_aborted_request_is_forgotten_wherever_it_is():
-    bench = Bench(num_blocks=10, max_num_seqs=2)
-    requests = [bench.add(1) for _ in range(4)]
+def test_an_interactive_request_takes_the_blocks_of_jobs():
+    bench = Bench(num_blocks=8, max_model_len=32)
+    jobs = [bench.add(10, max_tokens=8, priority="batch") for _ in range(2)]
     bench.step()
-    bench.scheduler.abort(requests[1])
-    bench.scheduler.abort(requests[2])
-    assert bench.step() == [requests[3]]
-    assert bench.step() == [requests[0], requests[3]]
+    chat = bench.add(18, max_tokens=2)
+    assert chat in [request for request, _ in bench.step()]
+    bench.finish(chat, *jobs)
 
 
-# -- A long random day ------------------------------------------------------------------------
+def test_no_job_is_stopped_for_a_request_that_would_not_fit_even_then():
+    bench = Bench(num_blocks=8, max_model_len=32)
+    chat = bench.add(18, max_tokens=4)
+    bench.step()
+    job = bench.add(3, max_tokens=3, priority="batch")
+    bench.step()
+    bench.add(20, max_tokens=2)
+    assert bench.step() == [(chat, 1), (job, 1)]
+    assert bench.num_preemptions == 0
 
 
-class FakeModel:
-    """Random logits, and a count of the sequences of each step."""
-
-    class config:  # noqa: N801  stands for a ModelConfig
-        vocab_size = VOCAB_SIZE
-
-    lm_head = np.zeros(0)  # says where the model is: on the host
-
-    def __init__(self, seed: int) -> None:
-        self.rng = np.random.default_rng(seed)
-        self.steps: list[tuple[int, int]] = []
-
-    def forward(self, batch, kv_cache) -> np.ndarray:
-        self.steps.append((len(batch.context_lens), len(batch.token_ids)))
-        used = batch.slot_mapping
-        assert len(set(used.tolist())) == len(used), "no two tokens share a slot"
-        return np.zeros((len(batch.token_ids), 1))
-
-    def logits(self, hidden: np.ndarray) -> np.ndarray:
-        return self.rng.normal(size=(len(hidden), VOCAB_SIZE)).astype(np.float32)
+def test_classes_have_limits_of_their_own():
+    """The classic division: chats one at a time, jobs eight at a time."""
+    bench = Bench(max_num_seqs=9, max_seqs_by_priority={"interactive": 1, "batch": 8})
+    for _ in range(2):
+        bench.add(2, max_tokens=2)
+    for _ in range(10):
+        bench.add(2, max_tokens=2, priority="batch")
+    for _ in range(2):
+        names = [request.params.priority for request, _ in bench.step()]
+        assert names == ["interactive"] + ["batch"] * 8
 
 
-@pytest.mark.parametrize(
-    ("num_blocks", "block_size", "max_num_seqs"),
-    [(40, 4, 8), (144, 1, 4), (30, 5, 64), (300, 3, 16)],
-)
-def test_500_random_requests_all_finish_and_leave_nothing(num_blocks, block_size, max_num_seqs):
-    """Short and long, with samples, sessions and aborts, arriving while others run.
+def test_a_limit_for_no_class_or_of_no_size_is_refused(new_llm):
+    with pytest.raises(EngineError, match="no class of requests") as caught:
+        new_llm(max_seqs_by_priority={"urgent": 1})
+    assert caught.value.remedy == "Choose among interactive, batch."
+    with pytest.raises(EngineError, match="out of range"):
+        new_llm(max_seqs_by_priority={"batch": 0})
 
-    The KV cache raises if it is ever asked for a block it does not have, so an admission that
-    promised too much would show.
-    """
-    rng = np.random.default_rng(num_blocks)
-    model = FakeModel(num_blocks)
-    cache = new_cache(num_blocks, block_size)
-    engine = Engine(
-        ModelRunner(model, cache, max_num_seqs, max_model_len=36),
-        tokenizer=None,
-        eos_token_ids=frozenset({0}),
-        max_model_len=36,
-        max_num_seqs=max_num_seqs,
-        max_num_batched_tokens=30,
-    )
-    sessions = [ChatSession() for _ in range(5)]
-    session_of: dict[Request, ChatSession] = {}
-    live: dict[Request, int] = {}
-    started: list[int] = []
-    arrived = finished = aborted = 0
 
-    def arrive() -> None:
-        prompt = rng.integers(1, 3, rng.integers(1, 25)).tolist()
-        n = int(rng.choice([1, 1, 1, 1, 2, 4]))
-        params = SamplingParams(n=n, temperature=n - 1, max_tokens=int(rng.integers(1, 12)))
-        request = engine.new_request(None, prompt, params)
-        idle = [s for s in sessions if s not in session_of.values()]
-        if idle and rng.random() < 0.3:
-            session_of[request] = rng.choice(idle)
-        engine.add(request, session_of.get(request))
-        live[request] = arrived
+# -- A token in flight ------------------------------------------------------------------------
 
-    def leave(request: Request) -> None:
-        del live[request]
-        session_of.pop(request, None)
 
-    while arrived < 500 or live:
-        while arrived < 500 and len(live) < 40 and rng.random() < 0.7:
-            arrive()
-            arrived += 1
-        if live and rng.random() < 0.02:
-            request = list(live)[rng.integers(len(live))]
-            engine.abort(request)
-            leave(request)
-            aborted += 1
-        if not live:
-            continue
-        waiting = [r for r in live if not r.metrics.num_generated_tokens]
-        engine.step()
-        started += [live[r] for r in waiting if r.metrics.num_generated_tokens]
-        for request in [r for r in live if r.finished]:
-            leave(request)
-            finished += 1
+def test_the_last_token_in_flight_is_waited_for_and_nothing_is_computed_behind_it():
+    bench = Bench(depth=1)
+    request = bench.add(3, max_tokens=3)
+    bench.finish(request)
+    assert bench.runner.steps == [[(request, 3)], [(request, 1)], [(request, 1)]]
 
-    assert finished + aborted == 500
-    assert aborted > 5
-    assert started == sorted(started), "first come, first served"
-    assert max(batch for batch, _ in model.steps) <= max_num_seqs
-    for session in sessions:
-        session.close()
-    assert cache.allocator.num_free == num_blocks
+
+def test_a_sequence_that_stopped_leaves_one_surplus_token_and_no_block():
+    bench = Bench(depth=1)
+    request = bench.add(3, max_tokens=9, ignore_eos=True, stop_token_ids=list(range(16)))
+    bench.finish(request)
+    assert bench.runner.steps == [[(request, 3)], [(request, 1)]]
+    assert len(request.sequences[0].output.token_ids) == 1
+    assert bench.engine.stats().num_free_blocks == 100
+    other = bench.add(3)
+    bench.finish(other)
+    assert len(request.sequences[0].output.token_ids) == 1
+
+
+@pytest.mark.parametrize("num_steps", [1, 2, 3])
+def test_a_request_aborted_with_a_token_in_flight_gives_its_blocks_back_at_once(num_steps):
+    bench = Bench(depth=1)
+    gone, other = bench.add(6, n=2), bench.add(3)
+    for _ in range(num_steps):
+        bench.step()
+    bench.engine.abort(gone)
+    assert bench.engine.stats().num_free_blocks == 100 - len(other.sequences[0].table.blocks)
+    bench.finish(other)
+    assert bench.engine.stats().num_free_blocks == 100
+
+
+def test_with_penalties_the_token_in_flight_is_read_first():
+    bench = Bench(depth=1)
+    request = bench.add(3, max_tokens=4, repetition_penalty=1.5)
+    for num_tokens in (0, 1, 2):
+        bench.step()
+        assert len(request.sequences[0].output.token_ids) == num_tokens
+        bench.runner.submit = checked(bench.runner.submit)
+    bench.finish(request)
+
+
+def checked(submit):
+    def submit_with_known_tokens(step):
+        assert all(token_id >= 0 for work in step.works for token_id in work.token_ids)
+        return submit(step)
+
+    return submit_with_known_tokens
