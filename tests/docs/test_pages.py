@@ -42,7 +42,7 @@ def test_the_models_page_names_every_key_that_is_read():
 
 def test_the_next_token_page_names_every_parameter_that_shapes_the_choice():
     not_about_the_choice = {
-        "n", "stop", "stop_token_ids", "ignore_eos", "max_tokens", "logprobs",
+        "n", "stop", "stop_token_ids", "ignore_eos", "max_tokens", "logprobs", "priority",
     }  # fmt: skip
     shaping = {field.name for field in fields(SamplingParams)} - not_about_the_choice
     table = page("walkthrough/next-token.md").partition("```")[0]
