@@ -37,7 +37,6 @@ def demo() -> None:
         conversation.take(message)
         if number == 0:
             conversation.print_stats()
-    conversation.close()
     show_next()
 
 

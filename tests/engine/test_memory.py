@@ -102,8 +102,8 @@ def test_no_step_holds_more_than_a_layers_widest_moment(tiny_checkpoint, live, s
     """Besides, a prompt's token has 3 words of input, its sequence a table, and all are aligned."""
     llm = LLM(tiny_checkpoint(**shape), device="sim", dtype="float32", num_blocks=20)
     for prompt in ([1], list(range(64))):  # what is loaded at first use comes with the first
-        (sequence,) = new_sequences(llm._engine._kv_cache, prompt)
+        (sequence,) = new_sequences(llm.engine.runner.kv_cache, prompt)
         live.update(now=0, most=0)
-        llm._engine._runner.submit(step_of([prefill(sequence.request)])).wait()
+        llm.engine.runner.submit(step_of([prefill(sequence.request)])).wait()
     predicted = layer_bytes(llm.config, llm.dtype, 64)
     assert 0.9 * predicted <= live["most"] <= predicted + 2048

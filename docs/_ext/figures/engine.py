@@ -14,10 +14,9 @@ def request_states() -> Drawing:
     }
     for state, (x, note) in boxes.items():
         drawing.box(x - 56, 80, 112, 48, [state, note], "soft", text="small")
-    for x, words in ((40, ""), (194, "admitted"), (348, "prompt ends"), (502, "last token")):
-        drawing.arrow([(x - 40 if x == 40 else x - 42, 104), (x, 104) if x == 40 else (x, 104)])
+    for x, words in ((40, "new"), (194, "admitted"), (348, "prompt ends"), (502, "last token")):
+        drawing.arrow([(x - 42, 104), (x, 104)])
         drawing.text(x - 22, 66, words, "dim small")
-    drawing.text(14, 90, "new", "dim small")
     # Back to the queue, from both states that hold blocks.
     drawing.arrow([(404, 80), (404, 24), (96, 24), (96, 80)], "a")
     drawing.line([(250, 80), (250, 24)], "a")

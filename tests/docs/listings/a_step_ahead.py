@@ -3,7 +3,7 @@ from llm_numba.engine.request import Request, Sequence
 from llm_numba.engine.step import IN_FLIGHT, Step, Work
 
 llm = LLM("storyteller", device="cpu", dtype="float32")
-runner, prompt = llm._engine._runner, llm.tokenizer.encode("Emma lost the red")
+runner, prompt = llm.engine.runner, llm.tokenizer.encode("Emma lost the red")
 params = SamplingParams(temperature=0)
 request = Request("0", None, prompt, params, seed=0, max_tokens=8)
 sequence = Sequence(request, 0, runner.kv_cache.new_table(), None, llm.config.vocab_size)
