@@ -111,8 +111,8 @@ class CubinCache:
             self._trim()
 
     def files(self) -> list[Path]:
-        """Return the files of all entries, sound or not."""
-        return sorted(self.directory.glob(f"*{_SUFFIX}"))
+        """Return the files of all entries: sound, damaged, or begun by a process that was killed."""
+        return sorted(self.directory.glob(f"*{_SUFFIX}*"))
 
     def clear(self) -> int:
         """Remove all entries.
@@ -131,7 +131,7 @@ class CubinCache:
         return self.directory / f"{key}{_SUFFIX}"
 
     def _replace(self, path: Path, data: bytes) -> None:
-        number, name = tempfile.mkstemp(dir=self.directory)
+        number, name = tempfile.mkstemp(prefix=f"{path.name}.", dir=self.directory)
         try:
             with os.fdopen(number, "wb") as file:
                 file.write(data)

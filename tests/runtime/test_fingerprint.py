@@ -1,0 +1,250 @@
+"""A kernel's fingerprint: it changes with all that machine code depends on, and with no more."""
+
+import os
+import subprocess
+import sys
+import types as python_types
+from importlib import metadata
+
+import pytest
+from numba.cuda import types
+
+from llm_numba.kernels.ladder import all_ladders
+from llm_numba.runtime import fingerprint as module
+from llm_numba.runtime.fingerprint import environment, fingerprint
+
+SIGNATURE = (types.float32[::1], types.int64)
+
+# A kernel, a device function that it calls, and one that this calls in its turn; a factory.
+SOURCE = '''
+import math
+import numpy as np
+from numba import cuda, float32
+from numba.cuda import libdevice
+
+FACTOR = 3
+TABLE = np.arange(4)
+PAIR = (1, "two", None)
+
+@cuda.jit(device=True)
+def inner(x):
+    """Two levels down."""
+    return x * float32(2)  # doubled
+
+@cuda.jit(device=True)
+def outer(x, power=1):
+    total = inner(x)
+    return total + math.exp(x) + libdevice.float_as_int(x) + power
+
+def make(width, function):
+    @cuda.jit
+    def kernel(x, n):
+        """What it does."""
+        i = cuda.grid(1)
+        if i < n and i in (1, 2):
+            x[i] = function(x[i]) * FACTOR + width + TABLE[i % 4] + PAIR[0]
+    return kernel
+
+kernel = make(8, outer)
+'''
+
+
+def load(source):
+    made = python_types.ModuleType("made")
+    exec(compile(source, "made.py", "exec"), made.__dict__)
+    return made
+
+
+def key(source=SOURCE, signature=SIGNATURE, capability="90"):
+    found = fingerprint(load(source).kernel, signature, capability)
+    assert found is not None
+    return found
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("x * float32(2)", "x * float32(3)"),
+        ("x * float32(2)", "x + float32(2)"),
+        ("make(8, outer)", "make(16, outer)"),
+        ("make(8, outer)", "make(8.0, outer)"),
+        ("make(8, outer)", "make(8, inner)"),
+        ("FACTOR = 3", "FACTOR = 4"),
+        ("FACTOR = 3", "FACTOR = True + 2.0"),
+        ("np.arange(4)", "np.arange(4) + 1"),
+        ("np.arange(4)", "np.arange(4).astype(np.int32)"),
+        ('"two"', '"three"'),
+        ("in (1, 2)", "in (1, 3)"),
+        ("power=1", "power=2"),
+        ("math.exp", "math.log"),
+        ("libdevice.float_as_int", "libdevice.fast_expf"),
+        ("@cuda.jit\n", "@cuda.jit(fastmath=True)\n"),
+        ("@cuda.jit\n", "@cuda.jit(max_registers=32)\n"),
+        ("@cuda.jit\n", "@cuda.jit(launch_bounds=(128, 2))\n"),
+        ("@cuda.jit(device=True)\ndef inner", "@cuda.jit(device=True, inline='always')\ndef inner"),
+    ],
+)
+def test_a_change_of_what_the_kernel_does_changes_it(old, new):
+    assert SOURCE.count(old) == 1 or old == "@cuda.jit\n"
+    assert key(SOURCE.replace(old, new)) != key()
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("  # doubled", "  # or: made twice as large"),
+        ("import math\n", "import math\n\n\n"),
+        ("Two levels down", "Below"),
+        ("What it does", "All of it"),
+        ("total", "sum_"),
+        ("PAIR = ", "UNUSED = 5\nPAIR = "),
+    ],
+)
+def test_what_only_people_read_does_not(old, new):
+    assert old in SOURCE
+    assert key(SOURCE.replace(old, new)) == key()
+
+
+def test_line_numbers_count_where_they_are_asked_for():
+    with_lines = SOURCE.replace("@cuda.jit\n", "@cuda.jit(lineinfo=True)\n")
+    assert key(with_lines) != key(with_lines.replace("import math\n", "import math\n\n"))
+
+
+def test_types_of_arguments_and_the_gpu_count():
+    keys = {
+        key(signature=signature, capability=capability)
+        for signature in (SIGNATURE, (types.float32[:], types.int64), SIGNATURE[::-1])
+        for capability in ("90", "80")
+    }
+    assert len(keys) == 6
+
+
+@pytest.fixture
+def fresh_environment():
+    environment.cache_clear()
+    yield
+    environment.cache_clear()
+
+
+@pytest.mark.usefixtures("fresh_environment")
+@pytest.mark.parametrize("package", ["numba", "numba-cuda", "llvmlite", "cuda-core"])
+def test_another_version_of_a_compiler_counts(package, monkeypatch):
+    before, version = key(), metadata.version
+    monkeypatch.setattr(metadata, "version", lambda name: version(name) + "1" * (name == package))
+    environment.cache_clear()
+    assert key() != before
+
+
+@pytest.mark.usefixtures("fresh_environment")
+def test_another_file_of_nvvm_another_driver_and_a_setting_of_numbas_count(monkeypatch, tmp_path):
+    keys = {key()}
+    environment.cache_clear()
+    monkeypatch.setattr(module, "_library", lambda name: f"{tmp_path / name} 17 4")
+    keys.add(key())
+    environment.cache_clear()
+    monkeypatch.setattr(module, "_driver_version", lambda: 14000)
+    keys.add(key())
+    environment.cache_clear()
+    monkeypatch.setenv("NUMBA_OPT", "1")
+    keys.add(key())
+    assert len(keys) == 4
+
+
+INTRINSIC = """
+from numba.cuda.extending import intrinsic
+from helpers import emit
+
+@intrinsic
+def twice(typing_context, value):
+    def codegen(context, builder, signature, args):
+        return emit(builder, args[0])
+    return value(value), codegen
+"""
+USES_INTRINSIC = """
+import {name}
+from numba import cuda
+
+@cuda.jit
+def kernel(x, n):
+    x[n] = {name}.twice(x[n])
+"""
+
+
+@pytest.mark.parametrize("changed", ["intrinsics.py", "helpers.py"])
+def test_all_files_beside_an_intrinsic_count(changed, tmp_path, monkeypatch):
+    found = []
+    for number, line in enumerate(["", "X = 1\n"]):
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        (folder / "intrinsics.py").write_text(INTRINSIC)
+        (folder / "helpers.py").write_text("def emit(builder, x):\n    return builder.add(x, x)\n")
+        (folder / changed).write_text((folder / changed).read_text() + line)
+        monkeypatch.syspath_prepend(folder)
+        for name in ("intrinsics", "helpers"):
+            monkeypatch.delitem(sys.modules, name, raising=False)
+        found.append(key(USES_INTRINSIC.format(name="intrinsics")))
+    assert found[0] != found[1]
+
+
+def test_functions_that_call_themselves_and_each_other_end():
+    source = """
+from numba import cuda
+
+@cuda.jit(device=True)
+def even(n):
+    return True if n == 0 else odd(n - 1)
+
+@cuda.jit(device=True)
+def odd(n):
+    return False if n == 0 else even(n - {step})
+
+@cuda.jit
+def kernel(x, n):
+    x[n] = even(n)
+"""
+    assert key(source.format(step=1)) == key(source.format(step=1)) != key(source.format(step=2))
+
+
+@pytest.mark.parametrize("value", ["object()", "[object()]", "{1: iter(())}"])
+def test_a_kernel_that_names_what_nobody_knows_has_none(value):
+    source = SOURCE.replace("FACTOR = 3", f"FACTOR = {value}")
+    assert fingerprint(load(source).kernel, SIGNATURE, "90") is None
+
+
+def test_every_kernel_of_every_ladder_has_one_of_its_own():
+    kernels = {
+        k for ladder in all_ladders().values() for step in ladder.steps for k in step.kernels
+    }
+    found = {}
+    for kernel in kernels:
+        mine = fingerprint(kernel, SIGNATURE, "90")
+        assert mine is not None, kernel.py_func.__qualname__
+        found.setdefault(mine, []).append(kernel)
+    for alike in found.values():
+        assert len({kernel.py_func.__code__ for kernel in alike}) == 1
+
+
+PRINT = """
+from numba.cuda import types
+from llm_numba.kernels import gemv, softmax
+from llm_numba.runtime.fingerprint import fingerprint
+
+for ladder in (gemv.LADDER, softmax.LADDER):
+    for kernel in ladder.steps[-1].kernels:
+        print(fingerprint(kernel, (types.float32[::1],), "90"))
+"""
+
+
+def test_another_process_finds_the_same():
+    environment_of = {
+        seed: os.environ | {"PYTHONHASHSEED": seed, "PYTHONPATH": os.pathsep.join(sys.path)}
+        for seed in "12"
+    }
+    outputs = {
+        subprocess.run(
+            [sys.executable, "-c", PRINT], env=env, capture_output=True, text=True, check=True
+        ).stdout
+        for env in environment_of.values()
+    }
+    assert len(outputs) == 1
+    assert "None" not in outputs.pop()
