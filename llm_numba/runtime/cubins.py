@@ -111,7 +111,7 @@ class CubinCache:
             self._trim()
 
     def files(self) -> list[Path]:
-        """Return the files of all entries: sound, damaged, or begun by a process that was killed."""
+        """Return the files of all entries: sound, damaged, or begun and never ended."""
         return sorted(self.directory.glob(f"*{_SUFFIX}*"))
 
     def clear(self) -> int:
