@@ -36,6 +36,7 @@ __all__ = [
     "apply_penalties",
     "argmax",
     "causal_attention",
+    "convert",
     "copy_blocks",
     "embedding",
     "embedding_with_positions",
@@ -94,7 +95,8 @@ fill_in_tokens = _twins(reference.fill_in_tokens, "tokens")
 embedding = _twins(reference.embedding, "embedding")
 embedding_with_positions = _twins(reference.embedding_with_positions, "embedding")
 
-# Weights where there are none on disk.
+# Weights: from the format of the file to that of the device; and where there is no file.
+convert = _twins(reference.convert, "convert")
 fill_random = _twins(reference.fill_random, "random_weights")
 
 # Products, with what stands before and behind them.

@@ -188,5 +188,5 @@ def load_model(
     Decoder
     """
     loader = RandomWeights if isinstance(files.checkpoint, RandomCheckpoint) else FileWeights
-    load = loader(files.checkpoint, dtype, progress, device)
-    return files.build(load, num_positions, execution or Execution())
+    with loader(files.checkpoint, dtype, progress, device) as load:
+        return files.build(load, num_positions, execution or Execution())

@@ -6,18 +6,22 @@ computes in. :class:`FileWeights` reads it from safetensors files, :class:`Rando
 up.
 """
 
+import contextlib
 import hashlib
 import math
+import os
 from abc import ABC, abstractmethod
 from pathlib import Path
+from typing import Any, Self
 
 import numpy as np
 from safetensors import safe_open
 
 from llm_numba import ops
-from llm_numba.models.checkpoint import Checkpoint, Progress, open_safetensors
+from llm_numba.models.checkpoint import Checkpoint, Progress, TensorInfo, open_safetensors
 from llm_numba.reference.random_weights import SPREAD
 from llm_numba.runtime import Array, to_device, write_to, zeros
+from llm_numba.runtime.staging import Staging
 
 # A mapped page counts as memory in use until its file is closed; files are reopened this often.
 REOPEN_AFTER_BYTES = 1 << 20
@@ -25,6 +29,9 @@ REOPEN_AFTER_BYTES = 1 << 20
 
 class WeightLoader(ABC):
     """Brings tensors to a device, in the compute format.
+
+    A context manager: what was asked for is there at its end. On a GPU it may come later than the
+    answer.
 
     Parameters
     ----------
@@ -48,6 +55,13 @@ class WeightLoader(ABC):
         self._progress = progress
         self._total = sum(info.num_bytes for info in checkpoint.tensors.values())
         self._done = 0
+        self._exits = contextlib.ExitStack()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: Any) -> bool | None:
+        return self._exits.__exit__(*error)
 
     def __call__(self, *names: str, transpose: bool = False) -> Array:
         """Bring tensors, stacked along their first axis.
@@ -97,23 +111,50 @@ class WeightLoader(ABC):
 
 
 class FileWeights(WeightLoader):
-    """Reads the tensors of a checkpoint; parameters as of :class:`WeightLoader`."""
+    """Reads the tensors of a checkpoint; parameters as of :class:`WeightLoader`.
 
-    _path: Path | None = None
-    _file: safe_open | None = None
+    For the CPU and the simulator files are mapped into memory, and copied and converted tensor by
+    tensor. For a GPU they are read in pieces, on the way while the next are read, and converted
+    where they land: see :mod:`llm_numba.runtime.staging`.
+    """
+
+    _staging: Staging | None = None
+    _mapped: safe_open | None = None
+    _mapped_path: Path | None = None
     _read_since_open = 0
 
-    def _fill(self, out: Array, name: str, transpose: bool) -> None:
-        tensor = self._read(name)
-        write_to(out, tensor.T if transpose else tensor)
+    def __enter__(self) -> Self:
+        if self._device == "cuda":
+            self._files: dict[Path, int] = {}
+            self._exits.callback(lambda: [os.close(file) for file in self._files.values()])
+            self._staging = self._exits.enter_context(Staging())
+        return self
 
-    def _read(self, name: str) -> np.ndarray:
+    def _fill(self, out: Array, name: str, transpose: bool) -> None:
         info = self._tensors[name]
-        if info.path != self._path or self._read_since_open > REOPEN_AFTER_BYTES:
-            self._file, self._path = open_safetensors(info.path), info.path
+        if self._staging is None or info.dtype == np.float64:
+            tensor = self._map(name, info)
+            write_to(out, tensor.T if transpose else tensor)
+        elif transpose:
+            stored = zeros(info.shape, self._dtype, self._device)
+            self._send(info, stored)
+            self._staging.wait()
+            ops.transpose(stored, out=out)
+        else:
+            self._send(info, out)
+
+    def _send(self, info: TensorInfo, target: Array) -> None:
+        if info.path not in self._files:
+            self._files[info.path] = os.open(info.path, os.O_RDONLY)
+        file = self._files[info.path]
+        self._staging.send(file, info.begin, target, info.dtype, ops.convert)
+
+    def _map(self, name: str, info: TensorInfo) -> np.ndarray:
+        if info.path != self._mapped_path or self._read_since_open > REOPEN_AFTER_BYTES:
+            self._mapped, self._mapped_path = open_safetensors(info.path), info.path
             self._read_since_open = 0
         self._read_since_open += info.num_bytes
-        return self._file.get_tensor(name)
+        return self._mapped.get_tensor(name)
 
 
 class RandomWeights(WeightLoader):

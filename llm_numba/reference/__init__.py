@@ -21,6 +21,7 @@ from llm_numba.reference.attention import (
     paged_decode_attention,
 )
 from llm_numba.reference.basics import histogram, saxpy
+from llm_numba.reference.convert import convert
 from llm_numba.reference.embedding import embedding, embedding_with_positions
 from llm_numba.reference.kv import copy_blocks, gather_kv, write_kv
 from llm_numba.reference.layernorm import add_layer_norm, add_rms_norm, layer_norm, rms_norm
@@ -56,6 +57,7 @@ __all__ = [
     "apply_penalties",
     "argmax",
     "causal_attention",
+    "convert",
     "copy_blocks",
     "embedding",
     "embedding_with_positions",
