@@ -7,6 +7,7 @@ from typer.core import TyperGroup
 
 import llm_numba
 from llm_numba.cli.bench import bench
+from llm_numba.cli.cache import cache
 from llm_numba.cli.chat import chat
 from llm_numba.cli.console import report
 from llm_numba.cli.demo import demo
@@ -62,6 +63,7 @@ app.command()(generate)
 app.command()(chat)
 app.command()(models)
 app.command()(doctor)
+app.command()(cache)
 app.command()(microscope)
 app.command()(tune)
 app.command("eval")(evaluate)

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from llm_numba.cli.bench_gpu import counters, gpu_tests, kernels, sanitizer, sweep
+from llm_numba.cli.bench_gpu import counters, gpu_tests, kernels, sanitizer, start, sweep
 from llm_numba.cli.bench_resources import resources
 from llm_numba.cli.bench_tables import collect, finish, show
 
@@ -91,6 +91,7 @@ bench.command("gpu-tests")(gpu_tests)
 bench.command()(kernels)
 bench.command()(resources)
 bench.command()(sanitizer)
+bench.command()(start)
 bench.command()(sweep)
 
 

@@ -140,6 +140,33 @@ def kernels(
     finish(path)
 
 
+def start(
+    *,
+    out: Annotated[
+        Path | None, typer.Option(help="The record; unset: docs/results/start_<GPU>.json.")
+    ] = None,
+    models: Annotated[
+        str, typer.Option(help="Models to start, separated by commas.")
+    ] = "storyteller,random:llama-3-8b",
+    processes: Annotated[int, typer.Option(min=1, help="Warm starts of each.")] = 3,
+    repeats: Annotated[int, typer.Option(min=1, help="Loads of a checkpoint.")] = 5,
+    commit: Commit = None,
+) -> None:
+    """Time starts with and without compiled kernels, and the way of weights to the GPU."""
+    from llm_numba.bench.gpu_start import StartSettings, measure
+    from llm_numba.bench.record import make_record, require_writable, write_record
+    from llm_numba.runtime import kernel_device
+
+    kernel_device("cuda")
+    settings = StartSettings(tuple(models.split(",")), processes, repeats=repeats)
+    path = out or _path("start")
+    require_writable(path)
+    results = collect(measure(settings), "some minutes")
+    write_record(path, make_record("start", settings.to_json(), results, commit))
+    show(results)
+    finish(path)
+
+
 def sweep(
     *,
     out: Annotated[

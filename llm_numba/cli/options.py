@@ -88,7 +88,7 @@ class ModelOptions:
                 **more,
             )
         if llm.device == "cuda":
-            with waiting("Compiling kernels for the GPU, once a process"):
+            with waiting("Making kernels ready; a first time compiles them"):
                 _compile_kernels(llm)
         return llm
 

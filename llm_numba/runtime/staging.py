@@ -33,6 +33,11 @@ _BUFFERS_PER_THREAD = 2
 Convert = Callable[[Array, Array], Any]
 
 
+def num_threads() -> int:
+    """Return how many threads read."""
+    return min(_THREADS, os.cpu_count() or 1)
+
+
 class _Buffer:
     """A piece's pinned memory, and the event that says that it was copied."""
 
@@ -58,7 +63,7 @@ class Staging:
 
         self._device = cupy.cuda.Device()
         self._stream = cupy.cuda.Stream(non_blocking=True)
-        threads = min(_THREADS, os.cpu_count() or 1)
+        threads = num_threads()
         self._threads = ThreadPoolExecutor(threads, thread_name_prefix="upload")
         self._free: queue.SimpleQueue[_Buffer] = queue.SimpleQueue()
         for _ in range(threads * _BUFFERS_PER_THREAD):
