@@ -64,7 +64,7 @@ class Staging:
         self._device = cupy.cuda.Device()
         self._stream = cupy.cuda.Stream(non_blocking=True)
         threads = num_threads()
-        self._threads = ThreadPoolExecutor(threads, thread_name_prefix="upload")
+        self._threads = ThreadPoolExecutor(threads, "upload", initializer=self._adopt)
         self._free: queue.SimpleQueue[_Buffer] = queue.SimpleQueue()
         for _ in range(threads * _BUFFERS_PER_THREAD):
             self._free.put(_Buffer())
@@ -133,6 +133,11 @@ class Staging:
             self._pending.popleft().result()
         self._stream.synchronize()
 
+    def _adopt(self) -> None:
+        """Make device and stream the current ones of a thread of ours."""
+        self._device.use()
+        self._stream.use()
+
     def _deliver(
         self, file: int, begin: int, piece: Array, stored: np.dtype, convert: Convert
     ) -> None:
@@ -140,19 +145,18 @@ class Staging:
 
         buffer = self._free.get()
         try:
-            with self._device, self._stream:
-                buffer.copied.synchronize()
-                num_bytes = piece.size * stored.itemsize
-                _read(file, begin, buffer.bytes[:num_bytes])
-                target = piece
-                if stored != piece.dtype:
-                    if buffer.landing is None:
-                        buffer.landing = cupy.empty(PIECE_BYTES, np.uint8)
-                    target = buffer.landing[:num_bytes].view(stored)
-                target.data.copy_from_host_async(buffer.memory.ptr, num_bytes, self._stream)
-                if target is not piece:
-                    convert(target, piece)
-                buffer.copied.record(self._stream)
+            buffer.copied.synchronize()
+            num_bytes = piece.size * stored.itemsize
+            _read(file, begin, buffer.bytes[:num_bytes])
+            target = piece
+            if stored != piece.dtype:
+                if buffer.landing is None:
+                    buffer.landing = cupy.empty(PIECE_BYTES, np.uint8)
+                target = buffer.landing[:num_bytes].view(stored)
+            target.data.copy_from_host_async(buffer.memory.ptr, num_bytes, self._stream)
+            if target is not piece:
+                convert(target, piece)
+            buffer.copied.record(self._stream)
         finally:
             self._free.put(buffer)
 
