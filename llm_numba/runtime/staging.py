@@ -83,6 +83,7 @@ class Staging:
         finally:
             self._threads.shutdown(cancel_futures=True)
             self._stream.synchronize()
+            self._give_back()
 
     def send(
         self, file: int, begin: int, target: Array, stored: np.dtype, convert: Convert
@@ -132,6 +133,14 @@ class Staging:
         while self._pending:
             self._pending.popleft().result()
         self._stream.synchronize()
+
+    def _give_back(self) -> None:
+        import cupy
+
+        while not self._free.empty():
+            self._free.get()
+        # CuPy keeps memory for the stream that it was allocated on, and this one is not used again.
+        cupy.get_default_memory_pool().free_all_blocks(self._stream)
 
     def _adopt(self) -> None:
         """Make device and stream the current ones of a thread of ours."""
