@@ -11,6 +11,7 @@ and occupancy; the faster, the fuller its colour. A cell whose kernel spills is 
 
 from collections.abc import Sequence
 from html import escape
+from textwrap import wrap
 from typing import Any
 
 from bench_records import figure, load, on_gpu
@@ -22,6 +23,7 @@ from sphinx.util.docutils import SphinxDirective
 
 RECORDS = "sweep_*.json"
 _ROW, _TOP, _LEFT = 40, 46, 170
+_LETTERS = 24  # that have room to the left of the map
 
 
 class SweepPlot(SphinxDirective):
@@ -64,7 +66,10 @@ def draw(results: Sequence[dict[str, Any]]) -> Drawing:
     drawing.text(_LEFT - 8, 32, "µs, warps an SM holds", "dim", anchor="end")
     fastest = min(each["median"] for each in results)
     for row, config in enumerate(configs):
-        drawing.text(_LEFT - 8, _TOP + _ROW * (row + 0.5), config, anchor="end")
+        lines = wrap(config, _LETTERS)
+        for i, line in enumerate(lines):
+            y = _TOP + _ROW * (row + 0.5) + (i - (len(lines) - 1) / 2) * 13
+            drawing.text(_LEFT - 8, y, line, anchor="end")
     for each in results:
         found = each["shape"]
         x = _LEFT + width * limits.index(found["limit"])

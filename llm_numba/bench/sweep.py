@@ -23,8 +23,9 @@ from llm_numba.kernels.basics_occupancy import occupancy
 from llm_numba.kernels.tuning import Shape, Tunable
 from llm_numba.runtime import Launch, launch_all
 
-# None is as the kernel says itself.
-REGISTER_LIMITS = (None, 32, 40, 48, 64, 96, 128, 168, 255)
+# None is as the kernel says itself. A matrix product keeps more sums than the lower limits allow.
+_FEW = (None, 32, 40, 48, 64, 96, 128)
+REGISTER_LIMITS = {"softmax": _FEW, "gemv": _FEW, "gemm": (None, 64, 96, 128, 168, 255)}
 SHAPES: dict[str, Shape] = {
     "softmax": (16384, 8192),
     "gemv": (1, 4096, 4096),
@@ -67,8 +68,8 @@ def measure(settings: SweepSettings) -> Iterator[Result]:
     Yields
     ------
     Result
-        Time of each candidate under each limit that can be launched; its ``shape`` says what the
-        compiler made of it, and the occupancy.
+        Time of each candidate under each limit that holds the compiler back and can be launched;
+        its ``shape`` says what the compiler made of it, and the occupancy.
     """
     timer = GPUTimer(settings.repeats, settings.warmup, settings.budget_seconds)
     for tunable in chosen_tunables(settings.names):
@@ -93,10 +94,10 @@ def sweep(tunable: Tunable, shape: Shape, dtype: str, timer: GPUTimer) -> Iterat
 
     sets = device_sets(tunable.ladder.operands(shape, np.dtype(dtype), 0), "cuda")
     sizes = dict(zip(tunable.ladder.axes.split(), shape, strict=True)) | {"dtype": dtype}
-    for config in tunable.candidates(shape, dtype):
+    candidates = tunable.candidates(shape, dtype)
+    for config, label in zip(candidates, labels(candidates), strict=True):
         plans = [tunable.plan(config, **each) for each in sets]
-        label = ", ".join(f"{name} {value}" for name, value in config._asdict().items())
-        for limit in REGISTER_LIMITS:
+        for limit in REGISTER_LIMITS[tunable.name]:
             limited = [under_limit(plan, limit) for plan in plans]
             works = [lambda plan=plan: launch_all(plan) for plan in limited]
             registers, local_bytes, shared_bytes = resources_on_gpu(limited[0][0])
@@ -125,6 +126,20 @@ def sweep(tunable: Tunable, shape: Shape, dtype: str, timer: GPUTimer) -> Iterat
                     "limited_by": ", ".join(found.limited_by),
                 },
             )
+            if limit is not None and registers < limit:
+                break  # the compiler has all that it wants; larger limits change nothing
+
+
+def labels(configs: Sequence[Any]) -> list[str]:
+    """Name configs by the numbers in which they differ.
+
+    Parameters
+    ----------
+    configs : sequence of NamedTuple
+    """
+    fields = [config._asdict() for config in configs]
+    names = [name for name in fields[0] if len({each[name] for each in fields}) > 1]
+    return [", ".join(f"{name} {each[name]}" for name in names) for each in fields]
 
 
 def under_limit(plan: Sequence[Launch], limit: int | None) -> tuple[Launch, ...]:

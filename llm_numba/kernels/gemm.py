@@ -103,17 +103,14 @@ def _in_tiles(M: int, N: int) -> tuple[int, int]:
     return math.ceil(M / TILE), math.ceil(N / TILE)
 
 
-def _unsplit(x: Any, weight: Any, out: Any, banks: bool, **options: Any) -> tuple[Launch, ...]:
-    config = unsplit(len(x), len(weight), storage_dtype(x))
-    return plan_pipelined(config, x, weight, out, banks=banks, **options)
-
-
 def _pipelined(x: Any, weight: Any, out: Any, **options: Any) -> tuple[Launch, ...]:
-    return _unsplit(x, weight, out, banks=False, **options)
+    config = unsplit(len(x), len(weight), storage_dtype(x))
+    return plan_pipelined(config, x, weight, out, transposed=False, **options)
 
 
 def _register_banks(x: Any, weight: Any, out: Any, **options: Any) -> tuple[Launch, ...]:
-    return _unsplit(x, weight, out, banks=True, **options)
+    config = unsplit(len(x), len(weight), storage_dtype(x))
+    return plan_pipelined(config, x, weight, out, **options)
 
 
 def _split_k(x: Any, weight: Any, out: Any, **options: Any) -> tuple[Launch, ...]:
@@ -133,10 +130,11 @@ def _kernels(make: Callable[[str], Iterable[Any]]) -> tuple[Any, ...]:
     return (*dict.fromkeys(each for dtype in _DTYPES for each in make(dtype)), gemm_register_tile)
 
 
-def _kernels_of_unsplit(banks: bool) -> tuple[Any, ...]:
-    return _kernels(
-        lambda dtype: [kernel_of(dtype, unsplit(M, M, dtype), banks=banks) for M in (128, 1)]
-    )
+def _kernels_of_unsplit(transposed: bool) -> tuple[Any, ...]:
+    def make(dtype: str) -> list[Any]:
+        return [kernel_of(dtype, unsplit(M, M, dtype), transposed=transposed) for M in (128, 1)]
+
+    return _kernels(make)
 
 
 def _kernels_of_split() -> tuple[Any, ...]:
@@ -221,14 +219,14 @@ LADDER = Ladder(
             "pipelined",
             "What is multiplied next is on its way, from memory and from shared memory.",
             or_register_tile(_pipelined),
-            _kernels_of_unsplit(banks=False),
+            _kernels_of_unsplit(transposed=False),
             _ASYNC_COPIES,
         ),
         Step(
             "register_banks",
-            "A multiply-add takes its numbers from different banks of registers.",
+            "Transposed tiles: a multiply-add takes its numbers from different banks of registers.",
             or_register_tile(_register_banks),
-            _kernels_of_unsplit(banks=True),
+            _kernels_of_unsplit(transposed=True),
             _ASYNC_COPIES,
         ),
         Step(

@@ -60,7 +60,7 @@ def pitch_of(storage: str, slab: int) -> int:
 
 
 @functools.cache
-def products(storage: str, slab: int, outputs: Outputs, swapped: bool = False) -> tuple[Any, Any]:
+def products(storage: str, slab: int, outputs: Outputs) -> tuple[Any, Any]:
     """Make the device functions that read tiles and multiply.
 
     Parameters
@@ -68,8 +68,6 @@ def products(storage: str, slab: int, outputs: Outputs, swapped: bool = False) -
     storage : {"float32", "float16", "bfloat16"}
     slab : int
     outputs : Outputs
-    swapped : bool
-        Whether the quads of a thread's odd rows of A hold 1 0 3 2 in place of 0 1 2 3.
 
     Returns
     -------
@@ -83,7 +81,6 @@ def products(storage: str, slab: int, outputs: Outputs, swapped: bool = False) -
     PITCH = pitch_of(storage, slab)
     ROWS, ROW_STEP = outputs.rows, outputs.row_step * PITCH
     COLUMN_STEP = outputs.column_step * PITCH
-    SWAPPED = int(swapped)
     STRIP = min(outputs.columns, max(1, _UNROLLED // (ROWS * QUAD)))
 
     @cuda.jit(device=True)
@@ -104,7 +101,7 @@ def products(storage: str, slab: int, outputs: Outputs, swapped: bool = False) -
                 w_part[e] = quad[e]
             for e in range(QUAD):
                 for i in range(ROWS):
-                    total[i, first + j] += a_part[i, e ^ (i & SWAPPED)] * w_part[e]
+                    total[i, first + j] += a_part[i, e] * w_part[e]
 
     columns = STRIP
     while columns < outputs.columns:

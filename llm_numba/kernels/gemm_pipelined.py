@@ -1,4 +1,4 @@
-"""Two steps of the GEMM ladder: nothing waits at the moment that it is needed, and no bank twice.
+"""The step of the GEMM ladder in which nothing waits at the moment that it is needed.
 
 ``warp_tile`` stands idle at the top of each slab, where it waits for copies and for all threads,
 and before each quad of k, where it waits for its rows of A. ``pipelined`` has both come early:
@@ -16,34 +16,12 @@ are loaded, and the last quad hides their way. Threads still read the old slab's
 begun there goes into a third stage. Slabs beyond the first are whole: the first one takes what is
 left over of K, so that the loop asks no thread whether its packet exists.
 
-*Banks of registers* are the idea of ``register_banks``.
-
-Registers with even numbers lie in one bank, those with odd numbers in another, and a bank gives a
-multiply-add one number a cycle. It wants three: the sum, one of A and one of W. That of W is kept
-at the unit from one multiply-add to the next. The other two must differ in parity. But a load of 16
-bytes fills four registers from a multiple of four on, so that k 0 and 2 are even in all rows of A,
-and 1 and 3 odd. A sum takes part in all of them, and so is of the wrong parity half of the time. So
-the packets of every other of a thread's rows are stored as 1 0 3 2:
-
-::
-
-    register of the quad    0   1   2   3
-    even rows of a thread   k0  k1  k2  k3      for one k, rows alternate between the banks,
-    odd rows                k1  k0  k3  k2      and so do their sums, once and for all
-
-Nothing is computed in another order. It costs nothing either: A comes through registers, where to
-swap two words is to name them differently. In 16 bits it is not needed, because numbers are
-widened into registers of the compiler's choice. NVIDIA documents none of this. It shows in what
-ptxas does of its own accord, which moves sums between registers to change their parity, and in the
-time.
-
 A *split* of K is one of several parts that different blocks work on, where blocks of whole sums
 would not fill the GPU; :mod:`~llm_numba.kernels.gemm_split_k` adds them. With a *gate*, half of a
 thread's columns come from the first half of W's rows, the others from the second, so that the
 thread which has a gate has what it multiplies.
 
-Source: Jia, Maggioni, Staiger and Scarpazza, "Dissecting the NVIDIA Volta GPU Architecture via
-Microbenchmarking", 2018, section 3.2 (two banks, reuse of operands).
+Sources: Kerr, Merrill, Demouth and Tran, "CUTLASS: Fast Linear Algebra in CUDA C++", 2017.
 """
 
 import functools
@@ -54,6 +32,7 @@ from numba import cuda, float32, int32, uint32
 from llm_numba.kernels import ptx
 from llm_numba.kernels.gemm_config import WARP, Config
 from llm_numba.kernels.gemm_pieces import QUAD, STORED, pitch_of, products, storing
+from llm_numba.kernels.gemm_sources import aiming
 from llm_numba.kernels.gemm_warp_tile import lane_place
 
 STAGES = 3
@@ -70,7 +49,7 @@ def shared_bytes(config: Config, storage: str) -> int:
 
 
 @functools.cache
-def pipelined(storage: str, config: Config, gated: bool, banks: bool, /) -> Any:
+def pipelined(storage: str, config: Config, gated: bool, /) -> Any:
     """Make the kernel.
 
     Parameters
@@ -80,8 +59,6 @@ def pipelined(storage: str, config: Config, gated: bool, banks: bool, /) -> Any:
         Its splits do not matter.
     gated : bool
         Whether W is [2F, K], and two of its rows make one column of C.
-    banks : bool
-        Whether every other row of A is stored with its numbers swapped; for float32.
     """
     ROWS, COLUMNS, WARP_ROWS, WARP_COLUMNS, PACKETS, *_ = config
     ACROSS, THREADS, outputs = config.warps_along_columns, config.threads, config.outputs
@@ -91,38 +68,11 @@ def pipelined(storage: str, config: Config, gated: bool, banks: bool, /) -> Any:
     TOGETHER = THREADS // PACKETS  # rows that all threads of a block copy at once
     A_LOADS, W_LOADS, STEP = ROWS // TOGETHER, COLUMNS // TOGETHER, TOGETHER * PITCH
     STAGE = (ROWS + COLUMNS) * PITCH
-    SWAP = int(banks and A_LOADS % 2 == 0)
     LAST = SLAB - 2 * QUAD
     PER_ROW, PER_COLUMN = outputs.rows, outputs.columns
     SHARE = WARP_COLUMNS // 2 if gated else WARP_COLUMNS  # columns of C that a warp makes
-    load_rows, multiply = products(storage, SLAB, outputs, bool(SWAP))
-    store = storing(outputs, THREADS, gated)
-
-    @cuda.jit(device=True)
-    def source_row(row, first, rows):
-        """Return the row of W that a row of its tile holds; beyond the last, the last."""
-        if not gated:
-            return min(first + row, rows - 1)
-        column = first + row // WARP_COLUMNS * SHARE + row % SHARE
-        return min(column, rows // 2 - 1) + row // SHARE % 2 * (rows // 2)
-
-    @cuda.jit(device=True)
-    def below(i):
-        """Return how many rows of A's tile a thread's packet i lies below its first."""
-        # Packets with an odd i go to rows that are a thread's odd ones when it multiplies.
-        return 8 * (i % 2) + 2 * TOGETHER * (i // 2) if SWAP else TOGETHER * i
-
-    @cuda.jit(device=True)
-    def aim(a, w, first_row, first_column, top, a_at, w_at):
-        """Find where a thread's packets begin: in 32 bits, relative to the block's first row."""
-        t = cuda.threadIdx.x
-        place = t % PACKETS * WIDTH
-        for i in range(A_LOADS):
-            row = min(top + below(i), a.shape[0] - 1 - first_row)
-            a_at[i] = int32(row * a.shape[1] + place)
-        for i in range(W_LOADS):
-            row = source_row(t // PACKETS + i * TOGETHER, first_column, w.shape[0]) - first_column
-            w_at[i] = int32(row * w.shape[1] + place)
+    load_rows, multiply = products(storage, SLAB, outputs)
+    aim, store = aiming(storage, config, gated), storing(outputs, THREADS, gated)
 
     @cuda.jit(device=True)
     def begin_w(tiles, at, w, w_from, w_at):
@@ -142,9 +92,8 @@ def pipelined(storage: str, config: Config, gated: bool, banks: bool, /) -> Any:
     def put_a(tiles, at, held):
         """Put it into shared memory."""
         for i in range(A_LOADS):
-            o = SWAP * (i % 2)
-            words = held[i, o], held[i, 1 - o], held[i, 2 + o], held[i, 3 - o]
-            ptx.store_raw16(tiles, at + below(i) * PITCH, words)
+            words = held[i, 0], held[i, 1], held[i, 2], held[i, 3]
+            ptx.store_raw16(tiles, at + i * STEP, words)
 
     @cuda.jit(device=True)
     def bring_first(tiles, a, a_from, a_at, to_a, w, w_from, w_at, to_w, held, inside):
@@ -178,9 +127,9 @@ def pipelined(storage: str, config: Config, gated: bool, banks: bool, /) -> Any:
                 total[i, j] = float32(0)
 
         place = t % PACKETS * WIDTH
-        top = t // PACKETS % 8 + 16 * (t // PACKETS // 8) if SWAP else t // PACKETS
-        aim(a, w, first_row, first_column, top, a_at, w_at)
-        to_a, to_w = top * PITCH + place, (ROWS + t // PACKETS) * PITCH + place
+        aim(a, w, first_row, first_column, a_at, w_at)
+        to_a = t // PACKETS * PITCH + place
+        to_w = to_a + ROWS * PITCH
         row = (down * WARP_ROWS + lane_row) * PITCH
         column = (ROWS + across * WARP_COLUMNS + lane_column) * PITCH
         start = cuda.blockIdx.z * span

@@ -4,10 +4,9 @@ import math
 from collections.abc import Callable
 from typing import Any
 
-from llm_numba.kernels import ptx
+from llm_numba.kernels import gemm_pipelined, gemm_transposed, ptx
 from llm_numba.kernels.activation import ACTIVATIONS
 from llm_numba.kernels.gemm_config import Config, unsplit
-from llm_numba.kernels.gemm_pipelined import pipelined, shared_bytes
 from llm_numba.kernels.gemm_register_tile import BLOCK_TILE, THREADS, gemm_register_tile
 from llm_numba.kernels.gemm_split_k import add_parts
 from llm_numba.kernels.gemm_warp_tile import warp_tile
@@ -131,16 +130,35 @@ def plan_warp_tile(x: Any, weight: Any, out: Any, **options: Any) -> tuple[Launc
     return of_tiles(x, weight, out, **options)
 
 
-def kernel_of(storage: str, config: Config, gated: bool = False, banks: bool = True) -> Any:
-    """Return the pipelined kernel of a cut, the same for all numbers of splits.
+def kernel_of(storage: str, config: Config, gated: bool = False, transposed: bool = True) -> Any:
+    """Return the kernel of a cut, the same for all numbers of splits.
 
     Parameters
     ----------
     storage : str
     config : Config
-    gated, banks : bool
+    gated : bool
+    transposed : bool
+        Whether it may be the one with transposed tiles, where that can be made.
     """
-    return pipelined(storage, config._replace(splits=1), gated, banks and storage == "float32")
+    config = config._replace(splits=1)
+    if transposed and gemm_transposed.fits(config, storage):
+        return gemm_transposed.transposed(storage, config, gated)
+    return gemm_pipelined.pipelined(storage, config, gated)
+
+
+def shared_bytes(storage: str, config: Config, transposed: bool = True) -> int:
+    """Return the dynamic shared memory of a block of that kernel.
+
+    Parameters
+    ----------
+    storage : str
+    config : Config
+    transposed : bool
+    """
+    if transposed and gemm_transposed.fits(config, storage):
+        return gemm_transposed.shared_bytes(config)
+    return gemm_pipelined.shared_bytes(config, storage)
 
 
 def plan_pipelined(
@@ -151,17 +169,17 @@ def plan_pipelined(
     bias: Any = None,
     activation: str | None = None,
     residual: Any = None,
-    banks: bool = True,
+    transposed: bool = True,
 ) -> tuple[Launch, ...]:
-    """Plan a product by the pipelined kernel, and the sum of its parts if there are several.
+    """Plan a product by a pipelined kernel, and the sum of its parts if there are several.
 
     Parameters
     ----------
     config : Config
     x, weight, out, bias, activation, residual
         The ladder's operands.
-    banks : bool
-        Whether the kernel sorts what it multiplies by the banks of registers.
+    transposed : bool
+        As of :func:`kernel_of`.
     """
     storage, (M, K), N = storage_dtype(x), x.shape, len(weight)
     gated = activation == "silu_mul"
@@ -169,11 +187,11 @@ def plan_pipelined(
     number = 0 if gated else ACTIVATIONS[activation]
     splits = config.splits
     span = math.ceil(math.ceil(K / config.slab(storage)) / splits) * config.slab(storage)
-    kernel = kernel_of(storage, config, gated and splits == 1, banks)
+    kernel = kernel_of(storage, config, gated and splits == 1, transposed)
     columns = config.columns // 2 if gated and splits == 1 else config.columns
     parts = out.reshape(1, *out.shape) if splits == 1 else empty((splits, M, N), "float32", like=x)
     grid = math.ceil(M / config.rows), math.ceil(parts.shape[2] / columns), splits
-    block, shared = (config.threads,), shared_bytes(config, storage)
+    block, shared = (config.threads,), shared_bytes(storage, config, transposed)
     if splits == 1:
         args = (x, weight, bias, residual, number, span, parts)
         return (Launch(kernel, grid, block, args, shared),)

@@ -53,7 +53,7 @@ def test_a_kernel_that_is_not_swept_is_named():
 @pytest.mark.skipif(gpu_problem() is not None, reason=f"no GPU here: {gpu_problem()}")
 def test_a_limit_shows_in_what_the_compiler_made(monkeypatch):
     monkeypatch.setattr("llm_numba.bench.kernels._ROTATED_BYTES", 0)
-    monkeypatch.setattr(sweep, "REGISTER_LIMITS", (None, 32))
+    monkeypatch.setattr(sweep, "REGISTER_LIMITS", {"gemv": (None, 32)})
     (tunable,) = sweep.chosen_tunables(("gemv",))
     timer = sweep.GPUTimer(repeats=5, warmup=1, budget_seconds=0.01)
     found = list(sweep.sweep(tunable, (1, 256, 512), "float32", timer))
@@ -70,18 +70,20 @@ def test_occupancy_is_of_the_registers_that_were_given(monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "llm_numba.runtime.gpu", gpu)
     monkeypatch.setattr(sweep, "_capability", lambda: (9, 0))
     monkeypatch.setattr(sweep, "device_sets", lambda operands, device: [operands])
-    monkeypatch.setattr(sweep, "REGISTER_LIMITS", (None,))
+    monkeypatch.setattr(sweep, "REGISTER_LIMITS", {"toy": (None, 64, 96, 128)})
     timing = SimpleNamespace(seconds=[1e-6] * 5, warmup=1)
     timer = SimpleNamespace(time=lambda works, capture: timing)
-    config = SimpleNamespace(_asdict=lambda: {"threads": 512})
+    configs = [SimpleNamespace(_asdict=lambda n=n: {"threads": n, "rows": 1}) for n in (512, 256)]
     tunable = SimpleNamespace(
         name="toy",
         ladder=SimpleNamespace(axes="N", operands=lambda shape, dtype, seed: {"x": np.zeros(4)}),
-        candidates=lambda shape, dtype: (config,),
+        candidates=lambda shape, dtype: configs,
         plan=lambda config, x: (Launch(doubled, (1,), (512,), (x,)),),
     )
-    (found,) = sweep.sweep(tunable, (4,), "float32", timer)
+    found, *others = sweep.sweep(tunable, (4,), "float32", timer)
     assert found.name == "toy/threads 512/registers=own"
+    # The compiler wants 64: a limit of 96 does not hold it back, and no larger one is tried.
+    assert [each.shape["limit"] for each in others] == [64, 96, None, 64, 96]
     # 64 registers of 1024 threads fill an SM that has room for 2048.
     assert found.shape["occupancy"] == 0.5
     assert found.shape["limited_by"] == "registers"

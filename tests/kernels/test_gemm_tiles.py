@@ -3,6 +3,8 @@
 Bounds are those of test_gemm.py: K u times the magnitudes.
 """
 
+import inspect
+
 import numpy as np
 import pytest
 
@@ -11,11 +13,11 @@ from llm_numba.errors import KernelArgumentError
 from llm_numba.kernels.gemm import LADDER, TUNABLE, gemm
 from llm_numba.kernels.gemm_config import Config, candidates, rule, unsplit
 from llm_numba.kernels.gemm_half_sum import gemm_half_sum
-from llm_numba.kernels.gemm_pipelined import shared_bytes
-from llm_numba.kernels.gemm_plans import in_packets, plan_pipelined
+from llm_numba.kernels.gemm_plans import in_packets, plan_pipelined, shared_bytes
 from llm_numba.kernels.gemm_register_tile import gemm_register_tile
 from llm_numba.kernels.gemm_split_k import gemm_add_parts
-from llm_numba.runtime import empty, launch, launch_all, to_device, to_host
+from llm_numba.kernels.gemm_transposed import storing_rows
+from llm_numba.runtime import empty, kernel_view, launch, launch_all, to_device, to_host
 from llm_numba.runtime.limits import LIMITS
 from llm_numba.simulator import simulate
 
@@ -31,13 +33,13 @@ def numbers(*shape, dtype="float32"):
     return np.random.default_rng(list(shape)).normal(size=shape).astype(dtype)
 
 
-def run(config, x, weight, bias=None, *, activation=None, residual=None, banks=True):
+def run(config, x, weight, bias=None, *, activation=None, residual=None, transposed=True):
     """Run one cut in the simulator, and the sum of its parts."""
     out = np.full((len(x), len(weight) // (2 if activation == "silu_mul" else 1)), np.nan, x.dtype)
     given = [None if each is None else to_device(each, "sim") for each in (bias, residual)]
     on_device = [to_device(each, "sim") for each in (x, weight, out)]
-    options = {"bias": given[0], "activation": activation, "residual": given[1], "banks": banks}
-    launch_all(plan_pipelined(config, *on_device, **options))
+    options = {"bias": given[0], "activation": activation, "residual": given[1]}
+    launch_all(plan_pipelined(config, *on_device, transposed=transposed, **options))
     return np.asarray(on_device[2])
 
 
@@ -64,8 +66,8 @@ def test_parts_of_k_add_up_and_the_epilogue_follows(splits, activation):
 def test_an_output_has_the_same_bits_in_every_cut_that_leaves_k_whole():
     x, weight = numbers(20, 28), numbers(20, 28)
     once = run(SPECK, x, weight)
-    for banks in (True, False):
-        other = run(Config(32, 32, 32, 32, 2, 1), x, weight, banks=banks)
+    for transposed in (True, False):
+        other = run(Config(32, 32, 32, 32, 2, 1), x, weight, transposed=transposed)
         np.testing.assert_array_equal(other, once)
     # So a row's bits do not depend on the rows beside it.
     np.testing.assert_array_equal(run(SPECK, x[3:9], weight), once[3:9])
@@ -94,7 +96,7 @@ def test_every_cut_can_be_launched_and_the_rule_chooses_one_of_them(shape, dtype
         assert config.threads <= 1024
         assert config.splits == 1 or shape[2] // config.splits >= 256
         limit = min(each.block_shared_bytes for each in LIMITS.values())
-        assert shared_bytes(config, dtype) <= limit
+        assert shared_bytes(dtype, config) <= limit
 
 
 def test_a_large_product_takes_large_tiles_and_a_short_prompt_small_ones():
@@ -142,6 +144,57 @@ def test_wavefronts_and_sectors_for_1024_multiply_adds_are_those_of_the_table(st
     assert {each.max_bank_ways for each in quads} == {1}
     loads = [each for each in lines if each.worst_global and each.worst_global.kind == "load"]
     assert sum(each.global_sectors for each in loads) * 1024 == M * N * K * 2
+
+
+def _view(value):
+    return kernel_view(value) if isinstance(value, np.ndarray) else value
+
+
+@pytest.mark.parametrize(("dtype", "packets"), [("float32", 2), ("bfloat16", 1)])
+def test_transposed_tiles_meet_no_bank_twice_and_store_whole_sectors(dtype, packets):
+    config, K = Config(32, 32, 32, 32, packets, 1), 16
+    x, weight, out = LADDER.operands((32, 32, K), np.dtype(dtype), 0).values()
+    (plan,) = plan_pipelined(config, x, weight, out)
+    plan = plan._replace(args=tuple(_view(each) for each in plan.args))
+    lines = simulate(*plan).lines
+    # The rows of finished sums that pass through are not part of the loop.
+    source, first = inspect.getsourcelines(storing_rows)
+    tiles = [each for each in lines if each.worst_shared]
+    tiles = [each for each in tiles if each.line not in range(first, first + len(source))]
+    assert {each.worst_shared.kind for each in tiles} == {"load", "store"}
+    assert {each.max_bank_ways for each in tiles} == {1}
+    numbers_of_one_k = [each for each in tiles if each.worst_shared.size == 16]
+    # Of each k of the slabs, and of one slab more that nobody multiplies: 4 rows and 8 columns.
+    assert sum(each.shared_requests for each in numbers_of_one_k) == (K + 1) * 3
+    (store,) = [each for each in lines if each.worst_global and each.worst_global.kind == "store"]
+    assert store.global_sectors == store.ideal_sectors
+
+
+@pytest.mark.parametrize(("storage", "packets"), [("float32", 2), ("float16", 1)])
+@pytest.mark.parametrize("activation", ["gelu", "silu_mul"])
+def test_transposed_tiles_keep_to_the_edges(activation, storage, packets):
+    M, N, K = 35, 38, 40
+    x, weight, bias = (numbers(*each, dtype=storage) for each in [(M, K), (N, K), (N,)])
+    residual = numbers(M, N // 2 if activation == "silu_mul" else N, dtype=storage)
+    config = Config(32, 32, 32, 32, packets, 1)
+    y = run(config, x, weight, bias, activation=activation, residual=residual)
+    exact = (each.astype(float) for each in (x, weight, bias))
+    truth = reference.linear(*exact, activation=activation, residual=residual.astype(float))
+    magnitudes = np.abs(x).astype(float) @ np.abs(weight).astype(float).T + np.abs(bias)
+    # GELU has slopes up to 1.13; a gate's product errs by the errors of both, times the other.
+    bound = 1.13 * (K + 10) * U * (1 + magnitudes)
+    if activation == "silu_mul":
+        bound = 2 * bound[:, : N // 2] * (1 + magnitudes[:, N // 2 :])
+    half_eps = float(np.finfo(storage).eps) / 2
+    assert (np.abs(y - truth) <= bound + (U + half_eps) * np.abs(truth)).all()
+
+
+@pytest.mark.slow
+def test_no_order_of_threads_breaks_transposed_tiles():
+    x, weight, out = LADDER.operands((9, 9, 20), np.dtype(np.float32), 0).values()
+    (plan,) = plan_pipelined(Config(32, 32, 32, 32, 2, 1), x, weight, out)
+    simulate(*plan, schedule="random")
+    assert (np.abs(out - x @ weight.T) <= 21 * U * np.abs(x) @ np.abs(weight).T).all()
 
 
 # -- What not to do -----------------------------------------------------------------------------
