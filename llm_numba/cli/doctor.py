@@ -13,6 +13,8 @@ import typer
 from llm_numba.bench.environment import checkout
 from llm_numba.cli import probes
 from llm_numba.cli.console import notes, styled, tables
+from llm_numba.cli.memory import MemoryQuestion, answer
+from llm_numba.cli.options import takes_groups
 
 # A model's first step on a GPU compiles every kernel; MPI may look for a network.
 _TIMEOUT_S = 120.0
@@ -54,14 +56,20 @@ class Finding:
     facts: dict[str, Any] | None = None
 
 
+@takes_groups
 def doctor(
+    memory: MemoryQuestion,
     *,
-    as_json: Annotated[bool, typer.Option("--json", help="Write the findings as JSON.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Write what was found as JSON.")] = False,
 ) -> None:
     """Say what works here, and what to install for what does not.
 
-    Exit code 0 means that the CPU path works: the bundled model wrote a few tokens.
+    Exit code 0 means that the CPU path works: the bundled model wrote a few tokens. With --model,
+    say instead where the memory of an engine would go; exit code 2 means that it does not fit.
     """
+    if memory.model is not None:
+        answer(memory, as_json=as_json)
+        return
     findings = examine()
     if as_json:
         typer.echo(json.dumps([asdict(finding) for finding in findings], indent=1))

@@ -61,6 +61,17 @@ class ModelOptions:
         int | None,
         Option(help="Blocks of the KV cache; unset: as many as needed.", rich_help_panel=_MODEL),
     ] = None
+    gpu_memory_utilization: Annotated[
+        float | None,
+        Option(
+            help="Part of the GPU's memory to take at most; unset: 0.9 of what is free.",
+            rich_help_panel=_MODEL,
+        ),
+    ] = None
+    gpu_memory_gb: Annotated[
+        float | None,
+        Option(help="The same in GiB.", rich_help_panel=_MODEL),
+    ] = None
     max_model_len: Annotated[
         int | None,
         Option(help="Longest sequence; unset: the model's context.", rich_help_panel=_MODEL),
@@ -83,6 +94,8 @@ class ModelOptions:
                 dtype=self.dtype,
                 block_size=self.block_size,
                 num_blocks=self.num_blocks,
+                gpu_memory_utilization=self.gpu_memory_utilization,
+                gpu_memory_gb=self.gpu_memory_gb,
                 max_model_len=self.max_model_len,
                 progress=progress,
                 **more,

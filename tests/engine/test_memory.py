@@ -78,6 +78,15 @@ def test_a_step_is_never_larger_than_all_sequences_together():
     )
 
 
+def test_weights_and_cache_are_as_large_as_the_arithmetic_has_them(new_llm):
+    llm = new_llm(num_blocks=33, block_size=8)
+    model = llm._engine._runner.model
+    held = [model.embed_tokens, model.final_norm, model.cos, model.sin]
+    held += [array for layer in model.layers for array in vars(layer).values()]
+    assert llm.memory.needs.weights == sum(array.nbytes for array in held if array is not None)
+    assert llm.memory.kv_cache == llm._engine._kv_cache.num_bytes
+
+
 @pytest.fixture
 def live(monkeypatch):
     """Bytes that arrays of the simulator take: now, and at most so far."""
