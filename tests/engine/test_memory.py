@@ -5,7 +5,7 @@ import weakref
 import ml_dtypes
 import numpy as np
 import pytest
-from decoding import new_sequences, prefill, step_of
+from decoding import new_sequences, prefill
 
 from llm_numba import LLM
 from llm_numba.engine import memory
@@ -80,11 +80,11 @@ def test_a_step_is_never_larger_than_all_sequences_together():
 
 def test_weights_and_cache_are_as_large_as_the_arithmetic_has_them(new_llm):
     llm = new_llm(num_blocks=33, block_size=8)
-    model = llm._engine._runner.model
+    model = llm.engine.runner.model
     held = [model.embed_tokens, model.final_norm, model.cos, model.sin]
     held += [array for layer in model.layers for array in vars(layer).values()]
     assert llm.memory.needs.weights == sum(array.nbytes for array in held if array is not None)
-    assert llm.memory.kv_cache == llm._engine._kv_cache.num_bytes
+    assert llm.memory.kv_cache == llm.engine.runner.kv_cache.num_bytes
 
 
 @pytest.fixture
@@ -113,6 +113,6 @@ def test_no_step_holds_more_than_a_layers_widest_moment(tiny_checkpoint, live, s
     for prompt in ([1], list(range(64))):  # what is loaded at first use comes with the first
         (sequence,) = new_sequences(llm.engine.runner.kv_cache, prompt)
         live.update(now=0, most=0)
-        llm.engine.runner.submit(step_of([prefill(sequence.request)])).wait()
+        llm.engine.runner._logits([prefill(sequence.request)])
     predicted = layer_bytes(llm.config, llm.dtype, 64)
     assert 0.9 * predicted <= live["most"] <= predicted + 2048
