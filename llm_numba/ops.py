@@ -9,10 +9,12 @@ The kernels are imported when the first array of a device comes along: a program
 CPU never waits for Numba.
 """
 
+import contextlib
 import functools
 import importlib
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Iterator
+from contextvars import ContextVar
+from typing import Any, NamedTuple
 
 from llm_numba import reference
 from llm_numba.reference import (
@@ -29,6 +31,7 @@ from llm_numba.reference import (
 from llm_numba.runtime import is_device_array
 
 __all__ = [
+    "Call",
     "RopeScaling",
     "add",
     "add_layer_norm",
@@ -66,8 +69,54 @@ __all__ = [
     "softmax",
     "top_logprobs",
     "transpose",
+    "watch",
     "write_kv",
 ]
+
+
+class Call(NamedTuple):
+    """One operation, ready to run.
+
+    Attributes
+    ----------
+    name : str
+        As of this module, ``"linear"``.
+    twin : callable
+        The function that runs, of the reference or of the kernels.
+    args : tuple
+    kwargs : dict
+    """
+
+    name: str
+    twin: Callable[..., Any]
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+
+    def run(self) -> Any:
+        """Run it, and return its result."""
+        return self.twin(*self.args, **self.kwargs)
+
+
+_watcher: ContextVar[Callable[[Call], Any] | None] = ContextVar("watcher", default=None)
+
+
+@contextlib.contextmanager
+def watch(callback: Callable[[Call], Any]) -> Iterator[None]:
+    """Hand each operation to a function, which runs it and returns its result.
+
+    So a profile learns what a model does, and in what order. Holds for this thread (and
+    asynchronous task) alone.
+
+    Parameters
+    ----------
+    callback : callable
+        Takes a :class:`Call`.
+    """
+    token = _watcher.set(callback)
+    try:
+        yield
+    finally:
+        _watcher.reset(token)
 
 
 def _twins(on_host: Callable[..., Any], module: str) -> Callable[..., Any]:
@@ -84,6 +133,8 @@ def _twins(on_host: Callable[..., Any], module: str) -> Callable[..., Any]:
     @functools.wraps(on_host)
     def operation(first: Any, /, *args: Any, **kwargs: Any) -> Any:
         twin = on_device() if is_device_array(first) else on_host
+        if callback := _watcher.get():
+            return callback(Call(name, twin, (first, *args), kwargs))
         return twin(first, *args, **kwargs)
 
     operation.on_device = on_device

@@ -67,9 +67,21 @@ def render(examination: Examination, *, themed: bool) -> str:
         Whether colours are CSS variables on a transparent ground.
     """
     with style():
-        buffer = io.StringIO()
-        unnamed = dict.fromkeys(("Creator", "Date", "Format", "Type"))
-        figure(examination, card=not themed).savefig(buffer, format="svg", metadata=unnamed)
+        return svg_of(figure(examination, card=not themed), themed=themed)
+
+
+def svg_of(figure: Figure, *, themed: bool) -> str:
+    """Return a figure as an SVG element. To be called within :func:`style`.
+
+    Parameters
+    ----------
+    figure : Figure
+    themed : bool
+        As of :func:`render`.
+    """
+    buffer = io.StringIO()
+    unnamed = dict.fromkeys(("Creator", "Date", "Format", "Type"))
+    figure.savefig(buffer, format="svg", metadata=unnamed)
     svg = buffer.getvalue()
     svg = svg[svg.index("<svg") :]
     # Names that nothing refers to would clash where a page holds two pictures.

@@ -1,0 +1,237 @@
+"""Timing an engine's steps as its users get them: scheduling, launches, GPU and sampling together.
+
+Sequences that decode with a long context would first have to compute it. Nothing in a step's time
+depends on what keys and values are, so here the prompts are made known to the prefix cache without
+being computed: the blocks hold whatever they held. That leaves a few tokens of each prompt to the
+engine, and a context of 32,768 tokens is there at once.
+"""
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import numpy as np
+
+from llm_numba.engine import LLM, SamplingParams
+from llm_numba.engine.request import Request
+from llm_numba.errors import CacheError
+from llm_numba.kvcache import PagedKVCache
+
+Clock = Callable[[], float]
+
+_FEWEST_STEPS = 20
+
+
+@dataclass(frozen=True)
+class DecodePlan:
+    """How long a decode measurement is, so that its mean context is the one asked for.
+
+    Attributes
+    ----------
+    prompt_tokens : int
+        Of each sequence.
+    warmup, steps : int
+        Uncounted and counted steps, at most.
+    """
+
+    prompt_tokens: int
+    warmup: int
+    steps: int
+
+    @property
+    def final_tokens(self) -> int:
+        """Length of a sequence behind the last step."""
+        return self.prompt_tokens + 1 + self.warmup + self.steps
+
+    @classmethod
+    def around(
+        cls, context: int, warmup: int, steps: int, longest: int | None = None
+    ) -> "DecodePlan":
+        """Lay the counted steps around a context.
+
+        Parameters
+        ----------
+        context : int
+            Tokens of a sequence in the middle of the counted steps, at least 4.
+        warmup, steps : int
+            As many as are wanted; a short context, or one near the longest, has room for fewer.
+        longest : int, optional
+            The longest sequence that the engine takes.
+        """
+        if longest is not None:
+            steps = min(steps, 2 * (longest - context - 1))
+        steps = max(1, min(steps, context))
+        warmup = max(0, min(warmup, context - steps // 2 - 2))
+        return cls(context - steps // 2 - warmup - 1, warmup, steps)
+
+
+class EngineTimer:
+    """Runs requests of random tokens and times steps by the host's clock.
+
+    A prompt is never used twice, so no cache of earlier prompts can help.
+
+    Parameters
+    ----------
+    llm : LLM
+    seed : int
+        Of the prompts.
+    clock : callable
+        In seconds.
+    """
+
+    def __init__(self, llm: LLM, seed: int = 0, clock: Clock = time.perf_counter) -> None:
+        self.llm = llm
+        self._engine = llm.engine
+        self._rng = np.random.default_rng(seed)
+        self._clock = clock
+
+    @property
+    def kv_cache(self) -> PagedKVCache:
+        """The engine's."""
+        return self._engine.runner.kv_cache
+
+    def fits(self, batch: int, plan: DecodePlan) -> bool:
+        """Whether the cache and the context hold a measurement.
+
+        Parameters
+        ----------
+        batch : int
+        plan : DecodePlan
+        """
+        blocks = batch * self.kv_cache.blocks_for(plan.final_tokens)
+        room = self.kv_cache.allocator.num_blocks
+        return blocks <= room and plan.final_tokens <= self.llm.max_model_len
+
+    def decode(self, batch: int, plan: DecodePlan, budget_seconds: float = 60.0) -> list[float]:
+        """Time steps in which each sequence gets one token.
+
+        Parameters
+        ----------
+        batch : int
+            Sequences that decode together.
+        plan : DecodePlan
+        budget_seconds : float
+            The counted steps end after so long, but 20 of them are made at least.
+
+        Returns
+        -------
+        list of float
+            Seconds, one a counted step.
+
+        Raises
+        ------
+        CacheError
+            If they do not fit into the cache together.
+        """
+        if not self.fits(batch, plan):
+            raise CacheError(
+                f"{batch} sequences of {plan.final_tokens} tokens do not fit into the KV cache.",
+                "Lower batch or context, or give the cache more blocks.",
+            )
+        prompts = [self.prompt(plan.prompt_tokens) for _ in range(batch)]
+        make_known(self.kv_cache, prompts)
+        params = exactly(1 + plan.warmup + plan.steps)
+        with self.running(prompts, [params] * batch) as requests:
+            while any(not request.metrics.num_generated_tokens for request in requests):
+                self._step(requests)
+            # A warm-up that compiles, or captures graphs, is not stopped half-way by the budget.
+            for _ in range(plan.warmup):
+                self._step(requests)
+            seconds: list[float] = []
+            while len(seconds) < plan.steps and (
+                len(seconds) < _FEWEST_STEPS or sum(seconds) < budget_seconds
+            ):
+                begin = self._clock()
+                self._step(requests)
+                seconds.append(self._clock() - begin)
+            return seconds
+
+    def first_token(self, prompt_tokens: int) -> float:
+        """Time from a prompt to its first token.
+
+        Parameters
+        ----------
+        prompt_tokens : int
+
+        Returns
+        -------
+        float
+            Seconds.
+        """
+        prompt = self.prompt(prompt_tokens)
+        begin = self._clock()
+        self.llm.generate([prompt], exactly(1))
+        return self._clock() - begin
+
+    @contextmanager
+    def running(
+        self, prompts: list[list[int]], params: list[SamplingParams]
+    ) -> Iterator[list[Request]]:
+        """Queue requests; whatever is left of them in the end is ended.
+
+        Parameters
+        ----------
+        prompts : list of list of int
+        params : list of SamplingParams
+
+        Yields
+        ------
+        list of Request
+        """
+        requests = [
+            self._engine.new_request(None, prompt, each)
+            for prompt, each in zip(prompts, params, strict=True)
+        ]
+        try:
+            for request in requests:
+                self._engine.add(request)
+            yield requests
+        finally:
+            for request in requests:
+                if request.sequences and not request.finished:
+                    self._engine.abort(request)
+
+    def prompt(self, num_tokens: int) -> list[int]:
+        """Return random tokens.
+
+        Parameters
+        ----------
+        num_tokens : int
+        """
+        return self._rng.integers(self.llm.config.vocab_size, size=num_tokens).tolist()
+
+    def _step(self, requests: list[Request]) -> None:
+        self._engine.step()
+        for request in requests:
+            request.chunks.clear()
+
+
+def make_known(kv_cache: PagedKVCache, prompts: list[list[int]]) -> None:
+    """Let the prefix cache find prompts that nobody computed.
+
+    Parameters
+    ----------
+    kv_cache : PagedKVCache
+        With free blocks for all of them. Without a prefix cache nothing happens, and whoever runs
+        the prompts computes them.
+    prompts : list of list of int
+    """
+    tables = [kv_cache.new_table() for _ in prompts]
+    try:
+        for table, prompt in zip(tables, prompts, strict=True):
+            table.append_slots(len(prompt))
+            table.register(prompt)
+    finally:
+        for table in tables:
+            table.free()
+
+
+def exactly(num_tokens: int) -> SamplingParams:
+    """Return parameters of a greedy answer that has so many tokens, whatever they are.
+
+    Parameters
+    ----------
+    num_tokens : int
+    """
+    return SamplingParams(max_tokens=num_tokens, temperature=0.0, ignore_eos=True)
