@@ -1,4 +1,4 @@
-"""When each kernel began and ended on the GPU, as the GPU itself noted it: CUPTI's activity records.
+"""When each kernel began and ended on the GPU, as it noted itself: CUPTI's activity records.
 
 Events around a launch time the launch too, and inside a CUDA graph there is nowhere to put them.
 CUPTI, the library beneath NVIDIA's own profilers, has the GPU write down the begin and the end of

@@ -39,7 +39,9 @@ def draw(profile: Profile, bytes_per_second: float, *, themed: bool = False) -> 
         svg = svg_of(_figure(profile, bytes_per_second, card=not themed), themed=themed)
     head, body = svg.split(">", 1)
     label = escape(describe(profile, bytes_per_second))
-    return f'{head} role="img" aria-label="{label}"><title>{escape(title_of(profile))}</title>{body}'
+    return (
+        f'{head} role="img" aria-label="{label}"><title>{escape(title_of(profile))}</title>{body}'
+    )
 
 
 def title_of(profile: Profile) -> str:
@@ -78,7 +80,7 @@ def duration(seconds: float) -> str:
 def _figure(profile: Profile, bytes_per_second: float, *, card: bool) -> Figure:
     rows = rows_of(profile)
     below = _EDGE + _BAND + _AXIS
-    height = below + _EDGE + _ROW * len(rows) + _AXIS
+    height = below + _ROW * len(rows) + _AXIS
     figure = Figure((_WIDTH, height), facecolor="white" if card else "none")
 
     def axes(x: float, y: float, width: float, tall: float) -> Axes:
@@ -87,13 +89,15 @@ def _figure(profile: Profile, bytes_per_second: float, *, card: bool) -> Figure:
             (x / _WIDTH, 1 - (y + tall) / height, width / _WIDTH, tall / height)
         )  # fmt: skip
 
-    figure.text(0.1 / _WIDTH, 1 - 0.2 / height, title_of(profile), size=11, weight="bold", va="center")
+    figure.text(
+        0.1 / _WIDTH, 1 - 0.2 / height, title_of(profile), size=11, weight="bold", va="center"
+    )
     _draw_parts(axes(0.1, _EDGE, _WIDTH - 0.2, _BAND), profile.parts(bytes_per_second))
     half = (_WIDTH - _LABELS - _GAP - _FIGURES) / 2
     tall = _ROW * len(rows)
-    layer = axes(_LABELS, below + _EDGE, half, tall)
+    layer = axes(_LABELS, below, half, tall)
     _draw_layer(layer, profile, [row.label for row in rows])
-    totals = axes(_LABELS + half + _GAP, below + _EDGE, half, tall)
+    totals = axes(_LABELS + half + _GAP, below, half, tall)
     _draw_totals(totals, rows, bytes_per_second)
     for each in (layer, totals):
         each.set(ylim=(len(rows) - 0.5, -0.5))
@@ -151,5 +155,3 @@ def _draw_totals(axes: Axes, rows: list[Row], bytes_per_second: float) -> None:
     axes.set(xlim=(0, max(row.seconds for row in rows)), xticks=[], yticks=[])
     axes.set_xlabel("all layers: time, of it at the copy's speed, %", color=DIM)
     axes.spines["bottom"].set_visible(False)
-
-

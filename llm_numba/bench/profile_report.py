@@ -127,7 +127,7 @@ def from_json(entry: dict[str, Any]) -> Profile:
 
 
 def chrome_trace(profiles: list[Profile]) -> dict[str, Any]:
-    """Return profiles in Chrome's trace format, a process each, with lanes of operations and kernels.
+    """Return profiles in Chrome's trace format: a process each, lanes of operations and kernels.
 
     Parameters
     ----------

@@ -8,7 +8,7 @@ cache, or neither, which is an activation.
 
 import inspect
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, is_dataclass
 from typing import Any
 
 import numpy as np
@@ -97,9 +97,7 @@ class Landmarks:
     def __init__(self, model: Decoder, kv_cache: PagedKVCache) -> None:
         self._weights = [(*_span(array), *name) for array, *name in _weights_of(model)]
         self._layer_of_kv = {
-            _span(array)[0]: number
-            for number, pair in enumerate(kv_cache.layers)
-            for array in pair
+            _span(array)[0]: number for number, pair in enumerate(kv_cache.layers) for array in pair
         }
 
     def kv_layer(self, array: Array) -> int | None:
@@ -122,15 +120,20 @@ class Landmarks:
         ]
 
 
-def _weights_of(model: Decoder) -> Iterator[tuple[Array, str, int | None]]:
-    for name, value in vars(model).items():
+def _weights_of(
+    holder: object, name: str = "", layer: int | None = None
+) -> Iterator[tuple[Array, str, int | None]]:
+    """Walk through a model's weights: held by name, in layers, in pairs with biases."""
+    for part, value in vars(holder).items():
+        # A matrix and its bias share the name of the pair.
+        full = name if part in ("weight", "bias") and name else part
         if kind_of(value):
-            yield value, name, None
+            yield value, full, layer
         elif isinstance(value, list):
-            for number, layer in enumerate(value):
-                for part, array in vars(layer).items():
-                    if kind_of(array):
-                        yield array, part, number
+            for number, each in enumerate(value):
+                yield from _weights_of(each, full, number)
+        elif is_dataclass(value):
+            yield from _weights_of(value, full, layer)
 
 
 def _span(array: Array) -> tuple[int, int]:
@@ -210,6 +213,39 @@ def flops_of(call: Call, shape: StepShape) -> int:
         # Scores and the sum of values: a multiplication and an addition for each element.
         return 4 * H * D * shape.pairs(_argument(call, "window"))
     return 0
+
+
+def weight_bytes(model: Decoder) -> int:
+    """Return the bytes of all weights, tied ones once.
+
+    Parameters
+    ----------
+    model : Decoder
+    """
+    return sum(array.nbytes for array in _distinct(each for each, *_ in _weights_of(model)))
+
+
+def step_traffic(model: Decoder, kv_cache: PagedKVCache, shape: StepShape) -> Traffic:
+    """Return the fewest bytes of weights, keys and values that a whole step moves.
+
+    Parameters
+    ----------
+    model : Decoder
+    kv_cache : PagedKVCache
+    shape : StepShape
+    """
+    tables = [each for each in vars(model).values() if kind_of(each) and each.ndim == 2]
+    weights = 0
+    for array in _distinct(array for array, *_ in _weights_of(model)):
+        # Outside the layers a matrix is looked up by rows, if it is not the LM head.
+        by_rows = array is not model.lm_head and any(array is each for each in tables)
+        rows = min(shape.num_tokens, len(array)) if by_rows else len(array)
+        weights += array.nbytes // len(array) * rows
+    kv = 0
+    for (keys, _), window in zip(kv_cache.layers, model.config.windows, strict=True):
+        token = 2 * keys.nbytes // (keys.shape[0] * keys.shape[1])
+        kv += token * (shape.seen(window) + shape.num_tokens)
+    return Traffic(weights, kv)
 
 
 def _argument(call: Call, name: str) -> Any:

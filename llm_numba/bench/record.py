@@ -118,23 +118,25 @@ def provenance(
     }
 
 
-def default_path(benchmark: str, device: str) -> Path:
+def default_path(benchmark: str, *parts: str) -> Path:
     """Return where a benchmark's record goes: one file per benchmark and device.
 
     Parameters
     ----------
-    benchmark, device : str
-        Both end up in the file's name, the device as lower-case words.
+    benchmark, *parts : str
+        The device, and more where there is a record for each: a model. All end up in the file's
+        name, as lower-case words.
 
     Returns
     -------
     Path
         In ``docs/results`` of the checkout, or in the current directory of an installed package.
     """
-    words = re.findall(r"[a-z0-9.]+", re.sub(r"\((r|tm)\)", "", device.lower()))
+    names = [re.sub(r"\((r|tm)\)", "", part.lower()) for part in parts]
+    words = ["-".join(re.findall(r"[a-z0-9.]+", name)) for name in names]
     root = checkout()
     directory = root / "docs" / "results" if root else Path()
-    return directory / f"{benchmark}_{'-'.join(words)}.json"
+    return directory / f"{'_'.join([benchmark, *words])}.json"
 
 
 def write_record(path: Path, record: dict[str, Any]) -> None:

@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from llm_numba.cli.bench_engine import engine
 from llm_numba.cli.bench_gpu import counters, gpu_tests, kernels, sanitizer, start, sweep
 from llm_numba.cli.bench_resources import resources
 from llm_numba.cli.bench_tables import collect, finish, show
@@ -87,6 +88,7 @@ def simulator(
 
 
 bench.command()(counters)
+bench.command()(engine)
 bench.command("gpu-tests")(gpu_tests)
 bench.command()(kernels)
 bench.command()(resources)

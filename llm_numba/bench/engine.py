@@ -1,0 +1,236 @@
+"""``llm-numba bench engine``: what an engine's users get, by the method that is usual.
+
+Decoding: after 100 steps that do not count, the next 500 are timed one by one, from call to
+return, by the host's clock. Mean, median and 99th percentile are kept; throughput is the batch
+over the mean. What a step must read (weights once, keys and values of each sequence once), over
+its time, stands beside what a copy reaches in the same run.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+
+from llm_numba.bench.bandwidth import weight_bandwidth
+from llm_numba.bench.engine_peers import peer_results
+from llm_numba.bench.engine_serving import serve
+from llm_numba.bench.engine_steps import DecodePlan, EngineTimer
+from llm_numba.bench.profile_traffic import StepShape, step_traffic, weight_bytes
+from llm_numba.bench.record import Result
+from llm_numba.bench.timing import Statistic, summarize
+from llm_numba.engine import LLM
+from llm_numba.errors import LLMNumbaError
+from llm_numba.runtime import available_gpu_memory, resolve_device
+
+PARTS = ("peers", "decode", "prefill", "serving")
+
+# What an H100 should reach: milliseconds a step, by model, batch and context.
+_AT_MOST_MS = {
+    ("random:llama-3.2-1b", 1, 512): 1.2,
+    ("random:llama-3-8b", 1, 512): 5.9,
+}
+# And the share of the copy.
+_AT_LEAST_PERCENT = {("random:llama-3-8b", 8, 512): 80.0}
+
+
+@dataclass(frozen=True)
+class EngineSettings:
+    """What to run.
+
+    Attributes
+    ----------
+    model, device, dtype
+        As of :class:`~llm_numba.LLM`.
+    parts : tuple of str
+        Of :data:`PARTS`.
+    batches, contexts : tuple of int
+        All batches are measured at `context`, all contexts at batch 1 and at `batch`.
+    context, batch : int
+        The classic table's.
+    warmup, steps : int
+        Uncounted and counted steps of each.
+    point_seconds : float
+        Counted steps of one measurement end after so long, but 20 are made at least.
+    prompts : tuple of int
+        Lengths of the prompts whose first token is timed.
+    requests : int
+        Of the serving run.
+    lengths : tuple of (int, int)
+        Least and greatest length of its prompts, and of its answers.
+    seed : int
+        Of prompts and lengths.
+    """
+
+    model: str
+    device: str = "cuda"
+    dtype: str | None = None
+    parts: tuple[str, ...] = PARTS
+    batches: tuple[int, ...] = (1, 2, 4, 8, 16, 32, 64, 128, 256)
+    contexts: tuple[int, ...] = (128, 512, 2048, 8192, 32768)
+    context: int = 512
+    batch: int = 32
+    warmup: int = 100
+    steps: int = 500
+    point_seconds: float = 4.0
+    prompts: tuple[int, ...] = (128, 512, 2048)
+    requests: int = 256
+    lengths: tuple[int, int] = (100, 1024)
+    seed: int = 0
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the settings as a JSON object."""
+        return asdict(self)
+
+    @property
+    def points(self) -> list[tuple[int, int]]:
+        """Batch and context of each decode measurement, each once."""
+        along_batches = [(batch, self.context) for batch in self.batches]
+        along_contexts = [(b, each) for b in (1, self.batch) for each in self.contexts]
+        return list(dict.fromkeys([*along_batches, *along_contexts]))
+
+
+def measure(settings: EngineSettings) -> Iterator[Result]:
+    """Run the benchmark.
+
+    Parameters
+    ----------
+    settings : EngineSettings
+
+    Yields
+    ------
+    Result
+        As soon as it is measured. A decode point that does not fit into the cache is left out.
+
+    Raises
+    ------
+    LLMNumbaError
+        If a part is unknown, or the model cannot be had or run.
+    """
+    if unknown := set(settings.parts) - set(PARTS):
+        raise LLMNumbaError(
+            f"There is no part {min(unknown)!r}.", f"Choose from: {', '.join(PARTS)}."
+        )
+    device = resolve_device(settings.device)
+    speeds = _memory_speed(device)
+    yield Result("memory_speed", _CEILINGS[device], summarize(speeds, "GB/s"))
+    # Before our own model, which leaves no memory to others.
+    if "peers" in settings.parts and device == "cuda":
+        yield from peer_results(settings.model, settings.context, settings.steps)
+    before = _gpu_memory(device)
+    llm = LLM(
+        settings.model,
+        device=settings.device,
+        dtype=settings.dtype,
+        max_num_seqs=max(settings.batch, *settings.batches),
+    )
+    yield from _footprint(llm, before)
+    timer = EngineTimer(llm, settings.seed)
+    if "decode" in settings.parts:
+        yield from _decode(timer, settings, float(np.median(speeds)))
+    if "prefill" in settings.parts:
+        yield from _prefill(timer, settings)
+    if "serving" in settings.parts:
+        yield from serve(timer, settings.requests, settings.lengths, settings.seed)
+
+
+_CEILINGS = {
+    "cuda": "device-to-device copy, read and written",
+    "cpu": "reading a matrix, in a product with a vector",
+    "sim": "reading a matrix, in a product with a vector",
+}
+
+
+def _memory_speed(device: str) -> list[float]:
+    if device != "cuda":
+        return weight_bandwidth(200, 5, 2)
+    import cupy
+
+    from llm_numba.bench.gpu_timing import GPUTimer, copy_bandwidth
+
+    speeds = [speed / 1e9 for speed in copy_bandwidth(GPUTimer())]
+    cupy.get_default_memory_pool().free_all_blocks()
+    return speeds
+
+
+def _gpu_memory(device: str) -> int:
+    return available_gpu_memory() if device == "cuda" else 0
+
+
+def _footprint(llm: LLM, before: int) -> Iterator[Result]:
+    """Tell what the model and its cache take."""
+    model, kv_cache = llm.engine.runner.model, llm.engine.runner.kv_cache
+    arrays = {
+        "weights": weight_bytes(model),
+        "kv": sum(array.nbytes for pair in kv_cache.layers for array in pair),
+    }
+    for name, size in arrays.items():
+        yield Result(f"memory/{name}", f"memory of the {name}", _exactly(size / 1e9, "GB"))
+    if llm.device == "cuda":
+        taken = before - available_gpu_memory()
+        yield Result("memory/all", "GPU memory taken in all", _exactly(taken / 1e9, "GB"))
+
+
+def _decode(timer: EngineTimer, settings: EngineSettings, speed: float) -> Iterator[Result]:
+    runner = timer.llm.engine.runner
+    for batch, context in settings.points:
+        longest = timer.llm.max_model_len
+        if context + 2 > longest:
+            continue
+        plan = DecodePlan.around(context, settings.warmup, settings.steps, longest)
+        if not timer.fits(batch, plan):
+            continue
+        seconds = timer.decode(batch, plan, settings.point_seconds)
+        mean = float(np.mean(seconds))
+        moved = step_traffic(runner.model, runner.kv_cache, StepShape(batch, 1, context))
+        share = 100 * moved.total / mean / (1e9 * speed)
+        key = (settings.model, batch, context)
+        shape = {
+            "batch": batch,
+            "context": context,
+            "mean_ms": 1e3 * mean,
+            "p99_ms": 1e3 * float(np.quantile(seconds, 0.99)),
+            "tokens_per_second": batch / mean,
+            "weight_bytes": moved.weights,
+            "kv_bytes": moved.kv,
+        }
+        yield Result(
+            f"decode/batch={batch}/context={context}",
+            f"a decode step, batch {batch}, context {context}",
+            summarize([1e3 * each for each in seconds], "ms", warmup=plan.warmup),
+            shape,
+            at_most=_AT_MOST_MS.get(key),
+        )
+        yield Result(
+            f"transfer/batch={batch}/context={context}",
+            "bytes it must read, of what the copy moves in that time",
+            _exactly(share, "%"),
+            {"batch": batch, "context": context},
+            at_least=_AT_LEAST_PERCENT.get(key),
+        )
+
+
+def _prefill(timer: EngineTimer, settings: EngineSettings) -> Iterator[Result]:
+    for tokens in settings.prompts:
+        if tokens >= timer.llm.max_model_len:
+            continue
+        timer.first_token(tokens)  # compiles
+        seconds = _within(lambda tokens=tokens: timer.first_token(tokens), settings.point_seconds)
+        yield Result(
+            f"first_token/tokens={tokens}",
+            f"from a prompt of {tokens} tokens to the first of the answer",
+            summarize([1e3 * each for each in seconds], "ms", warmup=1),
+            {"tokens": tokens, "tokens_per_second": tokens / float(np.median(seconds))},
+        )
+
+
+def _within(work: Callable[[], float], budget_seconds: float) -> list[float]:
+    """Repeat what times itself, 3 to 20 times."""
+    seconds = [work() for _ in range(3)]
+    while len(seconds) < 20 and sum(seconds) < budget_seconds:
+        seconds.append(work())
+    return seconds
+
+
+def _exactly(value: float, unit: str) -> Statistic:
+    return Statistic(unit, value, value, value, n=1, warmup=0)
