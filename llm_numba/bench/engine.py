@@ -45,7 +45,7 @@ class EngineSettings:
     parts : tuple of str
         Of :data:`PARTS`.
     batches, contexts : tuple of int
-        All batches are measured at `context`, all contexts at batch 1 and at `batch`.
+        All batches are measured at `context`, all contexts at the least batch and at `batch`.
     context, batch : int
         The classic table's.
     warmup, steps : int
@@ -86,7 +86,8 @@ class EngineSettings:
     def points(self) -> list[tuple[int, int]]:
         """Batch and context of each decode measurement, each once."""
         along_batches = [(batch, self.context) for batch in self.batches]
-        along_contexts = [(b, each) for b in (1, self.batch) for each in self.contexts]
+        long = [min(self.batches), *(b for b in self.batches if b == self.batch)]
+        along_contexts = [(batch, context) for batch in long for context in self.contexts]
         return list(dict.fromkeys([*along_batches, *along_contexts]))
 
 
@@ -122,7 +123,7 @@ def measure(settings: EngineSettings) -> Iterator[Result]:
         settings.model,
         device=settings.device,
         dtype=settings.dtype,
-        max_num_seqs=max(settings.batch, *settings.batches),
+        max_num_seqs=max(settings.batches),
     )
     yield from _footprint(llm, before)
     timer = EngineTimer(llm, settings.seed)

@@ -4,9 +4,11 @@ The step is the model's own: its forward pass, the logits and the choice of the 
 :func:`llm_numba.ops.watch` tells which operations it consists of,
 :func:`llm_numba.runtime.intercept` which launches these are, and the shapes of the operands how
 many bytes each must move. On a GPU the launches run as one CUDA graph. Its time is taken when
-nobody watches; the kernels' own times come from CUPTI in further replays (:mod:`.cupti`). What is
-left of the one after the others are gaps between kernels: launches, and SMs that have run out of
-blocks. On a CPU each operation is timed by the wall clock, and the gaps are Python.
+nobody watches; the kernels' own times come from CUPTI in further replays (:mod:`.cupti`). By its
+records the next kernel begins as soon as one ends, within a tenth of a microsecond; but that begin
+is where the GPU takes up the launch. A kernel that does nothing takes a microsecond too, and this
+price of a launch is measured and told apart. On a CPU each operation is timed by the wall clock,
+and what is between them is Python.
 """
 
 import time
@@ -16,6 +18,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from numba import cuda
 
 from llm_numba import ops
 from llm_numba.bench.profile_traffic import (
@@ -29,7 +32,9 @@ from llm_numba.bench.profile_traffic import (
 from llm_numba.errors import DeviceError
 from llm_numba.kvcache import PagedKVCache
 from llm_numba.models import Decoder, ForwardBatch
-from llm_numba.runtime import Launch, capture, intercept, launch_all, upload
+from llm_numba.runtime import Graph, Launch, capture, intercept, launch_all, upload, zeros
+
+_LAUNCHES = 200  # in the graph that tells what a launch takes
 
 Span = tuple[float, float]  # begin and end in seconds, from the begin of the step
 
@@ -86,6 +91,8 @@ class Profile:
         In the order in which they ran.
     seconds : float
         Of the whole step while nobody watched: the median of some runs.
+    launch_seconds : float
+        Of a kernel that does nothing, in a graph of such; 0 on a CPU.
     engine_seconds : float or None
         Of a step of the engine, with all that the host does about it; None if not measured.
     """
@@ -94,6 +101,7 @@ class Profile:
     shape: StepShape
     operations: list[Operation]
     seconds: float
+    launch_seconds: float = 0.0
     engine_seconds: float | None = None
 
     @property
@@ -117,16 +125,19 @@ class Profile:
         Returns
         -------
         dict of str to float
-            Seconds: what reading the weights and the keys and values takes at that speed, what the
-            kernels take beyond it, the gaps between them, and what the host adds to it, if that was
-            measured. A negative figure is one that others hide.
+            Seconds: what reading the weights and the keys and values takes at that speed, what
+            launching as many kernels takes that do nothing, what the kernels take beyond that, the
+            gaps between them, and what the host adds to it, if that was measured. A negative
+            figure is one that others hide.
         """
         moved = self.traffic
-        weights, kv = moved.weights / bytes_per_second, moved.kv / bytes_per_second
-        parts = {
-            "weights": weights,
-            "kv": kv,
-            "rest of the kernels": self.kernel_seconds - weights - kv,
+        known = {
+            "weights": moved.weights / bytes_per_second,
+            "kv": moved.kv / bytes_per_second,
+            "launches": self.launch_seconds * sum(len(each.kernels) for each in self.operations),
+        }
+        parts = known | {
+            "rest of the kernels": self.kernel_seconds - sum(known.values()),
             "gaps": self.seconds - self.kernel_seconds,
         }
         if self.engine_seconds is not None:
@@ -217,6 +228,11 @@ def prepared_batch(
             table.free()
 
 
+@cuda.jit
+def do_nothing(x):
+    """Start and end."""
+
+
 class GPUClock:
     """Times a step's launches on a GPU, as one CUDA graph.
 
@@ -226,6 +242,11 @@ class GPUClock:
         Replays that nobody watches.
     watched : int
         Replays that CUPTI watches.
+
+    Attributes
+    ----------
+    launch_seconds : float
+        Of a kernel that does nothing, in a graph of such.
     """
 
     def __init__(self, repeats: int = 30, watched: int = 5) -> None:
@@ -233,6 +254,9 @@ class GPUClock:
 
         self._repeats, self._watched = repeats, watched
         self._cupti = cupti()
+        nothing = Launch(do_nothing, (1,), (32,), (zeros(1, np.float32, "cuda"),))
+        launch_all([nothing])  # compiles
+        self.launch_seconds = self._unwatched([nothing] * _LAUNCHES)[1] / _LAUNCHES
 
     def time(self, launches: Sequence[Launch]) -> tuple[float, list[Span]]:
         """Run launches, all of whose kernels are compiled.
@@ -248,11 +272,9 @@ class GPUClock:
         spans : list of (float, float)
             Of the launches, in order, from a replay of median length.
         """
-        from llm_numba.bench.gpu_timing import CudaEvents, GPUTimer
+        from llm_numba.bench.gpu_timing import CudaEvents
 
-        graph = capture(lambda: launch_all(launches))
-        timer = GPUTimer(self._repeats, budget_seconds=2.0)
-        whole = timer.time([graph.launch]).median
+        graph, whole = self._unwatched(launches)
 
         def watched() -> None:
             for _ in range(self._watched):
@@ -272,6 +294,13 @@ class GPUClock:
         start = typical[0].begin
         return whole, [(1e-9 * (run.begin - start), 1e-9 * (run.end - start)) for run in typical]
 
+    def _unwatched(self, launches: Sequence[Launch]) -> tuple[Graph, float]:
+        from llm_numba.bench.gpu_timing import GPUTimer
+
+        graph = capture(lambda: launch_all(launches))
+        timer = GPUTimer(self._repeats, budget_seconds=2.0)
+        return graph, timer.time([graph.launch]).median
+
 
 class WallClock:
     """Times a step on a CPU, operation by operation.
@@ -281,6 +310,8 @@ class WallClock:
     repeats : int
         Runs, of which one of median length is shown.
     """
+
+    launch_seconds = 0.0
 
     def __init__(self, repeats: int = 9) -> None:
         self._repeats = repeats
@@ -350,7 +381,7 @@ def profile_step(
             for each, when in zip(recorded, spans, strict=True)
         ]
     phase = "decode" if shape.new_tokens == 1 else "prefill"
-    return Profile(phase, shape, operations, seconds)
+    return Profile(phase, shape, operations, seconds, clock.launch_seconds)
 
 
 def _operation(

@@ -12,7 +12,7 @@ from llm_numba.microscope.drawing import BAD, DIM, GOOD, LINE, TEXT, style, svg_
 # Lengths in inches.
 _WIDTH, _ROW, _EDGE, _AXIS, _BAND = 7.6, 0.27, 0.42, 0.5, 0.34
 _LABELS, _GAP, _FIGURES = 1.75, 0.3, 1.25
-_SHADES = (1.0, 0.65, 0.5, 0.3, 0.15)  # of the parts of a step
+_SHADES = (1.0, 0.65, 0.9, 0.65, 0.4, 0.2)  # of the parts of a step
 
 
 def draw(profile: Profile, bytes_per_second: float, *, themed: bool = False) -> str:

@@ -86,6 +86,7 @@ def to_json(profile: Profile, bytes_per_second: float) -> dict[str, Any]:
         "phase": profile.phase,
         "shape": vars(profile.shape),
         "seconds": profile.seconds,
+        "launch_seconds": profile.launch_seconds,
         "engine_seconds": profile.engine_seconds,
         "parts": profile.parts(bytes_per_second),
         "operations": [
@@ -122,8 +123,14 @@ def from_json(entry: dict[str, Any]) -> Profile:
         )
         for each in entry["operations"]
     ]
-    shape = StepShape(**entry["shape"])
-    return Profile(entry["phase"], shape, operations, entry["seconds"], entry["engine_seconds"])
+    return Profile(
+        entry["phase"],
+        StepShape(**entry["shape"]),
+        operations,
+        entry["seconds"],
+        entry["launch_seconds"],
+        entry["engine_seconds"],
+    )
 
 
 def chrome_trace(profiles: list[Profile]) -> dict[str, Any]:

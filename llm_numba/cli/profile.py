@@ -132,30 +132,30 @@ def _print(profile: "Profile", speed: float) -> None:
     from llm_numba.bench.profile_report import rows_of
 
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
-    for heading in ("Operation", "Kernels"):
-        table.add_column(heading)
-    for heading in ("Calls", "Each", "All", "Share", "MB each", "GB/s", "Of the copy", "TFLOP/s"):
+    table.add_column("Operation", no_wrap=True)
+    for heading in ("n", "Each", "All", "Share", "MB", "Copy", "TFLOP/s"):
         table.add_column(heading, justify="right", no_wrap=True)
     whole = profile.engine_seconds or profile.seconds
-    for row in rows_of(profile):
-        rate = row.bytes_per_second
+    rows = rows_of(profile)
+    for row in rows:
         table.add_row(
             row.label,
-            ", ".join(row.kernels),
             str(row.count),
             duration(row.seconds / row.count),
             duration(row.seconds),
             f"{100 * row.seconds / whole:.1f} %",
             f"{row.traffic.total / row.count / 1e6:.3g}",
-            f"{rate / 1e9:,.0f}",
-            f"{100 * rate / speed:.0f} %",
-            f"{row.flops_per_second / 1e12:.2f}" if row.flops else "",
+            f"{100 * row.bytes_per_second / speed:.0f} %",
+            f"{row.flops_per_second / 1e12:.2g}" if row.flops else "",
         )
     console = tables()
     console.print(styled(f"{title_of(profile)}: {duration(whole)}", "bold"))
     console.print(table)
+    for row in rows:
+        if row.kernels:
+            console.print(styled(f"{row.label}: {', '.join(row.kernels)}", "dim"))
     parts = profile.parts(speed)
     shares = (
         f"{name} {duration(part)} ({100 * part / whole:.1f} %)" for name, part in parts.items()
     )
-    console.print(styled(", ".join(shares) + f"; the copy: {speed / 1e9:,.0f} GB/s\n", "dim"))
+    console.print(styled(f"\n{', '.join(shares)}; the copy: {speed / 1e9:,.0f} GB/s\n"))
