@@ -107,7 +107,8 @@ class Cupti:
         record = ctypes.c_void_p()
         following = self._library.cuptiActivityGetNextRecord
         while not following(ctypes.c_void_p(buffer), ctypes.c_size_t(valid), ctypes.byref(record)):
-            self._runs.append(_read(record.value))
+            if ctypes.c_uint32.from_address(record.value).value == _CONCURRENT_KERNEL:
+                self._runs.append(_read(record.value))
         del self._buffers[buffer]
 
 
