@@ -1,6 +1,7 @@
 """``llm-numba profile``: where the time of one step goes, operation by operation.
 
-The step is the model's own: its forward pass, the logits and the choice of the likeliest token.
+The step is what the engine's graphs are made of: the forward pass, the logits and the choice of the
+next token.
 :func:`llm_numba.ops.watch` tells which operations it consists of,
 :func:`llm_numba.runtime.intercept` which launches these are, and the shapes of the operands how
 many bytes each must move. On a GPU the launches run as one CUDA graph. Its time is taken when
@@ -11,16 +12,10 @@ price of a launch is measured and told apart. On a CPU each operation is timed b
 and what is between them is Python.
 """
 
-import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
 
-import numpy as np
-from numba import cuda
-
-from llm_numba import ops
+from llm_numba.bench.profile_clocks import GPUClock, Recorded, Span, WallClock, record
+from llm_numba.bench.profile_inputs import prepared_step
 from llm_numba.bench.profile_traffic import (
     Landmarks,
     StepShape,
@@ -29,14 +24,8 @@ from llm_numba.bench.profile_traffic import (
     name_of,
     traffic_of,
 )
-from llm_numba.errors import DeviceError
 from llm_numba.kvcache import PagedKVCache
-from llm_numba.models import Decoder, ForwardBatch
-from llm_numba.runtime import Graph, Launch, capture, intercept, launch_all, upload, zeros
-
-_LAUNCHES = 200  # in the graph that tells what a launch takes
-
-Span = tuple[float, float]  # begin and end in seconds, from the begin of the step
+from llm_numba.models import Decoder
 
 
 @dataclass(frozen=True)
@@ -145,199 +134,6 @@ class Profile:
         return parts
 
 
-@dataclass(frozen=True)
-class Recorded:
-    """An operation as it was called: what it was given, returned and launched."""
-
-    call: ops.Call
-    result: Any
-    launches: tuple[Launch, ...]
-    span: Span
-
-
-def record(step: Callable[[], object], *, launch: bool) -> list[Recorded]:
-    """Learn which operations a step consists of.
-
-    Parameters
-    ----------
-    step : callable
-    launch : bool
-        True: run them, and time each by the wall clock. False: keep launches from running, and
-        collect them.
-
-    Returns
-    -------
-    list of Recorded
-        In order.
-    """
-    recorded: list[Recorded] = []
-    start = time.perf_counter()
-
-    def note(call: ops.Call) -> Any:
-        launches: list[Launch] = []
-        begin = time.perf_counter()
-        if launch:
-            result = call.run()
-        else:
-            with intercept(launches.append):
-                result = call.run()
-        span = (begin - start, time.perf_counter() - start)
-        recorded.append(Recorded(call, result, tuple(launches), span))
-        return result
-
-    with ops.watch(note):
-        step()
-    return recorded
-
-
-@contextmanager
-def prepared_batch(
-    model: Decoder, kv_cache: PagedKVCache, shape: StepShape
-) -> Iterator[ForwardBatch]:
-    """Make the inputs of a step, with blocks of the cache for its sequences.
-
-    What the blocks hold is left as it is: no kernel's time depends on it.
-
-    Parameters
-    ----------
-    model : Decoder
-    kv_cache : PagedKVCache
-        With enough free blocks; they are given back.
-    shape : StepShape
-
-    Yields
-    ------
-    ForwardBatch
-    """
-    B, S, T = shape.batch, shape.new_tokens, shape.context
-    tables = [kv_cache.new_table() for _ in range(B)]
-    try:
-        slots = [table.append_slots(T)[T - S :] for table in tables]
-        numbers = (
-            np.arange(B * S) % model.config.vocab_size,
-            np.tile(np.arange(T - S, T), B),
-            np.concatenate(slots),
-            np.array([table.blocks for table in tables]),
-            np.arange(B + 1) * S,
-            np.full(B, T),
-        )
-        arrays = [np.ascontiguousarray(each, np.int32) for each in numbers]
-        yield ForwardBatch(*upload(arrays, like=model.lm_head))
-    finally:
-        for table in tables:
-            table.free()
-
-
-@cuda.jit
-def do_nothing(x):
-    """Start and end."""
-
-
-class GPUClock:
-    """Times a step's launches on a GPU, as one CUDA graph.
-
-    Parameters
-    ----------
-    repeats : int
-        Replays that nobody watches.
-    watched : int
-        Replays that CUPTI watches.
-
-    Attributes
-    ----------
-    launch_seconds : float
-        Of a kernel that does nothing, in a graph of such.
-    """
-
-    def __init__(self, repeats: int = 30, watched: int = 5) -> None:
-        from llm_numba.bench.cupti import cupti
-
-        self._repeats, self._watched = repeats, watched
-        self._cupti = cupti()
-        nothing = Launch(do_nothing, (1,), (32,), (zeros(1, np.float32, "cuda"),))
-        launch_all([nothing])  # compiles
-        self.launch_seconds = self._unwatched([nothing] * _LAUNCHES)[1] / _LAUNCHES
-
-    def time(self, launches: Sequence[Launch]) -> tuple[float, list[Span]]:
-        """Run launches, all of whose kernels are compiled.
-
-        Parameters
-        ----------
-        launches : sequence of Launch
-
-        Returns
-        -------
-        seconds : float
-            Median of the graph's time when nobody watches.
-        spans : list of (float, float)
-            Of the launches, in order, from a replay of median length.
-        """
-        from llm_numba.bench.gpu_timing import CudaEvents
-
-        graph, whole = self._unwatched(launches)
-
-        def watched() -> None:
-            for _ in range(self._watched):
-                graph.launch()
-            CudaEvents().synchronize()
-
-        runs = self._cupti.watch(watched)
-        count = len(launches)
-        if len(runs) != count * self._watched:
-            raise DeviceError(
-                f"CUPTI saw {len(runs)} kernels in {self._watched} runs of {count}.",
-                "End what else runs kernels in this process.",
-            )
-        replays = [runs[i : i + count] for i in range(0, count * self._watched, count)]
-        replays.sort(key=lambda replay: replay[-1].end - replay[0].begin)
-        typical = replays[len(replays) // 2]
-        start = typical[0].begin
-        return whole, [(1e-9 * (run.begin - start), 1e-9 * (run.end - start)) for run in typical]
-
-    def _unwatched(self, launches: Sequence[Launch]) -> tuple[Graph, float]:
-        from llm_numba.bench.gpu_timing import GPUTimer
-
-        graph = capture(lambda: launch_all(launches))
-        timer = GPUTimer(self._repeats, budget_seconds=2.0)
-        return graph, timer.time([graph.launch]).median
-
-
-class WallClock:
-    """Times a step on a CPU, operation by operation.
-
-    Parameters
-    ----------
-    repeats : int
-        Runs, of which one of median length is shown.
-    """
-
-    launch_seconds = 0.0
-
-    def __init__(self, repeats: int = 9) -> None:
-        self._repeats = repeats
-
-    def time(self, step: Callable[[], object]) -> tuple[float, list[Recorded]]:
-        """Run a step.
-
-        Parameters
-        ----------
-        step : callable
-
-        Returns
-        -------
-        seconds : float
-            Of the run that is shown, gaps included.
-        recorded : list of Recorded
-        """
-        runs = []
-        for _ in range(self._repeats):
-            begin = time.perf_counter()
-            recorded = record(step, launch=True)
-            runs.append((time.perf_counter() - begin, recorded))
-        runs.sort(key=lambda run: run[0])
-        return runs[len(runs) // 2]
-
-
 def profile_step(
     model: Decoder,
     kv_cache: PagedKVCache,
@@ -355,16 +151,7 @@ def profile_step(
     clock : GPUClock or WallClock
         The one of the model's device.
     """
-    with prepared_batch(model, kv_cache, shape) as batch:
-        last = np.arange(1, shape.batch + 1, dtype=np.int32) * shape.new_tokens - 1
-        (rows,) = upload([last], like=model.lm_head)
-
-        def step() -> None:
-            hidden = model.forward(batch, kv_cache)
-            if shape.new_tokens > 1:
-                hidden = ops.embedding(rows, hidden)
-            ops.argmax(model.logits(hidden))
-
+    with prepared_step(model, kv_cache, shape) as step:
         step()  # compiles
         if isinstance(clock, WallClock):
             seconds, recorded = clock.time(step)

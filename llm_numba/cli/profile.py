@@ -12,7 +12,8 @@ from llm_numba.cli.console import notes, styled, tables
 from llm_numba.cli.options import ModelOptions, takes_groups
 
 if TYPE_CHECKING:
-    from llm_numba.bench.profile import GPUClock, Profile, WallClock
+    from llm_numba.bench.profile import Profile
+    from llm_numba.bench.profile_clocks import GPUClock, WallClock
     from llm_numba.engine import LLM
 
 _PANEL = "What to write"
@@ -81,7 +82,7 @@ def _clock_and_speed(device: str) -> tuple["GPUClock | WallClock", float]:
     """
     import numpy as np
 
-    from llm_numba.bench.profile import GPUClock, WallClock
+    from llm_numba.bench.profile_clocks import GPUClock, WallClock
     from llm_numba.errors import DeviceError
     from llm_numba.runtime import resolve_device
 

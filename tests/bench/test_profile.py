@@ -8,14 +8,9 @@ import numpy as np
 import pytest
 
 from llm_numba import ops
-from llm_numba.bench.profile import (
-    Operation,
-    Profile,
-    WallClock,
-    prepared_batch,
-    profile_step,
-    record,
-)
+from llm_numba.bench.profile import Operation, Profile, profile_step
+from llm_numba.bench.profile_clocks import WallClock, record
+from llm_numba.bench.profile_inputs import prepared_step
 from llm_numba.bench.profile_picture import describe, draw, duration
 from llm_numba.bench.profile_report import chrome_trace, from_json, rows_of, to_json
 from llm_numba.bench.profile_traffic import (
@@ -65,12 +60,14 @@ def test_a_layer_is_five_or_six_operations_named_by_their_weights():
         "linear qkv", "rope_and_write_kv", "paged_attention", "linear out", "linear gate_up",
         "linear down",
     ]  # fmt: skip
-    assert labels == ["embedding embed_tokens", *layer, *layer, "linear lm_head", "argmax"]
+    assert labels == [
+        "fill_in_tokens", "embedding embed_tokens", *layer, *layer, "linear lm_head", "sample_tokens",
+    ]  # fmt: skip
 
 
 def test_operations_know_their_layer_also_where_only_the_cache_tells():
     layers = [each.layer for each in profile().operations]
-    assert layers == [None, *[0] * 6, *[1] * 6, None, None]
+    assert layers == [None, None, *[0] * 6, *[1] * 6, None, None]
 
 
 def test_the_operations_bytes_are_those_of_the_whole_step():
@@ -122,7 +119,7 @@ def test_a_product_counts_two_operations_a_weight_and_row():
     assert flops["linear lm_head"] == 2 * 3 * model.lm_head.size
     H, D = model.config.num_heads, model.config.head_dim
     assert flops["paged_attention"] == 4 * H * D * 3 * 40
-    assert flops["argmax"] == 0
+    assert flops["sample_tokens"] == 0
 
 
 def test_a_part_of_a_weight_has_the_name_of_the_whole():
@@ -140,8 +137,8 @@ def test_a_gpt2_names_matrix_and_bias_alike():
 
 def test_on_a_device_launches_are_collected_and_do_not_run():
     model, kv_cache = parts(device="sim")
-    with prepared_batch(model, kv_cache, StepShape(1, 1, 20)) as batch:
-        recorded = record(lambda: model.forward(batch, kv_cache), launch=False)
+    with prepared_step(model, kv_cache, StepShape(1, 1, 20)) as step:
+        recorded = record(step, launch=False)
     assert all(each.launches for each in recorded)
     assert not any(np.any(keys) for keys, _ in kv_cache.layers)
 
@@ -151,7 +148,7 @@ def test_each_kernel_gets_its_own_time():
     count = sum(len(each.kernels) for each in found.operations)
     assert found.kernel_seconds == pytest.approx(2e-6 * count)
     choice = found.operations[-1]
-    assert (choice.name, len(choice.kernels)) == ("argmax", len(choice.spans))
+    assert (choice.name, len(choice.kernels)) == ("sample_tokens", len(choice.spans))
     assert found.parts(1e9)["gaps"] == pytest.approx(1e-6 * count)
     assert found.parts(1e9)["launches"] == pytest.approx(0.5e-6 * count)
 
@@ -162,7 +159,7 @@ def test_blocks_come_back_also_after_a_failure():
     taken = []
 
     def fail():
-        with prepared_batch(model, kv_cache, DECODE):
+        with prepared_step(model, kv_cache, DECODE):
             taken.append(free - kv_cache.allocator.num_free)
             raise RuntimeError("on purpose")
 
