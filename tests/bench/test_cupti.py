@@ -106,7 +106,7 @@ def test_a_refusal_names_what_may_be_in_the_way(refuses):
 
 
 def test_without_the_library_the_remedy_names_its_package(monkeypatch):
-    def missing(name, **_):
+    def missing(name, *_, **__):
         raise OSError(name)
 
     monkeypatch.setattr(module.ctypes, "CDLL", missing)

@@ -60,9 +60,8 @@ def test_a_layer_is_five_or_six_operations_named_by_their_weights():
         "linear qkv", "rope_and_write_kv", "paged_attention", "linear out", "linear gate_up",
         "linear down",
     ]  # fmt: skip
-    assert labels == [
-        "fill_in_tokens", "embedding embed_tokens", *layer, *layer, "linear lm_head", "sample_tokens",
-    ]  # fmt: skip
+    before, behind = ["fill_in_tokens", "embedding embed_tokens"], ["linear lm_head"]
+    assert labels == [*before, *layer, *layer, *behind, "sample_tokens"]
 
 
 def test_operations_know_their_layer_also_where_only_the_cache_tells():
