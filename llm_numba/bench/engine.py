@@ -6,6 +6,8 @@ over the mean. What a step must read (weights once, keys and values of each sequ
 its time, stands beside what a copy reaches in the same run.
 """
 
+import functools
+import gc
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -13,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from llm_numba.bench.bandwidth import weight_bandwidth
+from llm_numba.bench.engine_fusion import fusion_results
 from llm_numba.bench.engine_peers import peer_results
 from llm_numba.bench.engine_serving import serve
 from llm_numba.bench.engine_steps import DecodePlan, EngineTimer
@@ -23,7 +26,7 @@ from llm_numba.engine import LLM
 from llm_numba.errors import LLMNumbaError
 from llm_numba.runtime import available_gpu_memory, resolve_device
 
-PARTS = ("peers", "decode", "prefill", "serving")
+PARTS = ("peers", "decode", "prefill", "serving", "fusion")
 
 # What an H100 should reach: milliseconds a step, by model, batch and context.
 _AT_MOST_MS = {
@@ -119,16 +122,28 @@ def measure(settings: EngineSettings) -> Iterator[Result]:
     if "peers" in settings.parts and device == "cuda":
         yield from peer_results(settings.model, settings.context, settings.steps)
     before = _gpu_memory(device)
-    llm = LLM(
+    load = functools.partial(
+        LLM,
         settings.model,
         device=settings.device,
         dtype=settings.dtype,
         max_num_seqs=max(settings.batches),
     )
+    yield from _of_one_model(load(), settings, before, float(np.median(speeds)))
+    if "fusion" in settings.parts:
+        gc.collect()  # the model goes, and its memory comes back
+        few = tuple(dict.fromkeys([min(settings.batches), settings.batch]))
+        steps, seconds = min(settings.steps, 100), settings.point_seconds / 4
+        yield from fusion_results(load, few, settings.context, steps, seconds, settings.seed)
+
+
+def _of_one_model(
+    llm: LLM, settings: EngineSettings, before: int, speed: float
+) -> Iterator[Result]:
     yield from _footprint(llm, before)
     timer = EngineTimer(llm, settings.seed)
     if "decode" in settings.parts:
-        yield from _decode(timer, settings, float(np.median(speeds)))
+        yield from _decode(timer, settings, speed)
     if "prefill" in settings.parts:
         yield from _prefill(timer, settings)
     if "serving" in settings.parts:

@@ -1,0 +1,99 @@
+"""What each fusion buys: from kernels launched one by one to everything fused, step by step.
+
+The first row launches every operation by itself, the second replays the same launches as a graph,
+and each further row switches one more fusion on. All are the same model, to roundings.
+"""
+
+import gc
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, fields
+
+from llm_numba.bench.engine_steps import DecodePlan, EngineTimer
+from llm_numba.bench.record import Result
+from llm_numba.bench.timing import summarize
+from llm_numba.engine import LLM
+from llm_numba.models import Execution
+
+_SWITCH = "fuse_"
+
+
+@dataclass(frozen=True)
+class Variant:
+    """A way to run a model.
+
+    Attributes
+    ----------
+    name : str
+        Stays the same from run to run.
+    what : str
+        What is new in it.
+    execution : Execution
+    enforce_eager : bool
+        Whether kernels are launched one by one.
+    """
+
+    name: str
+    what: str
+    execution: Execution
+    enforce_eager: bool = False
+
+
+def variants() -> list[Variant]:
+    """Return the rows of the table, the slowest first."""
+    switches = [each.name for each in fields(Execution) if each.name.startswith(_SWITCH)]
+
+    def execution(count: int) -> Execution:
+        return Execution(**{name: i < count for i, name in enumerate(switches)})
+
+    found = [
+        Variant("eager", "nothing fused, launched one by one", execution(0), enforce_eager=True),
+        Variant("graph", "the same launches as a graph", execution(0)),
+    ]
+    for count, name in enumerate(switches, start=1):
+        short = name.removeprefix(_SWITCH)
+        found.append(Variant(short, f"and {short} fused", execution(count)))
+    return found
+
+
+def fusion_results(
+    load: Callable[..., LLM],
+    batches: tuple[int, ...],
+    context: int,
+    steps: int,
+    seconds: float,
+    seed: int,
+) -> Iterator[Result]:
+    """Time a decode step of each variant.
+
+    Parameters
+    ----------
+    load : callable
+        Makes the model, given ``execution`` and ``enforce_eager``.
+    batches : tuple of int
+    context, steps : int
+        Of each measurement; a tenth of the steps more do not count.
+    seconds : float
+        Counted steps end after so long, but 20 are made at least.
+    seed : int
+        Of the prompts.
+
+    Yields
+    ------
+    Result
+        Milliseconds a step.
+    """
+    for variant in variants():
+        llm = load(execution=variant.execution, enforce_eager=variant.enforce_eager)
+        timer = EngineTimer(llm, seed)
+        plan = DecodePlan.around(context, max(1, steps // 10), steps, llm.max_model_len)
+        for batch in batches:
+            times = timer.decode(batch, plan, seconds)
+            yield Result(
+                f"fusion/batch={batch}/{variant.name}",
+                f"batch {batch}: {variant.what}",
+                summarize([1e3 * each for each in times], "ms", warmup=plan.warmup),
+                {"batch": batch, "context": context, "what": variant.what},
+            )
+        # Two models of the size of the GPU's memory do not fit at a time.
+        del llm, timer
+        gc.collect()
