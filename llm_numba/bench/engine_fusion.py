@@ -71,7 +71,8 @@ def fusion_results(
         Makes the model, given ``execution`` and ``enforce_eager``.
     batches : tuple of int
     context, steps : int
-        Of each measurement; a tenth of the steps more do not count.
+        Of each measurement, the context at most half of the model's; a tenth of the steps more do
+        not count.
     seconds : float
         Counted steps end after so long, but 20 are made at least.
     seed : int
@@ -85,14 +86,15 @@ def fusion_results(
     for variant in variants():
         llm = load(execution=variant.execution, enforce_eager=variant.enforce_eager)
         timer = EngineTimer(llm, seed)
-        plan = DecodePlan.around(context, max(1, steps // 10), steps, llm.max_model_len)
+        near = min(context, llm.max_model_len // 2)
+        plan = DecodePlan.around(near, max(1, steps // 10), steps, llm.max_model_len)
         for batch in batches:
             times = timer.decode(batch, plan, seconds)
             yield Result(
                 f"fusion/batch={batch}/{variant.name}",
                 f"batch {batch}: {variant.what}",
                 summarize([1e3 * each for each in times], "ms", warmup=plan.warmup),
-                {"batch": batch, "context": context, "what": variant.what},
+                {"batch": batch, "context": near, "what": variant.what},
             )
         # Two models of the size of the GPU's memory do not fit at a time.
         del llm, timer
