@@ -39,7 +39,7 @@ RESULTS = Path(__file__).parents[1] / "results"
 
 def find(env: BuildEnvironment, pattern: str) -> list[dict[str, Any]]:
     """Read all records of a benchmark whose file names match."""
-    benchmark = pattern.removesuffix(".json").removesuffix("_*")
+    benchmark = pattern.removesuffix(".json").partition("_*")[0]
     records = []
     for path in sorted(RESULTS.glob(pattern)):
         record = json.loads(path.read_text())
