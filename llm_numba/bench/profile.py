@@ -6,10 +6,10 @@ next token.
 :func:`llm_numba.runtime.intercept` which launches these are, and the shapes of the operands how
 many bytes each must move. On a GPU the launches run as one CUDA graph. Its time is taken when
 nobody watches; the kernels' own times come from CUPTI in further replays (:mod:`.cupti`). By its
-records the next kernel begins as soon as one ends, within a tenth of a microsecond; but that begin
-is where the GPU takes up the launch. A kernel that does nothing takes a microsecond too, and this
-price of a launch is measured and told apart. On a CPU each operation is timed by the wall clock,
-and what is between them is Python.
+records a kernel begins as soon as the one before has ended; but that begin is where the GPU takes
+up the launch. A kernel that does nothing takes its time too, and this price of a launch is measured
+and told apart. On a CPU each operation is timed by the wall clock, and what is between them is
+Python.
 """
 
 from dataclasses import dataclass
