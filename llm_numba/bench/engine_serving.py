@@ -3,7 +3,7 @@
 import itertools
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import numpy as np
@@ -11,11 +11,7 @@ import numpy as np
 from llm_numba.bench.engine_steps import EngineTimer, exactly
 from llm_numba.bench.gpu_timing import CudaEvents, Events
 from llm_numba.bench.record import Result
-from llm_numba.bench.timing import Statistic, summarize
-from llm_numba.engine.request import Request
-
-# Looking at every sequence takes the host's time, which is what is being measured.
-_STEPS_BETWEEN_LOOKS = 16
+from llm_numba.bench.timing import Statistic
 
 
 class IdleTime:
@@ -93,17 +89,16 @@ def serve(timer: EngineTimer, count: int, lengths: tuple[int, int], seed: int) -
     on_gpu = timer.llm.device == "cuda"
     idle = IdleTime(CudaEvents()) if on_gpu else None
     engine = timer.llm.engine
-    wasted: list[float] = []
+    before = engine.stats()
     with timer.running(
         [timer.prompt(length) for length in prompts], [exactly(length) for length in answers]
     ) as requests:
         begin = time.perf_counter()
-        if idle:
-            with idle.watching(engine.runner, "submit"):
-                _run(engine, requests, wasted)
-        else:
-            _run(engine, requests, wasted)
+        with idle.watching(engine.runner, "submit") if idle else nullcontext():
+            while not all(request.finished for request in requests):
+                engine.step()
         seconds = time.perf_counter() - begin
+    after = engine.stats()
     shape = {
         "requests": count, "lengths": [least, most], "prompt_tokens": sum(prompts),
         "answer_tokens": sum(answers), "seconds": seconds,
@@ -118,21 +113,10 @@ def serve(timer: EngineTimer, count: int, lengths: tuple[int, int], seed: int) -
     if idle:
         what = "of that time the GPU waited for the host"
         yield Result("serving/idle", what, _one(100 * idle.share, "%"), shape, at_most=5.0)
+    slots = after.num_slots - before.num_slots
+    wasted = 100 * (after.num_unused_slots - before.num_unused_slots) / slots
     what = "slots of the sequences' blocks that held no token"
-    yield Result("serving/waste", what, summarize(wasted, "%"), shape, at_most=4.0)
-
-
-def _run(engine: Any, requests: list[Request], wasted: list[float]) -> None:
-    block_size = engine.runner.kv_cache.block_size
-    step = 0
-    while not all(request.finished for request in requests):
-        engine.step()
-        if step % _STEPS_BETWEEN_LOOKS == 0:
-            tables = [each.table for request in requests for each in request.sequences]
-            slots = sum(len(table.blocks) for table in tables) * block_size
-            used = sum(table.num_tokens for table in tables)
-            wasted.append(100 * (slots - used) / max(slots, 1))
-        step += 1
+    yield Result("serving/waste", what, _one(wasted, "%"), shape, at_most=4.0)
 
 
 def _one(value: float, unit: str) -> Statistic:

@@ -113,7 +113,13 @@ def _profiles(
     from llm_numba.bench.engine_steps import DecodePlan, EngineTimer
     from llm_numba.bench.profile import profile_step
     from llm_numba.bench.profile_traffic import StepShape
+    from llm_numba.errors import PromptError
 
+    if prefill > llm.max_model_len:
+        raise PromptError(
+            f"--prefill {prefill} is more than the {llm.max_model_len} tokens of the context.",
+            "Give fewer; --prefill 0 leaves the prefill out.",
+        )
     runner = llm.engine.runner
     timer = EngineTimer(llm)
     plan = DecodePlan.around(context, 30, 100, llm.max_model_len)

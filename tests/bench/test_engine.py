@@ -1,0 +1,238 @@
+"""The engine's benchmark on a tiny model: that it measures everything, never how fast."""
+
+import json
+import math
+import subprocess
+
+import pytest
+from typer.testing import CliRunner
+
+from llm_numba import LLM
+from llm_numba.bench import engine_peers
+from llm_numba.bench.engine import EngineSettings, measure
+from llm_numba.bench.engine_fusion import variants
+from llm_numba.bench.engine_peers import peer_results
+from llm_numba.bench.engine_serving import IdleTime
+from llm_numba.bench.engine_steps import DecodePlan, EngineTimer, make_known
+from llm_numba.cli.app import app
+from llm_numba.errors import CacheError, LLMNumbaError
+from llm_numba.models import Execution
+
+MODEL = "random:tiny"
+TINY = ("--batches", "1,4", "--contexts", "32,100,9999", "--prompts", "20", "--warmup", "3",
+        "--steps", "8", "--requests", "3", "--seconds", "0.1")  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def record(tmp_path_factory):
+    """The record of one tiny run."""
+    path = tmp_path_factory.mktemp("bench") / "engine.json"
+    arguments = ["bench", "engine", "-m", MODEL, "--device", "cpu", "--out", str(path), *TINY]
+    result = CliRunner().invoke(app, arguments)
+    assert result.exit_code == 0, result.output
+    assert "Of the copy" in result.stdout
+    assert str(path) in result.stderr
+    return json.loads(path.read_text())
+
+
+@pytest.fixture
+def llm():
+    return LLM(MODEL, device="cpu", max_num_seqs=4)
+
+
+def test_everything_is_measured_but_what_does_not_fit(record):
+    assert [result["name"] for result in record["results"]] == [
+        "memory_speed", "memory/weights", "memory/kv",
+        "decode/batch=1/context=32", "transfer/batch=1/context=32",
+        "decode/batch=1/context=100", "transfer/batch=1/context=100",
+        "first_token/tokens=20",
+        "serving/all", "serving/answers", "serving/waste",
+        *(f"fusion/batch=1/{variant.name}" for variant in variants()),
+    ]  # fmt: skip
+
+
+def test_every_figure_is_ordered_and_finite(record):
+    for result in record["results"]:
+        assert 0 <= result["p10"] <= result["median"] <= result["p90"] < math.inf
+    assert record["settings"]["model"] == MODEL
+    assert record["settings"]["batches"] == [1, 4]
+
+
+def test_a_decode_point_has_its_mean_tail_and_bytes(record):
+    found = {result["name"]: result for result in record["results"]}
+    point = found["decode/batch=1/context=100"]
+    shape = point["shape"]
+    assert (point["unit"], point["n"], point["warmup"]) == ("ms", 8, 3)
+    assert point["median"] <= shape["p99_ms"]
+    assert shape["tokens_per_second"] == pytest.approx(1e3 / shape["mean_ms"])
+    speed = found["memory_speed"]["median"] * 1e9
+    moved = shape["weight_bytes"] + shape["kv_bytes"]
+    share = found["transfer/batch=1/context=100"]["median"]
+    assert share == pytest.approx(100 * moved / (1e-3 * shape["mean_ms"]) / speed)
+
+
+def test_a_serving_run_counts_prompts_and_answers(record):
+    found = {result["name"]: result for result in record["results"]}
+    shape = found["serving/all"]["shape"]
+    tokens = shape["prompt_tokens"] + shape["answer_tokens"]
+    assert found["serving/all"]["median"] == pytest.approx(tokens / shape["seconds"])
+    assert 3 * 100 <= shape["prompt_tokens"] <= 3 * 256
+    assert 0 < found["serving/waste"]["median"] < 16 / 100 * 100
+
+
+@pytest.mark.parametrize("context", [4, 5, 33, 128, 512, 32768])
+@pytest.mark.parametrize(("warmup", "steps"), [(100, 500), (0, 1), (7, 30)])
+def test_counted_steps_lie_around_the_context(context, warmup, steps):
+    plan = DecodePlan.around(context, warmup, steps)
+    assert plan.prompt_tokens >= 1
+    assert plan.warmup <= warmup
+    assert 1 <= plan.steps <= steps
+    # The prompt, the token that comes with it, the warm-up, and half of what counts.
+    assert plan.prompt_tokens + 1 + plan.warmup + plan.steps // 2 == context
+
+
+def test_near_the_longest_sequence_there_are_fewer_steps():
+    plan = DecodePlan.around(500, 100, 500, longest=512)
+    assert plan.steps == 22
+    assert plan.final_tokens <= 512
+
+
+def test_steps_give_each_sequence_a_token_and_leave_nothing_behind(llm):
+    timer = EngineTimer(llm)
+    before = llm.engine.stats()
+    plan = DecodePlan.around(40, 2, 5)
+    assert len(timer.decode(3, plan)) == 5
+    after = llm.engine.stats()
+    # One step with the prompts' last tokens, the warm-up, and what counts.
+    assert after.num_steps - before.num_steps == 1 + 2 + 5
+    assert after.num_running == after.num_waiting == 0
+    assert after.num_free_blocks == before.num_free_blocks
+
+
+def test_a_prompt_that_is_known_is_not_computed(llm):
+    timer = EngineTimer(llm)
+    prompt = timer.prompt(40)
+    make_known(timer.kv_cache, [prompt])
+    with timer.running([prompt], [llm.default_sampling_params(max_tokens=1)]) as (request,):
+        llm.engine.step()
+    assert request.metrics.num_cached_tokens == 32
+
+
+def test_what_does_not_fit_together_is_refused(llm):
+    timer = EngineTimer(llm)
+    plan = DecodePlan.around(500, 0, 5)
+    room = timer.kv_cache.allocator.num_blocks * timer.kv_cache.block_size
+    assert not timer.fits(room // 400, plan)
+    with pytest.raises(CacheError, match="do not fit into the KV cache"):
+        timer.decode(room // 400, plan)
+
+
+def test_the_clock_is_asked_around_each_step(llm):
+    ticks = iter(range(1000))
+    timer = EngineTimer(llm, clock=lambda: float(next(ticks)))
+    assert timer.decode(1, DecodePlan.around(20, 1, 6)) == [1.0] * 6
+
+
+# -- The GPU's idle time -------------------------------------------------------------------------
+
+
+class Queue:
+    """A GPU that takes 3 seconds for a piece of work, and a host that brings one every 5."""
+
+    def __init__(self):
+        self.host = self.gpu = 0.0
+
+    def record(self):
+        self.gpu = max(self.gpu, self.host)
+        return self.gpu
+
+    def seconds(self, begin, end):
+        return end - begin
+
+    def synchronize(self):
+        pass
+
+    def submit(self, interval):
+        self.gpu = max(self.gpu, self.host) + 3
+        self.host += interval
+
+
+@pytest.mark.parametrize(("interval", "share"), [(5, 4 / 13), (3, 0), (1, 0)])
+def test_idle_is_what_lies_between_the_end_of_a_step_and_the_next(interval, share):
+    queue = Queue()
+    idle = IdleTime(queue)
+    with idle.watching(queue, "submit"):
+        for _ in range(3):
+            queue.submit(interval)
+    assert idle.share == pytest.approx(share)
+    assert "submit" not in vars(queue)
+
+
+# -- Fusion and peers ----------------------------------------------------------------------------
+
+
+def test_each_variant_switches_one_thing_more():
+    first, second, *rest = variants()
+    assert (first.enforce_eager, second.enforce_eager) == (True, False)
+    assert first.execution == second.execution
+    before = second.execution
+    for variant in rest:
+        changed = {k for k, v in vars(variant.execution).items() if v != getattr(before, k)}
+        assert changed == {f"fuse_{variant.name}"}
+        before = variant.execution
+    assert before == Execution()
+
+
+def test_without_transformers_there_is_no_peer(monkeypatch):
+    monkeypatch.setattr(engine_peers.importlib.util, "find_spec", lambda name: None)
+    assert list(peer_results(MODEL, 512, 100)) == []
+
+
+def _peers(monkeypatch, run):
+    monkeypatch.setattr(engine_peers.importlib.util, "find_spec", lambda name: name)
+    monkeypatch.setattr(engine_peers.subprocess, "run", run)
+    return [result.to_json() for result in peer_results(MODEL, 512, 100)]
+
+
+LINE = json.dumps({"name": "eager", "versions": {"torch": "1"}, "seconds": [0.01, 0.02, 0.03]})
+
+
+def test_what_transformers_needed_comes_in_milliseconds(monkeypatch):
+    def run(command, **_):
+        return subprocess.CompletedProcess(command, 0, f"{LINE}\n".encode())
+
+    (found,) = _peers(monkeypatch, run)
+    assert (found["name"], found["median"], found["unit"]) == ("peer/eager", 20.0, "ms")
+    assert found["shape"]["mean_ms"] == pytest.approx(20.0)
+    assert found["shape"]["torch"] == "1"
+
+
+def test_a_peer_that_takes_too_long_leaves_what_it_had_printed(monkeypatch):
+    def run(command, timeout, **_):
+        raise subprocess.TimeoutExpired(command, timeout, output=f"{LINE}\n{LINE[:9]}".encode())
+
+    assert [found["name"] for found in _peers(monkeypatch, run)] == ["peer/eager"]
+
+
+# -- Mistakes ------------------------------------------------------------------------------------
+
+
+def test_an_unknown_part_is_refused():
+    with pytest.raises(LLMNumbaError, match="There is no part 'dance'"):
+        list(measure(EngineSettings(MODEL, "cpu", parts=("decode", "dance"))))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "cause"),
+    [(["--device", "cuda"], "device='cuda' cannot be used"),
+     (["--device", "cpu", "-m", "random:nothing"], "There is no shape 'nothing'"),
+     (["--device", "cpu", "-m", MODEL, "--batches", "1,x"], "--batches 1,x is no list"),
+     (["--device", "cpu", "-m", MODEL, "--only", "dance"], "There is no part 'dance'")],
+)  # fmt: skip
+def test_mistakes_are_told_in_a_sentence(arguments, cause, tmp_path):
+    out = str(tmp_path / "engine.json")
+    result = CliRunner().invoke(app, ["bench", "engine", *arguments, "--out", out])
+    assert result.exit_code == 2
+    assert cause in result.stderr
+    assert "Fix:" in result.stderr
+    assert not (tmp_path / "engine.json").exists()
