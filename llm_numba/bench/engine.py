@@ -24,7 +24,7 @@ from llm_numba.bench.record import Result
 from llm_numba.bench.timing import Statistic, summarize
 from llm_numba.engine import LLM
 from llm_numba.errors import LLMNumbaError
-from llm_numba.runtime import available_gpu_memory, resolve_device
+from llm_numba.runtime import gpu_memory, resolve_device
 
 PARTS = ("peers", "decode", "prefill", "serving", "fusion")
 
@@ -127,7 +127,6 @@ def measure(settings: EngineSettings) -> Iterator[Result]:
     # Before our own model, which leaves no memory to others.
     if "peers" in settings.parts and device == "cuda":
         yield from peer_results(settings.model, settings.context, settings.steps)
-    before = _gpu_memory(device)
     load = functools.partial(
         LLM,
         settings.model,
@@ -135,7 +134,7 @@ def measure(settings: EngineSettings) -> Iterator[Result]:
         dtype=settings.dtype,
         max_num_seqs=max(settings.batches),
     )
-    yield from _of_one_model(load(), settings, before, float(np.median(speeds)))
+    yield from _of_one_model(load(), settings, float(np.median(speeds)))
     if "fusion" in settings.parts:
         gc.collect()  # the model goes, and its memory comes back
         shapes = (settings.two_batches, settings.context)
@@ -143,10 +142,7 @@ def measure(settings: EngineSettings) -> Iterator[Result]:
         yield from fusion_results(load, *shapes, steps, seconds, settings.seed)
 
 
-def _of_one_model(
-    llm: LLM, settings: EngineSettings, before: int, speed: float
-) -> Iterator[Result]:
-    yield from _footprint(llm, before)
+def _of_one_model(llm: LLM, settings: EngineSettings, speed: float) -> Iterator[Result]:
     timer = EngineTimer(llm, settings.seed)
     if "decode" in settings.parts:
         yield from _decode(timer, settings, speed)
@@ -154,6 +150,8 @@ def _of_one_model(
         yield from _prefill(timer, settings)
     if "serving" in settings.parts:
         yield from serve(timer, settings.requests, settings.lengths, settings.seed)
+    # At the end: what a step of the largest kind allocates is there by then.
+    yield from _footprint(llm)
 
 
 _CEILINGS = {
@@ -175,22 +173,19 @@ def _memory_speed(device: str) -> list[float]:
     return speeds
 
 
-def _gpu_memory(device: str) -> int:
-    return available_gpu_memory() if device == "cuda" else 0
-
-
-def _footprint(llm: LLM, before: int) -> Iterator[Result]:
-    """Tell what the model and its cache take."""
-    model, kv_cache = llm.engine.runner.model, llm.engine.runner.kv_cache
-    arrays = {
-        "weights": weight_bytes(model),
-        "kv": sum(array.nbytes for pair in kv_cache.layers for array in pair),
-    }
-    for name, size in arrays.items():
+def _footprint(llm: LLM) -> Iterator[Result]:
+    """Tell what the model and its cache take, and on a GPU whether all was foreseen."""
+    runner = llm.engine.runner
+    held = {"weights": weight_bytes(runner.model), "KV cache": runner.kv_cache.num_bytes}
+    for name, size in held.items():
         yield Result(f"memory/{name}", f"memory of the {name}", _exactly(size / 1e9, "GB"))
     if llm.device == "cuda":
-        taken = before - available_gpu_memory()
-        yield Result("memory/all", "GPU memory taken in all", _exactly(taken / 1e9, "GB"))
+        free, total = gpu_memory()
+        taken, foreseen = total - free, llm.memory.taken
+        off = 100 * abs(taken - foreseen) / foreseen
+        yield Result("memory/foreseen", "memory in all, foreseen", _exactly(foreseen / 1e9, "GB"))
+        yield Result("memory/taken", "memory in all, taken", _exactly(taken / 1e9, "GB"))
+        yield Result("memory/off", "the one off the other", _exactly(off, "%"), at_most=3.0)
 
 
 def _decode(timer: EngineTimer, settings: EngineSettings, speed: float) -> Iterator[Result]:

@@ -42,11 +42,11 @@ def llm():
 
 def test_everything_is_measured_but_what_does_not_fit(record):
     assert [result["name"] for result in record["results"]] == [
-        "memory_speed", "memory/weights", "memory/kv",
+        "memory_speed",
         "decode/batch=1/context=32", "transfer/batch=1/context=32",
         "decode/batch=1/context=100", "transfer/batch=1/context=100",
         "first_token/tokens=20",
-        "serving/all", "serving/answers", "serving/waste",
+        "serving/all", "serving/answers", "serving/waste", "memory/weights", "memory/KV cache",
         *(f"fusion/batch=1/{variant.name}" for variant in variants()),
     ]  # fmt: skip
 
