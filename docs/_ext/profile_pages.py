@@ -64,7 +64,7 @@ def operations_table(profile: Profile, speed: float) -> list[str]:
         share = 100 * row.bytes_per_second / speed
         lines.append(
             f"| {row.label} | {kernels} | {row.count} | {duration(row.seconds / row.count)} "
-            f"| {duration(row.seconds)} | {row.traffic.total / row.count / 1e6:.3g} "
+            f"| {duration(row.seconds)} | {row.traffic.num_bytes / row.count / 1e6:.3g} "
             f"| {share:.0f} % |"
         )
     return lines

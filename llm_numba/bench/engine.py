@@ -200,7 +200,7 @@ def _decode(timer: EngineTimer, settings: EngineSettings, speed: float) -> Itera
         seconds = timer.decode(batch, plan, settings.point_seconds)
         mean = float(np.mean(seconds))
         moved = step_traffic(runner.model, runner.kv_cache, StepShape(batch, 1, context))
-        share = 100 * moved.total / mean / (1e9 * speed)
+        share = 100 * moved.num_bytes / mean / (1e9 * speed)
         key = (settings.model, batch, context)
         shape = {
             "batch": batch,

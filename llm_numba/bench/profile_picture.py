@@ -144,7 +144,7 @@ def _middle_layer(operations: list[Operation]) -> list[Operation]:
 
 def _draw_totals(axes: Axes, rows: list[Row], bytes_per_second: float) -> None:
     for place, row in enumerate(rows):
-        ideal = min(row.traffic.total / bytes_per_second, row.seconds)
+        ideal = min(row.traffic.num_bytes / bytes_per_second, row.seconds)
         axes.barh(place, ideal, 0.7, color=GOOD, linewidth=0)
         axes.barh(place, row.seconds - ideal, 0.7, left=ideal, color=BAD, linewidth=0)
         share = 100 * row.bytes_per_second / bytes_per_second

@@ -36,7 +36,7 @@ class Row:
     @property
     def bytes_per_second(self) -> float:
         """The fewest bytes over the time."""
-        return self.traffic.total / self.seconds if self.seconds else 0.0
+        return self.traffic.num_bytes / self.seconds if self.seconds else 0.0
 
     @property
     def flops_per_second(self) -> float:

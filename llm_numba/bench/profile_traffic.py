@@ -37,7 +37,7 @@ class Traffic:
     activations: int = 0
 
     @property
-    def total(self) -> int:
+    def num_bytes(self) -> int:
         """All of them."""
         return self.weights + self.kv + self.activations
 

@@ -151,7 +151,7 @@ def _print(profile: "Profile", speed: float) -> None:
             duration(row.seconds / row.count),
             duration(row.seconds),
             f"{100 * row.seconds / whole:.1f} %",
-            f"{row.traffic.total / row.count / 1e6:.3g}",
+            f"{row.traffic.num_bytes / row.count / 1e6:.3g}",
             f"{100 * row.bytes_per_second / speed:.0f} %",
             f"{row.flops_per_second / 1e12:.2g}" if row.flops else "",
         )
