@@ -115,16 +115,17 @@ class Profile:
         -------
         dict of str to float
             Seconds: what reading the weights and the keys and values takes at that speed, what
-            launching as many kernels takes that do nothing, what the kernels take beyond that, the
-            gaps between them, and what the host adds to it, if that was measured. A negative
-            figure is one that others hide.
+            launching as many kernels takes that do nothing (not on a CPU), what the kernels take
+            beyond that, the gaps between them, and what the host adds to it, if that was measured.
+            A negative figure is one that others hide.
         """
         moved = self.traffic
         known = {
             "weights": moved.weights / bytes_per_second,
             "kv": moved.kv / bytes_per_second,
-            "launches": self.launch_seconds * sum(len(each.kernels) for each in self.operations),
         }
+        if kernels := sum(len(each.kernels) for each in self.operations):
+            known["launches"] = self.launch_seconds * kernels
         parts = known | {
             "rest of the kernels": self.kernel_seconds - sum(known.values()),
             "gaps": self.seconds - self.kernel_seconds,

@@ -161,8 +161,7 @@ def _print(profile: "Profile", speed: float) -> None:
     for row in rows:
         if row.kernels:
             console.print(styled(f"{row.label}: {', '.join(row.kernels)}", "dim"))
-    parts = profile.parts(speed)
-    shares = (
-        f"{name} {duration(part)} ({100 * part / whole:.1f} %)" for name, part in parts.items()
-    )
-    console.print(styled(f"\n{', '.join(shares)}; the copy: {speed / 1e9:,.0f} GB/s\n"))
+    console.print()
+    for name, part in profile.parts(speed).items():
+        console.print(f"{name:20} {duration(part):>8} {100 * part / whole:6.1f} %")
+    console.print(styled(f"The copy: {speed / 1e9:,.0f} GB/s\n", "dim"))

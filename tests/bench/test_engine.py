@@ -137,7 +137,7 @@ def test_the_clock_is_asked_around_each_step(llm):
 
 
 class Queue:
-    """A GPU that takes 3 seconds for a piece of work, and a host that brings one every 5."""
+    """A GPU that takes 3 seconds for a piece of work, and the host's clock beside it."""
 
     def __init__(self):
         self.host = self.gpu = 0.0
@@ -152,9 +152,8 @@ class Queue:
     def synchronize(self):
         pass
 
-    def submit(self, interval):
+    def submit(self):
         self.gpu = max(self.gpu, self.host) + 3
-        self.host += interval
 
 
 @pytest.mark.parametrize(("interval", "share"), [(5, 4 / 13), (3, 0), (1, 0)])
@@ -163,7 +162,8 @@ def test_idle_is_what_lies_between_the_end_of_a_step_and_the_next(interval, shar
     idle = IdleTime(queue)
     with idle.watching(queue, "submit"):
         for _ in range(3):
-            queue.submit(interval)
+            queue.submit()
+            queue.host += interval
     assert idle.share == pytest.approx(share)
     assert "submit" not in vars(queue)
 
