@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 from typer import Option
 
 from llm_numba.cli.console import notes, report, styled
-from llm_numba.cli.options import ModelOptions, SamplingOptions, takes_groups
+from llm_numba.cli.options import EngineOptions, ModelOptions, SamplingOptions, takes_groups
 from llm_numba.cli.prose import Prose
 from llm_numba.cli.stats import print_request
 from llm_numba.errors import LLMNumbaError, PromptError
@@ -28,6 +28,7 @@ def chat(
     stats: Annotated[bool, Option("--stats", help="Show speeds after each answer.")] = False,
     sampling: SamplingOptions,
     model: ModelOptions,
+    engine: EngineOptions,
 ) -> None:
     """Talk with a model, turn by turn.
 
@@ -36,7 +37,7 @@ def chat(
     from a pipe, a line each.
     """
     sampling.check()
-    llm = model.load()
+    llm = model.load(**engine.arguments())
     interactive = sys.stdin.isatty()
     conversation = Conversation(
         llm, sampling.params(llm), system, interactive=interactive, always_stats=stats

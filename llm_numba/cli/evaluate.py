@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 from typer import Option
 
 from llm_numba.cli.console import notes, styled, tables
-from llm_numba.cli.options import ModelOptions, takes_groups
+from llm_numba.cli.options import EngineOptions, ModelOptions, takes_groups
 from llm_numba.errors import LLMNumbaError
 
 if TYPE_CHECKING:
@@ -32,6 +32,7 @@ def evaluate(
         str | None, Option(help="What the checkout holds, for a copy of it without git.")
     ] = None,
     model: ModelOptions,
+    engine: EngineOptions,
 ) -> None:
     """Measure recall: questions about held-out stories, answered to the letter or not.
 
@@ -44,7 +45,7 @@ def evaluate(
     other = None if compare is None else read_result(compare, stories, seed)
     if out is not None:
         require_writable(out)
-    llm = model.load(max_num_seqs=max(batch_size, 64))
+    llm = model.load(**engine.arguments(max_num_seqs=max(batch_size, 64)))
     result = ask(llm, stories, seed, batch_size)
     difference = None if other is None else paired_difference(other, result)
     if out is not None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 from typer import Argument, Option
 
 from llm_numba.cli.console import write
-from llm_numba.cli.options import ModelOptions, SamplingOptions, takes_groups
+from llm_numba.cli.options import EngineOptions, ModelOptions, SamplingOptions, takes_groups
 from llm_numba.cli.prompts import as_text, read_prompts
 from llm_numba.cli.stats import print_batch, print_request
 from llm_numba.cli.transcript import Transcript
@@ -67,6 +67,7 @@ def generate(
     ] = False,
     sampling: SamplingOptions,
     model: ModelOptions,
+    engine: EngineOptions,
 ) -> None:
     """Go on with a text, token by token.
 
@@ -78,20 +79,23 @@ def generate(
         raise SamplingParamsError(
             f"--logprobs={logprobs} has nowhere to be written.", "Add --json, which writes them."
         )
-    llm = model.load()
+    llm = model.load(**engine.arguments())
     params = sampling.params(llm, n=n, logprobs=logprobs)
     begin = time.perf_counter()
     if as_json:
         outputs = llm.generate(prompts, params)
         for output in outputs:
-            write(json.dumps(asdict(output), ensure_ascii=False) + "\n")
+            write(json.dumps(asdict(output), ensure_ascii=False, default=str) + "\n")
     else:
         outputs = stream(llm, prompts, params, echo=echo)
     seconds = time.perf_counter() - begin
     if stats and len(outputs) == 1:
         print_request(outputs[0])
     elif stats:
-        print_batch(outputs, seconds)
+        print_batch(outputs, seconds, llm.stats())
+    for output in outputs:
+        if output.error is not None:  # the others have been written
+            raise output.error
 
 
 def stream(

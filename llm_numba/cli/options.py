@@ -22,7 +22,8 @@ from llm_numba.cli.console import loading_bar, waiting
 if TYPE_CHECKING:
     from llm_numba.engine import LLM, SamplingParams
 
-_MODEL, _SAMPLING = "Model", "Sampling (unset: the model's own defaults)"
+_MODEL, _ENGINE = "Model", "Engine"
+_SAMPLING = "Sampling (unset: the model's own defaults)"
 
 
 @dataclass(frozen=True)
@@ -104,6 +105,51 @@ class ModelOptions:
             with waiting("Making kernels ready; a first time compiles them"):
                 _compile_kernels(llm)
         return llm
+
+
+@dataclass(frozen=True)
+class EngineOptions:
+    """How requests run together."""
+
+    max_num_seqs: Annotated[
+        int | None,
+        Option(help="Sequences that run at a time; unset: 64.", rich_help_panel=_ENGINE),
+    ] = None
+    max_num_batched_tokens: Annotated[
+        int | None,
+        Option(help="Tokens a step, pieces of prompts included.", rich_help_panel=_ENGINE),
+    ] = None
+    enable_prefix_caching: Annotated[
+        bool,
+        Option(
+            "--prefix-caching/--no-prefix-caching",
+            help="Keep what was computed for prompts that begin alike.",
+            rich_help_panel=_ENGINE,
+        ),
+    ] = True
+    enforce_eager: Annotated[
+        bool,
+        Option("--enforce-eager", help="On a GPU: no CUDA graphs.", rich_help_panel=_ENGINE),
+    ] = False
+    batch_invariant: Annotated[
+        bool,
+        Option(
+            "--batch-invariant",
+            help="The same bits alone and in any batch; slower.",
+            rich_help_panel=_ENGINE,
+        ),
+    ] = False
+
+    def arguments(self, **defaults: Any) -> dict[str, Any]:
+        """Return what was set here as arguments of :class:`~llm_numba.LLM`.
+
+        Parameters
+        ----------
+        **defaults
+            For what was left unset.
+        """
+        values = {field.name: getattr(self, field.name) for field in fields(self)}
+        return defaults | {name: value for name, value in values.items() if value is not None}
 
 
 def _compile_kernels(llm: "LLM") -> None:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 from llm_numba.cli.console import notes, styled
 
 if TYPE_CHECKING:
-    from llm_numba.engine import RequestOutput
+    from llm_numba.engine import EngineStats, RequestOutput
 
 
 def print_request(output: "RequestOutput") -> None:
@@ -29,7 +29,7 @@ def print_request(output: "RequestOutput") -> None:
     _print(f"{prompt} · {answer}")
 
 
-def print_batch(outputs: Sequence["RequestOutput"], seconds: float) -> None:
+def print_batch(outputs: Sequence["RequestOutput"], seconds: float, stats: "EngineStats") -> None:
     """Print the tokens of a batch and its rate over the whole run.
 
     Parameters
@@ -38,12 +38,19 @@ def print_batch(outputs: Sequence["RequestOutput"], seconds: float) -> None:
         The finished requests.
     seconds : float
         Wall time of the run.
+    stats : EngineStats
+        Of the engine behind it.
     """
     prompt = sum(output.metrics.num_prompt_tokens for output in outputs)
     generated = sum(output.metrics.num_generated_tokens for output in outputs)
     _print(
         f"{len(outputs):,} requests · {prompt:,} prompt tokens · {generated:,} generated in"
         f" {seconds:.2f} s · {generated / seconds:,.0f} tokens/s over all"
+    )
+    _print(
+        f"{stats.num_steps:,} steps · {stats.num_tokens / max(1, stats.num_steps):,.1f} tokens a"
+        f" step · {stats.prefix_hit_rate:.1%} of the prompts from the cache · {stats.kv_waste:.1%}"
+        f" of the slots empty · {stats.num_preemptions:,} pre-emptions"
     )
 
 

@@ -1,6 +1,7 @@
 """``LLM``: the door that most programs come in by."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -70,6 +71,8 @@ class LLM:
         stretches ("dynamic", "yarn") may be asked for more, up to its factor.
     enforce_eager : bool
         On a GPU, launch kernels one by one: no CUDA graphs. Slower, and every bit the same.
+    batch_invariant : bool
+        A request's logits have the same bits alone and in any batch. Slower.
     execution : Execution, optional
         What the model fuses, and whether a token's bits may depend on what else is in the batch;
         by default everything, and they may.
@@ -110,6 +113,7 @@ class LLM:
         enable_prefix_caching: bool = True,
         max_model_len: int | None = None,
         enforce_eager: bool = False,
+        batch_invariant: bool = False,
         execution: Execution | None = None,
         progress: Progress | None = None,
     ) -> None:
@@ -169,6 +173,8 @@ class LLM:
             self.device,
             identity if enable_prefix_caching else None,
         )
+        if batch_invariant:
+            execution = replace(execution or Execution(), batch_invariant=True)
         decoder = load_model(
             files, self.dtype, self.max_model_len, progress, self.device, execution
         )

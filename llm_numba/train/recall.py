@@ -130,6 +130,8 @@ def evaluate_recall(
         pairs = list(zip(stories, questions, strict=True))[start : start + batch_size]
         outputs = llm.generate([recall_prompt(*pair) for pair in pairs], params)
         for (_, question), output in zip(pairs, outputs, strict=True):
+            if output.error is not None:  # no answer is not a wrong answer
+                raise output.error
             said = output.outputs[0].text.strip()
             if said != question.answer:
                 wrong.append(

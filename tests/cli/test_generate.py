@@ -1,11 +1,13 @@
 """``llm-numba generate``: what goes to stdout, what to stderr, and in which order."""
 
 import json
+import re
 
 import pytest
 
 from llm_numba import LLM, SamplingParams
 from llm_numba.cli.transcript import Transcript
+from llm_numba.engine.request import Sequence
 from llm_numba.runtime import gpu_problem
 
 GREEDY = ("--temperature", 0, "--max-tokens", 12)
@@ -88,6 +90,47 @@ def test_prompts_file_runs_as_one_batch_in_its_order(cli, tiny, tmp_path, expect
     headings = [line for line in result.stderr.splitlines() if line.startswith("──")]
     assert headings == [f"── prompt {i} of 3" for i in (1, 2, 3)]
     assert "3 requests" in result.stderr
+    assert "0 pre-emptions" in result.stderr
+
+
+def test_the_engines_options_change_how_it_computes_and_nothing_of_what_it_writes(
+    cli, tiny, expected
+):
+    options = ("--max-num-batched-tokens", 4, "--max-num-seqs", 2, "--no-prefix-caching")
+    result = cli.invoke("generate", *PROMPTS[:2], "-m", tiny, *GREEDY, *options, "--stats")
+    assert result.exit_code == 0, result.output
+    for completion in expected[:2]:
+        assert completion.text in result.stdout
+    tokens_a_step = float(re.search(r"([\d.]+) tokens a step", result.stderr)[1])
+    assert tokens_a_step <= 4
+
+
+def test_an_engine_option_out_of_range_is_an_error(cli, tiny):
+    result = cli.invoke("generate", "x", "-m", tiny, "--max-num-seqs", 0)
+    assert result.exit_code == 2
+    assert "max_num_seqs=0 is out of range" in result.stderr
+
+
+@pytest.mark.parametrize("options", [[], ["--json"]], ids=["text", "JSON"])
+def test_one_prompt_that_fails_leaves_the_others_their_text(
+    cli, tiny, expected, options, monkeypatch: pytest.MonkeyPatch
+):
+    append = Sequence.append
+
+    def failing(sequence, *args):
+        if sequence.request.prompt == PROMPTS[0]:
+            raise UnicodeError("half a character")
+        append(sequence, *args)
+
+    monkeypatch.setattr(Sequence, "append", failing)
+    result = cli.invoke("generate", *PROMPTS[:2], "-m", tiny, *GREEDY, *options)
+    assert result.exit_code == 2
+    assert "half a character" in result.stderr
+    assert expected[1].text in (
+        json.loads(result.stdout.splitlines()[1])["outputs"][0]["text"]
+        if options
+        else result.stdout
+    )
 
 
 def test_echo_writes_prompts_untouched_by_markup(cli, tiny, expected):
