@@ -7,7 +7,6 @@ its time, stands beside what a copy reaches in the same run.
 """
 
 import functools
-import gc
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -15,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from llm_numba.bench.bandwidth import weight_bandwidth
-from llm_numba.bench.engine_fusion import fusion_results
+from llm_numba.bench.engine_fusion import fusion_results, give_memory_back
 from llm_numba.bench.engine_peers import peer_results
 from llm_numba.bench.engine_serving import serve
 from llm_numba.bench.engine_steps import DecodePlan, EngineTimer
@@ -24,7 +23,7 @@ from llm_numba.bench.record import Result
 from llm_numba.bench.timing import Statistic, summarize
 from llm_numba.engine import LLM
 from llm_numba.errors import LLMNumbaError
-from llm_numba.runtime import gpu_memory, resolve_device
+from llm_numba.runtime import resolve_device
 
 PARTS = ("peers", "decode", "prefill", "serving", "fusion")
 
@@ -54,7 +53,7 @@ class EngineSettings:
     warmup, steps : int
         Uncounted and counted steps of each.
     point_seconds : float
-        Counted steps of one measurement end after so long, but 20 are made at least.
+        Counted steps of one measurement end after so long, see :meth:`.EngineTimer.decode`.
     prompts : tuple of int
         Lengths of the prompts whose first token is timed.
     requests : int
@@ -75,7 +74,7 @@ class EngineSettings:
     batch: int = 32
     warmup: int = 100
     steps: int = 500
-    point_seconds: float = 4.0
+    point_seconds: float = 2.0
     prompts: tuple[int, ...] = (128, 512, 2048)
     requests: int = 256
     lengths: tuple[int, int] = (100, 1024)
@@ -136,9 +135,9 @@ def measure(settings: EngineSettings) -> Iterator[Result]:
     )
     yield from _of_one_model(load(), settings, float(np.median(speeds)))
     if "fusion" in settings.parts:
-        gc.collect()  # the model goes, and its memory comes back
+        give_memory_back()
         shapes = (settings.two_batches, settings.context)
-        steps, seconds = min(settings.steps, 100), settings.point_seconds / 4
+        steps, seconds = min(settings.steps, 100), settings.point_seconds / 2
         yield from fusion_results(load, *shapes, steps, seconds, settings.seed)
 
 
@@ -180,7 +179,10 @@ def _footprint(llm: LLM) -> Iterator[Result]:
     for name, size in held.items():
         yield Result(f"memory/{name}", f"memory of the {name}", _exactly(size / 1e9, "GB"))
     if llm.device == "cuda":
-        free, total = gpu_memory()
+        import cupy
+
+        # What CuPy keeps of arrays that are gone counts: a step will take it again.
+        free, total = cupy.cuda.runtime.memGetInfo()
         taken, foreseen = total - free, llm.memory.taken
         off = 100 * abs(taken - foreseen) / foreseen
         yield Result("memory/foreseen", "memory in all, foreseen", _exactly(foreseen / 1e9, "GB"))
@@ -197,7 +199,8 @@ def _decode(timer: EngineTimer, settings: EngineSettings, speed: float) -> Itera
         plan = DecodePlan.around(context, settings.warmup, settings.steps, longest)
         if not timer.fits(batch, plan):
             continue
-        seconds = timer.decode(batch, plan, settings.point_seconds)
+        times = timer.decode(batch, plan, settings.point_seconds)
+        seconds = times.seconds
         mean = float(np.mean(seconds))
         moved = step_traffic(runner.model, runner.kv_cache, StepShape(batch, 1, context))
         share = 100 * moved.num_bytes / mean / (1e9 * speed)
@@ -214,7 +217,7 @@ def _decode(timer: EngineTimer, settings: EngineSettings, speed: float) -> Itera
         yield Result(
             f"decode/batch={batch}/context={context}",
             f"a decode step, batch {batch}, context {context}",
-            summarize([1e3 * each for each in seconds], "ms", warmup=plan.warmup),
+            summarize([1e3 * each for each in seconds], "ms", warmup=times.warmup),
             shape,
             at_most=_AT_MOST_MS.get(key),
         )

@@ -5,6 +5,7 @@ and each further row switches one more fusion on. All are the same model, to rou
 """
 
 import gc
+import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, fields
 
@@ -74,7 +75,7 @@ def fusion_results(
         Of each measurement, the context at most half of the model's; a tenth of the steps more do
         not count.
     seconds : float
-        Counted steps end after so long, but 20 are made at least.
+        Counted steps end after so long, see :meth:`.EngineTimer.decode`.
     seed : int
         Of the prompts.
 
@@ -93,9 +94,16 @@ def fusion_results(
             yield Result(
                 f"fusion/batch={batch}/{variant.name}",
                 f"batch {batch}: {variant.what}",
-                summarize([1e3 * each for each in times], "ms", warmup=plan.warmup),
+                summarize([1e3 * each for each in times.seconds], "ms", warmup=times.warmup),
                 {"batch": batch, "context": near, "what": variant.what},
             )
         # Two models of the size of the GPU's memory do not fit at a time.
         del llm, timer
-        gc.collect()
+        give_memory_back()
+
+
+def give_memory_back() -> None:
+    """Free what nobody refers to any more, cycles included, and what CuPy keeps of it."""
+    gc.collect()
+    if cupy := sys.modules.get("cupy"):
+        cupy.get_default_memory_pool().free_all_blocks()

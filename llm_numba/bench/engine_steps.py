@@ -66,6 +66,22 @@ class DecodePlan:
         return cls(context - steps // 2 - warmup - 1, warmup, steps)
 
 
+@dataclass(frozen=True)
+class DecodeTimes:
+    """What :meth:`EngineTimer.decode` measured.
+
+    Attributes
+    ----------
+    seconds : list of float
+        One a counted step.
+    warmup : int
+        Steps before them.
+    """
+
+    seconds: list[float]
+    warmup: int
+
+
 class EngineTimer:
     """Runs requests of random tokens and times steps by the host's clock.
 
@@ -103,7 +119,7 @@ class EngineTimer:
         room = self.kv_cache.allocator.num_blocks
         return blocks <= room and plan.final_tokens <= self.llm.max_model_len
 
-    def decode(self, batch: int, plan: DecodePlan, budget_seconds: float = 60.0) -> list[float]:
+    def decode(self, batch: int, plan: DecodePlan, budget_seconds: float = 60.0) -> "DecodeTimes":
         """Time steps in which each sequence gets one token.
 
         Parameters
@@ -112,12 +128,12 @@ class EngineTimer:
             Sequences that decode together.
         plan : DecodePlan
         budget_seconds : float
-            The counted steps end after so long, but 20 of them are made at least.
+            The counted steps end after so long, and the warm-up after half of it; but 20 of each
+            are made at least, if the plan has as many.
 
         Returns
         -------
-        list of float
-            Seconds, one a counted step.
+        DecodeTimes
 
         Raises
         ------
@@ -135,17 +151,22 @@ class EngineTimer:
         with self.running(prompts, [params] * batch) as requests:
             while any(not request.metrics.num_generated_tokens for request in requests):
                 self._step(requests)
-            # A warm-up that compiles, or captures graphs, is not stopped half-way by the budget.
-            for _ in range(plan.warmup):
-                self._step(requests)
-            seconds: list[float] = []
-            while len(seconds) < plan.steps and (
-                len(seconds) < _FEWEST_STEPS or sum(seconds) < budget_seconds
-            ):
-                begin = self._clock()
-                self._step(requests)
-                seconds.append(self._clock() - begin)
-            return seconds
+            warmup = self._repeat(requests, plan.warmup, budget_seconds / 2)
+            return DecodeTimes(
+                self._repeat(requests, plan.steps, budget_seconds), warmup=len(warmup)
+            )
+
+    def _repeat(self, requests: list[Request], most: int, budget_seconds: float) -> list[float]:
+        seconds: list[float] = []
+        begin = self._clock()
+        while len(seconds) < most and (
+            len(seconds) < _FEWEST_STEPS or sum(seconds) < budget_seconds
+        ):
+            self._step(requests)
+            end = self._clock()
+            seconds.append(end - begin)
+            begin = end
+        return seconds
 
     def first_token(self, prompt_tokens: int) -> float:
         """Time from a prompt to its first token.

@@ -31,7 +31,7 @@ def engine(
     prompts: Annotated[str, typer.Option(help="Lengths of prompts; unset: 128 to 2048.")] = "",
     warmup: Annotated[int, typer.Option(min=0, help="Steps that do not count.")] = 100,
     steps: Annotated[int, typer.Option(min=1, help="Steps that count, at most.")] = 500,
-    seconds: Annotated[float, typer.Option(min=0, help="Of counted steps, about.")] = 4.0,
+    seconds: Annotated[float, typer.Option(min=0, help="Of counted steps, about.")] = 2.0,
     requests: Annotated[int, typer.Option(min=1, help="Of the serving run.")] = 256,
     commit: Annotated[
         str | None, typer.Option(help="The commit that runs, for a copy of it without git.")

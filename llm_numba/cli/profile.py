@@ -123,7 +123,7 @@ def _profiles(
     runner = llm.engine.runner
     timer = EngineTimer(llm)
     plan = DecodePlan.around(context, 30, 100, llm.max_model_len)
-    engine_seconds = float(np.median(timer.decode(batch, plan, budget_seconds=3.0)))
+    engine_seconds = float(np.median(timer.decode(batch, plan, budget_seconds=2.0).seconds))
     step = profile_step(runner.model, runner.kv_cache, StepShape(batch, 1, context), clock)
     profiles = [dataclasses.replace(step, engine_seconds=engine_seconds)]
     if prefill:

@@ -101,7 +101,8 @@ def test_steps_give_each_sequence_a_token_and_leave_nothing_behind(llm):
     timer = EngineTimer(llm)
     before = llm.engine.stats()
     plan = DecodePlan.around(40, 2, 5)
-    assert len(timer.decode(3, plan)) == 5
+    times = timer.decode(3, plan)
+    assert (len(times.seconds), times.warmup) == (5, 2)
     after = llm.engine.stats()
     # One step with the prompts' last tokens, the warm-up, and what counts.
     assert after.num_steps - before.num_steps == 1 + 2 + 5
@@ -130,7 +131,17 @@ def test_what_does_not_fit_together_is_refused(llm):
 def test_the_clock_is_asked_around_each_step(llm):
     ticks = iter(range(1000))
     timer = EngineTimer(llm, clock=lambda: float(next(ticks)))
-    assert timer.decode(1, DecodePlan.around(20, 1, 6)) == [1.0] * 6
+    assert timer.decode(1, DecodePlan.around(20, 1, 6)).seconds == [1.0] * 6
+
+
+def test_slow_steps_end_when_their_time_is_up_but_not_before_the_twentieth(llm):
+    ticks = iter(range(1000))
+    timer = EngineTimer(llm, clock=lambda: float(next(ticks)))
+    plan = DecodePlan.around(200, 60, 100)
+    times = timer.decode(1, plan, budget_seconds=50.0)
+    assert (len(times.seconds), times.warmup) == (50, 25)
+    times = timer.decode(1, plan, budget_seconds=5.0)
+    assert (len(times.seconds), times.warmup) == (20, 20)
 
 
 # -- The GPU's idle time -------------------------------------------------------------------------

@@ -242,3 +242,41 @@ def test_the_picture_is_one_svg_that_says_what_it_shows(small):
 )
 def test_durations_have_the_unit_that_suits_them(seconds, shown):
     assert duration(seconds) == shown
+
+
+@pytest.mark.gpu
+def test_a_gpu_times_each_kernel_in_its_place():
+    from llm_numba.bench.profile_clocks import GPUClock
+
+    clock = GPUClock(repeats=5, watched=3)
+    found = profile_step(*parts(device="cuda"), DECODE, clock)
+    spans = [span for each in found.operations for span in each.spans]
+    assert len(spans) == sum(len(each.kernels) for each in found.operations)
+    begins = [begin for begin, _ in spans]
+    assert begins == sorted(begins)
+    assert all(begin < end for begin, end in spans)
+    # No kernel is shorter than one that does nothing, but for the noise of two clocks.
+    assert found.parts(1e12)["launches"] < 1.5 * found.kernel_seconds
+    # Watched, the whole is longer; each kernel lies within the seconds that a step may take.
+    assert found.kernel_seconds < 2 * found.seconds
+
+
+@pytest.mark.gpu
+def test_the_names_that_cupti_notes_are_those_that_were_launched():
+    from llm_numba.bench.cupti import cupti
+    from llm_numba.runtime import launch_all
+
+    model, kv_cache = parts(device="cuda")
+    with prepared_step(model, kv_cache, DECODE) as step:
+        step()
+        recorded = record(step, launch=False)
+        launches = [launch for each in recorded for launch in each.launches]
+
+        def run():
+            launch_all(launches)
+            kv_cache.layers[0][0].device.synchronize()
+
+        runs = cupti().watch(run)
+    assert len(runs) == len(launches)
+    for launch, run in zip(launches, runs, strict=True):
+        assert launch.kernel.py_func.__name__ in run.name
