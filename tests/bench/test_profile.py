@@ -22,6 +22,7 @@ from llm_numba.bench.profile_traffic import (
 )
 from llm_numba.kvcache import PagedKVCache
 from llm_numba.models import load_model, open_model, resolve_model
+from llm_numba.runtime import gpu_problem
 
 BLOCK = 16
 GOLDEN = Path(__file__).parents[1] / "golden/fixtures"
@@ -244,7 +245,14 @@ def test_durations_have_the_unit_that_suits_them(seconds, shown):
     assert duration(seconds) == shown
 
 
+@pytest.fixture
+def gpu():
+    if problem := gpu_problem():
+        pytest.skip(f"no kernel runs on a GPU here: {problem}")
+
+
 @pytest.mark.gpu
+@pytest.mark.usefixtures("gpu")
 def test_a_gpu_times_each_kernel_in_its_place():
     from llm_numba.bench.profile_clocks import GPUClock
 
@@ -262,6 +270,7 @@ def test_a_gpu_times_each_kernel_in_its_place():
 
 
 @pytest.mark.gpu
+@pytest.mark.usefixtures("gpu")
 def test_the_names_that_cupti_notes_are_those_that_were_launched():
     from llm_numba.bench.cupti import cupti
     from llm_numba.runtime import launch_all
