@@ -82,7 +82,7 @@ class ModelRunner:
 
         Parameters
         ----------
-        step : Step
+        step : step.Step
             With at least one work.
 
         Returns

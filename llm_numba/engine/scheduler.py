@@ -138,7 +138,7 @@ class Scheduler:
 
         Returns
         -------
-        Step
+        step.Step
             Empty if nobody can go on before a token in flight is read.
         """
         works: list[Work] = []
