@@ -21,6 +21,7 @@ from llm_numba.kvcache import PagedKVCache
 Clock = Callable[[], float]
 
 _FEWEST_STEPS = 20
+_GLIMPSE = 2  # steps that are enough to have a graph captured
 
 
 @dataclass(frozen=True)
@@ -145,16 +146,24 @@ class EngineTimer:
                 f"{batch} sequences of {plan.final_tokens} tokens do not fit into the KV cache.",
                 "Lower batch or context, or give the cache more blocks.",
             )
-        prompts = [self.prompt(plan.prompt_tokens) for _ in range(batch)]
-        make_known(self.kv_cache, prompts)
-        params = exactly(1 + plan.warmup + plan.steps)
-        with self.running(prompts, [params] * batch) as requests:
-            while any(not request.metrics.num_generated_tokens for request in requests):
-                self._step(requests)
+        for tokens in widths(plan, self.kv_cache.block_size):
+            with self._decoding(batch, tokens, _GLIMPSE) as requests:
+                self._repeat(requests, _GLIMPSE, budget_seconds)
+        with self._decoding(batch, plan.prompt_tokens, plan.warmup + plan.steps) as requests:
             warmup = self._repeat(requests, plan.warmup, budget_seconds / 2)
             return DecodeTimes(
                 self._repeat(requests, plan.steps, budget_seconds), warmup=len(warmup)
             )
+
+    @contextmanager
+    def _decoding(self, batch: int, prompt_tokens: int, steps: int) -> Iterator[list[Request]]:
+        """Bring sequences as far as their first token, with room for so many more."""
+        prompts = [self.prompt(prompt_tokens) for _ in range(batch)]
+        make_known(self.kv_cache, prompts)
+        with self.running(prompts, [exactly(1 + steps)] * batch) as requests:
+            while any(not request.metrics.num_generated_tokens for request in requests):
+                self._step(requests)
+            yield requests
 
     def _repeat(self, requests: list[Request], most: int, budget_seconds: float) -> list[float]:
         seconds: list[float] = []
@@ -226,6 +235,29 @@ class EngineTimer:
         self._engine.step()
         for request in requests:
             request.chunks.clear()
+
+
+def widths(plan: DecodePlan, block_size: int) -> list[int]:
+    """Return lengths of prompts from which steps come by every width of block tables.
+
+    An engine captures a graph for each power of two of blocks, when it first needs it. None of the
+    counted steps should be the one that waits for it.
+
+    Parameters
+    ----------
+    plan : DecodePlan
+    block_size : int
+
+    Returns
+    -------
+    list of int
+    """
+    lengths, blocks = [], 1
+    while blocks * block_size < plan.final_tokens:
+        if blocks * block_size > plan.prompt_tokens:
+            lengths.append(max(1, blocks * block_size - _GLIMPSE))
+        blocks *= 2
+    return [*lengths, plan.final_tokens - 1 - _GLIMPSE] if lengths else []
 
 
 def make_known(kv_cache: PagedKVCache, prompts: list[list[int]]) -> None:

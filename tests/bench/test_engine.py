@@ -13,7 +13,7 @@ from llm_numba.bench.engine import EngineSettings, measure
 from llm_numba.bench.engine_fusion import variants
 from llm_numba.bench.engine_peers import peer_results
 from llm_numba.bench.engine_serving import IdleTime
-from llm_numba.bench.engine_steps import DecodePlan, EngineTimer, make_known
+from llm_numba.bench.engine_steps import DecodePlan, EngineTimer, make_known, widths
 from llm_numba.cli.app import app
 from llm_numba.errors import CacheError, LLMNumbaError
 from llm_numba.models import Execution
@@ -101,6 +101,7 @@ def test_steps_give_each_sequence_a_token_and_leave_nothing_behind(llm):
     timer = EngineTimer(llm)
     before = llm.engine.stats()
     plan = DecodePlan.around(40, 2, 5)
+    assert widths(plan, 16) == []
     times = timer.decode(3, plan)
     assert (len(times.seconds), times.warmup) == (5, 2)
     after = llm.engine.stats()
@@ -108,6 +109,13 @@ def test_steps_give_each_sequence_a_token_and_leave_nothing_behind(llm):
     assert after.num_steps - before.num_steps == 1 + 2 + 5
     assert after.num_running == after.num_waiting == 0
     assert after.num_free_blocks == before.num_free_blocks
+
+
+def test_each_width_of_block_tables_is_met_before_the_steps_that_count():
+    plan = DecodePlan.around(512, 100, 500)
+    assert (plan.prompt_tokens, plan.final_tokens) == (161, 762)
+    # Two more steps from these fill 16, 32, and part of 64 blocks.
+    assert widths(plan, 16) == [254, 510, 759]
 
 
 def test_a_prompt_that_is_known_is_not_computed(llm):

@@ -18,7 +18,8 @@ def files(tmp_path_factory):
     folder = tmp_path_factory.mktemp("profile")
     paths = {name: folder / name for name in ("out.json", "trace.json", "step.svg")}
     options = zip(("--out", "--trace", "--svg"), map(str, paths.values()), strict=True)
-    result = profile("--batch", "2", "--context", "40", "--prefill", "24", *sum(options, ()))
+    batches = ("--batch", "2", "--batch", "3")
+    result = profile(*batches, "--context", "40", "--prefill", "24", *sum(options, ()))
     assert result.exit_code == 0, result.output
     return {name: path.read_text() for name, path in paths.items()} | {"stdout": result.stdout}
 
@@ -30,6 +31,7 @@ def test_it_prints_each_operation_of_both_phases_and_the_parts_of_the_step(files
         assert "paged_attention" in text
         assert "rest of the kernels" in text
     assert "2 x 40 tokens" in decode
+    assert "3 x 40 tokens" in decode
     assert "host" in decode
     assert "host" not in prefill  # the engine's own prefill is not timed
 
@@ -41,7 +43,9 @@ def test_the_record_says_what_was_run_and_where(files):
     assert record["settings"]["bytes_per_second"] > 0
     assert record["environment"]["device"]["name"]
     names = [each["name"] for each in record["results"]]
-    assert names == ["decode/batch=2/context=40", "prefill/batch=1/context=24"]
+    assert names == [
+        "decode/batch=2/context=40", "decode/batch=3/context=40", "prefill/batch=1/context=24",
+    ]  # fmt: skip
     decode = record["results"][0]
     assert sum(decode["parts"].values()) == pytest.approx(decode["engine_seconds"])
 
@@ -49,7 +53,7 @@ def test_the_record_says_what_was_run_and_where(files):
 def test_the_trace_has_a_process_a_phase_and_no_time_runs_backwards(files):
     events = json.loads(files["trace.json"])["traceEvents"]
     spans = [each for each in events if each["ph"] == "X"]
-    assert {each["pid"] for each in spans} == {0, 1}
+    assert {each["pid"] for each in spans} == {0, 1, 2}
     assert all(each["ts"] >= 0 and each["dur"] >= 0 for each in spans)
 
 
