@@ -126,7 +126,6 @@ class BlockTable:
         for block in self.blocks:
             self._allocator.share(block)
         self.num_tokens = len(self.blocks) * self._block_size
-        cache.count(len(token_ids), self.num_tokens)
         return self.num_tokens
 
     def register(self, token_ids: Sequence[int]) -> None:

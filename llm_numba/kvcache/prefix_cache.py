@@ -26,16 +26,9 @@ class PrefixCache:
         Of the model: whatever changes the keys and values of the same tokens belongs in it.
     block_size : int
         Tokens a block.
-
-    Attributes
-    ----------
-    num_tokens_queried, num_tokens_found : int
-        Over all prompts that were looked up: their tokens, and how many were found.
     """
 
     def __init__(self, identity: str, block_size: int) -> None:
-        self.num_tokens_queried = 0
-        self.num_tokens_found = 0
         self._block_size = block_size
         self._root = sha256(identity.encode()).digest()
         self._block_of: dict[bytes, int] = {}
@@ -44,11 +37,6 @@ class PrefixCache:
     def __contains__(self, block: int) -> bool:
         """Whether a block can be found."""
         return block in self._key_of
-
-    @property
-    def hit_rate(self) -> float:
-        """Tokens found of those queried, from 0 to 1."""
-        return self.num_tokens_found / max(1, self.num_tokens_queried)
 
     def next_key(self, keys: list[bytes], token_ids: Sequence[int]) -> bytes:
         """Return the key of the full block that comes next.
@@ -70,7 +58,7 @@ class PrefixCache:
         return sha256((keys[-1] if keys else self._root) + tokens.tobytes()).digest()
 
     def match(self, token_ids: Sequence[int]) -> tuple[list[bytes], list[int]]:
-        """Look up the longest beginning of a prompt, and count nothing.
+        """Look up the longest beginning of a prompt.
 
         Parameters
         ----------
@@ -91,16 +79,6 @@ class PrefixCache:
             keys.append(key)
             blocks.append(self._block_of[key])
         return keys, blocks
-
-    def count(self, num_queried: int, num_found: int) -> None:
-        """Add a prompt's tokens to the statistics.
-
-        Parameters
-        ----------
-        num_queried, num_found : int
-        """
-        self.num_tokens_queried += num_queried
-        self.num_tokens_found += num_found
 
     def add(self, key: bytes, block: int) -> None:
         """Make a block findable, unless another one with the same contents is.

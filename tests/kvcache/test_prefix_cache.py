@@ -210,18 +210,6 @@ def test_samples_of_one_prompt_register_the_blocks_in_which_they_part(memory):
         assert memory.prefix_cache.match([*PROMPT, token, 0])[1] == [0, 1, block]
 
 
-def test_the_hit_rate_counts_tokens_of_prompts(memory):
-    assert memory.prefix_cache.hit_rate == 0
-    memory.compute(PROMPT)
-    memory.compute(PROMPT)
-    memory.compute(PROMPT[:6])
-    cache = memory.prefix_cache
-    assert (cache.num_tokens_found, cache.num_tokens_queried) == (0 + 8 + 4, 11 + 11 + 6)
-    assert cache.hit_rate == 12 / 28
-    cache.match(PROMPT)
-    assert cache.hit_rate == 12 / 28
-
-
 def test_what_is_in_doubt_is_found_by_nobody_and_free_again(memory):
     memory.compute(PROMPT).free()
     table = memory.compute(PROMPT[:9])
@@ -255,4 +243,3 @@ def test_the_cache_of_a_named_model_finds_prefixes():
     table.append_slots(len(PROMPT))
     table.register(PROMPT)
     assert cache.new_table().adopt_prefix(PROMPT) == 8
-    assert cache.prefix_cache.hit_rate == 8 / 11
