@@ -128,7 +128,7 @@ def _as_json(plan: "MemoryPlan", device: str, dtype: str) -> dict[str, Any]:
         "kv_cache_bytes": plan.kv_cache,
         "taken_bytes": plan.taken,
         "limit_bytes": plan.limit,
-        "total_bytes": plan.total,
+        "total_bytes": plan.device_bytes,
         "num_blocks": plan.num_blocks,
         "block_bytes": plan.block_bytes,
     }
@@ -146,7 +146,7 @@ def _show(plan: "MemoryPlan", options: "MemoryOptions", device: str, dtype: str)
         table.add_column(heading, justify="right")
 
     def row(name: str, what: str, num_bytes: int, **style: str) -> None:
-        share = f"{num_bytes / plan.total:.1%}"
+        share = f"{num_bytes / plan.device_bytes:.1%}"
         table.add_row(styled(name, "bold"), what, size(num_bytes), share, **style)
 
     row("weights", f"in {dtype}", plan.needs.weights)

@@ -54,8 +54,8 @@ class MemoryPlan:
     needs : Needs
         Weights, activations, reserve.
     block_bytes, num_blocks : int
-    total : int
-        Bytes of the card, or of main memory that is available.
+    device_bytes : int
+        Of the card, or of main memory that is available.
     limit : int
         Bytes of it that the engine may take.
     """
@@ -63,7 +63,7 @@ class MemoryPlan:
     needs: Needs
     block_bytes: int
     num_blocks: int
-    total: int
+    device_bytes: int
     limit: int
 
     @property
@@ -74,7 +74,7 @@ class MemoryPlan:
     @property
     def taken(self) -> int:
         """Bytes that the engine will take."""
-        return self.needs.total + self.kv_cache
+        return self.needs.num_bytes + self.kv_cache
 
 
 def plan_memory(

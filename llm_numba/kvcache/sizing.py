@@ -61,7 +61,7 @@ class Needs:
     reserve: int
 
     @property
-    def total(self) -> int:
+    def num_bytes(self) -> int:
         """All of it."""
         return self.weights + self.activations + self.reserve
 
@@ -143,7 +143,7 @@ def gpu_num_blocks(limit: int, needs: Needs, room: Room, num_blocks: int | None 
         If not even one sequence of full length fits beside them, or not as many blocks.
     """
     _check_needs(limit, needs)
-    left = limit - needs.total
+    left = limit - needs.num_bytes
     # One block more than sequences get: rows that only fill up a batch write there.
     affordable = max(0, left // room.block_bytes - 1)
     if num_blocks is None:
@@ -177,7 +177,7 @@ def _check_needs(limit: int, needs: Needs) -> None:
             "Let it take more (gpu_memory_utilization; end what else runs on this GPU), load in a "
             "dtype of 16 bits, or take a smaller model or a GPU with more memory.",
         )
-    if needs.total > limit:
+    if needs.num_bytes > limit:
         raise EngineError(
             f"Out of device memory: beside weights of {gib(needs.weights)} the largest step takes "
             f"{gib(needs.activations)}, and the engine may take {gib(limit)} of the GPU's memory.",

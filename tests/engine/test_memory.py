@@ -45,7 +45,7 @@ def test_learned_positions_have_no_tables_besides():
 def test_all_of_the_limit_is_used_but_for_less_than_a_block():
     found = plan("llama-3-8b", gpu_memory_utilization=0.75)
     assert found.limit == 60 * GIB
-    assert found.needs.total + found.kv_cache == found.taken
+    assert found.needs.num_bytes + found.kv_cache == found.taken
     assert found.limit - found.block_bytes < found.taken <= found.limit
 
 
