@@ -188,13 +188,15 @@ class Engine:
         try:
             for request in requests:
                 self.add(request)
-            while True:
-                for request in requests:
+            going = requests
+            while going:
+                for request in going:
                     while request.chunks:
                         yield request.chunks.popleft()
-                if all(request.finished for request in requests):
-                    break
-                self.step()
+                # Between two chunks other streams may have stepped, and ended some of these.
+                going = [r for r in going if r.chunks or r in self._live]
+                if going and not any(request.chunks for request in going):
+                    self.step()
         finally:
             for request in requests:
                 if request in self._live:

@@ -1,5 +1,7 @@
 """The scheduler, step by step: whose tokens, how many, and who has to make room."""
 
+import time
+
 import pytest
 
 from llm_numba import SamplingParams
@@ -99,6 +101,26 @@ def test_more_samples_than_the_class_may_run_are_refused():
     with pytest.raises(CacheError, match="runs 2 sequences at a time"):
         bench.add(1, n=3, priority="batch")
     bench.finish(bench.add(1, n=3))
+
+
+def test_a_step_of_256_sequences_is_filled_in_two_milliseconds():
+    """The best of 20, for a busy machine; work that grows with the square would take seconds."""
+    bench = Bench(num_blocks=256 * 12, max_num_seqs=256, max_num_batched_tokens=2000)
+    for _ in range(256):
+        bench.add(4, max_tokens=40)
+    bench.step()
+    schedule, seconds = bench.engine._scheduler.schedule, []
+
+    def timed():
+        begin = time.perf_counter()
+        step = schedule()
+        seconds.append(time.perf_counter() - begin)
+        return step
+
+    bench.engine._scheduler.schedule = timed
+    for _ in range(20):
+        assert len(bench.step()) == 256
+    assert min(seconds) < 2e-3
 
 
 # -- The prefix cache -------------------------------------------------------------------------

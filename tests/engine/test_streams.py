@@ -90,6 +90,22 @@ def test_a_stream_left_alone_is_carried_along_and_read_later(tiny_llm: LLM):
     assert joined([first, *waiting]) == (alone.text, alone.token_ids)
 
 
+def test_no_chunk_is_lost_of_a_request_that_ends_while_another_of_its_stream_is_read(
+    tiny_llm: LLM,
+):
+    """Whoever reads the second prompt's chunk lets all the steps happen before going on."""
+    prompts = ["Tom", "Anna"]
+    alone = [tiny_llm.generate(prompt, greedy())[0].outputs[0].token_ids for prompt in prompts]
+    stream = tiny_llm.stream(prompts, greedy())
+    chunks = [next(stream), next(stream)]
+    tiny_llm.generate("Zoe", greedy(max_tokens=40))
+    chunks += stream
+    for request_id, expected in zip(
+        sorted({c.request_id for c in chunks}, key=int), alone, strict=True
+    ):
+        assert joined([c for c in chunks if c.request_id == request_id])[1] == expected
+
+
 def test_a_stream_does_nothing_before_its_first_chunk_is_asked_for(tiny_llm: LLM, blocks_in_use):
     stream = tiny_llm.stream("Tom lost", greedy())
     tiny_llm.generate("Anna", greedy(max_tokens=1))
