@@ -19,7 +19,18 @@ Span = tuple[float, float]  # begin and end in seconds, from the begin of the st
 
 @dataclass(frozen=True)
 class Recorded:
-    """An operation as it was called: what it was given, returned and launched."""
+    """An operation as it was called.
+
+    Attributes
+    ----------
+    call : Call
+    result : array or tuple of arrays
+        What it returned.
+    launches : tuple of Launch
+        Those that were collected; none if they ran.
+    span : (float, float)
+        Begin and end on the host, in seconds from the begin of the step.
+    """
 
     call: ops.Call
     result: Any
