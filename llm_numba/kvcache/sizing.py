@@ -252,7 +252,7 @@ def host_num_blocks(
             f"Set max_model_len to at most {affordable * room.block_size}, or set num_blocks "
             "yourself."
             if affordable
-            else "Take a smaller model, or a machine with more memory.",
+            else "Lower max_model_len, or take a smaller model or a machine with more memory.",
         )
     return min(affordable, per_sequence * room.max_num_seqs)
 

@@ -42,7 +42,7 @@ def test_the_weights_that_are_yet_to_be_read_leave_less_for_the_cache():
 
 
 def test_no_memory_beside_the_weights_asks_for_a_smaller_model():
-    with pytest.raises(CacheError, match="Take a smaller model, or a machine"):
+    with pytest.raises(CacheError, match="or take a smaller model or a machine"):
         host_num_blocks(1000, 2000, ROOM)
 
 
