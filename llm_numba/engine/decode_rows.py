@@ -165,7 +165,7 @@ class DecodeRows:
 
     def clear(self) -> None:
         """Forget all sequences; every row is padding then."""
-        self._clear(0, len(self._sequences))
+        self._clear(0, len(self._indices))
         self._sequences = []
 
     def _rearrange(self, works: list[Work], sequences: list[Sequence], starts: np.ndarray) -> None:
