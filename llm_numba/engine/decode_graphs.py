@@ -10,6 +10,7 @@ A bucket's first step is launched one by one, which compiles what is not compile
 captured. All graphs share one arena: they never run at the same time.
 """
 
+import itertools
 from collections.abc import Callable
 from typing import Literal
 
@@ -23,7 +24,7 @@ from llm_numba.kvcache import PagedKVCache
 from llm_numba.models import Decoder, ForwardBatch
 from llm_numba.runtime import Arena, Array, Graph, Staging, capture, kind_of, to_device, zeros
 
-Mode = Literal["sample", "logits"]
+Mode = Literal["argmax", "sample", "logits"]
 Progress = Callable[[int, int], None]
 
 
@@ -106,8 +107,8 @@ class DecodeGraphs:
             Of one token each.
         sources : dict of Sequence to int
             In which row of `sampled` the tokens are that are in flight.
-        mode : {"sample", "logits"}
-            Whether to write to `sampled`, or to return logits.
+        mode : {"argmax", "sample", "logits"}
+            What writes to `sampled`; or to return logits.
 
         Returns
         -------
@@ -122,21 +123,21 @@ class DecodeGraphs:
         """Forget the sequences of the last step, as after a failure."""
         self._rows.clear()
 
-    def warm_up(self, mode: Mode, progress: Progress | None = None) -> None:
+    def warm_up(self, modes: tuple[Mode, ...], progress: Progress | None = None) -> None:
         """Capture the graphs of all buckets, on rows of padding.
 
         Parameters
         ----------
-        mode : {"sample", "logits"}
+        modes : tuple of {"argmax", "sample", "logits"}
         progress : callable(done, total), optional
             Called after each.
         """
         self._rows.clear()
-        buckets = all_buckets(self._largest)
-        for done, bucket in enumerate(buckets, start=1):
+        graphs = list(itertools.product(all_buckets(self._largest), modes))
+        for done, (bucket, mode) in enumerate(graphs, start=1):
             self._queue(bucket, mode)
             if progress is not None:
-                progress(done, len(buckets))
+                progress(done, len(graphs))
 
     def _queue(self, bucket: Bucket, mode: Mode) -> Array | None:
         self._rows.write(inputs_of(self._staging.next_buffer(), bucket))
@@ -166,9 +167,13 @@ class DecodeGraphs:
         logits = self._model.logits(self._model.forward(batch, self._kv_cache))
         if mode == "logits":
             return logits
+        out = self.sampled[: bucket.rows]
+        if mode == "argmax":
+            ops.argmax(logits, out=out)
+            return None
         limits = (inputs.field(name) for name in ("temperature", "top_k", "top_p", "min_p"))
         numbers = (inputs.seeds, inputs.field("streams"), inputs.field("draws"))
-        ops.sample_tokens(logits, *limits, *numbers, out=self.sampled[: bucket.rows])
+        ops.sample_tokens(logits, *limits, *numbers, out=out)
         return None
 
     def _capture(self, bucket: Bucket, mode: Mode) -> tuple[Graph, Array | None]:

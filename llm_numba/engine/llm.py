@@ -1,6 +1,6 @@
 """``LLM``: the door that most programs come in by."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -187,6 +187,19 @@ class LLM:
             max_num_batched_tokens,
             max_seqs_by_priority,
         )
+
+    def warm_up(self, progress: Callable[[int, int], None] | None = None) -> None:
+        """Capture all CUDA graphs now, so that no request waits for one.
+
+        Without it each is captured when it is first needed. Where there are no graphs nothing
+        happens.
+
+        Parameters
+        ----------
+        progress : callable(done, total), optional
+            Called after each graph.
+        """
+        self.engine.runner.warm_up(progress)
 
     @property
     def has_tokenizer(self) -> bool:

@@ -74,8 +74,9 @@ class ModelRunner:
             Called after each graph.
         """
         if self._decode is not None:
+            fused = self.model.execution.fuse_sampling
             with faults.reported("the capture of a graph"):
-                self._decode.warm_up(self._mode_of([]), progress)
+                self._decode.warm_up(("argmax", "sample") if fused else ("logits",), progress)
 
     def submit(self, step: Step) -> "SubmittedStep":
         """Compute a step and choose the tokens that follow, or queue that on a GPU.
@@ -133,8 +134,9 @@ class ModelRunner:
             raise
 
     def _mode_of(self, samplers: list[Sequence]) -> Mode:
-        fused = self.model.execution.fuse_sampling and not any(map(is_eager, samplers))
-        return "sample" if fused else "logits"
+        if not self.model.execution.fuse_sampling or any(map(is_eager, samplers)):
+            return "logits"
+        return "argmax" if all(each.request.params.greedy for each in samplers) else "sample"
 
     def _note(self, samplers: list[Sequence]) -> None:
         if samplers != self._samplers:
@@ -149,7 +151,7 @@ class ModelRunner:
             logits = self._logits(works)
         else:
             logits = self._decode.run(works, self._sources, self._mode)
-            if self._mode == "sample":
+            if self._mode != "logits":
                 return [self._decode.sampled[: len(samplers)]]
         if logits is None:
             return []

@@ -73,7 +73,7 @@ def argmax(logits: Any, *, out: Any = None, stream: Any = None) -> Any:
     Returns
     -------
     int64 [B]
-        `out`. In a row with NaN the first NaN.
+        `out`; -1 where the largest logit is not a finite number, or any is NaN.
 
     Raises
     ------

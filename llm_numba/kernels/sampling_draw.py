@@ -14,6 +14,7 @@ from llm_numba.kernels.rows import MAX_WARPS
 from llm_numba.kernels.sampling_numbers import (
     LEAST_KEY,
     column_of_ranked,
+    has_finite_maximum,
     key_of,
     key_of_ranked,
     part_of,
@@ -49,7 +50,6 @@ from llm_numba.kernels.sampling_refine import (
 from llm_numba.kernels.sampling_select import (
     CANDIDATES,
     doubts,
-    has_finite_maximum,
     is_doubtful,
     is_drawn,
     is_limited,

@@ -79,6 +79,13 @@ def key_of_ranked(rank):
 
 
 @cuda.jit(device=True)
+def has_finite_maximum(rank):
+    """Tell whether a row's largest logit is finite, which NaN is not."""
+    key = key_of_ranked(rank)
+    return key > -INFINITY_KEY - 1 and key < INFINITY_KEY
+
+
+@cuda.jit(device=True)
 def column_of_ranked(rank):
     """Return the column of a :func:`ranked` pair."""
     return _INDEX_BITS - (rank & _INDEX_BITS)

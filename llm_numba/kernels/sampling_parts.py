@@ -22,6 +22,7 @@ from llm_numba.kernels.rows import MINUS_INFINITY
 from llm_numba.kernels.sampling_numbers import (
     LEAST_KEY,
     column_of_ranked,
+    has_finite_maximum,
     key_of,
     key_of_ranked,
     ranked,
@@ -362,6 +363,7 @@ def row_argmax(logits, best, out):
     """Choose among the shares of a row; a warp a row, several of them a block."""
     row = cuda.blockIdx.x * cuda.blockDim.y + cuda.threadIdx.y
     if row < best.shape[0]:
-        token = first_of_run(logits, row, row_best(best, row))
+        rank = row_best(best, row)
+        token = first_of_run(logits, row, rank)
         if cuda.threadIdx.x == 0:
-            out[row] = token
+            out[row] = token if has_finite_maximum(rank) else -1

@@ -13,6 +13,7 @@ from llm_numba.kernels.rows import MAX_WARPS
 from llm_numba.kernels.sampling_numbers import (
     NAN_KEY,
     column_of_ranked,
+    has_finite_maximum,
     key_of,
     part_of,
     ranked,
@@ -28,7 +29,7 @@ from llm_numba.kernels.sampling_parts import (
     sum_before,
     sum_over_block,
 )
-from llm_numba.kernels.sampling_select import has_finite_maximum, is_drawn, mass_to_reach
+from llm_numba.kernels.sampling_select import is_drawn, mass_to_reach
 
 SEARCH_THREADS = 256
 _LEAST_KEY = -NAN_KEY - 1

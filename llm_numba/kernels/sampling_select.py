@@ -22,11 +22,10 @@ from llm_numba.kernels.rows import MAX_WARPS
 from llm_numba.kernels.sampling_numbers import (
     BINS,
     GREEDY_BELOW,
-    INFINITY_KEY,
     UNIFORM_BITS,
     above_bin,
     bin_of,
-    key_of_ranked,
+    has_finite_maximum,
     part_of,
     units,
     units_in_bin,
@@ -69,13 +68,6 @@ _BINS_A_THREAD = BINS // THREADS
 _ONE = float32(1)
 # With fewer runs for each token of top-k, the bound is far off.
 _RUNS_A_TOKEN = 4
-
-
-@cuda.jit(device=True)
-def has_finite_maximum(rank):
-    """Tell whether a row's largest logit is finite, which NaN is not."""
-    key = key_of_ranked(rank)
-    return key > -INFINITY_KEY - 1 and key < INFINITY_KEY
 
 
 @cuda.jit(device=True)

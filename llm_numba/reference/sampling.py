@@ -38,9 +38,9 @@ def argmax(logits: np.ndarray) -> np.ndarray:
     Returns
     -------
     int64 [B]
-        In a row with NaN the first NaN.
+        -1 where the largest logit is not a finite number, or any is NaN.
     """
-    return logits.argmax(axis=-1)
+    return np.where(np.isfinite(logits.max(axis=-1)), logits.argmax(axis=-1), -1)
 
 
 def apply_penalties(
@@ -174,9 +174,8 @@ def sample_tokens(
     int64 [B]
         -1 where the largest logit is not a finite number, or any is NaN.
     """
-    is_sound = np.isfinite(logits.max(axis=-1))
-    tokens = np.where(is_sound, argmax(logits), -1)
-    drawn = np.flatnonzero(is_sound & (temperature >= GREEDY_BELOW))
+    tokens = argmax(logits)
+    drawn = np.flatnonzero((tokens >= 0) & (temperature >= GREEDY_BELOW))
     if drawn.size:
         limits = (top_k[drawn], top_p[drawn], min_p[drawn])
         probs = sampling_probabilities(logits[drawn], temperature[drawn], *limits)

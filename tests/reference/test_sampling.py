@@ -43,10 +43,15 @@ def true_probabilities(logits, temperature, top_k, top_p, min_p):
 
 
 def test_argmax_takes_the_largest_and_the_first_of_equals():
-    logits = np.array([[1, 3, 3, 2], [-5, -7, -9, -5], [0, 0, 0, 0], [-np.inf, 1, np.inf, 5]])
+    logits = np.array([[1, 3, 3, 2], [-5, -7, -9, -5], [0, 0, 0, 0], [-np.inf, 1, 4, 5]])
     tokens = reference.argmax(logits)
     assert tokens.dtype == np.int64
-    assert tokens.tolist() == [1, 0, 0, 2]
+    assert tokens.tolist() == [1, 0, 0, 3]
+
+
+def test_argmax_of_a_row_without_a_largest_number_is_none():
+    rows = [[1, np.inf], [np.nan, 1], [-np.inf, -np.inf], [-np.inf, np.nan]]
+    assert reference.argmax(np.array(rows)).tolist() == [-1] * 4
 
 
 # -- Penalties ----------------------------------------------------------------------------------
