@@ -2,8 +2,9 @@
 
 import itertools
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -12,55 +13,86 @@ from llm_numba.bench.engine_steps import EngineTimer, exactly
 from llm_numba.bench.gpu_timing import CudaEvents, Events
 from llm_numba.bench.record import Result
 from llm_numba.bench.timing import Statistic
+from llm_numba.runtime import Graph
+
+
+@dataclass(frozen=True)
+class Mark:
+    """A step in the GPU's queue.
+
+    Attributes
+    ----------
+    begin, end : event
+        Before its first kernel, and behind its last.
+    launching : float
+        Seconds that the host took to launch its kernels one by one; 0 for a graph.
+    """
+
+    begin: Any
+    end: Any
+    launching: float
 
 
 class IdleTime:
-    """How long a GPU had nothing to do between pieces of work.
+    """How long a GPU had nothing to do while an engine ran.
 
-    An event is queued before each piece and one behind it. If the GPU is still busy with the piece
-    before, the first is passed as soon as that ends; if not, only when the host comes along with
-    it. So the time from the end of one piece to the begin of the next is what the host kept the
-    GPU waiting.
+    An event is queued right before a step's graph, and one behind the step. If the GPU is still
+    busy with the step before, the first is passed as soon as that ends; if not, only when the host
+    comes along with it. So the time from the end of one step to the begin of the next is what the
+    host kept the GPU waiting. Within a graph there is no waiting. A step whose kernels are launched
+    one by one, as prompts are, counts as idle as a whole if the launching took 80 % of it or more:
+    nobody knows then which of the two waited.
 
     Parameters
     ----------
     events : Events
+    clock : callable
+        The host's, in seconds.
     """
 
-    def __init__(self, events: Events) -> None:
-        self._events = events
-        self._marks: list[tuple[Any, Any]] = []
+    def __init__(self, events: Events, clock: Callable[[], float] = time.perf_counter) -> None:
+        self._events, self._clock = events, clock
+        self._marks: list[Mark] = []
 
     @contextmanager
-    def watching(self, holder: Any, method: str) -> Iterator[None]:
-        """Put events around each call of a method that queues work.
+    def watching(self, runner: Any) -> Iterator[None]:
+        """Put events around each step that a runner queues.
 
         Parameters
         ----------
-        holder : object
-        method : str
+        runner : ModelRunner
         """
-        queue = getattr(holder, method)
+        submit, launch = runner.submit, Graph.launch
+        begins: list[Any] = []
 
-        def queue_between_marks(*args: Any) -> Any:
-            begin = self._events.record()
-            result = queue(*args)
-            self._marks.append((begin, self._events.record()))
-            return result
+        def launch_behind_mark(graph: Graph, stream: Any = None) -> None:
+            begins.append(self._events.record())
+            launch(graph, stream)
 
-        setattr(holder, method, queue_between_marks)
+        def submit_between_marks(step: Any) -> Any:
+            begins.clear()
+            start, begin = self._clock(), self._events.record()
+            submitted = submit(step)
+            launching = 0.0 if begins else self._clock() - start
+            self._marks.append(Mark((begins or [begin])[0], self._events.record(), launching))
+            return submitted
+
+        runner.submit, Graph.launch = submit_between_marks, launch_behind_mark
         try:
             yield
         finally:
-            delattr(holder, method)
+            del runner.submit
+            Graph.launch = launch
 
     @property
     def share(self) -> float:
-        """Of the time from the first piece to the end of the last."""
+        """Of the time from the first step's begin to the end of the last."""
         self._events.synchronize()
-        gaps = itertools.pairwise(self._marks)
-        idle = sum(self._events.seconds(end, begin) for (_, end), (begin, _) in gaps)
-        return idle / self._events.seconds(self._marks[0][0], self._marks[-1][1])
+        seconds, marks = self._events.seconds, self._marks
+        idle = sum(seconds(before.end, mark.begin) for before, mark in itertools.pairwise(marks))
+        spans = [(seconds(mark.begin, mark.end), mark.launching) for mark in marks]
+        idle += sum(span for span, launching in spans if launching > 0.8 * span)
+        return idle / seconds(marks[0].begin, marks[-1].end)
 
 
 def serve(timer: EngineTimer, count: int, lengths: tuple[int, int], seed: int) -> Iterator[Result]:
@@ -94,7 +126,7 @@ def serve(timer: EngineTimer, count: int, lengths: tuple[int, int], seed: int) -
         [timer.prompt(length) for length in prompts], [exactly(length) for length in answers]
     ) as requests:
         begin = time.perf_counter()
-        with idle.watching(engine.runner, "submit") if idle else nullcontext():
+        with idle.watching(engine.runner) if idle else nullcontext():
             while not all(request.finished for request in requests):
                 engine.step()
         seconds = time.perf_counter() - begin

@@ -17,6 +17,7 @@ from llm_numba.bench.engine_steps import DecodePlan, EngineTimer, make_known, wi
 from llm_numba.cli.app import app
 from llm_numba.errors import CacheError, LLMNumbaError
 from llm_numba.models import Execution
+from llm_numba.runtime import Graph
 
 MODEL = "random:tiny"
 TINY = ("--batches", "1,4", "--contexts", "32,100,9999", "--prompts", "20", "--warmup", "3",
@@ -155,11 +156,12 @@ def test_slow_steps_end_when_their_time_is_up_but_not_before_the_twentieth(llm):
 # -- The GPU's idle time -------------------------------------------------------------------------
 
 
-class Queue:
-    """A GPU that takes 3 seconds for a piece of work, and the host's clock beside it."""
+class Machine:
+    """A GPU and a host, each with a clock of its own, and a runner between them."""
 
-    def __init__(self):
+    def __init__(self, preparing, running, eager=False):
         self.host = self.gpu = 0.0
+        self.preparing, self.running, self.eager = preparing, running, eager
 
     def record(self):
         self.gpu = max(self.gpu, self.host)
@@ -171,20 +173,42 @@ class Queue:
     def synchronize(self):
         pass
 
-    def submit(self):
-        self.gpu = max(self.gpu, self.host) + 3
+    def submit(self, step):
+        self.host += self.preparing
+        if self.eager:
+            self.queue()
+        else:
+            Graph(None, None).launch(self)
+
+    def queue(self):
+        self.gpu = max(self.gpu, self.host) + self.running
 
 
-@pytest.mark.parametrize(("interval", "share"), [(5, 4 / 13), (3, 0), (1, 0)])
-def test_idle_is_what_lies_between_the_end_of_a_step_and_the_next(interval, share):
-    queue = Queue()
-    idle = IdleTime(queue)
-    with idle.watching(queue, "submit"):
+def idle_share(monkeypatch, machine, waiting):
+    monkeypatch.setattr(Graph, "launch", lambda graph, stream: stream.queue())
+    idle = IdleTime(machine, clock=lambda: machine.host)
+    with idle.watching(machine):
         for _ in range(3):
-            queue.submit()
-            queue.host += interval
-    assert idle.share == pytest.approx(share)
-    assert "submit" not in vars(queue)
+            machine.submit(None)
+            machine.host = max(machine.host, machine.gpu - waiting)
+    assert "submit" not in vars(machine)
+    return idle.share
+
+
+@pytest.mark.parametrize(
+    ("preparing", "running", "waiting", "share"),
+    [(2, 3, 0, 4 / 13), (2, 3, 2, 0), (1, 3, 3, 0), (5, 3, 3, 4 / 13)],
+)
+def test_idle_is_what_lies_between_the_end_of_a_graph_and_the_next(
+    monkeypatch, preparing, running, waiting, share
+):
+    """Waiting for the step before: none is prepared while one runs, or that of so much earlier."""
+    assert idle_share(monkeypatch, Machine(preparing, running), waiting) == pytest.approx(share)
+
+
+def test_a_step_that_is_launched_kernel_by_kernel_counts_if_that_takes_as_long(monkeypatch):
+    assert idle_share(monkeypatch, Machine(1, 3, eager=True), 3) == 0
+    assert idle_share(monkeypatch, Machine(3, 0.5, eager=True), 3) == 1
 
 
 # -- Fusion and peers ----------------------------------------------------------------------------
