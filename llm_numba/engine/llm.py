@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from llm_numba.engine import faults
 from llm_numba.engine.core import Engine
 from llm_numba.engine.inputs import Prompt, check_messages, pair_prompts, token_id_list
 from llm_numba.engine.memory import MemoryOptions, plan_memory
@@ -16,7 +17,7 @@ from llm_numba.engine.runner import ModelRunner
 from llm_numba.engine.sampling_params import PRIORITIES, SamplingParams
 from llm_numba.engine.stats import EngineStats
 from llm_numba.errors import EngineError
-from llm_numba.kvcache import PagedKVCache
+from llm_numba.kvcache import PagedKVCache, gib
 from llm_numba.models import (
     Execution,
     ModelConfig,
@@ -163,21 +164,23 @@ class LLM:
         )
         # RoPE that stretches ("dynamic", "yarn") depends on the longest sequence.
         identity = f"{self.model_dir} {self.dtype} {self.max_model_len}"
-        kv_cache = PagedKVCache(
-            self.config.num_layers,
-            self.memory.num_blocks,
-            block_size,
-            self.config.num_kv_heads,
-            self.config.head_dim,
-            self.dtype,
-            self.device,
-            identity if enable_prefix_caching else None,
-        )
         if batch_invariant:
             execution = replace(execution or Execution(), batch_invariant=True)
-        decoder = load_model(
-            files, self.dtype, self.max_model_len, progress, self.device, execution
-        )
+        # Planned for; but another program may have taken memory since.
+        with faults.reported(f"weights, KV cache and activations of {gib(self.memory.taken)}"):
+            kv_cache = PagedKVCache(
+                self.config.num_layers,
+                self.memory.num_blocks,
+                block_size,
+                self.config.num_kv_heads,
+                self.config.head_dim,
+                self.dtype,
+                self.device,
+                identity if enable_prefix_caching else None,
+            )
+            decoder = load_model(
+                files, self.dtype, self.max_model_len, progress, self.device, execution
+            )
         self.engine = Engine(
             ModelRunner(decoder, kv_cache, max_num_seqs, self.max_model_len, enforce_eager),
             self._tokenizer,

@@ -4,7 +4,7 @@ from llm_numba.kvcache.allocator import BlockAllocator
 from llm_numba.kvcache.block_table import BlockTable
 from llm_numba.kvcache.cache import PagedKVCache
 from llm_numba.kvcache.prefix_cache import PrefixCache
-from llm_numba.kvcache.sizing import Needs, Room, gpu_limit, gpu_num_blocks, host_num_blocks
+from llm_numba.kvcache.sizing import Needs, Room, gib, gpu_limit, gpu_num_blocks, host_num_blocks
 
 __all__ = [
     "BlockAllocator",
@@ -13,6 +13,7 @@ __all__ = [
     "PagedKVCache",
     "PrefixCache",
     "Room",
+    "gib",
     "gpu_limit",
     "gpu_num_blocks",
     "host_num_blocks",

@@ -258,7 +258,12 @@ def host_num_blocks(
 
 
 def gib(num_bytes: int) -> str:
-    """Return a number of bytes as people read it, ``79.2 GiB``."""
+    """Return a number of bytes as people read it, ``79.2 GiB``.
+
+    Parameters
+    ----------
+    num_bytes : int
+    """
     return f"{num_bytes / GIB:.1f} GiB" if abs(num_bytes) >= GIB else f"{num_bytes / 2**20:.0f} MiB"
 
 

@@ -8,7 +8,7 @@ import pytest
 from decoding import new_sequences, prefill
 
 from llm_numba import LLM
-from llm_numba.engine import memory
+from llm_numba.engine import llm, memory
 from llm_numba.engine.memory import MemoryOptions, activation_bytes, layer_bytes, plan_memory
 from llm_numba.errors import CacheError, EngineError
 from llm_numba.models import load_config, resolve_model
@@ -85,6 +85,20 @@ def test_weights_and_cache_are_as_large_as_the_arithmetic_has_them(new_llm):
     held += [array for layer in model.layers for array in vars(layer).values()]
     assert llm.memory.needs.weights == sum(array.nbytes for array in held if array is not None)
     assert llm.memory.kv_cache == llm.engine.runner.kv_cache.num_bytes
+
+
+def test_memory_that_went_after_it_was_counted_is_told_at_load(new_llm, monkeypatch):
+    lost = type("OutOfMemoryError", (MemoryError,), {"__module__": "cupy.cuda.memory"})
+
+    def load(*_):
+        raise lost("Out of memory allocating 9 bytes\n(more lines)")
+
+    monkeypatch.setattr(llm, "load_model", load)
+    with pytest.raises(EngineError) as caught:
+        new_llm(num_blocks=20)
+    assert "not enough memory for weights, KV cache and activations of" in caught.value.cause
+    assert caught.value.cause.endswith("MiB: Out of memory allocating 9 bytes")
+    assert "KV cache" in caught.value.remedy
 
 
 @pytest.fixture
