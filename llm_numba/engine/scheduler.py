@@ -87,7 +87,7 @@ class Scheduler:
             for name in PRIORITIES
         ]
         # Of the step that is being filled.
-        self._spare_tokens = self._promised_blocks = self._barred_rank = 0
+        self._spare_tokens = self._barred_rank = 0
 
     @property
     def waiting(self) -> list[Sequence]:
@@ -145,7 +145,6 @@ class Scheduler:
         # One token of the budget is kept for everybody who runs; prompts share the rest.
         num_running = sum(len(group.running) for group in self._classes)
         self._spare_tokens = self._max_num_batched_tokens - num_running
-        self._promised_blocks = 0  # to running prompts, for what of them is yet to come
         self._barred_rank = len(self._classes)  # classes from this one on admit nobody now
         for rank, group in enumerate(self._classes):
             self._go_on(group, works)
@@ -199,7 +198,6 @@ class Scheduler:
             sequence.table.free()
         group.waiting.appendleft(stopped[0])
         self.num_preemptions += len(stopped)
-        self._spare_tokens += len(stopped)
         self._barred_rank = min(self._barred_rank, rank)
         return stopped
 
@@ -216,8 +214,6 @@ class Scheduler:
             # They share the prompt's blocks and part at their first token.
             for twin in samplers[1:]:
                 twin.table = table.fork()
-        else:
-            self._promised_blocks += table.blocks_to_reach(sequence.length)
         works.append(Work(sequence, token_ids, start, slots, samplers))
 
     def _admit(self, rank: int, group: PriorityClass, works: list[Work]) -> None:
@@ -271,9 +267,13 @@ class Scheduler:
         return True
 
     def _spare_blocks(self) -> int:
-        """Free blocks, but for those promised to prompts and one to grow for all who run."""
+        """Free blocks, but for one to grow for each that runs.
+
+        Prompts that are being read take nothing of what this returns: until the last of them ends,
+        they use up the step's tokens, and nobody is admitted.
+        """
         num_running = sum(len(group.running) for group in self._classes)
-        return self._allocator.num_free - self._promised_blocks - num_running
+        return self._allocator.num_free - num_running
 
     def _class_of(self, sequence: Sequence) -> PriorityClass:
         return self._classes[PRIORITIES.index(sequence.request.params.priority)]
