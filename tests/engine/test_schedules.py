@@ -67,6 +67,24 @@ def test_no_schedule_changes_a_token(tiny_dir, device, work, blocks_in_use, sche
     assert blocks_in_use(llm) == 0
 
 
+@pytest.mark.parametrize("schedule", SCHEDULES.values(), ids=SCHEDULES.keys())
+def test_in_batch_invariant_mode_no_schedule_changes_a_bit(tiny_dir, device, work, schedule):
+    """Log-probabilities to the last bit; on a GPU in bfloat16, the format of the weights."""
+
+    def bits(llm: LLM) -> list[list[dict[int, float]]]:
+        params = SamplingParams(temperature=0.0, max_tokens=25, ignore_eos=True, logprobs=3)
+        return [
+            [{token: entry.logprob for token, entry in step.items()} for step in steps]
+            for steps in (output.outputs[0].logprobs for output in llm.generate(work[0], params))
+        ]
+
+    llm = LLM(tiny_dir, device=device, batch_invariant=True, **schedule)
+    alone = LLM(tiny_dir, device=device, batch_invariant=True, max_num_seqs=1)
+    expected = bits(alone)
+    assert bits(llm) == expected
+    assert bits(llm) == expected, "when much of it is known"
+
+
 def test_samples_that_are_stopped_and_read_again_stay_what_they_were(tiny_dir, device):
     """Three samples share a prompt's blocks, and there are too few for their ends."""
     params = SamplingParams(n=3, temperature=1.0, seed=7, max_tokens=20, ignore_eos=True)
