@@ -124,9 +124,9 @@ def live(monkeypatch):
 def test_no_step_holds_more_than_a_layers_widest_moment(tiny_checkpoint, live, shape):
     """Besides, a prompt's token has 3 words of input, its sequence a table, and all are aligned."""
     llm = LLM(tiny_checkpoint(**shape), device="sim", dtype="float32", num_blocks=20)
-    for prompt in ([1], list(range(64))):  # what is loaded at first use comes with the first
-        (sequence,) = new_sequences(llm.engine.runner.kv_cache, prompt)
+    for _ in range(2):  # what is loaded at first use comes with the first
+        (sequence,) = new_sequences(llm.engine.runner.kv_cache, list(range(24)))
         live.update(now=0, most=0)
         llm.engine.runner._logits([prefill(sequence.request)])
-    predicted = layer_bytes(llm.config, llm.dtype, 64)
-    assert 0.9 * predicted <= live["most"] <= predicted + 2048
+    predicted = layer_bytes(llm.config, llm.dtype, 24)
+    assert 0.9 * predicted <= live["most"] <= predicted + 1024
