@@ -107,6 +107,7 @@ class DecodeRows:
         self._next = np.zeros(bucket.rows, np.int32)  # the position that continues a row
         self._indices = np.arange(bucket.rows)
         self._sequences: list[Sequence] = []
+        self._lineages: list[object] = []  # of the tables whose blocks were read
         self._width = 0  # blocks of the longest row so far
         self._clear(0, bucket.rows)
 
@@ -127,9 +128,12 @@ class DecodeRows:
         """
         count, fields = len(works), self._fields
         sequences = [work.sequence for work in works]
+        lineages = [sequence.table.lineage for sequence in sequences]
         starts = np.array([work.start for work in works], np.int32)
-        if sequences != self._sequences or (starts != self._next[:count]).any():
-            self._rearrange(works, sequences, starts)
+        if sequences != self._sequences:
+            self._rearrange(sequences)
+        if lineages != self._lineages or (starts != self._next[:count]).any():
+            self._read_blocks(lineages, starts)
         slots = np.array([work.slots[0] for work in works], np.int32)
         tokens = [work.token_ids[0] for work in works]
         columns = starts // self._block_size
@@ -166,39 +170,41 @@ class DecodeRows:
     def clear(self) -> None:
         """Forget all sequences; every row is padding then."""
         self._clear(0, len(self._indices))
-        self._sequences = []
+        self._sequences, self._lineages = [], []
 
-    def _rearrange(self, works: list[Work], sequences: list[Sequence], starts: np.ndarray) -> None:
-        """Move the rows of sequences that go on, write those of new ones, clear the rest."""
+    def _rearrange(self, sequences: list[Sequence]) -> None:
+        """Move the rows of sequences that go on, begin those of new ones, clear the rest."""
         places = {sequence: row for row, sequence in enumerate(self._sequences)}
-        moves, fresh = [], []
-        for row, (sequence, start) in enumerate(zip(sequences, starts.tolist(), strict=True)):
-            old = places.get(sequence)
-            # A row of blocks holds only if nothing happened to its sequence since.
-            if old is None or self._next[old] != start:
-                fresh.append(row)
-            elif old != row:
-                moves.append((old, row))
+        before = [places.get(sequence, -1) for sequence in sequences]
+        moves = [(old, new) for new, old in enumerate(before) if old not in (-1, new)]
+        fresh = [row for row, old in enumerate(before) if old < 0]
+        self._lineages = [None if old < 0 else self._lineages[old] for old in before]
         if moves:
             old, new = map(list, zip(*moves, strict=True))
-            self._all.words[:, new] = self._all.words[:, old]
             tables = self._all.block_tables[:, : self._width]
-            for table in (self._all.seeds, self._prompt_lens, tables):
+            for table in (self._all.seeds, self._prompt_lens, self._next, tables):
                 table[new] = table[old]
-        for row in fresh:
-            self._write_sequence(row, works[row])
+            self._all.words[:, new] = self._all.words[:, old]
+        if fresh:
+            fields = sampling_fields([sequences[row] for row in fresh], self._vocab_size)
+            self._all.seeds[fresh] = fields.pop("seeds")
+            for name, values in fields.items():
+                self._fields[name][fresh] = values
+            self._prompt_lens[fresh] = [
+                len(sequences[row].request.prompt_token_ids) for row in fresh
+            ]
         self._clear(len(sequences), len(self._sequences))
         self._sequences = sequences
 
-    def _write_sequence(self, row: int, work: Work) -> None:
-        sequence, blocks = work.sequence, work.sequence.table.blocks
-        self._width = max(self._width, len(blocks))
-        self._all.block_tables[row, : len(blocks)] = blocks
-        self._prompt_lens[row] = len(sequence.request.prompt_token_ids)
-        fields = sampling_fields([sequence], self._vocab_size)
-        self._all.seeds[row] = fields.pop("seeds")[0]
-        for name, values in fields.items():
-            self._fields[name][row] = values[0]
+    def _read_blocks(self, lineages: list[object], starts: np.ndarray) -> None:
+        """Read the tables of which more is new than a last block."""
+        is_known = self._next[: len(starts)] == starts
+        for row, (sequence, lineage) in enumerate(zip(self._sequences, lineages, strict=True)):
+            if lineage is not self._lineages[row] or not is_known[row]:
+                blocks = sequence.table.blocks
+                self._all.block_tables[row, : len(blocks)] = blocks
+                self._width = max(self._width, len(blocks))
+        self._lineages = lineages
 
     def _clear(self, begin: int, end: int) -> None:
         """Make rows padding: token 0 at position 0, in a context of its own."""

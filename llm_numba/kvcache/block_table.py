@@ -26,6 +26,14 @@ class BlockTable:
         Tokens a block.
     copy_block : callable(source, target)
         Copies a block's contents in every layer.
+
+    Attributes
+    ----------
+    blocks : list of int
+    num_tokens : int
+    lineage : object
+        Another one whenever blocks were given back. As long as it is the same, `blocks` has only
+        grown, and its last block may have been replaced by a private copy.
     """
 
     def __init__(
@@ -33,6 +41,7 @@ class BlockTable:
     ) -> None:
         self.blocks: list[int] = []
         self.num_tokens = 0
+        self.lineage = object()
         self._allocator = allocator
         self._block_size = block_size
         self._copy_block = copy_block
@@ -153,6 +162,7 @@ class BlockTable:
         while len(self.blocks) > needed:
             self._allocator.free(self.blocks.pop())
         self.num_tokens = num_tokens
+        self.lineage = object()
         self._last_is_writable = False
         del self._keys[num_tokens // self._block_size :]
 

@@ -89,6 +89,36 @@ def test_a_shared_block_that_was_copied_is_the_copy_in_the_next_step(kv_cache):
     assert_right(sent(rows, Bucket(2, 1)), works, {}, kv_cache)
 
 
+def test_a_sequence_that_was_computed_anew_up_to_the_same_token_has_its_new_blocks(kv_cache):
+    """As after Ctrl-C or pre-emption: the position goes on as if nothing had happened."""
+    sequence = begun(kv_cache, 7)
+    rows = DecodeRows(LARGEST, kv_cache, VOCAB_SIZE)
+    rows.update([decode(sequence)], {})
+    before = list(sequence.table.blocks)
+    sequence.table.free()
+    kv_cache.new_table().append_slots(1)
+    sequence.table.append_slots(8)
+    sequence.output.token_ids.append(5)
+    works = [decode(sequence)]
+    assert sequence.table.blocks[:2] != before
+    rows.update(works, {})
+    assert_right(sent(rows, Bucket(1, 4)), works, {}, kv_cache)
+
+
+def test_steps_that_passed_elsewhere_are_caught_up_with(kv_cache):
+    """Steps with a piece of a prompt in them are sent in another way."""
+    sequence = begun(kv_cache, 3)
+    rows = DecodeRows(LARGEST, kv_cache, VOCAB_SIZE)
+    rows.update([decode(sequence)], {})
+    for _ in range(9):
+        sequence.output.token_ids.append(5)
+        decode(sequence)
+    sequence.output.token_ids.append(5)
+    works = [decode(sequence)]
+    rows.update(works, {})
+    assert_right(sent(rows, Bucket(1, 4)), works, {}, kv_cache)
+
+
 @pytest.mark.parametrize("seed", range(4))
 def test_any_schedule_sends_what_a_table_made_anew_would(kv_cache, seed):
     """Sequences come, go, change places, stay out of steps, and are computed again elsewhere."""
