@@ -105,6 +105,8 @@ def paged_decode_attention(
         if window is not None:
             mask &= keys >= context_lens[:, None] - window
         mask = mask[:, None, None, :]
+        # Past a context lies what others left there, and a weight of 0 times NaN is NaN.
+        v[keys >= context_lens[:, None]] = 0
     mixed = softmax(scores, scale, mask) @ v.transpose(0, 2, 1, 3)
     return mixed.reshape(batch, num_heads, head_dim)
 

@@ -102,6 +102,16 @@ def test_samples_that_are_stopped_and_read_again_stay_what_they_were(tiny_dir, d
     assert few.stats().num_preemptions > 0
 
 
+def test_what_others_left_in_a_block_is_never_seen_not_even_nan(tiny_dir, device, work):
+    """A request whose logits were no numbers may have left such keys and values behind."""
+    prompts, params, expected = work
+    llm = LLM(tiny_dir, device=device, dtype="float32")
+    for keys, values in llm.engine.runner.kv_cache.layers:
+        keys[...] = values[...] = np.nan
+    outputs = llm.generate(prompts, params)
+    assert [output.outputs[0].token_ids for output in outputs] == expected
+
+
 def test_a_client_that_leaves_with_a_token_in_flight_disturbs_nobody(
     tiny_dir, device, work, blocks_in_use
 ):
