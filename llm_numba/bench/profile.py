@@ -1,8 +1,7 @@
 """``llm-numba profile``: where the time of one step goes, operation by operation.
 
 The step is what the engine's graphs are made of: the forward pass, the logits and the choice of the
-next token.
-:func:`llm_numba.ops.watch` tells which operations it consists of,
+likeliest token. :func:`llm_numba.ops.watch` tells which operations it consists of,
 :func:`llm_numba.runtime.intercept` which launches these are, and the shapes of the operands how
 many bytes each must move. On a GPU the launches run as one CUDA graph. Its time is taken when
 nobody watches; the kernels' own times come from CUPTI in further replays (:mod:`.cupti`). By its

@@ -62,7 +62,7 @@ def test_a_layer_is_five_or_six_operations_named_by_their_weights():
         "linear down",
     ]  # fmt: skip
     before, behind = ["fill_in_tokens", "embedding embed_tokens"], ["linear lm_head"]
-    assert labels == [*before, *layer, *layer, *behind, "sample_tokens"]
+    assert labels == [*before, *layer, *layer, *behind, "argmax"]
 
 
 def test_operations_know_their_layer_also_where_only_the_cache_tells():
@@ -119,7 +119,7 @@ def test_a_product_counts_two_operations_a_weight_and_row():
     assert flops["linear lm_head"] == 2 * 3 * model.lm_head.size
     H, D = model.config.num_heads, model.config.head_dim
     assert flops["paged_attention"] == 4 * H * D * 3 * 40
-    assert flops["sample_tokens"] == 0
+    assert flops["argmax"] == 0
 
 
 def test_a_part_of_a_weight_has_the_name_of_the_whole():
@@ -148,7 +148,7 @@ def test_each_kernel_gets_its_own_time():
     count = sum(len(each.kernels) for each in found.operations)
     assert found.kernel_seconds == pytest.approx(2e-6 * count)
     choice = found.operations[-1]
-    assert (choice.name, len(choice.kernels)) == ("sample_tokens", len(choice.spans))
+    assert (choice.name, len(choice.kernels)) == ("argmax", len(choice.spans))
     assert found.parts(1e9)["gaps"] == pytest.approx(1e-6 * count)
     assert found.parts(1e9)["launches"] == pytest.approx(0.5e-6 * count)
 
