@@ -20,11 +20,13 @@ from safetensors import safe_open
 from llm_numba import ops
 from llm_numba.models.checkpoint import Checkpoint, Progress, TensorInfo, open_safetensors
 from llm_numba.reference.random_weights import SPREAD
-from llm_numba.runtime import Array, to_device, write_to, zeros
+from llm_numba.runtime import Array, reserve_gpu_memory, to_device, write_to, zeros
 from llm_numba.runtime.staging import Staging
 
 # A mapped page counts as memory in use until its file is closed; files are reopened this often.
 REOPEN_AFTER_BYTES = 1 << 20
+# What CuPy rounds the size of an array up to.
+_GRANULE = 512
 
 
 class WeightLoader(ABC):
@@ -58,6 +60,9 @@ class WeightLoader(ABC):
         self._exits = contextlib.ExitStack()
 
     def __enter__(self) -> Self:
+        if self._device == "cuda":
+            sizes = (info.num_elements * self._dtype.itemsize for info in self._tensors.values())
+            reserve_gpu_memory(sum(-(-size // _GRANULE) * _GRANULE for size in sizes))
         return self
 
     def __exit__(self, *error: Any) -> bool | None:
@@ -124,6 +129,7 @@ class FileWeights(WeightLoader):
     _read_since_open = 0
 
     def __enter__(self) -> Self:
+        super().__enter__()
         if self._device == "cuda":
             self._files: dict[Path, int] = {}
             self._exits.callback(lambda: [os.close(file) for file in self._files.values()])

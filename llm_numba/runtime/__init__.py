@@ -24,7 +24,7 @@ from llm_numba.runtime.device import (
 )
 from llm_numba.runtime.graphs import Graph, capture
 from llm_numba.runtime.launch import Launch, intercept, launch, launch_all
-from llm_numba.runtime.memory import available_memory, gpu_memory
+from llm_numba.runtime.memory import available_memory, gpu_memory, reserve_gpu_memory
 from llm_numba.runtime.transfers import Download, Staging
 
 __all__ = [
@@ -47,6 +47,7 @@ __all__ = [
     "kind_of",
     "launch",
     "launch_all",
+    "reserve_gpu_memory",
     "resolve_device",
     "resolve_dtype",
     "simulation_requested",

@@ -36,6 +36,22 @@ def gpu_memory() -> tuple[int, int]:
     return free + cupy.get_default_memory_pool().free_bytes(), total
 
 
+def reserve_gpu_memory(num_bytes: int) -> None:
+    """Take memory of the current GPU for arrays that are about to be allocated.
+
+    CuPy keeps what is given back, and hands it out in parts: so hundreds of arrays cost one request
+    to the driver, which rounds each up and may stop what runs meanwhile.
+
+    Parameters
+    ----------
+    num_bytes : int
+        Of all the arrays.
+    """
+    import cupy
+
+    cupy.cuda.alloc(num_bytes)
+
+
 def _available_to_machine() -> int:
     try:
         return _field(_PROC / "meminfo", "MemAvailable:") * 1024

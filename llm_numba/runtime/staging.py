@@ -13,12 +13,11 @@ One thread reads from the operating system's cache at a fraction of the bus' spe
 keep it busy. The host never holds more of the file than the buffers.
 """
 
-import collections
 import os
 import queue
+import threading
 from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -29,6 +28,7 @@ from llm_numba.runtime.arrays import Array
 PIECE_BYTES = 4 << 20
 _THREADS = 8
 _BUFFERS_PER_THREAD = 2
+_HOST_TO_DEVICE = 1
 
 Convert = Callable[[Array, Array], Any]
 
@@ -51,6 +51,17 @@ class _Buffer:
         self.landing: Array | None = None
 
 
+class _Piece(NamedTuple):
+    """What a thread does next: read these bytes into the buffer, and queue their copy."""
+
+    buffer: _Buffer
+    file: int
+    begin: int
+    num_bytes: int
+    address: int  # on the GPU, for numbers in the format they will have
+    converted: tuple[np.dtype, Array, Convert] | None  # for all others
+
+
 class Staging:
     """Copies parts of files into arrays of the current GPU.
 
@@ -63,27 +74,42 @@ class Staging:
 
         self._device = cupy.cuda.Device()
         self._stream = cupy.cuda.Stream(non_blocking=True)
-        threads = num_threads()
-        self._threads = ThreadPoolExecutor(threads, "upload", initializer=self._adopt)
+        self._error: BaseException | None = None
+        # A piece comes with a buffer: so no more of them wait than there are buffers.
+        self._buffers = [_Buffer() for _ in range(num_threads() * _BUFFERS_PER_THREAD)]
         self._free: queue.SimpleQueue[_Buffer] = queue.SimpleQueue()
-        for _ in range(threads * _BUFFERS_PER_THREAD):
-            self._free.put(_Buffer())
-        # So many pieces are promised ahead: enough for no thread to wait, few enough to hear soon
-        # of one that failed.
-        self._ahead = 2 * threads
-        self._pending: collections.deque[Future[None]] = collections.deque()
+        for buffer in self._buffers:
+            self._free.put(buffer)
+        self._pieces: queue.SimpleQueue[_Piece | None] = queue.SimpleQueue()
+        self._threads = [
+            threading.Thread(target=self._work, name=f"upload-{number}", daemon=True)
+            for number in range(num_threads())
+        ]
+        for thread in self._threads:
+            thread.start()
 
     def __enter__(self) -> "Staging":
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, *rest: object) -> None:
+    def __exit__(self, kind: type[BaseException] | None, error: Any, *rest: object) -> None:
+        import cupy
+
         try:
             if kind is None:
                 self.wait()
         finally:
-            self._threads.shutdown(cancel_futures=True)
+            # Pieces that still wait are of no use to anybody.
+            self._error = self._error or error
+            for _ in self._threads:
+                self._pieces.put(None)
+            for thread in self._threads:
+                thread.join()
             self._stream.synchronize()
-            self._give_back()
+            self._buffers.clear()
+            while not self._free.empty():
+                self._free.get()
+            # CuPy keeps memory for the stream it was allocated on; this one is not used again.
+            cupy.get_default_memory_pool().free_all_blocks(self._stream)
 
     def send(
         self, file: int, begin: int, target: Array, stored: np.dtype, convert: Convert
@@ -97,7 +123,7 @@ class Staging:
         begin : int
             The byte at which the first number lies.
         target : cupy.ndarray
-            C-contiguous.
+            C-contiguous; alive until :meth:`wait` returns.
         stored : dtype
             The format of the numbers in the file.
         convert : callable(x, out)
@@ -112,15 +138,20 @@ class Staging:
 
         # Work queued so far may still use the memory that the target was given.
         self._stream.wait_event(cupy.cuda.get_current_stream().record())
-        flat = target.reshape(-1)
+        flat, address = target.reshape(-1), target.data.ptr
         count = PIECE_BYTES // stored.itemsize
         for first in range(0, flat.size, count):
-            while len(self._pending) >= self._ahead:
-                self._pending.popleft().result()
-            piece, place = flat[first : first + count], begin + first * stored.itemsize
-            self._pending.append(
-                self._threads.submit(self._deliver, file, place, piece, stored, convert)
+            last = min(first + count, flat.size)
+            converted = None
+            if stored != flat.dtype:
+                converted = (stored, flat[first:last], convert)
+            place, num_bytes = first * stored.itemsize, (last - first) * stored.itemsize
+            buffer = self._free.get()
+            self._pieces.put(
+                _Piece(buffer, file, begin + place, num_bytes, address + place, converted)
             )
+            if self._error:
+                raise self._error
 
     def wait(self) -> None:
         """Wait until all that was sent is there.
@@ -130,44 +161,42 @@ class Staging:
         CheckpointError
             If a file ended too early.
         """
-        while self._pending:
-            self._pending.popleft().result()
+        for buffer in [self._free.get() for _ in self._buffers]:
+            self._free.put(buffer)
+        if self._error:
+            raise self._error
         self._stream.synchronize()
 
-    def _give_back(self) -> None:
+    def _work(self) -> None:
+        while (piece := self._pieces.get()) is not None:
+            try:
+                if self._error is None:
+                    self._deliver(piece)
+            except BaseException as error:  # it belongs to the thread that waits
+                self._error = error
+            finally:
+                self._free.put(piece.buffer)
+
+    def _deliver(self, piece: _Piece) -> None:
         import cupy
 
-        while not self._free.empty():
-            self._free.get()
-        # CuPy keeps memory for the stream that it was allocated on, and this one is not used again.
-        cupy.get_default_memory_pool().free_all_blocks(self._stream)
-
-    def _adopt(self) -> None:
-        """Make device and stream the current ones of a thread of ours."""
+        buffer, num_bytes, stream = piece.buffer, piece.num_bytes, self._stream
         self._device.use()
-        self._stream.use()
-
-    def _deliver(
-        self, file: int, begin: int, piece: Array, stored: np.dtype, convert: Convert
-    ) -> None:
-        import cupy
-
-        buffer = self._free.get()
-        try:
-            buffer.copied.synchronize()
-            num_bytes = piece.size * stored.itemsize
-            _read(file, begin, buffer.bytes[:num_bytes])
-            target = piece
-            if stored != piece.dtype:
-                if buffer.landing is None:
-                    buffer.landing = cupy.empty(PIECE_BYTES, np.uint8)
-                target = buffer.landing[:num_bytes].view(stored)
-            target.data.copy_from_host_async(buffer.memory.ptr, num_bytes, self._stream)
-            if target is not piece:
-                convert(target, piece)
-            buffer.copied.record(self._stream)
-        finally:
-            self._free.put(buffer)
+        stream.use()
+        buffer.copied.synchronize()
+        _read(piece.file, piece.begin, buffer.bytes[:num_bytes])
+        address = piece.address
+        if piece.converted:
+            if buffer.landing is None:
+                buffer.landing = cupy.empty(PIECE_BYTES, np.uint8)
+            address = buffer.landing.data.ptr
+        cupy.cuda.runtime.memcpyAsync(
+            address, buffer.memory.ptr, num_bytes, _HOST_TO_DEVICE, stream.ptr
+        )
+        if piece.converted:
+            stored, out, convert = piece.converted
+            convert(buffer.landing[:num_bytes].view(stored), out)
+        buffer.copied.record(stream)
 
 
 def _read(file: int, begin: int, buffer: np.ndarray) -> None:

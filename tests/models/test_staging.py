@@ -6,7 +6,7 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from llm_numba.errors import CheckpointError
-from llm_numba.models import Checkpoint, load_model, open_model
+from llm_numba.models import Checkpoint, load_model, open_model, resolve_model
 from llm_numba.models.weights import FileWeights
 from llm_numba.runtime import gpu_problem, kind_of, staging, to_host
 
@@ -95,6 +95,26 @@ def test_an_error_of_the_caller_is_the_one_that_is_seen(tmp_path):
     load = FileWeights(Checkpoint(tmp_path), np.dtype("bfloat16"), device="cuda")
     with pytest.raises(KeyError, match="absent"), load:
         [load(name) for name in ("w", "absent")]
+
+
+@pytest.mark.gpu
+@pytest.mark.usefixtures("_gpu")
+@pytest.mark.parametrize("model", ["storyteller", "random:tiny"])
+def test_a_model_takes_the_memory_of_its_weights_at_once(model):
+    import cupy
+
+    pool = cupy.get_default_memory_pool()
+    pool.free_all_blocks()
+    held, taken = pool.used_bytes(), []
+    files = open_model(resolve_model(model))
+    loaded = load_model(
+        files, np.dtype("bfloat16"), 64, lambda *call: taken.append(pool.total_bytes()), "cuda"
+    )
+    weights = 2 * sum(info.num_elements for info in files.checkpoint.tensors.values())
+    assert len(set(taken)) == 1
+    tables = loaded.cos.nbytes + loaded.sin.nbytes
+    rounding = 512 * (len(files.checkpoint.tensors) + 2)
+    assert weights <= pool.used_bytes() - held <= weights + tables + rounding
 
 
 def test_a_tensor_begins_where_its_header_says(tmp_path):
