@@ -1,5 +1,7 @@
 """Weights of files on their way to a GPU: in pieces, converted, stacked, turned, and complete."""
 
+import gc
+
 import ml_dtypes
 import numpy as np
 import pytest
@@ -103,6 +105,7 @@ def test_an_error_of_the_caller_is_the_one_that_is_seen(tmp_path):
 def test_a_model_takes_the_memory_of_its_weights_at_once(model):
     import cupy
 
+    gc.collect()
     pool = cupy.get_default_memory_pool()
     pool.free_all_blocks()
     held, taken = pool.used_bytes(), []

@@ -11,6 +11,7 @@ from numba.cuda import dispatcher, types
 
 from llm_numba.errors import KernelArgumentError, LaunchError
 from llm_numba.runtime import Launch, launch, launch_all
+from llm_numba.runtime.cubins import Cubin, CubinCache
 
 F32 = types.float32
 
@@ -53,7 +54,11 @@ class Kernel:
             self._overloads[signature] = SimpleNamespace(
                 cooperative=self.cooperative,
                 bind=lambda: self.bound.append(signature),
-                library=SimpleNamespace(get_cufunc=lambda: function),
+                entry_name=f"entry of {len(signature)}",
+                library=SimpleNamespace(
+                    get_cufunc=lambda: function,
+                    get_cubin=lambda: SimpleNamespace(code=b"code of %d" % len(signature)),
+                ),
             )
         return self._overloads[signature]
 
@@ -257,6 +262,51 @@ def test_an_array_of_another_gpu_is_refused_by_name(gpu):
     with pytest.raises(KernelArgumentError, match="'y' lies on GPU 1, the current GPU is 0"):
         launch(Kernel(two), 1, 1, (array(gpu=0), array(gpu=1)))
     assert not gpu.launches
+
+
+# -- Compiled kernels on disk -------------------------------------------------------------------
+
+
+def test_what_the_cache_has_is_loaded_and_not_compiled(gpu, monkeypatch, tmp_path):
+    module = sys.modules["llm_numba.runtime.gpu"]
+    cache = CubinCache(tmp_path)
+    asked = []
+    monkeypatch.setattr(module, "cubin_cache", lambda: cache)
+    monkeypatch.setattr(module, "fingerprint", lambda *what: asked.append(what) or "key")
+    attributes = SimpleNamespace(shared_size_bytes=1024, num_regs=40, local_size_bytes=0)
+    loaded = SimpleNamespace(handle="from disk", attributes=attributes)
+    kernels = {(b"code", "entry"): loaded}
+    object_code = SimpleNamespace(
+        from_cubin=lambda code: SimpleNamespace(get_kernel=lambda entry: kernels[code, entry])
+    )
+    monkeypatch.setattr(module, "ObjectCode", object_code)
+    cache.write("key", Cubin("entry", False, b"code"))
+    kernel = Kernel(one)
+    launch(kernel, 1, 1, (array(),), 48 * 1024)
+    assert kernel.compiled == []
+    assert gpu.launches[0].kernel is loaded
+    # Static shared memory is known of it too.
+    assert gpu.granted == [("from disk", 48 * 1024, 0)]
+    assert asked == [(kernel, (types.Array(F32, 1, "C"),), "90")]
+
+
+def test_what_was_compiled_is_kept(gpu, monkeypatch, tmp_path):
+    module = sys.modules["llm_numba.runtime.gpu"]
+    monkeypatch.setattr(module, "cubin_cache", lambda: CubinCache(tmp_path))
+    monkeypatch.setattr(module, "fingerprint", lambda *what: "key")
+    launch(Kernel(one), 1, 1, (array(),))
+    assert CubinCache(tmp_path).read("key") == Cubin("entry of 1", False, b"code of 1")
+
+
+@pytest.mark.parametrize("cached", [False, True])
+def test_without_a_cache_or_a_name_in_it_each_process_compiles(cached, gpu, monkeypatch, tmp_path):
+    module = sys.modules["llm_numba.runtime.gpu"]
+    monkeypatch.setattr(module, "cubin_cache", lambda: CubinCache(tmp_path) if cached else None)
+    monkeypatch.setattr(module, "fingerprint", lambda *what: None if cached else "key")
+    kernel = Kernel(one)
+    launch(kernel, 1, 1, (array(),))
+    assert len(kernel.compiled) == 1
+    assert CubinCache(tmp_path).files() == []
 
 
 # -- Shared memory above 48 KiB -----------------------------------------------------------------

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from llm_numba.errors import DeviceError, KernelArgumentError
-from llm_numba.runtime import gpu_problem, kind_of, to_device, to_host, upload, zeros
+from llm_numba.runtime import gpu_problem, kind_of, to_device, to_host, upload, write_to, zeros
 
 
 @pytest.fixture(params=["sim", pytest.param("cuda", marks=pytest.mark.gpu)])
@@ -51,6 +51,14 @@ def test_on_the_host_nothing_is_copied():
 def test_to_upload_where_no_array_lies_is_refused():
     with pytest.raises(KernelArgumentError, match="'like'"):
         upload([np.zeros(1)], like=[1, 2])
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_what_is_written_takes_the_format_of_its_place(device, dtype):
+    out = zeros((4, 3), dtype, device)
+    rows = np.arange(6, dtype=np.float64).reshape(3, 2).T
+    write_to(out[1:3], rows)
+    assert to_host(out).astype(np.float64).tolist() == [[0] * 3, *rows.tolist(), [0] * 3]
 
 
 @pytest.mark.parametrize("shape", [(), (0, 3), 5, (2, 3, 4)])
