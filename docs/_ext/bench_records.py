@@ -132,7 +132,10 @@ class BenchTable(SphinxDirective):
     """A table of medians with their spread."""
 
     required_arguments = 1
-    option_spec: ClassVar = {"results": directives.unchanged_required}
+    option_spec: ClassVar = {
+        "results": directives.unchanged_required,
+        "on-gpu": directives.flag,
+    }
 
     def run(self) -> list[nodes.Node]:
         """Parse the generated Markdown in place."""
@@ -150,7 +153,8 @@ class BenchTable(SphinxDirective):
                 f"| {result['what']} | {figure(result['median'])} {result['unit']} "
                 f"| {figure(result['p10'])} to {figure(result['p90'])} | {result['n']} | {bound} |"
             )
-        lines += ["", "{.provenance}", provenance(record)]
+        made_by = on_gpu if "on-gpu" in self.options else provenance
+        lines += ["", "{.provenance}", made_by(record)]
         return self.parse_text_to_nodes("\n".join(lines))
 
 
