@@ -68,7 +68,7 @@ class StartSettings:
     models: tuple[str, ...] = ("storyteller", "random:llama-3-8b")
     processes: int = 3
     shape: str = "llama-3.2-1b"
-    repeats: int = 5
+    repeats: int = 3
 
     def to_json(self) -> dict[str, Any]:
         """Return the settings as a JSON object."""

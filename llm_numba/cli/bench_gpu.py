@@ -149,7 +149,7 @@ def start(
         str, typer.Option(help="Models to start, separated by commas.")
     ] = "storyteller,random:llama-3-8b",
     processes: Annotated[int, typer.Option(min=1, help="Warm starts of each.")] = 3,
-    repeats: Annotated[int, typer.Option(min=1, help="Loads of a checkpoint.")] = 5,
+    repeats: Annotated[int, typer.Option(min=1, help="Loads of a checkpoint.")] = 3,
     commit: Commit = None,
 ) -> None:
     """Time starts with and without compiled kernels, and the way of weights to the GPU."""

@@ -13,6 +13,7 @@ One thread reads from the operating system's cache at a fraction of the bus' spe
 keep it busy. The host never holds more of the file than the buffers.
 """
 
+import functools
 import os
 import queue
 import threading
@@ -39,16 +40,32 @@ def num_threads() -> int:
 
 
 class _Buffer:
-    """A piece's pinned memory, and the event that says that it was copied."""
+    """A piece's pinned memory, made by the thread that first needs it: making takes its time."""
 
-    def __init__(self) -> None:
+    @functools.cached_property
+    def memory(self) -> Any:
         import cupy
 
-        self.memory = cupy.cuda.PinnedMemoryPointer(cupy.cuda.PinnedMemory(PIECE_BYTES), 0)
-        self.bytes = np.frombuffer(self.memory, np.uint8, PIECE_BYTES)
-        self.copied = cupy.cuda.Event(disable_timing=True)
-        # Where numbers wait that are not in the format they will have.
-        self.landing: Array | None = None
+        return cupy.cuda.PinnedMemoryPointer(cupy.cuda.PinnedMemory(PIECE_BYTES), 0)
+
+    @functools.cached_property
+    def bytes(self) -> np.ndarray:
+        """The memory as an array."""
+        return np.frombuffer(self.memory, np.uint8, PIECE_BYTES)
+
+    @functools.cached_property
+    def copied(self) -> Any:
+        """The event behind the last copy."""
+        import cupy
+
+        return cupy.cuda.Event(disable_timing=True)
+
+    @functools.cached_property
+    def landing(self) -> Array:
+        """Where numbers land on the GPU that are not in the format they will have."""
+        import cupy
+
+        return cupy.empty(PIECE_BYTES, np.uint8)
 
 
 class _Piece(NamedTuple):
@@ -185,11 +202,7 @@ class Staging:
         stream.use()
         buffer.copied.synchronize()
         _read(piece.file, piece.begin, buffer.bytes[:num_bytes])
-        address = piece.address
-        if piece.converted:
-            if buffer.landing is None:
-                buffer.landing = cupy.empty(PIECE_BYTES, np.uint8)
-            address = buffer.landing.data.ptr
+        address = buffer.landing.data.ptr if piece.converted else piece.address
         cupy.cuda.runtime.memcpyAsync(
             address, buffer.memory.ptr, num_bytes, _HOST_TO_DEVICE, stream.ptr
         )
