@@ -40,7 +40,7 @@ def reserve_gpu_memory(num_bytes: int) -> None:
     """Take memory of the current GPU for arrays that are about to be allocated.
 
     CuPy keeps what is given back, and hands it out in parts: so hundreds of arrays cost one request
-    to the driver, which rounds each up and may stop what runs meanwhile.
+    to the driver, and are not each rounded up to its pages.
 
     Parameters
     ----------

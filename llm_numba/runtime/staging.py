@@ -25,10 +25,12 @@ import numpy as np
 from llm_numba.errors import CheckpointError
 from llm_numba.runtime.arrays import Array
 
-# Below 2 MiB what each copy costs to begin shows; above, buffers only grow.
+# A piece costs the interpreter the same whatever its size; pinning large buffers takes longer.
 PIECE_BYTES = 4 << 20
-_THREADS = 8
-_BUFFERS_PER_THREAD = 2
+# More than the bus needs by itself: reading slows down while the bus reads the same memory.
+_THREADS = 12
+# Beside one for each thread: those that are being copied.
+_BUFFERS_UNDER_WAY = 4
 _HOST_TO_DEVICE = 1
 
 Convert = Callable[[Array, Array], Any]
@@ -40,7 +42,7 @@ def num_threads() -> int:
 
 
 class _Buffer:
-    """A piece's pinned memory, made by the thread that first needs it: making takes its time."""
+    """A piece's pinned memory, made by the thread that first reads into it."""
 
     @functools.cached_property
     def memory(self) -> Any:
@@ -93,10 +95,9 @@ class Staging:
         self._stream = cupy.cuda.Stream(non_blocking=True)
         self._error: BaseException | None = None
         # A piece comes with a buffer: so no more of them wait than there are buffers.
-        self._buffers = [_Buffer() for _ in range(num_threads() * _BUFFERS_PER_THREAD)]
+        self._buffers: list[_Buffer] = []
+        self._most_buffers = num_threads() + _BUFFERS_UNDER_WAY
         self._free: queue.SimpleQueue[_Buffer] = queue.SimpleQueue()
-        for buffer in self._buffers:
-            self._free.put(buffer)
         self._pieces: queue.SimpleQueue[_Piece | None] = queue.SimpleQueue()
         self._threads = [
             threading.Thread(target=self._work, name=f"upload-{number}", daemon=True)
@@ -163,9 +164,8 @@ class Staging:
             if stored != flat.dtype:
                 converted = (stored, flat[first:last], convert)
             place, num_bytes = first * stored.itemsize, (last - first) * stored.itemsize
-            buffer = self._free.get()
             self._pieces.put(
-                _Piece(buffer, file, begin + place, num_bytes, address + place, converted)
+                _Piece(self._buffer(), file, begin + place, num_bytes, address + place, converted)
             )
             if self._error:
                 raise self._error
@@ -184,7 +184,16 @@ class Staging:
             raise self._error
         self._stream.synchronize()
 
+    def _buffer(self) -> _Buffer:
+        """Return a free buffer, or a new one while there may be more: pinning takes its time."""
+        if self._free.empty() and len(self._buffers) < self._most_buffers:
+            self._buffers.append(_Buffer())
+            return self._buffers[-1]
+        return self._free.get()
+
     def _work(self) -> None:
+        self._device.use()
+        self._stream.use()
         while (piece := self._pieces.get()) is not None:
             try:
                 if self._error is None:
@@ -198,8 +207,6 @@ class Staging:
         import cupy
 
         buffer, num_bytes, stream = piece.buffer, piece.num_bytes, self._stream
-        self._device.use()
-        stream.use()
         buffer.copied.synchronize()
         _read(piece.file, piece.begin, buffer.bytes[:num_bytes])
         address = buffer.landing.data.ptr if piece.converted else piece.address

@@ -229,16 +229,17 @@ from numba.cuda import types
 from llm_numba.kernels import gemv, softmax
 from llm_numba.runtime.fingerprint import fingerprint
 
-for ladder in (gemv.LADDER, softmax.LADDER):
-    for kernel in ladder.steps[-1].kernels:
-        print(fingerprint(kernel, (types.float32[::1],), "90"))
+kernels = (*gemv.LADDER.steps[-1].kernels, *softmax.LADDER.steps[-1].kernels)
+# In no order: a step's kernels may come from a set.
+print(*sorted(str(fingerprint(kernel, (types.float32[::1],), "90")) for kernel in kernels))
 """
 
 
 def test_another_process_finds_the_same():
     environment_of = {
-        seed: os.environ | {"PYTHONHASHSEED": seed, "PYTHONPATH": os.pathsep.join(sys.path)}
-        for seed in "12"
+        seed: os.environ
+        | {"PYTHONHASHSEED": seed, "PYTHONMALLOC": how, "PYTHONPATH": os.pathsep.join(sys.path)}
+        for seed, how in (("1", "pymalloc"), ("2", "malloc"))
     }
     outputs = {
         subprocess.run(
