@@ -148,7 +148,8 @@ def _of_one_model(llm: LLM, settings: EngineSettings, speed: float) -> Iterator[
     if "prefill" in settings.parts:
         yield from _prefill(timer, settings)
     if "serving" in settings.parts:
-        yield from serve(timer, settings.requests, settings.lengths, settings.seed)
+        at_once = max(settings.batches)
+        yield from serve(timer, settings.requests, settings.lengths, settings.seed, at_once)
     # At the end: what a step of the largest kind allocates is there by then.
     yield from _footprint(llm)
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from llm_numba.bench.engine_steps import EngineTimer, exactly
+from llm_numba.bench.engine_steps import EngineTimer, exactly, make_known
 from llm_numba.bench.gpu_timing import CudaEvents, Events
 from llm_numba.bench.record import Result
 from llm_numba.bench.timing import Statistic
@@ -95,7 +95,9 @@ class IdleTime:
         return idle / seconds(marks[0].begin, marks[-1].end)
 
 
-def serve(timer: EngineTimer, count: int, lengths: tuple[int, int], seed: int) -> Iterator[Result]:
+def serve(
+    timer: EngineTimer, count: int, lengths: tuple[int, int], seed: int, at_once: int
+) -> Iterator[Result]:
     """Run requests that all come at once, and wait for the last token.
 
     Parameters
@@ -108,6 +110,8 @@ def serve(timer: EngineTimer, count: int, lengths: tuple[int, int], seed: int) -
         is.
     seed : int
         Of the lengths.
+    at_once : int
+        Sequences that the engine runs at a time, at most.
 
     Yields
     ------
@@ -118,6 +122,8 @@ def serve(timer: EngineTimer, count: int, lengths: tuple[int, int], seed: int) -
     least, most = (min(each, timer.llm.max_model_len // 2) for each in lengths)
     prompts = rng.integers(least, most, size=count, endpoint=True).tolist()
     answers = rng.integers(least, most, size=count, endpoint=True).tolist()
+    timer.first_token(most)  # compiles
+    meet_batches(timer, min(count, at_once), 2 * most)
     on_gpu = timer.llm.device == "cuda"
     idle = IdleTime(CudaEvents()) if on_gpu else None
     engine = timer.llm.engine
@@ -149,6 +155,30 @@ def serve(timer: EngineTimer, count: int, lengths: tuple[int, int], seed: int) -
     wasted = 100 * (after.num_unused_slots - before.num_unused_slots) / slots
     what = "slots of the sequences' blocks that held no token"
     yield Result("serving/waste", what, _one(wasted, "%"), shape, at_most=4.0)
+
+
+def meet_batches(timer: EngineTimer, count: int, longest: int) -> None:
+    """Decode once in each batch size that a run comes by, so that none of its graphs is missing.
+
+    An engine captures a graph when it first meets a batch of that size. Here sequences end one
+    after another, a step apart.
+
+    Parameters
+    ----------
+    timer : EngineTimer
+    count : int
+        Sequences of the largest; where the cache has not room for so many, fewer.
+    longest : int
+        Tokens of the longest sequence, more than the count.
+    """
+    kv_cache = timer.kv_cache
+    rows = min(count, kv_cache.allocator.num_blocks // kv_cache.blocks_for(longest))
+    prompts = [timer.prompt(longest - rows - 1) for _ in range(rows)]
+    make_known(kv_cache, prompts)
+    answers = [exactly(number + 1) for number in range(rows)]
+    with timer.running(prompts, answers) as requests:
+        while not all(request.finished for request in requests):
+            timer.llm.engine.step()
 
 
 def _one(value: float, unit: str) -> Statistic:

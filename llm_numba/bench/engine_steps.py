@@ -22,6 +22,7 @@ Clock = Callable[[], float]
 
 _FEWEST_STEPS = 20
 _GLIMPSE = 2  # steps that are enough to have a graph captured
+_AHEAD = 1  # steps that an engine may be ahead of what it hands out
 
 
 @dataclass(frozen=True)
@@ -43,7 +44,7 @@ class DecodePlan:
     @property
     def final_tokens(self) -> int:
         """Length of a sequence behind the last step."""
-        return self.prompt_tokens + 1 + self.warmup + self.steps
+        return self.prompt_tokens + 1 + self.warmup + self.steps + _AHEAD
 
     @classmethod
     def around(
@@ -61,7 +62,7 @@ class DecodePlan:
             The longest sequence that the engine takes.
         """
         if longest is not None:
-            steps = min(steps, 2 * (longest - context - 1))
+            steps = min(steps, 2 * (longest - context - 1 - _AHEAD))
         steps = max(1, min(steps, context))
         warmup = max(0, min(warmup, context - steps // 2 - 2))
         return cls(context - steps // 2 - warmup - 1, warmup, steps)
@@ -160,7 +161,7 @@ class EngineTimer:
         """Bring sequences as far as their first token, with room for so many more."""
         prompts = [self.prompt(prompt_tokens) for _ in range(batch)]
         make_known(self.kv_cache, prompts)
-        with self.running(prompts, [exactly(1 + steps)] * batch) as requests:
+        with self.running(prompts, [exactly(1 + steps + _AHEAD)] * batch) as requests:
             while any(not request.metrics.num_generated_tokens for request in requests):
                 self._step(requests)
             yield requests
@@ -257,7 +258,7 @@ def widths(plan: DecodePlan, block_size: int) -> list[int]:
         if blocks * block_size > plan.prompt_tokens:
             lengths.append(max(1, blocks * block_size - _GLIMPSE))
         blocks *= 2
-    return [*lengths, plan.final_tokens - 1 - _GLIMPSE] if lengths else []
+    return [*lengths, plan.final_tokens - 1 - _GLIMPSE - _AHEAD] if lengths else []
 
 
 def make_known(kv_cache: PagedKVCache, prompts: list[list[int]]) -> None:

@@ -1,5 +1,7 @@
 """``llm-numba bench engine``: latency, throughput, memory and transfer of a whole engine."""
 
+import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -33,6 +35,9 @@ def engine(
     steps: Annotated[int, typer.Option(min=1, help="Steps that count, at most.")] = 500,
     seconds: Annotated[float, typer.Option(min=0, help="Of counted steps, about.")] = 2.0,
     requests: Annotated[int, typer.Option(min=1, help="Of the serving run.")] = 256,
+    limit: Annotated[
+        float, typer.Option(min=0, help="Seconds after which nothing more is begun.")
+    ] = 600.0,
     commit: Annotated[
         str | None, typer.Option(help="The commit that runs, for a copy of it without git.")
     ] = None,
@@ -66,12 +71,22 @@ def engine(
     path = out or default_path("engine", machine, model.removeprefix("random:"))
     require_writable(path)
     clocks = [gpu_clocks()]
-    results = collect(measure(settings), "a minute or two")
+    results = collect(_until(time.monotonic() + limit, measure(settings)), "a minute or two")
     clocks.append(gpu_clocks())
-    noted = settings.to_json() | {"clocks": dict(zip(("before", "after"), clocks, strict=True))}
+    noted = settings.to_json() | {
+        "limit_seconds": limit,
+        "clocks": dict(zip(("before", "after"), clocks, strict=True)),
+    }
     write_record(path, make_record("engine", noted, results, commit))
     _show(results)
     finish(path)
+
+
+def _until(end: float, results: Iterator["Result"]) -> Iterator["Result"]:
+    for result in results:
+        yield result
+        if time.monotonic() > end:
+            return
 
 
 def _numbers(name: str, text: str) -> tuple[int, ...]:

@@ -12,7 +12,7 @@ from llm_numba.bench import engine_peers
 from llm_numba.bench.engine import EngineSettings, measure
 from llm_numba.bench.engine_fusion import variants
 from llm_numba.bench.engine_peers import peer_results
-from llm_numba.bench.engine_serving import IdleTime
+from llm_numba.bench.engine_serving import IdleTime, meet_batches
 from llm_numba.bench.engine_steps import DecodePlan, EngineTimer, make_known, widths
 from llm_numba.cli.app import app
 from llm_numba.errors import CacheError, LLMNumbaError
@@ -94,7 +94,7 @@ def test_counted_steps_lie_around_the_context(context, warmup, steps):
 
 def test_near_the_longest_sequence_there_are_fewer_steps():
     plan = DecodePlan.around(500, 100, 500, longest=512)
-    assert plan.steps == 22
+    assert plan.steps == 20
     assert plan.final_tokens <= 512
 
 
@@ -114,7 +114,7 @@ def test_steps_give_each_sequence_a_token_and_leave_nothing_behind(llm):
 
 def test_each_width_of_block_tables_is_met_before_the_steps_that_count():
     plan = DecodePlan.around(512, 100, 500)
-    assert (plan.prompt_tokens, plan.final_tokens) == (161, 762)
+    assert (plan.prompt_tokens, plan.final_tokens) == (161, 763)
     # Two more steps from these fill 16, 32, and part of 64 blocks.
     assert widths(plan, 16) == [254, 510, 759]
 
@@ -257,6 +257,14 @@ def test_a_peer_that_takes_too_long_leaves_what_it_had_printed(monkeypatch):
     assert [found["name"] for found in _peers(monkeypatch, run)] == ["peer/eager"]
 
 
+def test_when_time_is_up_the_record_has_what_there_is(tmp_path):
+    path = tmp_path / "engine.json"
+    arguments = ["bench", "engine", "-m", MODEL, "--device", "cpu", "--out", str(path), *TINY]
+    result = CliRunner().invoke(app, [*arguments, "--limit", "0"])
+    assert result.exit_code == 0, result.output
+    assert [each["name"] for each in json.loads(path.read_text())["results"]] == ["memory_speed"]
+
+
 # -- Mistakes ------------------------------------------------------------------------------------
 
 
@@ -279,3 +287,16 @@ def test_mistakes_are_told_in_a_sentence(arguments, cause, tmp_path):
     assert cause in result.stderr
     assert "Fix:" in result.stderr
     assert not (tmp_path / "engine.json").exists()
+
+
+def test_every_batch_size_is_met_before_many_requests(llm, monkeypatch):
+    sizes = []
+    step = llm.engine.step
+
+    def note():
+        sizes.append(len(llm.engine.running))
+        step()
+
+    monkeypatch.setattr(llm.engine, "step", note)
+    meet_batches(EngineTimer(llm), 4, 64)
+    assert sizes == [0, 3, 2, 1]  # those that are left over from the step before
