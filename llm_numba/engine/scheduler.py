@@ -17,7 +17,7 @@ of its class, and later computes its tokens again (recompute; Kwon et al. 2023, 
 oldest sequence of the highest class is never stopped, and fits alone: so every step gets on.
 """
 
-from collections import deque
+from collections import Counter, deque
 from dataclasses import dataclass, field
 
 from llm_numba.engine.request import Request, Sequence
@@ -143,8 +143,7 @@ class Scheduler:
         """
         works: list[Work] = []
         # One token of the budget is kept for everybody who runs; prompts share the rest.
-        num_running = sum(len(group.running) for group in self._classes)
-        self._spare_tokens = self._max_num_batched_tokens - num_running
+        self._spare_tokens = self._max_num_batched_tokens - self._num_running()
         self._barred_rank = len(self._classes)  # classes from this one on admit nobody now
         for rank, group in enumerate(self._classes):
             self._go_on(group, works)
@@ -223,8 +222,12 @@ class Scheduler:
             members = sequence.draw_together()
             if len(group.running) + len(members) > group.max_num_seqs:
                 return
-            if not self._find_seats(rank, len(members)) or not self._find_blocks(rank, sequence):
+            higher = sum(len(group.running) for group in self._classes[: rank + 1])
+            if higher + len(members) > self.max_num_seqs or not self._find_blocks(rank, sequence):
                 return
+            # Nothing is in its way any more, but perhaps lower classes.
+            while self._num_running() + len(members) > self.max_num_seqs:
+                self._preempt()
             metrics = sequence.request.metrics
             if not metrics.num_generated_tokens:
                 metrics.num_cached_tokens = sequence.table.num_tokens
@@ -232,16 +235,6 @@ class Scheduler:
             group.running += members
             num_missing = sequence.length - sequence.table.num_tokens
             self._compute_piece(sequence, min(num_missing, self._spare_tokens), works)
-
-    def _find_seats(self, rank: int, count: int) -> bool:
-        """Make sure that more sequences may run, at the cost of lower classes."""
-        taken = sum(len(group.running) for group in self._classes)
-        lower = sum(len(group.running) for group in self._classes[rank + 1 :])
-        if taken - lower + count > self.max_num_seqs:
-            return False
-        while taken + count > self.max_num_seqs:
-            taken -= len(self._preempt())
-        return True
 
     def _find_blocks(self, rank: int, sequence: Sequence) -> bool:
         """Let a sequence begin with the blocks that are known; False if the others do not fit."""
@@ -253,9 +246,8 @@ class Scheduler:
         table = sequence.table
         num_found = table.adopt_prefix(sequence.token_ids())
         needed = table.blocks_to_reach(sequence.length)
-        # At most: what they share with others stays.
-        attainable = sum(1 + len(other.table.blocks) for other in lower)
-        if needed <= self._spare_blocks() + attainable:
+        # Stopping some in vain, they would come back, and be stopped in vain again.
+        if needed <= self._spare_blocks() + len(lower) + self._num_held_by(lower):
             while needed > self._spare_blocks() and lower:
                 del lower[-len(self._preempt()) :]
         if needed > self._spare_blocks():
@@ -272,8 +264,15 @@ class Scheduler:
         Prompts that are being read take nothing of what this returns: until the last of them ends,
         they use up the step's tokens, and nobody is admitted.
         """
-        num_running = sum(len(group.running) for group in self._classes)
-        return self._allocator.num_free - num_running
+        return self._allocator.num_free - self._num_running()
+
+    def _num_held_by(self, sequences: list[Sequence]) -> int:
+        """Blocks that nobody owns but these."""
+        held = Counter(block for sequence in sequences for block in sequence.table.blocks)
+        return sum(self._allocator.num_owners(block) == count for block, count in held.items())
+
+    def _num_running(self) -> int:
+        return sum(len(group.running) for group in self._classes)
 
     def _class_of(self, sequence: Sequence) -> PriorityClass:
         return self._classes[PRIORITIES.index(sequence.request.params.priority)]

@@ -102,6 +102,10 @@ class BlockAllocator:
             else:
                 self._worthless.append(block)
 
+    def num_owners(self, block: int) -> int:
+        """Return how many sequences own a block."""
+        return self._owners[block]
+
     def is_shared(self, block: int) -> bool:
         """Whether a block has more than one owner, so that nobody may write to it."""
         return self._owners[block] > 1

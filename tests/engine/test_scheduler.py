@@ -245,8 +245,9 @@ def test_an_interactive_request_takes_the_blocks_of_jobs():
     bench.finish(chat, *jobs)
 
 
-def test_no_job_is_stopped_for_a_request_that_would_not_fit_even_then():
-    bench = Bench(num_blocks=8, max_model_len=32)
+@pytest.mark.parametrize("max_num_seqs", [2, 8], ids=["no place free", "places free"])
+def test_no_job_is_stopped_for_a_request_that_would_not_fit_even_then(max_num_seqs):
+    bench = Bench(num_blocks=8, max_model_len=32, max_num_seqs=max_num_seqs)
     chat = bench.add(18, max_tokens=4)
     bench.step()
     job = bench.add(3, max_tokens=3, priority="batch")
@@ -254,6 +255,28 @@ def test_no_job_is_stopped_for_a_request_that_would_not_fit_even_then():
     bench.add(20, max_tokens=2)
     assert bench.step() == [(chat, 1), (job, 1)]
     assert bench.num_preemptions == 0
+
+
+@pytest.mark.parametrize(("length", "num_stopped"), [(32, 0), (28, 2)])
+def test_jobs_are_stopped_only_if_what_they_do_not_share_is_enough(length, num_stopped):
+    """Of twelve blocks a chat holds four, and two jobs five each, but four of these together.
+
+    One block stays for the chat to grow, so stopping both jobs makes room for seven blocks.
+    """
+    bench = Bench(num_blocks=12, max_model_len=48)
+    opening = [*range(1, 15), 1, 1]
+    chat = bench.add(13, max_tokens=8)
+    bench.step()
+    params = {"temperature": 0, "max_tokens": 8, "ignore_eos": True, "priority": "batch"}
+    for ending in ([1, 2], [3, 4, 5]):
+        job = bench.engine.new_request(None, opening + ending, SamplingParams(**params))
+        bench.engine.add(job)
+        bench.step()
+    newcomer = bench.add(length, max_tokens=2)
+    step = bench.step()
+    assert bench.num_preemptions == num_stopped
+    assert (newcomer in [request for request, _ in step]) == (num_stopped > 0)
+    bench.finish(chat, newcomer)
 
 
 def test_classes_have_limits_of_their_own():
