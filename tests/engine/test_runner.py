@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from decoding import decode, new_sequences, prefill, step_of, take
 
-from llm_numba import LLM
+from llm_numba import LLM, SamplingParams
 from llm_numba.engine.decode_graphs import DecodeGraphs
 from llm_numba.engine.decode_rows import Bucket
 from llm_numba.engine.runner import ModelRunner
@@ -197,6 +197,32 @@ def test_a_warm_runner_captures_nothing_more_and_takes_no_more_memory(new_runner
     assert play(runner, 5, 40, ahead=True) == expected
     assert runner._decode._graphs == graphs
     assert runner._decode.arena.num_bytes == num_bytes
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("enforce_eager", [False, True])
+def test_an_engine_short_of_everything_answers_as_the_cpu(tiny_dir, gpu, enforce_eager):
+    """Prompts in pieces, requests that wait for rows, and pre-emption for want of blocks."""
+    rng = np.random.default_rng(11)
+    prompts = [rng.integers(1, 250, rng.integers(1, 40)).tolist() for _ in range(24)]
+    kinds = itertools.cycle(({"temperature": 0.0}, SAMPLED, PENALIZED, {"n": 2, **SAMPLED}))
+    params = [
+        SamplingParams(seed=seed, max_tokens=int(rng.integers(1, 40)), ignore_eos=True, **kind)
+        for seed, kind in zip(range(24), kinds, strict=False)
+    ]
+    tight = {"max_num_seqs": 6, "max_num_batched_tokens": 11, "num_blocks": 30, "block_size": 4}
+    answers = [
+        [
+            sample.token_ids
+            for output in LLM(tiny_dir, dtype="float32", **options).generate(prompts, params)
+            for sample in output.outputs
+        ]
+        for options in (
+            {"device": "cpu"},
+            {"device": gpu, "enforce_eager": enforce_eager, **tight},
+        )
+    ]
+    assert answers[0] == answers[1]
 
 
 def test_without_graphs_there_is_nothing_to_warm_up(new_runner):
