@@ -5,6 +5,7 @@ import traceback
 from collections.abc import Iterator
 
 from llm_numba.errors import EngineError, LLMNumbaError
+from llm_numba.runtime import gpu_is_lost
 
 # Not all of them export their errors' classes.
 _LIBRARIES = ("cupy", "cupy_backends", "cuda", "numba")
@@ -13,6 +14,9 @@ _LIBRARIES = ("cupy", "cupy_backends", "cuda", "numba")
 @contextlib.contextmanager
 def reported(work: str) -> Iterator[None]:
     """Turn an error of the GPU into an :class:`EngineError` that has it as its cause.
+
+    Some errors of a kernel (an illegal address, for one) ruin what the driver keeps of the
+    process: each call fails from then on. The remedy says so.
 
     Parameters
     ----------
@@ -37,10 +41,10 @@ def reported(work: str) -> Iterator[None]:
                 f"The GPU has not enough memory for {work}: {_first_line(error)}",
                 "Lower max_num_batched_tokens, max_num_seqs or the size of the KV cache.",
             ) from error
-        raise EngineError(
-            f"The GPU failed in {work}: {_first_line(error)}",
-            "Send the requests again; if it fails again, `llm-numba doctor` shows what works here.",
-        ) from error
+        remedy = "Send the requests again; `llm-numba doctor` shows what works here."
+        if gpu_is_lost():
+            remedy = "Start a new process: in this one nothing works on the GPU any more."
+        raise EngineError(f"The GPU failed in {work}: {_first_line(error)}", remedy) from error
 
 
 def _first_line(error: BaseException) -> str:

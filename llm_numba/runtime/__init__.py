@@ -16,6 +16,7 @@ from llm_numba.runtime.arrays import (
     zeros,
 )
 from llm_numba.runtime.device import (
+    gpu_is_lost,
     gpu_problem,
     kernel_device,
     resolve_device,
@@ -38,6 +39,7 @@ __all__ = [
     "capture",
     "empty",
     "empty_like",
+    "gpu_is_lost",
     "gpu_memory",
     "gpu_problem",
     "intercept",

@@ -57,13 +57,19 @@ def kind_of(value: object) -> Kind | None:
         ``"cuda"`` for CuPy arrays, ``"sim"`` for :class:`SimulatedArray`, ``"host"`` for other
         NumPy arrays, None for all else.
     """
-    if isinstance(value, SimulatedArray):
+    return _kind_of_type(type(value))
+
+
+@functools.cache
+def _kind_of_type(kind: type) -> Kind | None:
+    # Launchers ask some thirty times a launch.
+    if issubclass(kind, SimulatedArray):
         return "sim"
-    if isinstance(value, np.ndarray):
+    if issubclass(kind, np.ndarray):
         return "host"
     # Where nobody imported CuPy, nothing is an array of CuPy.
     cupy = sys.modules.get("cupy")
-    return "cuda" if cupy is not None and isinstance(value, cupy.ndarray) else None
+    return "cuda" if cupy is not None and issubclass(kind, cupy.ndarray) else None
 
 
 def is_device_array(value: object) -> bool:

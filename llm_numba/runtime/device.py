@@ -3,6 +3,7 @@
 import functools
 import importlib.util
 import os
+import sys
 from typing import Literal
 
 import ml_dtypes  # noqa: F401  teaches NumPy the name "bfloat16"
@@ -109,6 +110,21 @@ def gpu_problem() -> str | None:
         message = str(error).strip() or type(error).__name__
         return f"CuPy does not work ({message.splitlines()[0]})"
     return None
+
+
+def gpu_is_lost() -> bool:
+    """Tell whether an error has ended all that this process can do on its GPU.
+
+    Waits for the GPU. Without one, nothing is lost.
+    """
+    cupy = sys.modules.get("cupy")
+    if cupy is None:
+        return False
+    try:
+        cupy.cuda.runtime.deviceSynchronize()
+    except Exception:  # whichever error it was, the driver repeats it
+        return True
+    return False
 
 
 def _why_no_driver() -> str | None:

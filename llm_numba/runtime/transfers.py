@@ -30,7 +30,9 @@ class Staging:
 
     def __init__(self, size: int, dtype: DTypeLike, like: Array) -> None:
         self._buffers = [_host_buffer(size, dtype, like) for _ in range(2)]
-        self._copied: list[Any] = [None, None]  # an event for each
+        self._addresses = [ctypes.c_void_p(buffer.ctypes.data) for buffer in self._buffers]
+        # One that was never recorded is over.
+        self._copied = [_event() if kind_of(like) == "cuda" else None for _ in range(2)]
         self._turn = 0
 
     def next_buffer(self) -> np.ndarray:
@@ -54,16 +56,14 @@ class Staging:
         target : cupy.ndarray, SimulatedArray or ndarray
             One-dimensional and contiguous.
         """
-        source = self._buffers[self._turn]
         if kind_of(target) != "cuda":
-            target[...] = source[: target.size]
+            target[...] = self._buffers[self._turn][: target.size]
             return
         import cupy
 
         stream = cupy.cuda.get_current_stream()
-        address = ctypes.c_void_p(source.ctypes.data)
-        target.data.copy_from_host_async(address, target.nbytes, stream)
-        self._copied[self._turn] = stream.record(_event())
+        target.data.copy_from_host_async(self._addresses[self._turn], target.nbytes, stream)
+        stream.record(self._copied[self._turn])
 
     def __del__(self) -> None:
         for event in self._copied:

@@ -1,12 +1,16 @@
 """Errors of the GPU's libraries become the engine's own; all others stay what they are."""
 
+import subprocess
+import sys
 import weakref
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 from llm_numba.engine.faults import reported
 from llm_numba.errors import CacheError, EngineError
+from llm_numba.runtime import gpu_problem
 
 OutOfMemoryError = type("OutOfMemoryError", (MemoryError,), {"__module__": "cupy.cuda.memory"})
 CUDAError = type("CUDAError", (Exception,), {"__module__": "cuda.core._utils.cuda_utils"})
@@ -26,9 +30,55 @@ def test_a_lack_of_memory_says_what_to_lower_and_has_its_cause():
     assert "max_num_batched_tokens" in caught.value.remedy
 
 
-def test_another_fault_of_the_gpu_is_named_too():
-    with pytest.raises(EngineError, match="GPU failed in a step: CUDAError"):
+@pytest.mark.parametrize("lost", [False, True])
+def test_another_fault_of_the_gpu_is_named_with_what_is_left_of_it(monkeypatch, lost):
+    def synchronize() -> None:
+        if lost:
+            raise CUDAError("again")
+
+    runtime = SimpleNamespace(deviceSynchronize=synchronize)
+    cupy = SimpleNamespace(cuda=SimpleNamespace(runtime=runtime))
+    monkeypatch.setitem(sys.modules, "cupy", cupy)
+    with pytest.raises(EngineError, match="GPU failed in a step: CUDAError") as caught:
         fail(CUDAError())
+    assert ("new process" in caught.value.remedy) is lost
+
+
+# In a process of its own: nothing runs on the GPU after it.
+RUINED = """
+import numpy as np
+from numba import cuda
+
+from llm_numba import LLM, SamplingParams
+from llm_numba.errors import EngineError
+from llm_numba.runtime import launch, to_device
+
+
+@cuda.jit
+def write_far_away(x, where):
+    x[where] = 1
+
+
+params = SamplingParams(temperature=0, max_tokens=4)
+llm = LLM(device="cuda")
+llm.generate("One", params)
+launch(write_far_away, 1, 1, (to_device(np.zeros(4, np.float32)), 2**40))
+for _ in range(2):
+    try:
+        llm.generate("One", params)
+    except EngineError as error:
+        print(error, "|", type(error.__cause__).__name__)
+"""
+
+
+@pytest.mark.gpu
+def test_an_illegal_address_is_an_error_that_says_what_is_left():
+    if problem := gpu_problem():
+        pytest.skip(f"no kernel runs on a GPU here: {problem}")
+    done = subprocess.run([sys.executable, "-c", RUINED], capture_output=True, text=True)
+    told = done.stdout.splitlines()
+    assert len(told) == 2, done.stderr
+    assert all("illegal" in line.lower() and "new process" in line for line in told)
 
 
 @pytest.mark.parametrize(
