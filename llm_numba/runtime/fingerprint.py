@@ -21,6 +21,7 @@ import functools
 import hashlib
 import os
 import sys
+import sysconfig
 from importlib import metadata
 from pathlib import Path
 from types import CodeType, FunctionType, ModuleType
@@ -35,6 +36,7 @@ from numba.cuda.extending import _Intrinsic
 _PACKAGES = ("numba", "numba-cuda", "llvmlite", "numpy", "ml_dtypes", "cuda-bindings", "cuda-core")
 _VERSIONED = {name.replace("-", "_") for name in _PACKAGES} | {"cuda"}
 _COMPILERS = ("nvvm", "nvJitLink", "nvrtc")
+_STANDARD = {sysconfig.get_path(name) for name in ("stdlib", "platstdlib")}
 _SCALARS = (bool, int, float, complex, str, bytes, type(None), type(...), np.generic, np.dtype)
 
 
@@ -226,7 +228,19 @@ def _is_versioned(value: Any) -> bool:
         return False
     home = value.__name__ if isinstance(value, ModuleType) else getattr(value, "__module__", None)
     top = (home or "").partition(".")[0]
-    return top in _VERSIONED or top in sys.stdlib_module_names
+    return top in _VERSIONED or _is_standard(top)
+
+
+@functools.cache
+def _is_standard(name: str) -> bool:
+    """Whether a module is Python's own, and not somebody's who gave it such a name."""
+    spec = getattr(sys.modules.get(name), "__spec__", None)
+    if spec is None or name not in sys.stdlib_module_names:
+        return False
+    if spec.origin in (None, "built-in", "frozen"):
+        return True
+    path = Path(spec.origin)
+    return any(map(path.is_relative_to, _STANDARD)) and "site-packages" not in path.parts
 
 
 @functools.cache

@@ -1,5 +1,6 @@
 """A kernel's fingerprint: it changes with all that machine code depends on, and with no more."""
 
+import importlib
 import os
 import subprocess
 import sys
@@ -184,6 +185,28 @@ def test_all_files_beside_an_intrinsic_count(changed, tmp_path, monkeypatch):
             monkeypatch.delitem(sys.modules, name, raising=False)
         found.append(key(USES_INTRINSIC.format(name="intrinsics")))
     assert found[0] != found[1]
+
+
+@pytest.mark.parametrize("name", ["helpers_of_mine", "quopri"])
+def test_a_module_of_ones_own_counts_even_under_the_name_of_pythons(name, tmp_path, monkeypatch):
+    found = []
+    for step in (1, 2):
+        folder = tmp_path / str(step)
+        folder.mkdir()
+        text = f"from numba import cuda\nSTEP = {step}\ndef plain(x):\n    return x + {step}\n"
+        (folder / f"{name}.py").write_text(text)
+        monkeypatch.syspath_prepend(folder)
+        monkeypatch.delitem(sys.modules, name, raising=False)
+        module._is_standard.cache_clear()
+        twice = USES_INTRINSIC.format(name=name).replace("twice(x[n])", "plain(x[n])")
+        found += [key(twice), key(twice.replace(f"{name}.plain(x[n])", f"{name}.STEP"))]
+    module._is_standard.cache_clear()
+    assert len(set(found)) == 4
+
+
+@pytest.mark.parametrize("name", ["math", "operator", "collections", "builtins", "json"])
+def test_pythons_own_modules_are_known_as_such(name):
+    assert module._is_standard(importlib.import_module(name).__name__)
 
 
 def test_functions_that_call_themselves_and_each_other_end():
