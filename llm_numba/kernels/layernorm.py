@@ -49,9 +49,10 @@ from llm_numba import reference
 from llm_numba.kernels import checks, ptx
 from llm_numba.kernels.activation import ACTIVATIONS
 from llm_numba.kernels.ladder import Ladder, Operands, Step
+from llm_numba.kernels.layernorm_added import norm_added
 from llm_numba.kernels.layernorm_fused import NUMBERS, norm_activated, norm_residual
 from llm_numba.kernels.layernorm_rows import activate_rows, add_rows, norm_naive, norm_warp
-from llm_numba.kernels.layernorm_vectorised import packets_to_hold, vectorised
+from llm_numba.kernels.layernorm_vectorised import norm_alone, packets_to_hold
 from llm_numba.kernels.reduce import WARP
 from llm_numba.kernels.rows import MOST_PACKETS, holds, row_launch
 from llm_numba.runtime import Launch, empty_like, launch_all, storage_dtype
@@ -108,12 +109,16 @@ def _plan_vectorised(task: _Task) -> tuple[Launch, ...]:
     arrays = (task.x, task.weight, task.out, *(each for each in optional if each is not None))
     if rest or not holds(packets, MOST_PACKETS) or not all(map(ptx.is_aligned16, arrays)):
         return _plan_activation(task)
-    nothing = task.x[:0]
-    added = (nothing, nothing) if task.residual is None else (task.residual, task.total)
-    args = (task.x, added[0], *task.affine(), added[1], task.out)
-    held, has_bias = packets_to_hold(packets), task.bias is not None
-    kernel = vectorised(held, task.activation, task.residual is not None, has_bias)
-    return (Launch(kernel, *row_launch(len(task.x), packets, held), args),)
+    has_bias = task.bias is not None
+    held = 2 if task.residual is not None else packets_to_hold(has_bias)
+    held = held if holds(packets, held) else MOST_PACKETS
+    grid, block = row_launch(len(task.x), packets, held)
+    if task.residual is None:
+        kernel = norm_alone(held, task.activation, has_bias, whole=packets == held * block[0])
+        return (Launch(kernel, grid, block, (task.x, *task.affine(), task.out)),)
+    kernel = norm_added(held, task.activation, has_bias)
+    args = (task.x, task.residual, *task.affine(), task.total, task.out)
+    return (Launch(kernel, grid, block, args),)
 
 
 def _unfused(task: _Task, norm: Any, grid: tuple, block: tuple) -> tuple[Launch, ...]:
@@ -338,8 +343,9 @@ def _step(name: str, idea: str, plan: Callable[[_Task], tuple[Launch, ...]], *ke
 def _vectorised_kernels(has_bias: bool) -> tuple[Any, ...]:
     """Return what the last step launches for the ladder's operands, and its extremes."""
     kind = "gelu" if has_bias else "silu"
-    choices = ((2, kind, True), (MOST_PACKETS, kind, True), (2, None, False))
-    return tuple(vectorised(*choice, has_bias) for choice in choices)
+    return tuple(
+        norm_added(*each, has_bias) for each in ((2, kind), (MOST_PACKETS, kind), (2, None))
+    )
 
 
 def _ladder(name: str, operands: Callable[..., Operands], row_operands: int) -> Ladder:

@@ -73,8 +73,8 @@ def sum_over_row(value, partial):
 
 
 @cuda.jit(device=True)
-def hold_packets(x, begin, packets, held):
-    """Load the packets of a thread, those of the row that it has room for.
+def hold_words(x, begin, packets, held):
+    """Load the packets of a thread, those of the row that it has room for, as they are in memory.
 
     Nothing is computed or stored between the loads, so that they are all under way at once.
 
@@ -85,29 +85,16 @@ def hold_packets(x, begin, packets, held):
         Element where packet 0 begins.
     packets : int
         Of the row.
-    held : local float32 [k * PACKET]
-        Room for k packets.
+    held : local uint32 [4 * k]
+        Room for k packets; :func:`llm_numba.kernels.packets.widened` makes numbers of them.
     """
     width = ptx.items16(x)
-    for k in range(len(held) // PACKET):
+    for k in range(len(held) // 4):
         packet = cuda.threadIdx.x + k * cuda.blockDim.x
         if packet < packets:
-            values = ptx.load16(x, begin + packet * width)
-            for e in range(width):
-                held[k * width + e] = values[e]
-
-
-@cuda.jit(device=True)
-def store_packets(out, begin, packets, held):
-    """Store what a thread holds; the inverse of :func:`hold_packets`."""
-    width = ptx.items16(out)
-    for k in range(len(held) // PACKET):
-        packet = cuda.threadIdx.x + k * cuda.blockDim.x
-        if packet < packets:
-            values = ptx.zeros16(out)
-            for e in range(width):
-                values = ptx.with_item(values, e, held[k * width + e])
-            ptx.store16(out, begin + packet * width, values)
+            words = ptx.load_raw16(x, begin + packet * width)
+            for w in range(4):
+                held[4 * k + w] = words[w]
 
 
 def holds(row_packets: int, held_packets: int) -> bool:

@@ -59,11 +59,14 @@ from llm_numba.kernels.softmax_streamed import softmax_streamed
 from llm_numba.kernels.softmax_vectorised import softmax_held
 from llm_numba.kernels.tuning import Shape, Tunable, choose
 from llm_numba.runtime import Launch, empty, empty_like, launch_all, storage_dtype
-from llm_numba.runtime.room import room_of
+from llm_numba.runtime.room import SIMULATED, Room, room_of
 
 _NAIVE_THREADS = 128
 _BLOCK_THREADS = 256
 _STREAM_THREADS = 1024
+# Packets of a row that a thread has in registers, by whether there is a mask, which takes some; the
+# others are in the ring.
+_STREAM_HELD = {False: 4, True: 2}
 _LOG2_E = math.log2(math.e)
 
 
@@ -166,17 +169,25 @@ def _plan_vectorised(x: Any, mask: Any, scale: float, out: Any) -> tuple[Launch,
 
 
 def _plan_config(config: "Config", x: Any, mask: Any, scale: float, out: Any) -> tuple[Launch, ...]:
-    args = _args(x, mask, scale, out)
+    args, has_mask = _args(x, mask, scale, out), len(mask) > 0
     packets = x.shape[1] // ptx.VECTOR[storage_dtype(x)]
     if config.held_packets:
         grid, block = row_launch(len(x), packets, config.held_packets)
-        return (Launch(softmax_held(config.held_packets), grid, block, args),)
+        return (Launch(softmax_held(config.held_packets, has_mask), grid, block, args),)
     room = room_of(x)
-    # The kernel has some shared memory of its own, and no GPU gives a block the last KiB.
-    most = (room.shared_bytes - 1024) // (16 * _STREAM_THREADS)
-    slots = min(most, math.ceil(packets / _STREAM_THREADS))
-    grid, shared_bytes = (min(len(x), room.multiprocessors),), 16 * _STREAM_THREADS * slots
-    return (Launch(softmax_streamed, grid, (_STREAM_THREADS,), (*args, slots), shared_bytes),)
+    kernel, shared_bytes = _streamed(packets, room, has_mask)
+    grid = (min(len(x), room.multiprocessors),)
+    return (Launch(kernel, grid, (_STREAM_THREADS,), args, shared_bytes),)
+
+
+def _streamed(packets: int, room: Room, has_mask: bool) -> tuple[Any, int]:
+    """Return the kernel for rows of so many packets, and the shared memory that its ring takes."""
+    # It has some shared memory of its own, and no GPU gives a block the last KiB.
+    places = (room.shared_bytes - 1024) // (16 * _STREAM_THREADS)
+    held = _STREAM_HELD[has_mask]
+    slots = math.ceil(packets / _STREAM_THREADS) - held
+    kernel = softmax_streamed(held, min(max(1, slots), places), places, has_mask)
+    return kernel, 16 * _STREAM_THREADS * places
 
 
 def _args(x: Any, mask: Any, scale: float, out: Any) -> tuple[Any, ...]:
@@ -259,6 +270,13 @@ def _expect(
     return {"out": reference.softmax(x.astype(np.float64), scale, rows)}
 
 
+_EXAMPLE = (64, 1024)
+# Of rows 64 times as long.
+_STREAMED_KERNELS = {
+    _streamed(64 * _EXAMPLE[1] // ptx.VECTOR[dtype], SIMULATED, False)[0]
+    for dtype in ("float32", "bfloat16")
+}
+
 LADDER = Ladder(
     name="softmax",
     steps=(
@@ -284,13 +302,13 @@ LADDER = Ladder(
             "vectorised",
             "16 bytes a load, the row kept in registers: one read of x.",
             _plan_vectorised,
-            (softmax_held(MOST_PACKETS), softmax_streamed, softmax_online),
+            (softmax_held(MOST_PACKETS, False), *_STREAMED_KERNELS, softmax_online),
         ),
     ),
     operands=_operands,
     expect=_expect,
     dtypes=("float32", "float16", "bfloat16"),
-    example=(64, 1024),
+    example=_EXAMPLE,
     axes="M N",
     ceiling="memory",
     fewest_bytes=lambda shape, itemsize: 2 * math.prod(shape) * itemsize,

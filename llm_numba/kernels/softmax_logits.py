@@ -1,4 +1,4 @@
-"""What every softmax kernel does with rows and numbers: cut, scale, mask, subtract, invert.
+"""What every softmax kernel does with rows, numbers and packets: cut, scale, mask, merge, invert.
 
 All powers are of two; see :mod:`llm_numba.kernels.softmax`.
 """
@@ -71,3 +71,46 @@ def reference_point(maximum):
 def inverse_or_one(total):
     """Return 1 / total; 1 for an empty row, where it multiplies zeros."""
     return float32(1) / total if total != float32(0) else float32(1)
+
+
+@cuda.jit(device=True)
+def packet_logits(values, masked, column):
+    """Scale a packet of numbers, and mask it if there is a mask.
+
+    Parameters
+    ----------
+    values : tuple of float32
+    masked : (bool, bool [K, N], float32, int)
+        Whether there is a mask, known when the kernel is compiled; the mask, the scale, and the row
+        of the mask. A question of each number costs more than the number.
+    column : int
+        Of the first number.
+    """
+    has_mask, mask, scale, mask_row = masked
+    for e in range(len(values)):
+        value = libdevice.fmul_rn(values[e], scale)
+        if has_mask:
+            value = masked_logit(values[e], mask, scale, mask_row, column + e)
+        values = ptx.with_item(values, e, value)
+    return values
+
+
+@cuda.jit(device=True)
+def merge(maximum, total, logits):
+    """Merge a packet into a part of the row, which its maximum and its sum stand for."""
+    larger = maximum
+    for e in range(len(logits)):
+        larger = max(larger, logits[e])
+    base = reference_point(larger)
+    total *= ptx.exp2(maximum - base)
+    for e in range(len(logits)):
+        total += ptx.exp2(logits[e] - base)
+    return larger, total
+
+
+@cuda.jit(device=True)
+def store_quotients(out, index, logits, base, inverse):
+    """Store a packet's powers, each divided by the sum of the row."""
+    for e in range(len(logits)):
+        logits = ptx.with_item(logits, e, ptx.exp2(logits[e] - base) * inverse)
+    ptx.store16(out, index, logits)

@@ -1,25 +1,33 @@
-"""Softmax of rows that are too long for registers: in shared memory, copied while others end.
+"""Softmax of rows that are too long for registers: copied to an SM ahead of their time.
 
-A block of an H100 may have 227 KiB of shared memory, but registers for 64 KiB of numbers. A block
-that takes so much is alone on its SM, though: while it computes, nobody loads. So each block goes
-from row to row, and asks for the next row in *stages*, as soon as their places are free:
+A row of 128 KiB fills the registers and shared memory of an SM to such a part that one block is
+alone there: while it computes, nobody else loads. So a block goes from row to row, and has the
+next one under way all the time. A few packets of each thread are in registers; the others lie in
+a *ring* of places in shared memory, through which rows pass one after the other. A place that has
+been read for the last time is copied to at once:
 
 ::
 
-    copies under way     row 0  0 1 2 3            row 1  0 1 2 3
-    sum up               row 0    0 1 2 3                   row 1  0 1 2 3
-    write                                   row 0  0 1 2 3
+    place               0   1   2   3   4   5   6   7   8   9  10  11  12  13
+    sum up row 0      [ 0   0   0   0   0   0   0   0 ] 1   1   1   1   1   1     on their way
+    write row 0         1   1   2   2   2   2   2   2 [ 1   1   1   1   1   1
+    sum up row 1        1   1 ] 2   2   2   2   2   2   1   1   1   1   1   1
 
 A thread copies, reads and overwrites its own packets and no others: they need no barrier. What a
-row has beyond the shared memory is read twice, the second time from the L2 cache, if all goes well.
+row has beyond ring and registers is read twice, the second time from the L2 cache, if all goes
+well.
 
-Loops have steps of 1, or are ``while`` loops. The length of a ``range`` with a step that is not
-known takes a division of 64 bits, a hundred instructions: more than a packet's numbers do.
+The kernel is made for the packets that a row has, so that they are a straight line of code: what
+a loop does to count is as much as what it does to a packet.
 """
 
-from numba import cuda, float32
+import functools
+from typing import Any
+
+from numba import cuda, float32, int32, uint32
 
 from llm_numba.kernels import ptx
+from llm_numba.kernels.packets import widened
 from llm_numba.kernels.rows import (
     MAX_THREADS,
     MAX_WARPS,
@@ -31,131 +39,176 @@ from llm_numba.kernels.softmax_logits import (
     cut_row,
     inverse_or_one,
     logit,
-    masked_logit,
+    merge,
+    packet_logits,
     reference_point,
     row_of_mask,
+    store_quotients,
 )
 
-_STAGES = 4
 
+@functools.cache
+def softmax_streamed(held_packets: int, slots: int, places: int, has_mask: bool) -> Any:
+    """Make the kernel for rows of so many packets a thread.
 
-@cuda.jit(launch_bounds=MAX_THREADS)
-def softmax_streamed(x, mask, scale, out, slots):
-    """Sum up packets by the online rule: one exponential a packet to change the maximum.
+    Parameters
+    ----------
+    held_packets : int
+        Of a row, in registers.
+    slots : int
+        Packets of a row that pass through the ring, 1 to `places`.
+    places : int
+        Of the ring.
+    has_mask : bool
 
-    Each thread has `slots` packets of the row in shared memory.
+    Returns
+    -------
+    dispatcher
+        ``softmax_streamed(x, mask, scale, out)``, with 16 bytes of dynamic shared memory for each
+        place of each thread.
     """
-    maxima = cuda.shared.array(MAX_WARPS, float32)
-    sums = cuda.shared.array(MAX_WARPS, float32)
-    tile = cuda.shared.array(0, x.dtype)
-    width = ptx.items16(x)
-    for stage in range(_STAGES):
-        _begin_stage(x, cuda.blockIdx.x, stage, slots, tile)
-    row = cuda.blockIdx.x
-    while row < x.shape[0]:
-        mask_row = row_of_mask(mask, row)
-        head, packets, edge_column = cut_row(x, row)
-        begin = row * x.shape[1] + head
-        edge = MINUS_INFINITY
-        if edge_column < x.shape[1]:
-            edge = logit(x, mask, scale, row, mask_row, edge_column)
-        maximum, total = edge, ptx.exp2(edge - reference_point(edge))
-        # Those beyond the shared memory first: while they come, the stages arrive.
-        packet = cuda.threadIdx.x + slots * cuda.blockDim.x
-        while packet < packets:
-            at = packet * width
-            values = _logits16(x, begin + at, mask, scale, mask_row, head + at)
-            maximum, total = _merge(maximum, total, values)
-            packet += cuda.blockDim.x
-        for stage in range(_STAGES):
-            _wait_for_stage(stage)
-            for slot in _slots_of(stage, slots):
-                packet = cuda.threadIdx.x + slot * cuda.blockDim.x
-                if packet < packets:
-                    at = packet * width
-                    values = _logits16(tile, at, mask, scale, mask_row, head + at)
-                    maximum, total = _merge(maximum, total, values)
+    words, ahead = 4 * max(1, held_packets), places - slots
+    half = slots // 2
+    ahead_of_half = places - half
 
-        base = reference_point(max_over_row(maximum, maxima))
-        inverse = inverse_or_one(sum_over_row(total * ptx.exp2(maximum - base), sums))
-        if edge_column < x.shape[1]:
-            out[row, edge_column] = ptx.from_float(out, ptx.exp2(edge - base) * inverse)
-        for stage in range(_STAGES):
-            for slot in _slots_of(stage, slots):
-                packet = cuda.threadIdx.x + slot * cuda.blockDim.x
+    @cuda.jit(launch_bounds=MAX_THREADS)
+    def softmax_streamed(x, mask, scale, out):
+        """Sum up packets by the online rule: one exponential a packet to change the maximum."""
+        maxima = cuda.shared.array(MAX_WARPS, float32)
+        sums = cuda.shared.array(MAX_WARPS, float32)
+        tile = cuda.shared.array(0, x.dtype)
+        held = cuda.local.array(words, uint32)
+        width, threads = ptx.items16(x), cuda.blockDim.x
+        row = int32(cuda.blockIdx.x)
+        place, slot, coming = int32(0), int32(0), row
+        for _ in range(places):
+            _copy(x, coming, slot, tile, place)
+            place = _next(place, places)
+            slot, coming = _next_packet(slot, slots, coming)
+        _hold(x, row, slots, held_packets, held)
+        while row < x.shape[0]:
+            masked = (has_mask, mask, scale, row_of_mask(mask, row))
+            head, packets, edge_column = cut_row(x, row)
+            begin = row * x.shape[1] + head
+            edge = MINUS_INFINITY
+            if edge_column < x.shape[1]:
+                edge = logit(x, mask, scale, row, masked[3], edge_column)
+            maximum, total = edge, ptx.exp2(edge - reference_point(edge))
+            near, part = (tile, head, packets, places), (place, maximum, total)
+            ptx.cp_async_wait(ahead_of_half)
+            part = _sum_near(near, 0, half, masked, part)
+            ptx.cp_async_wait(ahead)
+            _, maximum, total = _sum_near(near, half, slots, masked, part)
+            far = (x, begin, head, packets, slots, held_packets)
+            maximum, total = _sum_far(far, held, masked, maximum, total)
+
+            base = reference_point(max_over_row(maximum, maxima))
+            inverse = inverse_or_one(sum_over_row(total * ptx.exp2(maximum - base), sums))
+            if edge_column < x.shape[1]:
+                out[row, edge_column] = ptx.from_float(out, ptx.exp2(edge - base) * inverse)
+            for s in range(slots):
+                packet = cuda.threadIdx.x + s * threads
                 if packet < packets:
-                    at = packet * width
-                    values = _logits16(tile, at, mask, scale, mask_row, head + at)
-                    _store_quotients(out, begin + at, values, base, inverse)
-            _begin_stage(x, row + cuda.gridDim.x, stage, slots, tile)
-        packet = cuda.threadIdx.x + slots * cuda.blockDim.x
-        while packet < packets:
-            at = packet * width
-            values = _logits16(x, begin + at, mask, scale, mask_row, head + at)
-            _store_quotients(out, begin + at, values, base, inverse)
-            packet += cuda.blockDim.x
-        row += cuda.gridDim.x
+                    values = ptx.load16(tile, (cuda.threadIdx.x + place * threads) * width)
+                    values = packet_logits(values, masked, head + packet * width)
+                    store_quotients(out, begin + packet * width, values, base, inverse)
+                _copy(x, coming, slot, tile, place)
+                place = _next(place, places)
+                slot, coming = _next_packet(slot, slots, coming)
+            _write_far(far, held, masked, base, inverse, out)
+            row = int32(row + cuda.gridDim.x)
+            _hold(x, row, slots, held_packets, held)
+
+    return softmax_streamed
 
 
 @cuda.jit(device=True)
-def _slots_of(stage, slots):
-    """Return a quarter of a thread's slots, by shifts: // minds negative numbers, in registers."""
-    return range(stage * slots >> 2, (stage + 1) * slots >> 2)
+def _next(place, places):
+    """Return the place after this one in the ring."""
+    return int32(place + 1) if place + 1 < places else int32(0)
 
 
 @cuda.jit(device=True)
-def _begin_stage(x, row, stage, slots, tile):
-    """Begin to copy the packets of a stage, as one group; an empty one if there is no such row."""
+def _next_packet(slot, slots, row):
+    """Return what is copied after this slot of this row: the next one, or the next row's first."""
+    if slot + 1 < slots:
+        return int32(slot + 1), row
+    return int32(0), int32(row + cuda.gridDim.x)
+
+
+@cuda.jit(device=True)
+def _copy(x, row, slot, tile, place):
+    """Begin to copy a packet, as a group of its own; an empty one if there is no such packet."""
     if row < x.shape[0]:
         width = ptx.items16(x)
         head, packets, _ = cut_row(x, row)
-        begin = row * x.shape[1] + head
-        for slot in _slots_of(stage, slots):
-            packet = cuda.threadIdx.x + slot * cuda.blockDim.x
-            if packet < packets:
-                ptx.cp_async16(tile, packet * width, x, begin + packet * width)
+        packet = cuda.threadIdx.x + slot * cuda.blockDim.x
+        if packet < packets:
+            to = cuda.threadIdx.x + place * cuda.blockDim.x
+            ptx.cp_async16(tile, to * width, x, row * x.shape[1] + head + packet * width)
     ptx.cp_async_commit()
 
 
 @cuda.jit(device=True)
-def _wait_for_stage(stage):
-    """Wait until the packets of a stage have arrived: those of the stages after it may not have."""
-    if stage == 0:
-        ptx.cp_async_wait(3)
-    elif stage == 1:
-        ptx.cp_async_wait(2)
-    elif stage == 2:
-        ptx.cp_async_wait(1)
-    else:
-        ptx.cp_async_wait(0)
+def _hold(x, row, slots, held_packets, held):
+    """Load what a row has behind its slots of the ring, as far as there are registers for it."""
+    if row < x.shape[0]:
+        width = ptx.items16(x)
+        head, packets, _ = cut_row(x, row)
+        begin = row * x.shape[1] + head
+        for k in range(held_packets):
+            packet = cuda.threadIdx.x + (slots + k) * cuda.blockDim.x
+            if packet < packets:
+                words = ptx.load_raw16(x, begin + packet * width)
+                for w in range(4):
+                    held[4 * k + w] = words[w]
 
 
 @cuda.jit(device=True)
-def _logits16(array, index, mask, scale, mask_row, column):
-    """Read a packet of x, there or where it was copied to, scaled and masked."""
-    values = ptx.load16(array, index)
-    for e in range(len(values)):
-        value = masked_logit(values[e], mask, scale, mask_row, column + e)
-        values = ptx.with_item(values, e, value)
-    return values
+def _sum_near(near, begin, end, masked, part):
+    """Sum up slots of the ring; a part of the row is where it goes on, and what it has summed."""
+    (tile, head, packets, places), (place, maximum, total) = near, part
+    width = ptx.items16(tile)
+    for s in range(begin, end):
+        packet = cuda.threadIdx.x + s * cuda.blockDim.x
+        if packet < packets:
+            values = ptx.load16(tile, (cuda.threadIdx.x + place * cuda.blockDim.x) * width)
+            values = packet_logits(values, masked, head + packet * width)
+            maximum, total = merge(maximum, total, values)
+        place = _next(place, places)
+    return place, maximum, total
 
 
 @cuda.jit(device=True)
-def _merge(maximum, total, logits):
-    """Merge a packet into a part of the row, which its maximum and its sum stand for."""
-    larger = maximum
-    for e in range(len(logits)):
-        larger = max(larger, logits[e])
-    base = reference_point(larger)
-    total *= ptx.exp2(maximum - base)
-    for e in range(len(logits)):
-        total += ptx.exp2(logits[e] - base)
-    return larger, total
+def _sum_far(far, held, masked, maximum, total):
+    """Sum up the packets that are in registers, and those beyond them in memory."""
+    x, begin, head, packets, slots, held_packets = far
+    width = ptx.items16(x)
+    for k in range(held_packets):
+        packet = cuda.threadIdx.x + (slots + k) * cuda.blockDim.x
+        if packet < packets:
+            values = packet_logits(widened(x, held, k), masked, head + packet * width)
+            maximum, total = merge(maximum, total, values)
+    packet = cuda.threadIdx.x + (slots + held_packets) * cuda.blockDim.x
+    while packet < packets:
+        values = packet_logits(ptx.load16(x, begin + packet * width), masked, head + packet * width)
+        maximum, total = merge(maximum, total, values)
+        packet += cuda.blockDim.x
+    return maximum, total
 
 
 @cuda.jit(device=True)
-def _store_quotients(out, index, logits, base, inverse):
-    """Store a packet's powers, each divided by the sum of the row."""
-    for e in range(len(logits)):
-        logits = ptx.with_item(logits, e, ptx.exp2(logits[e] - base) * inverse)
-    ptx.store16(out, index, logits)
+def _write_far(far, held, masked, base, inverse, out):
+    """Write the results of the packets that are in registers, and of those beyond them."""
+    x, begin, head, packets, slots, held_packets = far
+    width = ptx.items16(x)
+    for k in range(held_packets):
+        packet = cuda.threadIdx.x + (slots + k) * cuda.blockDim.x
+        if packet < packets:
+            values = packet_logits(widened(x, held, k), masked, head + packet * width)
+            store_quotients(out, begin + packet * width, values, base, inverse)
+    packet = cuda.threadIdx.x + (slots + held_packets) * cuda.blockDim.x
+    while packet < packets:
+        values = packet_logits(ptx.load16(x, begin + packet * width), masked, head + packet * width)
+        store_quotients(out, begin + packet * width, values, base, inverse)
+        packet += cuda.blockDim.x

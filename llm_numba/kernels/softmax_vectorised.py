@@ -18,92 +18,83 @@ Up to 64 KiB of row fit into the registers of a block. Longer rows are the busin
 import functools
 from typing import Any
 
-from numba import cuda, float32
+from numba import cuda, float32, uint32
 
 from llm_numba.kernels import ptx
+from llm_numba.kernels.packets import widened
 from llm_numba.kernels.rows import (
     LAUNCH_BOUNDS,
     MAX_WARPS,
     MINUS_INFINITY,
-    PACKET,
-    hold_packets,
+    hold_words,
     max_over_row,
-    store_packets,
     sum_over_row,
 )
 from llm_numba.kernels.softmax_logits import (
     cut_row,
     inverse_or_one,
     logit,
-    masked_logit,
+    merge,
+    packet_logits,
     reference_point,
     row_of_mask,
+    store_quotients,
 )
 
 
 @functools.cache
-def softmax_held(held_packets: int) -> Any:
+def softmax_held(held_packets: int, has_mask: bool) -> Any:
     """Make the kernel for threads that hold so many packets: a loop over registers is unrolled.
 
     Parameters
     ----------
     held_packets : int
         Up to 4.
+    has_mask : bool
 
     Returns
     -------
     dispatcher
         ``softmax_held(x, mask, scale, out)``.
     """
-    numbers = held_packets * PACKET
+    words = 4 * held_packets
 
     @cuda.jit(launch_bounds=LAUNCH_BOUNDS[held_packets])
     def softmax_held(x, mask, scale, out):
-        """Hold the row in registers, all packets of a thread under way at once.
+        """Hold the row in registers, as it is in memory, all packets of a thread under way at once.
 
-        The powers are computed once, relative to the maximum of their thread, which is known
-        first; one factor takes them to the maximum of the row and divides them by the sum.
+        The powers are computed twice, of the thread's maximum and of the row's: each is one
+        instruction, and to keep them would take twice the registers.
         """
         maxima = cuda.shared.array(MAX_WARPS, float32)
         sums = cuda.shared.array(MAX_WARPS, float32)
-        held = cuda.local.array(numbers, float32)
+        held = cuda.local.array(words, uint32)
         row = cuda.blockIdx.x * cuda.blockDim.y + cuda.threadIdx.y
         if row >= x.shape[0]:  # a whole warp without a row; where warps share one, none returns
             return
-        width, mask_row = ptx.items16(x), row_of_mask(mask, row)
+        width, masked = ptx.items16(x), (has_mask, mask, scale, row_of_mask(mask, row))
         head, packets, edge_column = cut_row(x, row)
         begin = row * x.shape[1] + head
 
-        hold_packets(x, begin, packets, held)
+        hold_words(x, begin, packets, held)
         edge = MINUS_INFINITY
         if edge_column < x.shape[1]:
-            edge = logit(x, mask, scale, row, mask_row, edge_column)
-        maximum = edge
+            edge = logit(x, mask, scale, row, masked[3], edge_column)
+        maximum, total = edge, ptx.exp2(edge - reference_point(edge))
         for k in range(held_packets):
             packet = cuda.threadIdx.x + k * cuda.blockDim.x
             if packet < packets:
-                for e in range(width):
-                    at, column = k * width + e, head + packet * width + e
-                    held[at] = masked_logit(held[at], mask, scale, mask_row, column)
-                    maximum = max(maximum, held[at])
+                values = packet_logits(widened(x, held, k), masked, head + packet * width)
+                maximum, total = merge(maximum, total, values)
 
-        base = reference_point(maximum)
-        edge = ptx.exp2(edge - base)
-        total = edge
+        base = reference_point(max_over_row(maximum, maxima))
+        inverse = inverse_or_one(sum_over_row(total * ptx.exp2(maximum - base), sums))
         for k in range(held_packets):
-            if cuda.threadIdx.x + k * cuda.blockDim.x < packets:
-                for at in range(k * width, (k + 1) * width):
-                    held[at] = ptx.exp2(held[at] - base)
-                    total += held[at]
-
-        factor = ptx.exp2(maximum - reference_point(max_over_row(maximum, maxima)))
-        factor *= inverse_or_one(sum_over_row(total * factor, sums))
-        for k in range(held_packets):
-            if cuda.threadIdx.x + k * cuda.blockDim.x < packets:
-                for at in range(k * width, (k + 1) * width):
-                    held[at] *= factor
-        store_packets(out, begin, packets, held)
+            packet = cuda.threadIdx.x + k * cuda.blockDim.x
+            if packet < packets:
+                values = packet_logits(widened(x, held, k), masked, head + packet * width)
+                store_quotients(out, begin + packet * width, values, base, inverse)
         if edge_column < x.shape[1]:
-            out[row, edge_column] = ptx.from_float(out, edge * factor)
+            out[row, edge_column] = ptx.from_float(out, ptx.exp2(edge - base) * inverse)
 
     return softmax_held

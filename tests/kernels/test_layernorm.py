@@ -24,7 +24,6 @@ from llm_numba.kernels.layernorm import (
     rms_norm,
 )
 from llm_numba.kernels.layernorm_fused import NUMBERS
-from llm_numba.kernels.layernorm_vectorised import vectorised
 from llm_numba.kernels.rows import MAX_THREADS, MOST_PACKETS, PACKET
 from llm_numba.runtime import intercept, kernel_view, to_device, to_host
 from llm_numba.runtime.offline import compiler_problem, resources
@@ -132,7 +131,7 @@ def test_each_step_adds_normalises_and_activates(shape, norm, dtype, step, devic
 @each_norm
 @with_and_without_residual
 @pytest.mark.parametrize("activation", ACTIVATIONS)
-@pytest.mark.parametrize("length", [96, 97])
+@pytest.mark.parametrize("length", [96, 97, 512])  # 512: each thread has all its packets
 def test_residual_and_activation_may_be_missing(length, activation, added, norm, step, device):
     arrays = operands(norm, (3, length), added=added)
     result = run(norm, arrays, activation=activation, device=device, step=step)
@@ -148,7 +147,7 @@ def test_a_fused_kernel_gives_what_two_kernels_give(dtype, norm, step, device):
     total_by_numpy = (arrays["x"].astype("f4") + arrays["residual"].astype("f4")).astype(dtype)
     np.testing.assert_array_equal(total, total_by_numpy)
     alone = {"x": total} | {name: arrays[name] for name in arrays if name in ("weight", "bias")}
-    if step in ("naive", "warp", "vectorised"):  # the others have another order without residual
+    if step in ("naive", "warp"):  # the others have another order without residual
         np.testing.assert_array_equal(normed, run(norm, alone, device=device, step=step)[0])
     assert_near((normed, None), norm, alone, step)
 
@@ -354,17 +353,18 @@ def test_no_order_of_the_threads_matters(norm, step):
 @pytest.mark.ptx
 @each_dtype
 @pytest.mark.parametrize("activation", ACTIVATIONS)
+@with_and_without_residual
 @pytest.mark.parametrize("capability", [(7, 5), (9, 0), (10, 0)])
-def test_no_activation_spills(capability, activation, dtype):
+def test_no_activation_spills(capability, added, activation, dtype):
     if problem := compiler_problem():
         pytest.skip(problem)
-    arrays = operands("layer", (2, 1024), dtype)
+    arrays = operands("layer", (2, 1024), dtype, added)
     launches = []
     with intercept(launches.append):
         on_device = [to_device(each, "sim") for each in arrays.values()]
-        add_layer_norm(*on_device, 1e-5, activation)
+        launcher("layer", arrays)(*on_device, 1e-5, activation)
     (launch,) = launches
-    assert launch.kernel is vectorised(2, activation, True, True)
+    assert launch.kernel.py_func.__name__ == ("norm_added" if added else "norm_vectorised")
     found = resources(launch, capability)
     assert found.stack_bytes == found.spill_stores == found.spill_loads == 0
     assert not found.float64

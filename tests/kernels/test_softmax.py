@@ -18,7 +18,6 @@ from llm_numba.errors import KernelArgumentError
 from llm_numba.kernels.rows import MAX_THREADS, MOST_PACKETS, PACKET
 from llm_numba.kernels.softmax import LADDER, TUNABLE, Config, softmax
 from llm_numba.kernels.softmax_streamed import softmax_streamed
-from llm_numba.kernels.softmax_vectorised import softmax_held
 from llm_numba.runtime import intercept, kernel_view, launch_all, to_device, to_host
 from llm_numba.runtime.offline import compile_to_ptx, compiler_problem, resources, signature_of
 from llm_numba.simulator import simulate
@@ -159,15 +158,20 @@ def test_each_candidate_is_the_reference(shape, dtype, device):
         assert_near(result, operands["x"], "vectorised", operands["scale"])
 
 
-@pytest.mark.parametrize("slots", [1, 3])
-def test_a_block_streams_row_after_row_through_few_places(slots):
-    # Of each row's 67 packets a thread has two or three; rows begin anywhere between two of them.
-    x = numbers((3, 271), "float32")
-    mask = np.random.default_rng(1).random((2, 271)) < 0.7
+@pytest.mark.parametrize("has_mask", [False, True], ids=["all", "masked"])
+@pytest.mark.parametrize(
+    ("held", "slots", "places"), [(0, 1, 1), (0, 3, 4), (1, 2, 2), (1, 2, 5), (1, 1, 2)]
+)
+def test_rows_pass_through_a_ring_one_after_the_other(held, slots, places, has_mask):
+    # Of each row's 67 packets a thread has two or three, in the ring, in registers, or in neither;
+    # rows begin anywhere between two packets, and the ring anywhere in a row.
+    x = numbers((4, 271), "float32")
+    mask = np.random.default_rng(1).random((2 * has_mask, 271)) < 0.7
     out = np.zeros_like(x)
-    args = (x, mask, np.float32(math.log2(math.e)), out, slots)
-    simulate(softmax_streamed, 1, 32, args, 16 * 32 * slots, schedule="random", seed=slots)
-    assert_near(out, x, "vectorised", mask=np.resize(mask, x.shape))
+    args = (x, mask, np.float32(math.log2(math.e)), out)
+    kernel = softmax_streamed(held, slots, places, has_mask)
+    simulate(kernel, 1, 32, args, 16 * 32 * places, schedule="random", seed=slots)
+    assert_near(out, x, "vectorised", mask=np.resize(mask, x.shape) if has_mask else None)
 
 
 @pytest.mark.gpu
@@ -304,12 +308,15 @@ def test_no_compiler_fuses_the_scaling_with_the_subtraction(dtype):
 def test_kernels_for_short_and_for_long_rows_stay_in_registers(capability, dtype):
     if problem := compiler_problem():
         pytest.skip(problem)
-    for length, kernel in ((FITS // 2, softmax_held(MOST_PACKETS)), (FITS + 8, softmax_streamed)):
-        (launch,) = LADDER.steps[-1].plan(**LADDER.operands((1, length), np.dtype(dtype), 0))
-        assert launch.kernel is kernel
-        found = resources(launch, capability)
-        assert found.stack_bytes == found.spill_stores == found.spill_loads == 0
-        assert not found.float64
+    for length in (FITS // 2, FITS + 8):
+        for mask_rows in (0, 1):
+            operands = LADDER.operands((1, length), np.dtype(dtype), 0)
+            operands["mask"] = np.ones((mask_rows, length), bool)
+            (launch,) = LADDER.steps[-1].plan(**operands)
+            found = resources(launch, capability)
+            assert found.kernel == ("softmax_held" if length < FITS else "softmax_streamed")
+            assert found.stack_bytes == found.spill_stores == found.spill_loads == 0
+            assert not found.float64
 
 
 # -- What it refuses ----------------------------------------------------------------------------
