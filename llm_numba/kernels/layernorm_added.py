@@ -25,29 +25,36 @@ from llm_numba.kernels import ptx
 from llm_numba.kernels.layernorm_vectorised import ACTIVATED
 from llm_numba.kernels.packets import widened
 from llm_numba.kernels.rows import LAUNCH_BOUNDS, MAX_WARPS, PACKET, sum_over_row
+from llm_numba.kernels.unrolled import unrolled
+
+
+@cuda.jit(device=True)
+def _place(k, packets):
+    """Return packet k of a thread; if the row has no such, the thread's first, or the row's last.
+
+    So nobody asks before a load, which would wait for the load before it. Nor does anybody read
+    what another warp may be writing to, where a result replaces an operand.
+    """
+    packet = int32(cuda.threadIdx.x + k * cuda.blockDim.x)
+    return packet if packet < packets else int32(min(cuda.threadIdx.x, packets - 1))
 
 
 @cuda.jit(device=True)
 def _load(array, begin, packets, words):
-    """Load the packets of a thread as they are in memory.
-
-    One that the row has not is the row's last: with a question before each load, it would wait for
-    the one before it.
-    """
+    """Load the packets of a thread as they are in memory."""
     width = ptx.items16(array)
     for k in range(len(words) // 4):
-        packet = min(int32(cuda.threadIdx.x + k * cuda.blockDim.x), int32(packets - 1))
-        loaded = ptx.load_raw16(array, (begin + packet) * width)
+        loaded = ptx.load_raw16(array, (begin + _place(k, packets)) * width)
         for w in range(4):
             words[4 * k + w] = loaded[w]
 
 
 @cuda.jit(device=True)
-def _load_affine(weight, bias, packets, has_bias, weights, shifts):
-    """Load the packets of weight and bias that belong to those of a thread."""
-    _load(weight, 0, packets, weights)
-    if has_bias:
-        _load(bias, 0, packets, shifts)
+def _affine(array, packets, early, words, k):
+    """Make numbers of packet k of weight or bias, which a thread has, or loads now."""
+    if early:
+        return widened(array, words, k)
+    return ptx.load16(array, _place(k, packets) * ptx.items16(array))
 
 
 @cuda.jit(device=True)
@@ -58,8 +65,7 @@ def _add_residual(residual, begin, packets, held, total):
     """
     width = ptx.items16(residual)
     for k in range(len(held) // 4):
-        packet = min(int32(cuda.threadIdx.x + k * cuda.blockDim.x), int32(packets - 1))
-        added = ptx.load16(residual, (begin + packet) * width)
+        added = ptx.load16(residual, (begin + _place(k, packets)) * width)
         values = widened(residual, held, k)
         for e in range(width):
             values = ptx.with_item(values, e, values[e] + added[e])
@@ -67,7 +73,7 @@ def _add_residual(residual, begin, packets, held, total):
         for w in range(4):
             held[4 * k + w] = words[w]
     for k in range(len(held) // 4):
-        packet = cuda.threadIdx.x + k * cuda.blockDim.x
+        packet = int32(cuda.threadIdx.x + k * cuda.blockDim.x)
         if packet < packets:
             at = 4 * k
             words = (held[at], held[at + 1], held[at + 2], held[at + 3])
@@ -79,7 +85,7 @@ def _sum_held(array, packets, held):
     """Add up what a thread holds."""
     share = float32(0)
     for k in range(len(held) // 4):
-        if cuda.threadIdx.x + k * cuda.blockDim.x < packets:
+        if int32(cuda.threadIdx.x + k * cuda.blockDim.x) < packets:
             for value in widened(array, held, k):
                 share += value
     return share
@@ -90,7 +96,7 @@ def _sum_squares(array, packets, mean, held):
     """Add up the squared distances from the mean of what a thread holds."""
     share = float32(0)
     for k in range(len(held) // 4):
-        if cuda.threadIdx.x + k * cuda.blockDim.x < packets:
+        if int32(cuda.threadIdx.x + k * cuda.blockDim.x) < packets:
             for value in widened(array, held, k):
                 share += (value - mean) * (value - mean)
     return share
@@ -115,6 +121,29 @@ def norm_added(held_packets: int, activation: str | None, has_bias: bool) -> Any
     """
     words, early, activated = 4 * held_packets, held_packets <= 2, ACTIVATED[activation]
 
+    @cuda.jit(device=True)
+    def finish(k, operands):
+        """Normalise, scale, shift, activate and store packet k."""
+        x, weight, bias, out, begin, packets, held, weights, shifts, mean, inverse = operands
+        width, numbers = ptx.items16(x), cuda.local.array(PACKET, float32)
+        values, scales = widened(x, held, k), _affine(weight, packets, early, weights, k)
+        added = ptx.zeros16(bias)
+        if has_bias:
+            added = _affine(bias, packets, early, shifts, k)
+        for e in range(width):
+            numbers[e] = (values[e] - mean) * inverse * scales[e] + added[e]
+        # Alone in its loop: with what indexes tuples beside it, it would not be unrolled.
+        for e in range(width):
+            numbers[e] = activated(numbers[e])
+        results = ptx.zeros16(out)
+        for e in range(width):
+            results = ptx.with_item(results, e, numbers[e])
+        packet = int32(cuda.threadIdx.x + k * cuda.blockDim.x)
+        if packet < packets:
+            ptx.store16(out, (begin + packet) * width, results)
+
+    finish_all = unrolled(held_packets, finish)
+
     @cuda.jit(launch_bounds=LAUNCH_BOUNDS[held_packets])
     def norm_added(x, residual, weight, bias, eps, total, out):
         """Load and store 16 bytes at a time, all packets of a thread under way at once."""
@@ -123,7 +152,6 @@ def norm_added(held_packets: int, activation: str | None, has_bias: bool) -> Any
         held = cuda.local.array(words, uint32)
         weights = cuda.local.array(words, uint32)
         shifts = cuda.local.array(words, uint32)
-        numbers = cuda.local.array(PACKET, float32)
         row = int32(cuda.blockIdx.x * cuda.blockDim.y + cuda.threadIdx.y)
         if row >= x.shape[0]:  # a whole warp without a row; where warps share one, none returns
             return
@@ -135,7 +163,9 @@ def norm_added(held_packets: int, activation: str | None, has_bias: bool) -> Any
         _load(x, begin, packets, held)
         _add_residual(residual, begin, packets, held, total)
         if early:
-            _load_affine(weight, bias, packets, has_bias, weights, shifts)
+            _load(weight, 0, packets, weights)
+            if has_bias:
+                _load(bias, 0, packets, shifts)
         mean = float32(0)
         if has_bias:
             share = _sum_held(x, packets, held)
@@ -143,23 +173,6 @@ def norm_added(held_packets: int, activation: str | None, has_bias: bool) -> Any
         share = _sum_squares(x, packets, mean, held)
         mean_square = sum_over_row(share, partial_squares) * of_one
         inverse = libdevice.rsqrtf(mean_square + eps)
-        if not early:
-            _load_affine(weight, bias, packets, has_bias, weights, shifts)
-        for k in range(held_packets):
-            packet = cuda.threadIdx.x + k * cuda.blockDim.x
-            values, scales = widened(x, held, k), widened(weight, weights, k)
-            added = ptx.zeros16(bias)
-            if has_bias:
-                added = widened(bias, shifts, k)
-            for e in range(width):
-                numbers[e] = (values[e] - mean) * inverse * scales[e] + added[e]
-            # Alone in its loop: with what indexes tuples beside it, it would not be unrolled.
-            for e in range(width):
-                numbers[e] = activated(numbers[e])
-            results = ptx.zeros16(out)
-            for e in range(width):
-                results = ptx.with_item(results, e, numbers[e])
-            if packet < packets:
-                ptx.store16(out, (begin + packet) * width, results)
+        finish_all(0, (x, weight, bias, out, begin, packets, held, weights, shifts, mean, inverse))
 
     return norm_added
