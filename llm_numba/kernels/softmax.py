@@ -170,23 +170,23 @@ def _plan_vectorised(x: Any, mask: Any, scale: float, out: Any) -> tuple[Launch,
 
 def _plan_config(config: "Config", x: Any, mask: Any, scale: float, out: Any) -> tuple[Launch, ...]:
     args, has_mask = _args(x, mask, scale, out), len(mask) > 0
-    packets = x.shape[1] // ptx.VECTOR[storage_dtype(x)]
+    packets, edges = divmod(x.shape[1], ptx.VECTOR[storage_dtype(x)])
     if config.held_packets:
         grid, block = row_launch(len(x), packets, config.held_packets)
-        return (Launch(softmax_held(config.held_packets, has_mask), grid, block, args),)
+        return (Launch(softmax_held(config.held_packets, has_mask, not edges), grid, block, args),)
     room = room_of(x)
-    kernel, shared_bytes = _streamed(packets, room, has_mask)
+    kernel, shared_bytes = _streamed(packets, room, has_mask, not edges)
     grid = (min(len(x), room.multiprocessors),)
     return (Launch(kernel, grid, (_STREAM_THREADS,), args, shared_bytes),)
 
 
-def _streamed(packets: int, room: Room, has_mask: bool) -> tuple[Any, int]:
+def _streamed(packets: int, room: Room, has_mask: bool, aligned: bool) -> tuple[Any, int]:
     """Return the kernel for rows of so many packets, and the shared memory that its ring takes."""
     # It has some shared memory of its own, and no GPU gives a block the last KiB.
     places = (room.shared_bytes - 1024) // (16 * _STREAM_THREADS)
     held = _STREAM_HELD[has_mask]
     slots = math.ceil(packets / _STREAM_THREADS) - held
-    kernel = softmax_streamed(held, min(max(1, slots), places), places, has_mask)
+    kernel = softmax_streamed(held, min(slots, places), places, has_mask, aligned)
     return kernel, 16 * _STREAM_THREADS * places
 
 
@@ -271,9 +271,10 @@ def _expect(
 
 
 _EXAMPLE = (64, 1024)
+_HELD_KERNELS = tuple(softmax_held(MOST_PACKETS, False, aligned) for aligned in (True, False))
 # Of rows 64 times as long.
 _STREAMED_KERNELS = {
-    _streamed(64 * _EXAMPLE[1] // ptx.VECTOR[dtype], SIMULATED, False)[0]
+    _streamed(64 * _EXAMPLE[1] // ptx.VECTOR[dtype], SIMULATED, has_mask=False, aligned=True)[0]
     for dtype in ("float32", "bfloat16")
 }
 
@@ -302,7 +303,7 @@ LADDER = Ladder(
             "vectorised",
             "16 bytes a load, the row kept in registers: one read of x.",
             _plan_vectorised,
-            (softmax_held(MOST_PACKETS, False), *_STREAMED_KERNELS, softmax_online),
+            (*_HELD_KERNELS, *_STREAMED_KERNELS, softmax_online),
         ),
     ),
     operands=_operands,
@@ -339,8 +340,8 @@ def candidates(shape: Shape, dtype: str) -> tuple[Config, ...]:
     """Return what can hold the row."""
     packets = shape[1] // ptx.VECTOR[dtype]
     # Two packets would spill at the registers that two have.
-    held = (each for each in (1, MOST_PACKETS) if holds(packets, each))
-    return (*map(Config, held), Config(0))
+    held = [each for each in (1, MOST_PACKETS) if holds(packets, each)]
+    return tuple(map(Config, held or [0]))
 
 
 TUNABLE = Tunable(

@@ -24,8 +24,16 @@ def row_of_mask(mask, row):
 
 
 @cuda.jit(device=True)
-def cut_row(x, row):
+def cut_row(x, row, aligned):
     """Cut a row into edges and packets.
+
+    Parameters
+    ----------
+    x : array [M, N]
+    row : int
+    aligned : bool
+        Whether all rows are whole packets, known when the kernel is compiled: then there are no
+        edges, and the code for them is gone.
 
     Returns
     -------
@@ -36,6 +44,8 @@ def cut_row(x, row):
         Column of this thread's edge; beyond the row if it has none.
     """
     length, width = x.shape[1], ptx.items16(x)
+    if aligned:
+        return 0, length // width, length
     head = -(row * length) & (width - 1)
     packets = max(0, (length - head) // width)
     t = cuda.threadIdx.x

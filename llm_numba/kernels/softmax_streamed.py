@@ -48,18 +48,22 @@ from llm_numba.kernels.softmax_logits import (
 
 
 @functools.cache
-def softmax_streamed(held_packets: int, slots: int, places: int, has_mask: bool) -> Any:
+def softmax_streamed(
+    held_packets: int, slots: int, places: int, has_mask: bool, aligned: bool
+) -> Any:
     """Make the kernel for rows of so many packets a thread.
 
     Parameters
     ----------
     held_packets : int
-        Of a row, in registers.
+        Of a row, in registers; the last ones, of which some threads may have fewer.
     slots : int
-        Packets of a row that pass through the ring, 1 to `places`.
+        Packets of a row that pass through the ring, 1 to `places`. Each thread has them all.
     places : int
         Of the ring.
     has_mask : bool
+    aligned : bool
+        Whether all rows are whole packets.
 
     Returns
     -------
@@ -67,8 +71,7 @@ def softmax_streamed(held_packets: int, slots: int, places: int, has_mask: bool)
         ``softmax_streamed(x, mask, scale, out)``, with 16 bytes of dynamic shared memory for each
         place of each thread.
     """
-    words, ahead = 4 * max(1, held_packets), places - slots
-    half = slots // 2
+    words, ahead, half = 4 * held_packets, places - slots, slots // 2
     ahead_of_half = places - half
 
     @cuda.jit(launch_bounds=MAX_THREADS)
@@ -78,23 +81,21 @@ def softmax_streamed(held_packets: int, slots: int, places: int, has_mask: bool)
         sums = cuda.shared.array(MAX_WARPS, float32)
         tile = cuda.shared.array(0, x.dtype)
         held = cuda.local.array(words, uint32)
-        width, threads = ptx.items16(x), cuda.blockDim.x
-        row = int32(cuda.blockIdx.x)
-        place, slot, coming = int32(0), int32(0), row
-        for _ in range(places):
-            _copy(x, coming, slot, tile, place)
-            place = _next(place, places)
-            slot, coming = _next_packet(slot, slots, coming)
-        _hold(x, row, slots, held_packets, held)
+        step = cuda.blockDim.x * ptx.items16(x)
+        mine, row = cuda.threadIdx.x * ptx.items16(x), int32(cuda.blockIdx.x)
+        coming = (row, int32(0), _first_packet(x, row, aligned))
+        for place in range(places):
+            coming = _copy_next(x, coming, slots, aligned, tile, mine + place * step)
+        _hold(x, row, slots, held_packets, aligned, held)
+        place = int32(0)
         while row < x.shape[0]:
             masked = (has_mask, mask, scale, row_of_mask(mask, row))
-            head, packets, edge_column = cut_row(x, row)
+            head, packets, edge_column = cut_row(x, row, aligned)
             begin = row * x.shape[1] + head
             edge = MINUS_INFINITY
             if edge_column < x.shape[1]:
                 edge = logit(x, mask, scale, row, masked[3], edge_column)
-            maximum, total = edge, ptx.exp2(edge - reference_point(edge))
-            near, part = (tile, head, packets, places), (place, maximum, total)
+            near, part = (tile, head, places), (place, edge, ptx.exp2(edge - reference_point(edge)))
             ptx.cp_async_wait(ahead_of_half)
             part = _sum_near(near, 0, half, masked, part)
             ptx.cp_async_wait(ahead)
@@ -107,17 +108,14 @@ def softmax_streamed(held_packets: int, slots: int, places: int, has_mask: bool)
             if edge_column < x.shape[1]:
                 out[row, edge_column] = ptx.from_float(out, ptx.exp2(edge - base) * inverse)
             for s in range(slots):
-                packet = cuda.threadIdx.x + s * threads
-                if packet < packets:
-                    values = ptx.load16(tile, (cuda.threadIdx.x + place * threads) * width)
-                    values = packet_logits(values, masked, head + packet * width)
-                    store_quotients(out, begin + packet * width, values, base, inverse)
-                _copy(x, coming, slot, tile, place)
+                at = mine + place * step
+                values = packet_logits(ptx.load16(tile, at), masked, head + mine + s * step)
+                store_quotients(out, begin + mine + s * step, values, base, inverse)
+                coming = _copy_next(x, coming, slots, aligned, tile, at)
                 place = _next(place, places)
-                slot, coming = _next_packet(slot, slots, coming)
             _write_far(far, held, masked, base, inverse, out)
             row = int32(row + cuda.gridDim.x)
-            _hold(x, row, slots, held_packets, held)
+            _hold(x, row, slots, held_packets, aligned, held)
 
     return softmax_streamed
 
@@ -129,32 +127,35 @@ def _next(place, places):
 
 
 @cuda.jit(device=True)
-def _next_packet(slot, slots, row):
-    """Return what is copied after this slot of this row: the next one, or the next row's first."""
-    if slot + 1 < slots:
-        return int32(slot + 1), row
-    return int32(0), int32(row + cuda.gridDim.x)
+def _first_packet(x, row, aligned):
+    """Return the element at which this thread's first packet of a row begins."""
+    head, _, _ = cut_row(x, row, aligned)
+    return row * x.shape[1] + head + cuda.threadIdx.x * ptx.items16(x)
 
 
 @cuda.jit(device=True)
-def _copy(x, row, slot, tile, place):
-    """Begin to copy a packet, as a group of its own; an empty one if there is no such packet."""
+def _copy_next(x, coming, slots, aligned, tile, at):
+    """Begin to copy a packet, as a group of its own, and return which one comes after it.
+
+    A packet is a row, a slot, and the element where it begins. Behind the last row the group is
+    empty.
+    """
+    row, slot, source = coming
     if row < x.shape[0]:
-        width = ptx.items16(x)
-        head, packets, _ = cut_row(x, row)
-        packet = cuda.threadIdx.x + slot * cuda.blockDim.x
-        if packet < packets:
-            to = cuda.threadIdx.x + place * cuda.blockDim.x
-            ptx.cp_async16(tile, to * width, x, row * x.shape[1] + head + packet * width)
+        ptx.cp_async16(tile, at, x, source)
     ptx.cp_async_commit()
+    if slot + 1 < slots:
+        return row, int32(slot + 1), source + cuda.blockDim.x * ptx.items16(x)
+    row = int32(row + cuda.gridDim.x)
+    return row, int32(0), _first_packet(x, row, aligned)
 
 
 @cuda.jit(device=True)
-def _hold(x, row, slots, held_packets, held):
+def _hold(x, row, slots, held_packets, aligned, held):
     """Load what a row has behind its slots of the ring, as far as there are registers for it."""
     if row < x.shape[0]:
         width = ptx.items16(x)
-        head, packets, _ = cut_row(x, row)
+        head, packets, _ = cut_row(x, row, aligned)
         begin = row * x.shape[1] + head
         for k in range(held_packets):
             packet = cuda.threadIdx.x + (slots + k) * cuda.blockDim.x
@@ -167,14 +168,12 @@ def _hold(x, row, slots, held_packets, held):
 @cuda.jit(device=True)
 def _sum_near(near, begin, end, masked, part):
     """Sum up slots of the ring; a part of the row is where it goes on, and what it has summed."""
-    (tile, head, packets, places), (place, maximum, total) = near, part
-    width = ptx.items16(tile)
+    (tile, head, places), (place, maximum, total) = near, part
+    step, mine = cuda.blockDim.x * ptx.items16(tile), cuda.threadIdx.x * ptx.items16(tile)
     for s in range(begin, end):
-        packet = cuda.threadIdx.x + s * cuda.blockDim.x
-        if packet < packets:
-            values = ptx.load16(tile, (cuda.threadIdx.x + place * cuda.blockDim.x) * width)
-            values = packet_logits(values, masked, head + packet * width)
-            maximum, total = merge(maximum, total, values)
+        values = ptx.load16(tile, mine + place * step)
+        values = packet_logits(values, masked, head + mine + s * step)
+        maximum, total = merge(maximum, total, values)
         place = _next(place, places)
     return place, maximum, total
 

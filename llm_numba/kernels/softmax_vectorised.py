@@ -43,7 +43,7 @@ from llm_numba.kernels.softmax_logits import (
 
 
 @functools.cache
-def softmax_held(held_packets: int, has_mask: bool) -> Any:
+def softmax_held(held_packets: int, has_mask: bool, aligned: bool) -> Any:
     """Make the kernel for threads that hold so many packets: a loop over registers is unrolled.
 
     Parameters
@@ -51,6 +51,8 @@ def softmax_held(held_packets: int, has_mask: bool) -> Any:
     held_packets : int
         Up to 4.
     has_mask : bool
+    aligned : bool
+        Whether all rows are whole packets.
 
     Returns
     -------
@@ -73,7 +75,7 @@ def softmax_held(held_packets: int, has_mask: bool) -> Any:
         if row >= x.shape[0]:  # a whole warp without a row; where warps share one, none returns
             return
         width, masked = ptx.items16(x), (has_mask, mask, scale, row_of_mask(mask, row))
-        head, packets, edge_column = cut_row(x, row)
+        head, packets, edge_column = cut_row(x, row, aligned)
         begin = row * x.shape[1] + head
 
         hold_words(x, begin, packets, held)
