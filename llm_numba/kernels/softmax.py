@@ -324,7 +324,7 @@ class Config(NamedTuple):
     ----------
     held_packets : {0, 1, 4}
         Packets of 16 bytes that a thread holds in registers; a row has as many threads as that
-        needs. 0 keeps the row in shared memory, with one block for each SM.
+        needs. 0 sends rows through a ring in shared memory, with one block for each SM.
     """
 
     held_packets: int
