@@ -12,6 +12,7 @@ waits for Python::
 """
 
 import secrets
+import traceback
 from collections import deque
 from collections.abc import Iterator
 
@@ -315,6 +316,8 @@ class Engine:
     def _fail(self, cause: Exception) -> EngineError:
         """End all requests with an error."""
         self._failure = as_engine_error(cause, "A step of the engine failed")
+        # The error is kept; the arrays of the functions that it came through must not be.
+        traceback.clear_frames(cause.__traceback__)
         self._pending.clear()
         for request in list(self._live):
             self._end(request, "error", self._failure)
