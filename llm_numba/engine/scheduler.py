@@ -197,6 +197,7 @@ class Scheduler:
             sequence.table.free()
         group.waiting.appendleft(stopped[0])
         self.num_preemptions += len(stopped)
+        self._spare_tokens += len(stopped)
         self._barred_rank = min(self._barred_rank, rank)
         return stopped
 
@@ -217,7 +218,9 @@ class Scheduler:
 
     def _admit(self, rank: int, group: PriorityClass, works: list[Work]) -> None:
         """Let waiting sequences of a class run, the oldest first, until one does not fit."""
-        while group.waiting and self._spare_tokens > 0 and rank < self._barred_rank:
+        while group.waiting and rank < self._barred_rank:
+            if not self._spare_tokens and self._num_running() < self._max_num_batched_tokens:
+                return  # a prompt before it took the rest; lower classes could give no token
             sequence = group.waiting[0]
             members = sequence.draw_together()
             if len(group.running) + len(members) > group.max_num_seqs:

@@ -236,6 +236,16 @@ def test_an_interactive_request_takes_the_place_of_the_youngest_job():
     bench.finish(*jobs)
 
 
+def test_an_interactive_request_takes_the_tokens_of_a_job_if_jobs_have_all():
+    bench = Bench(max_num_batched_tokens=2)
+    jobs = [bench.add(1, max_tokens=8, priority="batch") for _ in range(2)]
+    bench.step()
+    chat = bench.add(2, max_tokens=2)
+    assert [bench.step() for _ in range(3)] == [[(chat, 1), (jobs[0], 1)]] * 3
+    assert chat.finished
+    bench.finish(*jobs)
+
+
 def test_an_interactive_request_takes_the_blocks_of_jobs():
     bench = Bench(num_blocks=8, max_model_len=32)
     jobs = [bench.add(10, max_tokens=8, priority="batch") for _ in range(2)]
