@@ -69,7 +69,7 @@ class Config(NamedTuple):
 
 _SMS = 132  # of an H100
 # Multiply-adds that one of its SMs makes in a second with the largest tiles.
-_SM_RATE = 0.18e12
+_SM_RATE = 0.19e12
 _BYTES_A_SECOND = 3.0e12
 _LAUNCH_SECONDS = 3e-6
 # Fewer numbers of K than this are not worth a part of their own.
@@ -87,7 +87,7 @@ _TILES = {
     math.inf: {
         _LARGE: 1.0,
         _SQUARE: 0.95,
-        Config(64, 64, 32, 32, 4, 3): 0.7,
+        Config(64, 64, 64, 32, 2, 6): 0.85,
     },
 }
 
