@@ -26,6 +26,7 @@ from llm_numba.runtime.device import (
 from llm_numba.runtime.graphs import Graph, capture
 from llm_numba.runtime.launch import Launch, intercept, launch, launch_all
 from llm_numba.runtime.memory import available_memory, gpu_memory, reserve_gpu_memory
+from llm_numba.runtime.overlap import may_overlap, overlapping, starts_early
 from llm_numba.runtime.transfers import Download, Staging
 
 __all__ = [
@@ -49,10 +50,13 @@ __all__ = [
     "kind_of",
     "launch",
     "launch_all",
+    "may_overlap",
+    "overlapping",
     "reserve_gpu_memory",
     "resolve_device",
     "resolve_dtype",
     "simulation_requested",
+    "starts_early",
     "storage_dtype",
     "to_device",
     "to_host",

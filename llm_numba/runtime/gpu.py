@@ -20,6 +20,7 @@ from llm_numba.errors import KernelArgumentError, LaunchError
 from llm_numba.runtime.cubins import Cubin, cubin_cache
 from llm_numba.runtime.fingerprint import fingerprint
 from llm_numba.runtime.launch import Launch
+from llm_numba.runtime.overlap import begins_early
 from llm_numba.runtime.signature import argument_key, numba_type
 
 # What a block gets without asking, static and dynamic together; more must be granted first.
@@ -81,7 +82,8 @@ def launch_on_gpu(
     if shared_bytes > compiled.dynamic_limit:
         _grant(compiled, device, shared_bytes)
     pointer = _pointer(cupy.cuda.get_current_stream() if stream is None else stream)
-    config = _config(grid, block, shared_bytes, compiled.cooperative)
+    early = begins_early(kernel) and _has_early_launches(device)
+    config = _config(grid, block, shared_bytes, compiled.cooperative, early)
     parameters = _parameters(kernel, args, device)
     if _nvtx:
         _nvtx.RangePush(kernel.py_func.__name__)
@@ -204,7 +206,18 @@ def _stream(device: int, pointer: int) -> Stream:
 
 @functools.lru_cache(maxsize=1024)
 def _config(
-    grid: tuple[int, ...], block: tuple[int, ...], shared_bytes: int, cooperative: bool
+    grid: tuple[int, ...],
+    block: tuple[int, ...],
+    shared_bytes: int,
+    cooperative: bool,
+    early: bool,
 ) -> LaunchConfig:
     options = {"is_cooperative": True} if cooperative else {}
+    if early:
+        options["programmatic_stream_serialization"] = True
     return LaunchConfig(grid=grid, block=block, shmem_size=shared_bytes, **options)
+
+
+@functools.cache
+def _has_early_launches(device: int) -> bool:
+    return int(cupy.cuda.Device(device).compute_capability) >= 90

@@ -11,6 +11,7 @@ the instruction does, in NumPy, for the simulator.
 :mod:`~llm_numba.kernels.ptx.streams`      the same with hints to the caches, or as raw words
 :mod:`~llm_numba.kernels.ptx.copies`       16 bytes into shared memory while the thread goes on
 :mod:`~llm_numba.kernels.ptx.flags`        words with which blocks hand work to each other
+:mod:`~llm_numba.kernels.ptx.overlap`      kernels that begin before the one before has ended
 :mod:`~llm_numba.kernels.ptx.special`      powers of 2 and reciprocals, approximately
 :mod:`~llm_numba.kernels.ptx.warps`        two numbers combined; a warp's integers reduced
 =========================================  ==================================================
@@ -27,6 +28,10 @@ from llm_numba.kernels.ptx.copies import (
 )
 from llm_numba.kernels.ptx.elements import from_float, to_float, widen
 from llm_numba.kernels.ptx.flags import load_acquire, store_release
+from llm_numba.kernels.ptx.overlap import (
+    await_previous_kernel,
+    release_next_kernel,
+)
 from llm_numba.kernels.ptx.quads import load_quad
 from llm_numba.kernels.ptx.special import exp2, reciprocal
 from llm_numba.kernels.ptx.streams import (
@@ -57,6 +62,7 @@ from llm_numba.kernels.ptx.warps import (
 __all__ = [
     "VECTOR",
     "add",
+    "await_previous_kernel",
     "cp_async16",
     "cp_async16_or_zeros",
     "cp_async_commit",
@@ -75,6 +81,7 @@ __all__ = [
     "redux_add_sync",
     "redux_max_sync",
     "redux_min_sync",
+    "release_next_kernel",
     "round_raw16",
     "store16",
     "store16_stream",
