@@ -53,6 +53,8 @@ def variants() -> list[Variant]:
     for count, name in enumerate(switches, start=1):
         short = name.removeprefix(_SWITCH)
         found.append(Variant(short, f"and {short} fused", execution(count)))
+    overlapping = Execution(overlap_launches=True)
+    found.append(Variant("overlap", "and kernels start while those before end", overlapping))
     return found
 
 

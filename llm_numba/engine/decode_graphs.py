@@ -22,7 +22,17 @@ from llm_numba.engine.request import Sequence
 from llm_numba.engine.step import Work
 from llm_numba.kvcache import PagedKVCache
 from llm_numba.models import Decoder, ForwardBatch
-from llm_numba.runtime import Arena, Array, Graph, Staging, capture, kind_of, to_device, zeros
+from llm_numba.runtime import (
+    Arena,
+    Array,
+    Graph,
+    Staging,
+    capture,
+    kind_of,
+    overlapping,
+    to_device,
+    zeros,
+)
 
 Mode = Literal["argmax", "sample", "logits"]
 Progress = Callable[[int, int], None]
@@ -154,7 +164,11 @@ class DecodeGraphs:
         return logits
 
     def _work(self, bucket: Bucket, mode: Mode) -> Array | None:
-        """Launch the kernels of a step."""
+        """Launch the kernels of a step; weights are constant, so they may overlap."""
+        with overlapping(self._model.execution.overlap_launches):
+            return self._kernels(bucket, mode)
+
+    def _kernels(self, bucket: Bucket, mode: Mode) -> Array | None:
         inputs = inputs_of(self._inputs, bucket)
         batch = ForwardBatch(
             ops.fill_in_tokens(inputs.field("token_ids"), inputs.field("sources"), self.sampled),

@@ -62,9 +62,8 @@ def array(
     if kind == "host" and not simulation_requested():
         needs = "must be on a device: use runtime.to_device, or set LLM_NUMBA_SIM=1"
         raise _refusal(name, "is a NumPy array in the host's memory", needs)
-    if like is not None and not _together(value, like):
-        needs = f"must be on {_place(like)}, like the other arrays"
-        raise _refusal(name, f"is on {_place(value)}", needs)
+    if like is not None and (place := _place(value)) != (wanted := _place(like)):
+        raise _refusal(name, f"is on {place}", f"must be on {wanted}, like the other arrays")
     if ndim is not None and value.ndim not in (ranks := _as_tuple(ndim)):
         got = f"has {_axes(value.ndim)} (shape {_shape(value.shape)})"
         raise _refusal(name, got, f"must have {_axes(*ranks)}")
@@ -173,11 +172,6 @@ def _refusal(name: str, got: str, needs: str) -> KernelArgumentError:
     return KernelArgumentError(f"Argument {name!r} {got}.", f"It {needs}.")
 
 
-def _together(value: Any, other: Any) -> bool:
-    kind = kind_of(value)
-    return kind == kind_of(other) and (kind != "cuda" or value.device.id == other.device.id)
-
-
 def _place(value: Any) -> str:
     kind = kind_of(value)
     if kind == "cuda":
@@ -190,12 +184,9 @@ def _as_tuple(one_or_several: Any) -> tuple:
 
 
 def _fits(shape: tuple[int, ...], wanted: tuple[int | None, ...]) -> bool:
-    if len(shape) != len(wanted):
-        return False
-    for length, expected in zip(shape, wanted, strict=True):
-        if expected is not None and expected != length:
-            return False
-    return True
+    return len(shape) == len(wanted) and all(
+        expected in (None, length) for length, expected in zip(shape, wanted, strict=True)
+    )
 
 
 def _axes(*ranks: int) -> str:

@@ -30,7 +30,7 @@ from llm_numba.kernels import checks, ptx
 from llm_numba.kernels.ladder import Ladder, Operands, Step
 from llm_numba.kernels.packets import CANDIDATES, FEW_PACKETS, Config, cut, rounded_up
 from llm_numba.kernels.tuning import Shape, Tunable, choose
-from llm_numba.runtime import Launch, empty, launch_all, storage_dtype
+from llm_numba.runtime import Launch, empty, launch_all, starts_early, storage_dtype
 
 _THREADS = 256
 _NOT_A_NUMBER = float32(math.nan)
@@ -62,9 +62,12 @@ def _vectorised(packets: int) -> Any:
     """Make the kernel whose threads have so many packets under way."""
     words = 4 * packets
 
+    @starts_early
     @cuda.jit
     def embedding_vectorised(token_ids, weight, out):
         """Copy 16 bytes a load, in registers as they are in memory."""
+        ptx.release_next_kernel()
+        ptx.await_previous_kernel()
         held = cuda.local.array(words, uint32)
         row = cuda.blockIdx.x * cuda.blockDim.y + cuda.threadIdx.y
         if row >= out.shape[0]:

@@ -39,6 +39,7 @@ from llm_numba.kernels.exchange import exchange
 from llm_numba.kernels.gemv_epilogue import inverse_rms, store_output
 from llm_numba.kernels.reduce import WARP, warp_sum
 from llm_numba.kernels.unrolled import unrolled
+from llm_numba.runtime import starts_early
 
 WARPS = 8  # of a block, where each has rows of its own
 
@@ -101,12 +102,14 @@ def multiply_packet(M: int, rows: int, normed: bool) -> Any:
 
 
 @functools.cache
-def load_packet(rows: int) -> Any:
+def load_packet(rows: int, early: bool = False) -> Any:
     """Make the device function that loads a packet of one of several rows of weights.
 
     Parameters
     ----------
     rows : int
+    early : bool
+        Whether the compiler must leave loads before a wait where they are.
 
     Returns
     -------
@@ -120,7 +123,8 @@ def load_packet(rows: int) -> Any:
         """Load packet i // rows of row i % rows."""
         weight, begin, held, column, step = operands
         p, r = i // rows, i % rows
-        values = ptx.load16_stream(weight, begin[r] + column + p * step)
+        at = begin[r] + column + p * step
+        values = ptx.load16(weight, at) if early else ptx.load16_stream(weight, at)
         for e in range(ptx.items16(weight)):
             held[p, r, e] = values[e]
 
@@ -183,7 +187,9 @@ def vectorised_kernel(M: int, gated: bool, normed: bool) -> Any:
 
 
 @functools.cache
-def split_kernel(M: int, config: Config, warps: int, gated: bool, normed: bool) -> Any:
+def split_kernel(
+    M: int, config: Config, warps: int, gated: bool, normed: bool, early: bool = False
+) -> Any:
     """Make the kernel of the last two steps.
 
     Parameters
@@ -195,6 +201,9 @@ def split_kernel(M: int, config: Config, warps: int, gated: bool, normed: bool) 
         That share a row: a power of two.
     gated, normed : bool
         Whether there is a gate, and whether there is a norm.
+    early : bool
+        Whether the kernel may begin before the one before it, which makes x, has ended. It has its
+        first weights on their way then: they are constant.
 
     Returns
     -------
@@ -205,7 +214,7 @@ def split_kernel(M: int, config: Config, warps: int, gated: bool, normed: bool) 
     COUNT, THREADS = rows * M, WARP * warps
     SUMS = COUNT + M if normed else COUNT
     add_totals, add_squares = exchange(COUNT, WARP), exchange(M, WARP)
-    load_one, multiply_one = load_packet(rows), multiply_packet(M, rows, normed)
+    load_one, multiply_one = load_packet(rows, early), multiply_packet(M, rows, normed)
     load_next, multiply_next = unrolled(rows, load_one), unrolled(M, multiply_one)
     load_all = unrolled(packets * rows, load_one)
 
@@ -224,6 +233,8 @@ def split_kernel(M: int, config: Config, warps: int, gated: bool, normed: bool) 
         The compiler would rather load one packet after the other, to save registers. It moves no
         load past a barrier, not even past one of a single warp, which is one instruction.
         """
+        if early:
+            ptx.release_next_kernel()
         held = cuda.local.array((packets, rows, 8), float32)
         total = cuda.local.array(COUNT, float32)
         square = cuda.local.array(M, float32)
@@ -244,7 +255,11 @@ def split_kernel(M: int, config: Config, warps: int, gated: bool, normed: bool) 
         whole = columns // (packets * step) * packets * step
         for start in range(0, whole, packets * step):
             load_all(0, (weight, begin, held, start + first, step))
+            if early and start == 0:
+                ptx.await_previous_kernel()
             multiply_all(0, (x, norm_weight, held, start + first, step, total, square))
+        if early and whole == 0:
+            ptx.await_previous_kernel()
         for start in range(whole, columns, step):
             if start + first < columns:
                 load_next(0, (weight, begin, held, start + first, step))
@@ -272,4 +287,4 @@ def split_kernel(M: int, config: Config, warps: int, gated: bool, normed: bool) 
                 of_row, of_up = of_row * factor, of_up * factor
                 store_output(of_row, of_up, gated, m, output, bias, residual, activation, out)
 
-    return gemv_split
+    return starts_early(gemv_split) if early else gemv_split

@@ -21,7 +21,7 @@ from llm_numba.kernels.gemv_packets import (
 )
 from llm_numba.kernels.gemv_scalar import naive_kernel, warp_kernel
 from llm_numba.kernels.reduce import WARP
-from llm_numba.runtime import Launch, empty, storage_dtype
+from llm_numba.runtime import Launch, empty, may_overlap, storage_dtype
 
 Shape = tuple[int, int, int]
 
@@ -81,7 +81,8 @@ def plan_config(config: Config, *, warps: int | None = None, **operands: Any) ->
     if warps is None:
         warps = warps_of_row(*weight.shape, storage_dtype(x))
     rows = max(2, config.rows) if gated else config.rows
-    kernel = split_kernel(rows_compiled(len(x)), config._replace(rows=rows), warps, gated, normed)
+    variant = gated, normed, may_overlap()
+    kernel = split_kernel(rows_compiled(len(x)), config._replace(rows=rows), warps, *variant)
     grid = (math.ceil(out.shape[1] / (rows // 2 if gated else rows)),)
     return (Launch(kernel, grid, (WARP, warps), args_of(**operands)),)
 

@@ -24,6 +24,7 @@ from llm_numba.kernels.paged_decode_lanes import lane_functions
 from llm_numba.kernels.paged_decode_parts import WARP, place_of, store_merged, visible
 from llm_numba.kernels.rows import MINUS_INFINITY
 from llm_numba.kernels.unrolled import unrolled
+from llm_numba.runtime import starts_early
 
 
 @functools.cache
@@ -221,9 +222,12 @@ def decode_staged(layout, stages):
     statistics = parts * heads
     attend = attend_from_ring(layout, stages)
 
+    @starts_early
     @cuda.jit(launch_bounds=WARP * layout.warps)
     def staged(q, k_cache, v_cache, block_tables, context_lens, scale, window, out):
         """Keep tiles on their way to shared memory while the one that is there is used."""
+        ptx.release_next_kernel()
+        ptx.await_previous_kernel()
         maxima = cuda.shared.array(statistics, float32)
         sums = cuda.shared.array(statistics, float32)
         mixed = cuda.shared.array(0, float32)

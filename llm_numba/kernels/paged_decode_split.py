@@ -23,6 +23,7 @@ from llm_numba.kernels.paged_decode_packets import attend_from_ring
 from llm_numba.kernels.paged_decode_parts import WARP, merged, place_of, visible
 from llm_numba.kernels.rows import MINUS_INFINITY
 from llm_numba.kernels.softmax_logits import inverse_or_one, reference_point
+from llm_numba.runtime import starts_early
 
 MERGE_THREADS = 256
 _MERGE_NUMBERS = 4 * MERGE_THREADS
@@ -41,12 +42,15 @@ def decode_split(layout, stages):
     statistics = parts * heads
     attend = attend_from_ring(layout, stages)
 
+    @starts_early
     @cuda.jit(launch_bounds=WARP * layout.warps)
     def split(
         q, k_cache, v_cache, block_tables, context_lens, scale, window, piece,
         piece_maxima, piece_sums, piece_mixed,
     ):  # fmt: skip
         """Take one piece of a context, and leave what it comes to in the workspace."""
+        ptx.release_next_kernel()
+        ptx.await_previous_kernel()
         maxima = cuda.shared.array(statistics, float32)
         sums = cuda.shared.array(statistics, float32)
         mixed = cuda.shared.array(0, float32)
@@ -69,6 +73,7 @@ def decode_split(layout, stages):
     return split
 
 
+@starts_early
 @cuda.jit(launch_bounds=MERGE_THREADS)
 def merge_pieces(piece_maxima, piece_sums, piece_mixed, context_lens, window, piece, pieces, out):
     """Merge the pieces of each context: a block a query head, 4 numbers of D a thread.
@@ -76,6 +81,8 @@ def merge_pieces(piece_maxima, piece_sums, piece_mixed, context_lens, window, pi
     As many groups of D / 4 threads as there are take turns with the pieces. What a group comes to
     is a part once more, and the groups merge like the warps of any block.
     """
+    ptx.release_next_kernel()
+    ptx.await_previous_kernel()
     maxima = cuda.shared.array(MERGE_THREADS, float32)
     sums = cuda.shared.array(MERGE_THREADS, float32)
     mixed = cuda.shared.array(_MERGE_NUMBERS, float32)

@@ -25,6 +25,7 @@ from numba import cuda, float32, int32, uint32
 from llm_numba.kernels import ptx
 from llm_numba.kernels.layernorm_rows import inverse_deviation
 from llm_numba.kernels.packets import widened
+from llm_numba.runtime import starts_early
 
 # The most numbers of a packet.
 _WIDEST = 8
@@ -163,6 +164,7 @@ def _sum_of_lanes(value):
     return value
 
 
+@starts_early
 @cuda.jit
 def rope_write_vectorised(
     qkv, positions, cos, sin, q_norm, k_norm, eps, slot_mapping, heads, queries, k_cache, v_cache
@@ -173,6 +175,8 @@ def rope_write_vectorised(
     is a few shuffles away. No thread may leave before them: who has no pair adds zeros. Until the
     sum is known a packet stays in 4 registers; all threads that an SM has room for are needed.
     """
+    ptx.release_next_kernel()
+    ptx.await_previous_kernel()
     first = cuda.local.array(_WIDEST, float32)
     second = cuda.local.array(_WIDEST, float32)
     token = cuda.blockIdx.x * cuda.blockDim.z + cuda.threadIdx.z

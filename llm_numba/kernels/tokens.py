@@ -8,15 +8,18 @@ from typing import Any
 
 from numba import cuda
 
-from llm_numba.kernels import checks
-from llm_numba.runtime import Launch, empty, launch_all
+from llm_numba.kernels import checks, ptx
+from llm_numba.runtime import Launch, empty, launch_all, starts_early
 
 _THREADS = 128
 
 
+@starts_early
 @cuda.jit
 def filled_in(token_ids, sources, sampled, out):
     """Copy given tokens, and fetch the others."""
+    ptx.release_next_kernel()
+    ptx.await_previous_kernel()
     i = cuda.grid(1)
     if i < token_ids.size:
         token = token_ids[i]

@@ -10,8 +10,8 @@ class Execution:
     """Switches that change how fast a model is, and nothing of what it means.
 
     What a fused operation keeps in registers, its parts write to memory and read again, rounded to
-    the weights' format in between: results differ by such roundings. All switches are on unless
-    one wants to see what a fusion buys.
+    the weights' format in between: results differ by such roundings. Fusions are on unless one
+    wants to see what they buy.
 
     Attributes
     ----------
@@ -31,6 +31,9 @@ class Execution:
         Norms of heads, RoPE and the KV write at once; else one after the other. Takes `fuse_qkv`.
     fuse_sampling : bool
         From logits to tokens in the graph of the step; else behind it.
+    overlap_launches : bool
+        In decoding steps kernels start, and load weights, while the ones before them end; else
+        each waits for the end of the one before. Not a bit changes. Off by default.
 
     Raises
     ------
@@ -44,6 +47,7 @@ class Execution:
     fuse_norms: bool = True
     fuse_rope_kv: bool = True
     fuse_sampling: bool = True
+    overlap_launches: bool = False
 
     def __post_init__(self) -> None:
         """Refuse what no operation can do."""

@@ -18,7 +18,7 @@ import pytest
 from llm_numba.errors import EngineError
 from llm_numba.kvcache import PagedKVCache
 from llm_numba.models import Decoder, Execution, ForwardBatch, load_model, open_model
-from llm_numba.runtime import gpu_problem, intercept, to_host, upload
+from llm_numba.runtime import gpu_problem, intercept, overlapping, to_host, upload
 
 FIXTURES = Path(__file__).parents[1] / "golden" / "fixtures"
 FAMILIES = ("llama3", "qwen2", "qwen3", "gpt2")
@@ -141,6 +141,19 @@ def test_a_switch_takes_launches_apart(switch, of_a_layer, of_the_model):
         more
         == of_a_layer * model_of("llama3", Execution(), "float64").config.num_layers + of_the_model
     )
+
+
+@on_each_device
+def test_overlapping_launches_change_no_bit(device, family):
+    model = model_of(family, Execution(), "float32", device)
+    found = {}
+    for wanted in (False, True):
+        sequences = Sequences(model, device)
+        with overlapping(wanted):
+            pieces = (tokens(5), *([token] for token in tokens(3, 1)))
+            found[wanted] = [sequences.step(a=piece)["a"] for piece in pieces]
+    for apart, together in zip(*found.values(), strict=True):
+        np.testing.assert_array_equal(apart, together)
 
 
 def test_fused_rope_needs_what_it_turns_in_one_array():
