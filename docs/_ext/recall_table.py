@@ -21,8 +21,9 @@ class RecallRecords(SphinxDirective):
         """Parse the generated Markdown in place."""
         reference = RecallResult.from_json(json.loads(REFERENCE.read_text()))
         lines = [
-            "| where | format | right | accuracy | points more | right there only | here only |",
-            "| --- | --- | --: | --: | --: | --: | --: |",
+            "| where | format | engine | right | accuracy | points more | right there only "
+            "| here only | in other words |",
+            "| --- | --- | --- | --: | --: | --: | --: | --: | --: |",
         ]
         for path in sorted(RESULTS.glob("storyteller_recall_*.json")):
             self.env.note_dependency(str(path))
@@ -39,18 +40,40 @@ def _row(record: dict[str, Any], reference: RecallResult, is_reference: bool) ->
     cells = [
         device["name"],
         settings["dtype"],
+        _engine(record),
         f"{sum(result.correct):,} of {result.num_stories:,}",
         f"{result.accuracy:.2%}",
     ]
     if is_reference:
-        return f"| {' | '.join([*cells, '', '', ''])} |"
+        return f"| {' | '.join([*cells, *[''] * 4])} |"
     difference = paired_difference(reference, result)
     cells += [
         f"{difference.points:+.2f}",
         f"{difference.only_first:,}",
         f"{difference.only_second:,}",
+        f"{difference.other_words:,}",
     ]
     return f"| {' | '.join(cells)} |"
+
+
+def _engine(record: dict[str, Any]) -> str:
+    """Say what of the engine was set otherwise than by default."""
+    chosen = record["settings"].get("engine", {})
+    said = [
+        words
+        for name, words in {
+            "enforce_eager": "no graphs",
+            "batch_invariant": "batch-invariant",
+        }.items()
+        if chosen.get(name)
+    ]
+    if not chosen.get("enable_prefix_caching", True):
+        said.append("no prefix cache")
+    if budget := chosen.get("max_num_batched_tokens"):
+        said.append(f"{budget} tokens a step")
+    if blocks := chosen.get("num_blocks"):
+        said.append(f"{blocks} blocks, {record['preemptions']:,} pre-emptions")
+    return ", ".join(said)
 
 
 def setup(app: Sphinx) -> dict[str, Any]:

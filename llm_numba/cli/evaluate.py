@@ -55,8 +55,10 @@ def evaluate(
             "dtype": str(llm.dtype),
             "stories": stories,
             "batch_size": batch_size,
+            "engine": engine.arguments(num_blocks=model.num_blocks),
         }
         record = provenance("eval", settings, commit) | result.to_json()
+        record["preemptions"] = llm.stats().num_preemptions
         if difference is not None:
             record["compared"] = {"with": compare.name, **asdict(difference)}
         write_record(out, record)
@@ -137,7 +139,10 @@ def show(result: "RecallResult") -> None:
 
 def show_difference(difference: "PairedDifference", path: Path | None) -> None:
     """Print a paired comparison."""
-    only = f"{difference.only_second:,} right here only, {difference.only_first:,} right there only"
+    only = (
+        f"{difference.only_second:,} right here only, {difference.only_first:,} right there only,"
+        f" {difference.other_words:,} in other words"
+    )
     tables().print(
         styled(
             f"\nCompared with {path}: {difference.points:+.2f} percentage points; {only}"

@@ -161,12 +161,15 @@ class PairedDifference:
     p_value : float
         McNemar's exact two-sided test: how likely a split at least this uneven is if both
         are equally good.
+    other_words : int
+        Stories to which the two said different things, rightly or wrongly.
     """
 
     points: float
     only_first: int
     only_second: int
     p_value: float
+    other_words: int
 
 
 def paired_difference(first: RecallResult, second: RecallResult) -> PairedDifference:
@@ -189,4 +192,7 @@ def paired_difference(first: RecallResult, second: RecallResult) -> PairedDiffer
     tail = sum(math.comb(discordant, k) for k in range(min(only_first, only_second) + 1))
     p_value = min(1.0, 2 * tail / 2**discordant)
     points = 100 * (only_second - only_first) / len(pairs)
-    return PairedDifference(points, only_first, only_second, p_value)
+    # A right answer is the right one to the letter, so only wrong ones were written down.
+    said = [{wrong["story"]: wrong["said"] for wrong in result.wrong} for result in (first, second)]
+    other_words = sum(said[0].get(i) != said[1].get(i) for i in range(len(pairs)))
+    return PairedDifference(points, only_first, only_second, p_value, other_words)

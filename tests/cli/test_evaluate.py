@@ -26,6 +26,8 @@ def test_outcome_is_that_of_the_python_api(cli, model, tmp_path):
     assert record["benchmark"] == "eval"
     assert record["environment"]["packages"]["numpy"]
     assert record["settings"]["dtype"] == "float32"
+    assert record["settings"]["engine"]["enable_prefix_caching"] is True
+    assert record["preemptions"] == 0
     for kind, (right, asked) in written.count_by_kind.items():
         row = next(line for line in result.stdout.splitlines() if line.startswith(f"{kind} "))
         assert row.split()[1:3] == [str(right), str(asked)]
@@ -38,15 +40,18 @@ def test_comparison_is_paired(cli, model, tmp_path):
     outcome = json.loads(path.read_text())
     # The other one is given three right answers.
     outcome["correct"] = "111" + outcome["correct"][3:]
+    outcome["wrong"] = outcome["wrong"][3:]
     path.write_text(json.dumps(outcome))
     out = tmp_path / "o.json"
     result = cli.invoke("eval", "-m", model, *FEW, "--compare", path, "--out", out)
     assert result.exit_code == 0, result.output
     assert "-25.00 percentage points" in result.stdout
-    assert "0 right here only, 3 right there only" in result.stdout
+    # Of three stories the other one's words are not known to be wrong any more.
+    assert "0 right here only, 3 right there only, 3 in other words" in result.stdout
     assert "p = 0.25" in result.stdout
     assert json.loads(out.read_text())["compared"] == {
-        "with": "other.json", "points": -25.0, "only_first": 3, "only_second": 0, "p_value": 0.25
+        "with": "other.json", "points": -25.0, "only_first": 3, "only_second": 0, "p_value": 0.25,
+        "other_words": 3,
     }  # fmt: skip
 
 

@@ -141,6 +141,18 @@ def test_the_paired_difference_is_mcnemars_exact_test():
     assert paired_difference(first, first).p_value == 1.0
 
 
+def test_other_words_are_counted_among_right_and_wrong_answers():
+    def result(**said):
+        stories = {int(name[1:]): words for name, words in said.items()}
+        wrong = [{"story": story, "said": words} for story, words in stories.items()]
+        return RecallResult(0, ["who"] * 5, [i not in stories for i in range(5)], wrong)
+
+    first, second = result(s0="Tom.", s1="Ann.", s2="Eve."), result(s1="Ann.", s2="Eva.", s4="Al.")
+    # 0: wrong and right; 2: wrong in two ways; 4: right and wrong.
+    assert paired_difference(first, second).other_words == 3
+    assert paired_difference(first, first).other_words == 0
+
+
 def test_results_of_different_stories_are_not_compared():
     first = RecallResult(0, ["who"], [True], [])
     with pytest.raises(ValueError, match="different stories"):
