@@ -25,6 +25,7 @@ from llm_numba.bench.profile_traffic import (
 )
 from llm_numba.kvcache import PagedKVCache
 from llm_numba.models import Decoder
+from llm_numba.runtime import overlapping
 
 
 @dataclass(frozen=True)
@@ -151,7 +152,9 @@ def profile_step(
     clock : GPUClock or WallClock
         The one of the model's device.
     """
-    with prepared_step(model, kv_cache, shape) as step:
+    # Steps that decode are the ones whose kernels may.
+    overlap = shape.new_tokens == 1 and model.execution.overlap_launches
+    with prepared_step(model, kv_cache, shape) as step, overlapping(overlap):
         step()  # compiles
         if isinstance(clock, WallClock):
             seconds, recorded = clock.time(step)
