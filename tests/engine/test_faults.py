@@ -1,5 +1,6 @@
 """Errors of the GPU's libraries become the engine's own; all others stay what they are."""
 
+import os
 import subprocess
 import sys
 import weakref
@@ -60,7 +61,7 @@ def write_far_away(x, where):
 
 
 params = SamplingParams(temperature=0, max_tokens=4)
-llm = LLM(device="cuda")
+llm = LLM(device="cuda", num_blocks=100)
 llm.generate("One", params)
 launch(write_far_away, 1, 1, (to_device(np.zeros(4, np.float32)), 2**40))
 for _ in range(2):
@@ -75,7 +76,11 @@ for _ in range(2):
 def test_an_illegal_address_is_an_error_that_says_what_is_left():
     if problem := gpu_problem():
         pytest.skip(f"no kernel runs on a GPU here: {problem}")
-    done = subprocess.run([sys.executable, "-c", RUINED], capture_output=True, text=True)
+    if os.environ.get("LLM_NUMBA_UNPOOLED"):
+        pytest.skip("compute-sanitizer would report the error that is made here on purpose")
+    done = subprocess.run(
+        [sys.executable, "-c", RUINED], capture_output=True, text=True, timeout=300
+    )
     told = done.stdout.splitlines()
     assert len(told) == 2, done.stderr
     assert all("illegal" in line.lower() and "new process" in line for line in told)
