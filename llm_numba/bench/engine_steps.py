@@ -163,6 +163,9 @@ class EngineTimer:
         make_known(self.kv_cache, prompts)
         with self.running(prompts, [exactly(1 + steps + _AHEAD)] * batch) as requests:
             while any(not request.metrics.num_generated_tokens for request in requests):
+                for request in requests:
+                    if request.error is not None:  # it will never have a token
+                        raise request.error
                 self._step(requests)
             yield requests
 

@@ -302,3 +302,17 @@ def test_every_batch_size_is_met_before_many_requests(llm, monkeypatch):
     monkeypatch.setattr(llm.engine, "step", note)
     meet_batches(EngineTimer(llm), 4, 64)
     assert sizes == [0, 3, 2, 1]  # those that are left over from the step before
+
+
+def test_a_request_that_fails_ends_the_measurement_with_its_error(llm, monkeypatch):
+    step = llm.engine.step
+
+    def fail():
+        step()
+        for sequence in llm.engine.running:
+            sequence.request.metrics.num_generated_tokens = 0
+            sequence.request.error = CacheError("It broke.", "Mend it.")
+
+    monkeypatch.setattr(llm.engine, "step", fail)
+    with pytest.raises(CacheError, match="It broke"):
+        EngineTimer(llm).decode(1, DecodePlan.around(40, 1, 5))
