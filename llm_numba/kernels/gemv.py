@@ -208,11 +208,11 @@ _EXAMPLE = (1, 64, 2048)
 _PLAIN = (False, False)  # neither gate nor norm
 _WARP_KERNELS = (warp_kernel(1, *_PLAIN), warp_kernel(2, *_PLAIN))
 _SPLIT_KERNELS = tuple(
-    {
-        split_kernel(1, rule((1, N, K), dtype), warps_of_row(N, K, dtype), *_PLAIN)
+    dict.fromkeys(
+        split_kernel(1, rule((1, N, K), dtype), warps_of_row(N, K, dtype), *_PLAIN, False)
         for N, K in (_EXAMPLE[1:], (1, 64 * _EXAMPLE[2]))
         for dtype in _DTYPES
-    }
+    )
 )
 
 LADDER = Ladder(
@@ -240,7 +240,7 @@ LADDER = Ladder(
             "in_flight",
             "8 loads under way before the first is used: memory never waits to be asked.",
             plan_in_flight,
-            (split_kernel(1, Config(4, 2), 1, *_PLAIN), *_WARP_KERNELS),
+            (split_kernel(1, Config(4, 2), 1, *_PLAIN, False), *_WARP_KERNELS),
         ),
         Step(
             "split",

@@ -188,7 +188,7 @@ def vectorised_kernel(M: int, gated: bool, normed: bool) -> Any:
 
 @functools.cache
 def split_kernel(
-    M: int, config: Config, warps: int, gated: bool, normed: bool, early: bool = False
+    M: int, config: Config, warps: int, gated: bool, normed: bool, early: bool, /
 ) -> Any:
     """Make the kernel of the last two steps.
 
