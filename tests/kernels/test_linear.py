@@ -102,18 +102,17 @@ def test_the_number_of_rows_decides_which_kernel_multiplies(M, name):
     assert all(launch.kernel.py_func.__name__.startswith(name) for launch in launches)
 
 
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-@pytest.mark.parametrize("activation", ["gelu", "silu_mul"])
+@pytest.mark.parametrize(("activation", "dtype"), [("gelu", "bfloat16"), ("silu_mul", "float32")])
 def test_a_row_has_the_same_bits_among_any_number_of_rows(activation, dtype, device):
     """Whole packets and many turns along K: each path of the kernel that decodes is used."""
-    N, K = 12, 1040
-    x, weight, bias = (numbers(*shape, dtype=dtype) for shape in ((19, K), (N, K), (N,)))
-    residual = numbers(19, N // 2 if activation == "silu_mul" else N, dtype=dtype)
+    N, K = 6, 1040
+    x, weight, bias = (numbers(*shape, dtype=dtype) for shape in ((11, K), (N, K), (N,)))
+    residual = numbers(11, N // 2 if activation == "silu_mul" else N, dtype=dtype)
     options = {"activation": activation, "norm_weight": numbers(K, dtype=dtype), "eps": 1e-5}
     options |= {"batch_invariant": True, "device": device}
     together = run(x, weight, bias, residual=residual, **options)
     assert_near(together, expected(x, weight, bias, residual=residual, **without_place(options)))
-    for rows in (slice(1), slice(7, 9), slice(8, 13), slice(3, 19)):
+    for rows in (slice(1), slice(7, 10), slice(2, 11)):
         alone = run(x[rows], weight, bias, residual=residual[rows], **options)
         np.testing.assert_array_equal(alone, together[rows])
 
