@@ -66,7 +66,7 @@ _BLOCK_THREADS = 256
 _STREAM_THREADS = 1024
 # Packets of a row that a thread has in registers, by whether there is a mask, which takes some; the
 # others are in the ring.
-_STREAM_HELD = {False: 4, True: 2}
+_STREAM_HELD = {False: 4, True: 1}
 _LOG2_E = math.log2(math.e)
 
 
