@@ -40,7 +40,7 @@ def test_each_kernel_of_the_sweep_can_be_tuned():
     for tunable in tunables:
         shape, dtype = sweep.SHAPES[tunable.name], sweep.DTYPES[tunable.name]
         assert len(shape) == len(tunable.ladder.axes.split())
-        assert len(tunable.candidates(shape, dtype)) > 2
+        assert len(tunable.candidates(shape, dtype)) > 1, "a map of one place shows nothing"
 
 
 def test_a_kernel_that_is_not_swept_is_named():
