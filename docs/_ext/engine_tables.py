@@ -11,9 +11,11 @@
     ```{engine-serving} llama-3.2-1b
     ```
 
-Where there is no record yet, each says which command writes it.
+Where there is no record yet, each says which command writes it. Beneath a table stands what its
+run left out, and why.
 """
 
+import itertools
 from collections.abc import Callable
 from typing import Any, ClassVar
 
@@ -32,6 +34,8 @@ class EngineTable(SphinxDirective):
 
     required_arguments = 1
     make: ClassVar[Callable[[Results], list[str]]]
+    # How names begin of what should be in it.
+    prefixes: ClassVar[tuple[str, ...]]
 
     def run(self) -> list[nodes.Node]:
         """Parse the generated Markdown in place."""
@@ -43,9 +47,11 @@ class EngineTable(SphinxDirective):
         record = load(self.env, pattern)
         results = {each["name"]: each for each in record["results"]}
         lines = type(self).make(results)
+        missing = left_out(record, self.prefixes)
         if not lines:
-            return self.parse_text_to_nodes("*Not in the record.*")
-        made = self.parse_text_to_nodes("\n".join([*lines, "", "{.provenance}", on_gpu(record)]))
+            return self.parse_text_to_nodes(f"*Not in the record.* {missing}")
+        below = ["", missing, "", "{.provenance}", on_gpu(record)]
+        made = self.parse_text_to_nodes("\n".join([*lines, *below]))
         return [*self.pictures(results), *made]
 
     def pictures(self, results: Results) -> list[nodes.Node]:
@@ -59,6 +65,18 @@ def table(headings: list[str], rows: list[list[str]]) -> list[str]:
         return []
     lines = [f"| {' | '.join(headings)} |", f"| --- {'| --: ' * (len(headings) - 1)}|"]
     return lines + [f"| {' | '.join(row)} |" for row in rows]
+
+
+def left_out(record: dict[str, Any], prefixes: tuple[str, ...]) -> str:
+    """Say what a record lacks of what such names begin with, and why; "" if nothing."""
+    found = [
+        (why, name) for name, why in record.get("left_out", {}).items() if name.startswith(prefixes)
+    ]
+    reasons = [
+        f"{', '.join(f'`{name}`' for _, name in group)} ({why})"
+        for why, group in itertools.groupby(sorted(found), key=lambda each: each[0])
+    ]
+    return f"Left out: {'; '.join(reasons)}." if reasons else ""
 
 
 def of(results: Results, name: str) -> str:
@@ -175,12 +193,14 @@ class Classic(EngineTable):
     """The classic table."""
 
     make = classic
+    prefixes = ("first_token", "peer")
 
 
 class Decode(EngineTable):
     """Every decode point, with a curve along the batches and one along the contexts."""
 
     make = decode
+    prefixes = ("decode",)
 
     def pictures(self, results: Results) -> list[nodes.Node]:
         """Draw the median of a step, and how far the 99th percentile is above it."""
@@ -200,12 +220,14 @@ class Fusion(EngineTable):
     """The cumulative table of fusions."""
 
     make = fusion
+    prefixes = ("fusion",)
 
 
 class Serving(EngineTable):
     """Many requests at once."""
 
     make = serving
+    prefixes = ("serving",)
 
 
 def setup(app: Sphinx) -> dict[str, Any]:

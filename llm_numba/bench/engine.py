@@ -4,9 +4,13 @@ Decoding: after 100 steps that do not count, the next 500 are timed one by one, 
 return, by the host's clock. Mean, median and 99th percentile are kept; throughput is the batch
 over the mean. What a step must read (weights once, keys and values of each sequence once), over
 its time, stands beside what a copy reaches in the same run.
+
+What is asked for most comes first. A part that fails, or for which there is no time, takes nothing
+from the others: the record says what it lacks.
 """
 
 import functools
+import itertools
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -14,6 +18,7 @@ from typing import Any
 import numpy as np
 
 from llm_numba.bench.bandwidth import weight_bandwidth
+from llm_numba.bench.engine_budget import Budget
 from llm_numba.bench.engine_fusion import fusion_results, give_memory_back
 from llm_numba.bench.engine_peers import peer_results
 from llm_numba.bench.engine_serving import serve
@@ -25,7 +30,8 @@ from llm_numba.engine import LLM
 from llm_numba.errors import LLMNumbaError
 from llm_numba.runtime import resolve_device
 
-PARTS = ("peers", "decode", "prefill", "serving", "fusion")
+# In the order in which they run, and what each may take of the time.
+PARTS = {"decode": 0.25, "prefill": 0.05, "peers": 0.45, "fusion": 0.15, "serving": 0.1}
 
 # What an H100 should reach: milliseconds a step, by model, batch and context.
 _AT_MOST_MS = {
@@ -50,6 +56,9 @@ class EngineSettings:
         All batches are measured at `context`, all contexts at the least batch and at `batch`.
     context, batch : int
         The classic table's.
+    first_batches, first_contexts : tuple of int
+        Of these, as far as they are asked for, every batch is measured at every context, before
+        all others.
     warmup, steps : int
         Uncounted and counted steps of each.
     point_seconds : float
@@ -62,16 +71,23 @@ class EngineSettings:
         Least and greatest length of its prompts, and of its answers.
     seed : int
         Of prompts and lengths.
+
+    Raises
+    ------
+    LLMNumbaError
+        If a part is unknown.
     """
 
     model: str
     device: str = "cuda"
     dtype: str | None = None
-    parts: tuple[str, ...] = PARTS
+    parts: tuple[str, ...] = tuple(PARTS)
     batches: tuple[int, ...] = (1, 2, 4, 8, 16, 32, 64, 128, 256)
     contexts: tuple[int, ...] = (128, 512, 2048, 8192, 32768)
     context: int = 512
     batch: int = 32
+    first_batches: tuple[int, ...] = (1, 8, 32)
+    first_contexts: tuple[int, ...] = (512, 8192)
     warmup: int = 100
     steps: int = 500
     point_seconds: float = 2.0
@@ -80,16 +96,40 @@ class EngineSettings:
     lengths: tuple[int, int] = (100, 1024)
     seed: int = 0
 
+    def __post_init__(self) -> None:
+        if unknown := set(self.parts) - set(PARTS):
+            raise LLMNumbaError(
+                f"There is no part {min(unknown)!r}.", f"Choose from: {', '.join(PARTS)}."
+            )
+
     def to_json(self) -> dict[str, Any]:
         """Return the settings as a JSON object."""
         return asdict(self)
+
+    def budget(self, limit_seconds: float) -> Budget:
+        """Return one for the parts that are asked for.
+
+        Parameters
+        ----------
+        limit_seconds : float
+            From now on.
+        """
+        shares = {part: share for part, share in PARTS.items() if part in self.parts}
+        return Budget(limit_seconds, shares)
+
+    @property
+    def first_points(self) -> list[tuple[int, int]]:
+        """Batch and context of each decode measurement for which there must be time."""
+        batches = [each for each in self.first_batches if each in self.batches]
+        contexts = [each for each in self.first_contexts if each in (*self.contexts, self.context)]
+        return list(itertools.product(batches, contexts))
 
     @property
     def points(self) -> list[tuple[int, int]]:
         """Batch and context of each decode measurement, each once."""
         along_batches = [(batch, self.context) for batch in self.batches]
         along_contexts = [(batch, each) for batch in self.two_batches for each in self.contexts]
-        return list(dict.fromkeys([*along_batches, *along_contexts]))
+        return list(dict.fromkeys([*self.first_points, *along_batches, *along_contexts]))
 
     @property
     def two_batches(self) -> tuple[int, ...]:
@@ -99,33 +139,31 @@ class EngineSettings:
         return (least, self.batch) if both else (least,)
 
 
-def measure(settings: EngineSettings) -> Iterator[Result]:
+Load = Callable[..., LLM]
+
+
+def measure(settings: EngineSettings, budget: Budget) -> Iterator[Result]:
     """Run the benchmark.
 
     Parameters
     ----------
     settings : EngineSettings
+    budget : Budget
+        As of :meth:`EngineSettings.budget`. It notes what was left out.
 
     Yields
     ------
     Result
-        As soon as it is measured. A decode point that does not fit into the cache is left out.
+        As soon as it is measured.
 
     Raises
     ------
     LLMNumbaError
-        If a part is unknown, or the model cannot be had or run.
+        If the model cannot be had or run at all.
     """
-    if unknown := set(settings.parts) - set(PARTS):
-        raise LLMNumbaError(
-            f"There is no part {min(unknown)!r}.", f"Choose from: {', '.join(PARTS)}."
-        )
     device = resolve_device(settings.device)
     speeds = _memory_speed(device)
     yield Result("memory_speed", _CEILINGS[device], summarize(speeds, "GB/s"))
-    # Before our own model, which leaves no memory to others.
-    if "peers" in settings.parts and device == "cuda":
-        yield from peer_results(settings.model, settings.context, settings.steps)
     load = functools.partial(
         LLM,
         settings.model,
@@ -133,25 +171,55 @@ def measure(settings: EngineSettings) -> Iterator[Result]:
         dtype=settings.dtype,
         max_num_seqs=max(settings.batches),
     )
-    yield from _of_one_model(load(), settings, float(np.median(speeds)))
-    if "fusion" in settings.parts:
+    speed = float(np.median(speeds))
+    runs = {
+        "decode, prefill": lambda: _steps(load, settings, budget, speed),
+        "peers": lambda: peer_results(settings.model, settings.context, settings.steps, budget),
+        "fusion": lambda: _fusion(load, settings, budget),
+        "serving": lambda: _serving(load, settings, budget),
+    }
+    if device != "cuda":
+        del runs["peers"]
+    anything = False
+    for parts, run in runs.items():
+        if not set(parts.split(", ")) & set(settings.parts):
+            continue
+        try:
+            for result in run():
+                anything = True
+                yield result
+        except Exception as failure:  # it should not take with it what was measured
+            if not anything:
+                raise
+            budget.left_out[parts] = f"{type(failure).__name__}: {failure}"
+        # Each run has a model of its own, and two of the size of the memory do not fit.
         give_memory_back()
-        shapes = (settings.two_batches, settings.context)
-        steps, seconds = min(settings.steps, 100), settings.point_seconds / 2
-        yield from fusion_results(load, *shapes, steps, seconds, settings.seed)
 
 
-def _of_one_model(llm: LLM, settings: EngineSettings, speed: float) -> Iterator[Result]:
-    timer = EngineTimer(llm, settings.seed)
+def _steps(load: Load, settings: EngineSettings, budget: Budget, speed: float) -> Iterator[Result]:
+    timer = EngineTimer(load(), settings.seed)
     if "decode" in settings.parts:
-        yield from _decode(timer, settings, speed)
+        yield from _decode(timer, settings, budget, speed)
     if "prefill" in settings.parts:
-        yield from _prefill(timer, settings)
-    if "serving" in settings.parts:
-        at_once = max(settings.batches)
-        yield from serve(timer, settings.requests, settings.lengths, settings.seed, at_once)
-    # At the end: what a step of the largest kind allocates is there by then.
-    yield from _footprint(llm)
+        yield from _prefill(timer, settings, budget)
+    # At the end: what the largest steps allocate is there by then.
+    yield from _footprint(timer.llm)
+
+
+def _fusion(load: Load, settings: EngineSettings, budget: Budget) -> Iterator[Result]:
+    shapes = (settings.two_batches, settings.context)
+    steps, seconds = min(settings.steps, 100), settings.point_seconds / 2
+    yield from fusion_results(load, *shapes, steps, seconds, settings.seed, budget)
+
+
+def _serving(load: Load, settings: EngineSettings, budget: Budget) -> Iterator[Result]:
+    def in_time() -> bool:
+        return budget.allows("serving", "serving")
+
+    if in_time():
+        timer, at_once = EngineTimer(load(), settings.seed), max(settings.batches)
+        many = (settings.requests, settings.lengths, settings.seed, at_once)
+        yield from serve(timer, *many, in_time)
 
 
 _CEILINGS = {
@@ -191,14 +259,23 @@ def _footprint(llm: LLM) -> Iterator[Result]:
         yield Result("memory/off", "the one off the other", _exactly(off, "%"), at_most=3.0)
 
 
-def _decode(timer: EngineTimer, settings: EngineSettings, speed: float) -> Iterator[Result]:
+def _decode(
+    timer: EngineTimer, settings: EngineSettings, budget: Budget, speed: float
+) -> Iterator[Result]:
     runner = timer.llm.engine.runner
+    first_points = settings.first_points
     for batch, context in settings.points:
+        name = f"batch={batch}/context={context}"
         longest = timer.llm.max_model_len
         if context + 2 > longest:
+            budget.left_out[f"decode/{name}"] = "the model's context is shorter"
             continue
         plan = DecodePlan.around(context, settings.warmup, settings.steps, longest)
         if not timer.fits(batch, plan):
+            budget.left_out[f"decode/{name}"] = "it does not fit into the KV cache"
+            continue
+        part = None if (batch, context) in first_points else "decode"
+        if not budget.allows(f"decode/{name}", part):
             continue
         times = timer.decode(batch, plan, settings.point_seconds)
         seconds = times.seconds
@@ -216,14 +293,14 @@ def _decode(timer: EngineTimer, settings: EngineSettings, speed: float) -> Itera
             "kv_bytes": moved.kv,
         }
         yield Result(
-            f"decode/batch={batch}/context={context}",
+            f"decode/{name}",
             f"a decode step, batch {batch}, context {context}",
             summarize([1e3 * each for each in seconds], "ms", warmup=times.warmup),
             shape,
             at_most=_AT_MOST_MS.get(key),
         )
         yield Result(
-            f"transfer/batch={batch}/context={context}",
+            f"transfer/{name}",
             "bytes it must read, of what the copy moves in that time",
             _exactly(share, "%"),
             {"batch": batch, "context": context},
@@ -231,14 +308,18 @@ def _decode(timer: EngineTimer, settings: EngineSettings, speed: float) -> Itera
         )
 
 
-def _prefill(timer: EngineTimer, settings: EngineSettings) -> Iterator[Result]:
+def _prefill(timer: EngineTimer, settings: EngineSettings, budget: Budget) -> Iterator[Result]:
     for tokens in settings.prompts:
+        name = f"first_token/tokens={tokens}"
         if tokens >= timer.llm.max_model_len:
+            budget.left_out[name] = "the model's context is shorter"
+            continue
+        if not budget.allows(name, "prefill"):
             continue
         timer.first_token(tokens)  # compiles
         seconds = _within(lambda tokens=tokens: timer.first_token(tokens), settings.point_seconds)
         yield Result(
-            f"first_token/tokens={tokens}",
+            name,
             f"from a prompt of {tokens} tokens to the first of the answer",
             summarize([1e3 * each for each in seconds], "ms", warmup=1),
             {"tokens": tokens, "tokens_per_second": tokens / float(np.median(seconds))},

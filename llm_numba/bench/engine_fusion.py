@@ -9,6 +9,7 @@ import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, fields
 
+from llm_numba.bench.engine_budget import Budget
 from llm_numba.bench.engine_steps import DecodePlan, EngineTimer
 from llm_numba.bench.record import Result
 from llm_numba.bench.timing import summarize
@@ -65,6 +66,7 @@ def fusion_results(
     steps: int,
     seconds: float,
     seed: int,
+    budget: Budget,
 ) -> Iterator[Result]:
     """Time a decode step of each variant.
 
@@ -80,6 +82,8 @@ def fusion_results(
         Counted steps end after so long, see :meth:`.EngineTimer.decode`.
     seed : int
         Of the prompts.
+    budget : Budget
+        With a part "fusion".
 
     Yields
     ------
@@ -87,6 +91,8 @@ def fusion_results(
         Milliseconds a step.
     """
     for variant in variants():
+        if not budget.allows(f"fusion/{variant.name}", "fusion"):
+            continue
         llm = load(execution=variant.execution, enforce_eager=variant.enforce_eager)
         timer = EngineTimer(llm, seed)
         near = min(context, llm.max_model_len // 2)

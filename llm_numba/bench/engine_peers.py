@@ -12,29 +12,45 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from tempfile import TemporaryFile
+from typing import Any, NamedTuple
 
+from llm_numba.bench.engine_budget import Budget
 from llm_numba.bench.record import Result
 from llm_numba.bench.timing import summarize
 from llm_numba.models import resolve_model
 
-# What `generate` is told, and how a table says it. A static cache makes Transformers compile the
+
+class Peer(NamedTuple):
+    """A way to run Transformers.
+
+    Attributes
+    ----------
+    what : str
+        In a few words for a table.
+    options : dict
+        What its ``generate`` is told.
+    most_steps : int
+        Tokens that count, at most.
+    """
+
+    what: str
+    options: dict[str, Any]
+    most_steps: int
+
+
+# The faster first: it is what others are held to. A static cache makes Transformers compile the
 # model, with CUDA graphs, as its documentation advises for speed.
-PEERS: dict[str, tuple[str, dict[str, Any]]] = {
-    "eager": ("Transformers, eager", {}),
-    "compiled": (
-        "Transformers, static cache and torch.compile",
-        {"cache_implementation": "static"},
+PEERS = {
+    "compiled": Peer(
+        "Transformers, static cache and torch.compile", {"cache_implementation": "static"}, 100
     ),
+    "eager": Peer("Transformers, eager", {}, 30),
 }
 _WARMUP = 20
-_MOST_STEPS = 100
-_PATIENCE_SECONDS = 150.0
 
 
-def peer_results(
-    model: str, context: int, steps: int, patience_seconds: float = _PATIENCE_SECONDS
-) -> Iterator[Result]:
+def peer_results(model: str, context: int, steps: int, budget: Budget) -> Iterator[Result]:
     """Time Transformers in a process of its own.
 
     Parameters
@@ -44,39 +60,49 @@ def peer_results(
     context : int
         Tokens in the middle of the counted steps.
     steps : int
-        Counted, 100 at most.
-    patience_seconds : float
-        Compiling may take minutes; what is not there by then is left out.
+        Counted, at most.
+    budget : Budget
+        With a part "peers": compiling may take minutes. What is not there by its end is left out.
 
     Yields
     ------
     Result
-        Milliseconds a token at batch 1. Nothing where PyTorch or Transformers is not installed.
+        Milliseconds a token at batch 1.
     """
-    if any(importlib.util.find_spec(each) is None for each in ("torch", "transformers")):
-        return
-    command = [sys.executable, "-m", "llm_numba.bench.engine_peers"]
-    command += [str(resolve_model(model)), str(context), str(min(steps, _MOST_STEPS))]
-    try:
-        printed = subprocess.run(
-            command,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            timeout=patience_seconds,
-            check=False,
-        ).stdout
-    except subprocess.TimeoutExpired as late:
-        printed = late.stdout or b""
+    why, printed = _run(model, context, steps, budget.seconds_left("peers"))
+    missing = set(PEERS)
     # A line that was cut off has no end.
-    for line in printed.decode().split("\n")[:-1]:
+    for line in printed.split("\n")[:-1]:
         if line.startswith("{"):
-            yield _result(context, **json.loads(line))
+            found = json.loads(line)
+            missing.discard(found["name"])
+            yield _result(context, **found)
+    budget.left_out |= {f"peer/{name}": why for name in PEERS if name in missing}
+
+
+def _run(model: str, context: int, steps: int, seconds: float) -> tuple[str, str]:
+    """Run the process; return why it ended, should it have ended too early, and what it printed."""
+    if any(importlib.util.find_spec(each) is None for each in ("torch", "transformers")):
+        return "PyTorch or Transformers is not installed", ""
+    command = [sys.executable, "-m", "llm_numba.bench.engine_peers"]
+    command += [str(resolve_model(model)), str(context), str(steps)]
+    # A file: processes that compile for it may keep a pipe open behind its end.
+    with TemporaryFile("w+", errors="replace") as told:
+        try:
+            printed = subprocess.run(
+                command, stdout=subprocess.PIPE, stderr=told, timeout=seconds, check=False
+            ).stdout
+        except subprocess.TimeoutExpired as late:
+            return "its time was up", (late.stdout or b"").decode()
+        told.seek(0)
+        lines = told.read().strip().splitlines()
+    return lines[-1] if lines else "it printed nothing", printed.decode()
 
 
 def _result(context: int, name: str, versions: dict[str, str], seconds: list[float]) -> Result:
     return Result(
         f"peer/{name}",
-        f"{PEERS[name][0]}: a token at batch 1, context {context}",
+        f"{PEERS[name].what}: a token at batch 1, context {context}",
         summarize([1e3 * each for each in seconds], "ms", warmup=_WARMUP),
         {"batch": 1, "context": context, "mean_ms": 1e3 * sum(seconds) / len(seconds), **versions},
     )
@@ -108,10 +134,12 @@ def measure_here(directory: str, context: int, steps: int) -> Iterator[dict[str,
     # Made where it runs: on the host, billions of random numbers take minutes.
     with torch.device("cuda"):
         model = model_class(config).eval()
-        prompt = torch.randint(config.vocab_size, (1, max(1, context - steps // 2 - _WARMUP)))
     versions = {"torch": torch.__version__, "transformers": transformers.__version__}
-    for name, (_, options) in PEERS.items():
-        times = _token_times(model, prompt, _WARMUP + steps + 1, options)
+    for name, peer in PEERS.items():
+        count = min(steps, peer.most_steps)
+        length = max(1, context - count // 2 - _WARMUP)
+        prompt = torch.randint(config.vocab_size, (1, length), device="cuda")
+        times = _token_times(model, prompt, _WARMUP + count + 1, peer.options)
         seconds = [after - before for before, after in itertools.pairwise(times)]
         yield {"name": name, "versions": versions, "seconds": seconds[_WARMUP:]}
 

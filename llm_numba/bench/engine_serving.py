@@ -96,7 +96,12 @@ class IdleTime:
 
 
 def serve(
-    timer: EngineTimer, count: int, lengths: tuple[int, int], seed: int, at_once: int
+    timer: EngineTimer,
+    count: int,
+    lengths: tuple[int, int],
+    seed: int,
+    at_once: int,
+    in_time: Callable[[], bool],
 ) -> Iterator[Result]:
     """Run requests that all come at once, and wait for the last token.
 
@@ -112,11 +117,15 @@ def serve(
         Of the lengths.
     at_once : int
         Sequences that the engine runs at a time, at most.
+    in_time : callable
+        Asked before each step; when it says no, all ends.
 
     Yields
     ------
     Result
-        Tokens a second of answers and of all, the GPU's idle share, the waste of the cache.
+        Tokens a second of answers and of all, the GPU's idle share, the waste of the cache. Nothing
+        if there was no time for the last token: a rate without the end of the answers, when fewer
+        and fewer run at once, would flatter.
     """
     rng = np.random.default_rng(seed)
     least, most = (min(each, timer.llm.max_model_len // 2) for each in lengths)
@@ -134,6 +143,8 @@ def serve(
         begin = time.perf_counter()
         with idle.watching(engine.runner) if idle else nullcontext():
             while not all(request.finished for request in requests):
+                if not in_time():
+                    return
                 engine.step()
         seconds = time.perf_counter() - begin
     after = engine.stats()

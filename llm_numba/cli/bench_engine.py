@@ -1,14 +1,12 @@
 """``llm-numba bench engine``: latency, throughput, memory and transfer of a whole engine."""
 
-import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from llm_numba.cli.bench_tables import collect, finish
-from llm_numba.cli.console import tables
+from llm_numba.cli.console import notes, styled, tables
 
 if TYPE_CHECKING:
     from llm_numba.bench.record import Result
@@ -36,7 +34,7 @@ def engine(
     seconds: Annotated[float, typer.Option(min=0, help="Of counted steps, about.")] = 2.0,
     requests: Annotated[int, typer.Option(min=1, help="Of the serving run.")] = 256,
     limit: Annotated[
-        float, typer.Option(min=0, help="Seconds after which nothing more is begun.")
+        float, typer.Option(min=0, help="Seconds for all; each part has a share of them.")
     ] = 600.0,
     commit: Annotated[
         str | None, typer.Option(help="The commit that runs, for a copy of it without git.")
@@ -70,23 +68,19 @@ def engine(
     machine = gpus()[0]["name"] if device == "cuda" else cpu()["name"]
     path = out or default_path("engine", machine, model.removeprefix("random:"))
     require_writable(path)
-    clocks = [gpu_clocks()]
-    results = collect(_until(time.monotonic() + limit, measure(settings)), "a minute or two")
+    clocks, budget = [gpu_clocks()], settings.budget(limit)
+    results = collect(measure(settings, budget), "some minutes")
     clocks.append(gpu_clocks())
     noted = settings.to_json() | {
         "limit_seconds": limit,
         "clocks": dict(zip(("before", "after"), clocks, strict=True)),
     }
-    write_record(path, make_record("engine", noted, results, commit))
+    record = make_record("engine", noted, results, commit)
+    write_record(path, record | {"left_out": budget.left_out})
     _show(results)
+    for name, why in budget.left_out.items():
+        notes().print(styled(f"Left out: {name}: {why}"))
     finish(path)
-
-
-def _until(end: float, results: Iterator["Result"]) -> Iterator["Result"]:
-    for result in results:
-        yield result
-        if time.monotonic() > end:
-            return
 
 
 def _numbers(name: str, text: str) -> tuple[int, ...]:
