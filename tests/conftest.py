@@ -80,10 +80,20 @@ def write_tiny_checkpoint(directory: Path, seed: int = 0, **changes: Any) -> Pat
     return directory
 
 
+SANITISED = bool(os.environ.get("LLM_NUMBA_UNPOOLED"))
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Skip what compute-sanitizer itself makes impossible."""
+    mark = item.get_closest_marker("unsanitised")
+    if SANITISED and mark:
+        pytest.skip(f"under compute-sanitizer {mark.kwargs['reason']}")
+
+
 @pytest.fixture(scope="session", autouse=True)
 def _each_allocation_by_itself() -> None:
     """Under compute-sanitizer: memory of a pool has no ends that it could see."""
-    if os.environ.get("LLM_NUMBA_UNPOOLED"):
+    if SANITISED:
         import cupy
 
         cupy.cuda.set_allocator(None)

@@ -253,6 +253,7 @@ def gpu():
 
 @pytest.mark.gpu
 @pytest.mark.usefixtures("gpu")
+@pytest.mark.unsanitised(reason="CUPTI has another user, and one at a time is its rule")
 def test_a_gpu_times_each_kernel_in_its_place():
     from llm_numba.bench.profile_clocks import GPUClock
 
@@ -271,6 +272,7 @@ def test_a_gpu_times_each_kernel_in_its_place():
 
 @pytest.mark.gpu
 @pytest.mark.usefixtures("gpu")
+@pytest.mark.unsanitised(reason="CUPTI has another user, and one at a time is its rule")
 def test_the_names_that_cupti_notes_are_those_that_were_launched():
     from llm_numba.bench.cupti import cupti
     from llm_numba.runtime import launch_all

@@ -263,6 +263,7 @@ def test_a_failed_step_leaves_a_runner_that_goes_on(new_runner, device, monkeypa
 
 
 @pytest.mark.gpu
+@pytest.mark.unsanitised(reason="there is no pool, and CuPy names a want of memory otherwise")
 def test_a_step_for_which_memory_is_short_says_so_and_the_next_one_runs(
     new_runner, gpu, monkeypatch
 ):
