@@ -69,6 +69,8 @@ class Engine:
         )
         self._live: dict[Request, None] = {}  # queued and not finished, in the order of arrival
         self._pending: deque[PendingStep] = deque()  # submitted, and not read
+        self._is_stepping = False
+        self._given_up: list[Request] = []  # in the middle of this step
         self._failure: EngineError | None = None  # the last one that ended all requests
         self._num_requests = self._num_steps = self._num_tokens = 0
         self._num_slots = self._num_unused_slots = 0
@@ -200,8 +202,7 @@ class Engine:
                     self.step()
         finally:
             for request in requests:
-                if request in self._live:
-                    self.abort(request)
+                self.abort(request)
         errors = [request.error for request in requests if request.error is not None]
         if errors and (len(errors) == len(requests) or errors[-1] is self._failure):
             raise errors[-1]
@@ -216,6 +217,7 @@ class Engine:
             ``__cause__`` says why; the engine can be used again.
         """
         try:
+            self._is_stepping = True
             self._advance()
         except Exception as cause:
             raise self._fail(cause) from cause
@@ -225,6 +227,10 @@ class Engine:
             self._pending.clear()
             self._scheduler.restart(list(self._live))
             raise
+        finally:
+            self._is_stepping = False
+            while self._given_up:
+                self.abort(self._given_up.pop())
 
     def _advance(self) -> None:
         num_pending = len(self._pending)
@@ -305,13 +311,19 @@ class Engine:
             self._release(sequence)
 
     def abort(self, request: Request) -> None:
-        """End a request now; its blocks come back at once.
+        """End a request if it goes on; its blocks come back at once.
+
+        Python's garbage collector may close a stream in the middle of a step, whose blocks must
+        stay where they are. Then the request ends with the step.
 
         Parameters
         ----------
         request : Request
         """
-        self._end(request, "abort")
+        if self._is_stepping:
+            self._given_up.append(request)
+        elif request in self._live:
+            self._end(request, "abort")
 
     def _fail(self, cause: Exception) -> EngineError:
         """End all requests with an error."""

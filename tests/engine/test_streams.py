@@ -6,7 +6,10 @@ import pytest
 
 from llm_numba import LLM, SamplingParams
 from llm_numba.engine.outputs import CompletionChunk, RequestOutput
+from llm_numba.engine.request import Sequence
+from llm_numba.engine.runner import ModelRunner
 from llm_numba.errors import EngineError
+from llm_numba.kvcache import BlockTable
 
 
 def greedy(**fields) -> SamplingParams:
@@ -150,6 +153,33 @@ def test_closing_one_stream_leaves_the_others_their_answers(tiny_llm: LLM):
     next(closed)
     closed.close()
     assert joined([first, *kept]) == (alone.text, alone.token_ids)
+
+
+@pytest.mark.parametrize("call", range(3, 11))
+@pytest.mark.parametrize(
+    ("owner", "name"),
+    [(BlockTable, "append_slots"), (ModelRunner, "submit"), (Sequence, "append")],
+    ids=["scheduling", "computing", "taking tokens"],
+)
+def test_a_stream_closed_in_the_middle_of_a_step_leaves_the_others_their_answers(
+    new_llm, blocks_in_use, monkeypatch, owner, name, call
+):
+    """The interpreter closes streams that nobody holds, if they are in a cycle, when it likes."""
+    llm = new_llm(block_size=4)
+    alone = llm.generate("Anna", greedy())[0].outputs[0]
+    works, calls = getattr(owner, name), iter(range(10**6))
+    closed, kept = llm.stream("Tom lost", greedy()), llm.stream("Anna", greedy())
+
+    def closing(*args):
+        if next(calls) == call:
+            closed.close()
+        return works(*args)
+
+    monkeypatch.setattr(owner, name, closing)
+    next(closed)
+    assert joined(list(kept)) == (alone.text, alone.token_ids)
+    assert next(calls) > call
+    assert blocks_in_use(llm) == 0
 
 
 def test_a_stream_closed_while_it_waits_leaves_the_queue(new_llm, blocks_in_use):
