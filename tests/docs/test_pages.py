@@ -1,11 +1,13 @@
 """What the pages list is what the code has."""
 
+import inspect
 import re
 import tomllib
 from dataclasses import fields
 from pathlib import Path
 
-from llm_numba import SamplingParams
+from llm_numba import LLM, SamplingParams
+from llm_numba.cli.options import EngineOptions
 from llm_numba.kernels.ladder import all_ladders
 from llm_numba.models import FAMILIES
 from llm_numba.simulator import SimulationError
@@ -52,6 +54,17 @@ def test_the_next_token_page_names_every_parameter_that_shapes_the_choice():
 def test_getting_started_names_every_extra():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     assert project["optional-dependencies"].keys() <= code_words(page("getting-started.md"))
+
+
+def test_getting_started_names_every_setting_of_the_engine():
+    what_runs_and_where = {"self", "model", "device", "dtype", "progress"}
+    settings = inspect.signature(LLM.__init__).parameters.keys() - what_runs_and_where
+    table = page("getting-started.md").partition("## Settings of the engine")[2].partition("##")[0]
+    named = code_words(table)
+    assert settings <= {re.split(r"[=(]", word)[0] for word in named}
+    options = {word.removeprefix("--").replace("-", "_") for word in named if word[:2] == "--"}
+    assert {field.name for field in fields(EngineOptions)} <= options | {"enable_prefix_caching"}
+    assert "no_prefix_caching" in options
 
 
 def test_python_on_a_page_is_a_listing_that_a_test_runs():
