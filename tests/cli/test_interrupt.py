@@ -24,6 +24,11 @@ def endless(damaged):
     return damaged
 
 
+def hear_interrupts() -> None:
+    """In a child: what a shell runs in the background inherits that the signal is ignored."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 class Screen:
     """What a program shows on a pseudo-terminal, and the keys pressed there."""
 
@@ -66,6 +71,7 @@ def terminal(cli):
             stdout=theirs,
             stderr=theirs,
             env=cli.environment | {"TERM": "xterm", "COLUMNS": "80"},
+            preexec_fn=hear_interrupts,
         )
         os.close(theirs)
         children.append((child, ours))
@@ -88,6 +94,7 @@ def streaming(cli, *arguments: object) -> Iterator[subprocess.Popen[bytes]]:
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         env=cli.environment,
+        preexec_fn=hear_interrupts,
     ) as child:
         assert child.stdout.read(1)
         yield child
