@@ -1,6 +1,7 @@
 """``recall-records``: what ``llm-numba eval`` found, one row a device and number format."""
 
 import json
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -8,10 +9,21 @@ from docutils import nodes
 from sphinx.application import Sphinx
 from sphinx.util.docutils import SphinxDirective
 
+from llm_numba.cli.options import EngineOptions
 from llm_numba.train.recall import RecallResult, paired_difference
 
 RESULTS = Path(__file__).parents[1] / "results"
 REFERENCE = RESULTS / "storyteller_recall_cpu.json"
+_DEFAULTS = {field.name: field.default for field in fields(EngineOptions)}
+_WORDS = {
+    "enforce_eager": "no graphs",
+    "persistent": "one kernel a step",
+    "batch_invariant": "batch-invariant",
+    "enable_prefix_caching": "no prefix cache",
+    "max_num_seqs": "{:,} at a time",
+    "max_num_batched_tokens": "{:,} tokens a step",
+    "num_blocks": "{:,} blocks",
+}
 
 
 class RecallRecords(SphinxDirective):
@@ -58,21 +70,16 @@ def _row(record: dict[str, Any], reference: RecallResult, is_reference: bool) ->
 
 def _engine(record: dict[str, Any]) -> str:
     """Say what of the engine was set otherwise than by default."""
-    chosen = record["settings"].get("engine", {})
-    said = [
-        words
-        for name, words in {
-            "enforce_eager": "no graphs",
-            "batch_invariant": "batch-invariant",
-        }.items()
-        if chosen.get(name)
-    ]
-    if not chosen.get("enable_prefix_caching", True):
-        said.append("no prefix cache")
-    if budget := chosen.get("max_num_batched_tokens"):
-        said.append(f"{budget} tokens a step")
-    if blocks := chosen.get("num_blocks"):
-        said.append(f"{blocks} blocks, {record['preemptions']:,} pre-emptions")
+    chosen = {
+        name: value
+        for name, value in record["settings"].get("engine", {}).items()
+        if value is not None and value != _DEFAULTS.get(name)
+    }
+    said = [_WORDS[name].format(chosen.pop(name)) for name in _WORDS if name in chosen]
+    # One that this table has no words for must not look like the default.
+    said += [f"`{name}={value}`" for name, value in chosen.items()]
+    if stopped := record.get("preemptions"):
+        said.append(f"{stopped:,} pre-emptions")
     return ", ".join(said)
 
 
