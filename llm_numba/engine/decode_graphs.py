@@ -31,6 +31,8 @@ from llm_numba.runtime import (
     kind_of,
     overlapping,
     to_device,
+    to_host,
+    write_to,
     zeros,
 )
 
@@ -134,7 +136,7 @@ class DecodeGraphs:
         self._rows.clear()
 
     def warm_up(self, modes: tuple[Mode, ...], progress: Progress | None = None) -> None:
-        """Capture the graphs of all buckets, on rows of padding.
+        """Capture the graphs of all buckets, on rows of padding; nothing if launches are eager.
 
         Parameters
         ----------
@@ -142,12 +144,19 @@ class DecodeGraphs:
         progress : callable(done, total), optional
             Called after each.
         """
+        if self._enforce_eager:
+            return
         self._rows.clear()
+        in_flight = to_host(self.sampled)
         graphs = list(itertools.product(all_buckets(self._largest), modes))
-        for done, (bucket, mode) in enumerate(graphs, start=1):
-            self._queue(bucket, mode)
-            if progress is not None:
-                progress(done, len(graphs))
+        try:
+            for done, (bucket, mode) in enumerate(graphs, start=1):
+                self._queue(bucket, mode)
+                if progress is not None:
+                    progress(done, len(graphs))
+        finally:
+            # Padding has tokens too, and the next step of a running request begins with its own.
+            write_to(self.sampled, in_flight)
 
     def _queue(self, bucket: Bucket, mode: Mode) -> Array | None:
         self._rows.write(inputs_of(self._staging.next_buffer(), bucket))

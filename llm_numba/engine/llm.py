@@ -192,10 +192,10 @@ class LLM:
         )
 
     def warm_up(self, progress: Callable[[int, int], None] | None = None) -> None:
-        """Capture all CUDA graphs now, so that no request waits for one.
+        """Capture CUDA graphs now, so that no request waits for one.
 
-        Without it each is captured when it is first needed. Where there are no graphs nothing
-        happens.
+        Without it each is captured when it is first needed, and so are, in any case, those of
+        batches with penalties or log-probabilities. Where there are no graphs nothing happens.
 
         Parameters
         ----------

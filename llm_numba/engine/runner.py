@@ -65,8 +65,8 @@ class ModelRunner:
     def warm_up(self, progress: Progress | None = None) -> None:
         """Capture the graphs of all batches that decode, so that no request waits for one.
 
-        Without it each graph is captured when it is first needed. Where there are no graphs
-        nothing happens.
+        Without it each graph is captured when it is first needed, and so are, in any case, those
+        of batches with penalties or log-probabilities. Where there are no graphs nothing happens.
 
         Parameters
         ----------

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from decoding import decode, new_sequences, prefill, step_of, take
 
+import llm_numba.engine.decode_graphs
 from llm_numba import LLM, SamplingParams
 from llm_numba.engine.decode_graphs import DecodeGraphs
 from llm_numba.engine.decode_rows import Bucket
@@ -14,7 +15,7 @@ from llm_numba.engine.runner import ModelRunner
 from llm_numba.engine.step import NOT_FINITE
 from llm_numba.errors import EngineError
 from llm_numba.kvcache import PagedKVCache
-from llm_numba.runtime import gpu_problem, to_host
+from llm_numba.runtime import gpu_problem, intercept, to_host
 
 MAX_SEQS, MAX_LEN, BLOCK = 9, 90, 4
 SAMPLED = {"temperature": 1.0, "top_k": 20, "top_p": 0.9}
@@ -225,8 +226,37 @@ def test_an_engine_short_of_everything_answers_as_the_cpu(tiny_dir, gpu, enforce
     assert answers[0] == answers[1]
 
 
+class Replay:
+    """Stands for a graph where there are none: launches are left out, and later made anew."""
+
+    def __init__(self, work, arena) -> None:
+        self.launch = work
+        with intercept(lambda launch: None):
+            work()
+
+
+def test_warming_up_leaves_a_running_request_its_token_in_flight(new_runner, monkeypatch):
+    """All buckets, of which there is one, are captured between two steps of the request."""
+    monkeypatch.setattr(llm_numba.engine.decode_graphs, "capture", Replay)
+
+    def tokens(runner: ModelRunner, *, in_flight: bool) -> list[int]:
+        (sequence,) = new_sequences(runner.kv_cache, [5])
+        first = runner.submit(step_of([prefill(sequence.request)]))
+        if in_flight:
+            runner._decode.warm_up(("argmax",))
+        else:
+            take(first.wait())
+        take(runner.submit(step_of([decode(sequence, in_flight=in_flight)])).wait())
+        return sequence.output.token_ids[-1:]
+
+    runner = new_runner("sim")
+    runner._decode = DecodeGraphs(runner.model, runner.kv_cache, Bucket(1, 1), False)
+    assert tokens(runner, in_flight=True) == tokens(new_runner("cpu"), in_flight=False)
+
+
 def test_without_graphs_there_is_nothing_to_warm_up(new_runner):
-    new_runner("cpu").warm_up(lambda done, total: pytest.fail("something was captured"))
+    for runner in (new_runner("cpu"), padded(new_runner("sim"))):
+        runner.warm_up(lambda done, total: pytest.fail("something was captured"))
 
 
 # -- What goes wrong ----------------------------------------------------------------------------
