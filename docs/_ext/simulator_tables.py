@@ -127,12 +127,14 @@ class Sanitizer(SphinxDirective):
     def run(self) -> list[nodes.Node]:
         """Parse the generated Markdown in place."""
         record = load(self.env, self.arguments[0])
-        lines = ["| tool | looks for | tests | findings |", "| --- | --- | --: | --: |"]
+        lines = [
+            "| tool | looks for | passed | failed | findings |",
+            f"| --- | --- {'| --: ' * 3}|",
+        ]
         for run in record["results"]:
-            passed = f"{run['tests']['passed']:,}"
-            lines.append(
-                f"| `{run['name']}` | {_SOUGHT[run['name']]} | {passed} | {run['findings']} |"
-            )
+            passed, failed = run["tests"]["passed"], run["tests"]["failed"] + run["tests"]["errors"]
+            counts = f"{passed:,} | {failed:,} | {run['findings']:,}"
+            lines.append(f"| `{run['name']}` | {_SOUGHT[run['name']]} | {counts} |")
         lines += ["", "{.provenance}", on_gpu(record)]
         return self.parse_text_to_nodes("\n".join(lines))
 

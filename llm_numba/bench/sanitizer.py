@@ -1,7 +1,7 @@
 """``llm-numba bench sanitizer``: what compute-sanitizer found in the GPU tests, as a record.
 
-``make test-sanitizer TOOL=memcheck LOGS=DIR`` runs the tests under one of its tools and leaves a
-log of each process, and a JUnit file, in a folder. *memcheck* looks for accesses outside of
+``make test-sanitizer TOOL=memcheck LOGS=DIR`` runs the tests under one of its tools and leaves the
+log of all its processes, and a JUnit file, in a folder. *memcheck* looks for accesses outside of
 allocations, *racecheck* for hazards in shared memory, *initcheck* for reads of memory that nobody
 wrote, *synccheck* for wrong barriers.
 
@@ -33,12 +33,12 @@ def read_run(folder: Path) -> dict[str, Any]:
     Parameters
     ----------
     folder : Path
-        Logs, ``*.log``, one of each process that used the GPU, and ``junit.xml``.
+        Logs, ``*.log``, one of each run of the tool, and ``junit.xml``.
 
     Returns
     -------
     dict
-        ``findings`` (a count), ``first`` (up to twenty of them), ``processes``, and the ``tests``
+        ``findings`` (a count), ``first`` (up to twenty of them), ``logs``, and the ``tests``
         that ran, as :func:`~llm_numba.bench.gpu_tests.read_junit` counts them.
 
     Raises
@@ -46,7 +46,7 @@ def read_run(folder: Path) -> dict[str, Any]:
     LLMNumbaError
         If there is no log, or one was cut short.
     """
-    found, first, processes = 0, [], 0
+    found, first, logs = 0, [], 0
     for path in sorted(folder.glob(LOG_PATTERN)):
         text = read_text(path)
         counts = _ERRORS.findall(text) + _HAZARDS.findall(text)
@@ -57,8 +57,8 @@ def read_run(folder: Path) -> dict[str, Any]:
             )
         found += sum(map(int, counts))
         first += _FINDING.findall(text)
-        processes += 1
-    if not processes:
+        logs += 1
+    if not logs:
         raise LLMNumbaError(
             f"{folder} has no log of compute-sanitizer.", "Run make test-sanitizer LOGS=DIR first."
         )
@@ -66,7 +66,7 @@ def read_run(folder: Path) -> dict[str, Any]:
     return {
         "findings": found,
         "first": first[:_MOST_FINDINGS],
-        "processes": processes,
+        "logs": logs,
         "tests": tests,
     }
 

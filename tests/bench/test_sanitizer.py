@@ -43,9 +43,9 @@ def logs(tmp_path):
     return write
 
 
-def test_findings_of_all_processes_are_added(logs):
+def test_findings_of_all_logs_are_added(logs):
     found = read_run(logs("memcheck", CLEAN, BAD, BAD))
-    assert (found["findings"], found["processes"]) == (6, 3)
+    assert (found["findings"], found["logs"]) == (6, 3)
     assert found["first"] == ["Invalid __global__ write of size 4 bytes"] * 2
     assert found["tests"]["passed"] == 2
 
@@ -58,7 +58,7 @@ def test_hazards_are_findings(logs):
 
 def test_a_clean_run_has_none(logs):
     assert read_run(logs("memcheck", CLEAN)) | {"tests": None} == {
-        "findings": 0, "first": [], "processes": 1, "tests": None
+        "findings": 0, "first": [], "logs": 1, "tests": None
     }  # fmt: skip
 
 
