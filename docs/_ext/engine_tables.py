@@ -166,7 +166,7 @@ def curve(points: list[dict[str, Any]], axis: str) -> Drawing:
         Decode results along one axis.
     axis : {"batch", "context"}
     """
-    left, top, height = 70, 16, 190
+    left, top, height = 70, 34, 190
     picture = Drawing(WIDTH, top + height + 52)
     room = (WIDTH - left - 40) / max(len(points) - 1, 1)
     most = max(each["shape"]["p99_ms"] for each in points)
@@ -185,7 +185,7 @@ def curve(points: list[dict[str, Any]], axis: str) -> Drawing:
         picture.rect(x - 3, y - 3, 6, 6, "a")
     picture.line([place(i, each["median"]) for i, each in enumerate(points)], "a")
     picture.text(left + (WIDTH - left) / 2, top + height + 38, axis, "dim")
-    picture.text(4, top - 6, "ms a step", "dim", anchor="start")
+    picture.text(left - 8, 10, "ms a step", "dim", anchor="end")
     return picture
 
 
@@ -212,7 +212,8 @@ class Decode(EngineTable):
             chosen.sort(key=lambda each: each["shape"][axis])
             if len(chosen) > 2:
                 alt = f"Milliseconds a step by {axis}, at {other} {fixed:,}."
-                drawn += figure_nodes(curve(chosen, axis), alt, f"By {axis}, {other} {fixed:,}.")
+                words = f"By {axis}, {other} {fixed:,}: the median, up to the 99th percentile."
+                drawn += figure_nodes(curve(chosen, axis), alt, words)
         return drawn
 
 

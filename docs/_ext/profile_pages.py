@@ -56,17 +56,25 @@ def parts_table(profile: Profile, speed: float) -> list[str]:
 
 def operations_table(profile: Profile, speed: float) -> list[str]:
     """Return the operations of a step in Markdown, all layers' together."""
-    headings = ["operation", "kernels", "n", "each", "all", "MB each", "of the copy"]
+    headings = ["operation", "kernels", "n", "each", "all", "bytes each", "of the copy"]
     lines = [f"| {' | '.join(headings)} |", "| --- | --- " + "| --: " * 5 + "|"]
     for row in rows_of(profile):
         kernels = ", ".join(f"`{kernel}`" for kernel in row.kernels)
         share = 100 * row.bytes_per_second / speed
         lines.append(
             f"| {row.label} | {kernels} | {row.count} | {duration(row.seconds / row.count)} "
-            f"| {duration(row.seconds)} | {row.traffic.num_bytes / row.count / 1e6:.3g} "
+            f"| {duration(row.seconds)} | {size(row.traffic.num_bytes / row.count)} "
             f"| {share:.0f} % |"
         )
     return lines
+
+
+def size(num_bytes: float) -> str:
+    """Return a number of bytes with three digits, in the unit that suits it."""
+    for unit, bytes_each in (("GB", 1e9), ("MB", 1e6), ("KB", 1e3)):
+        if num_bytes >= bytes_each:
+            return f"{num_bytes / bytes_each:.3g} {unit}"
+    return f"{num_bytes:.0f} B"
 
 
 def setup(app: Sphinx) -> dict[str, Any]:
