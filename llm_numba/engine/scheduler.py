@@ -77,7 +77,6 @@ class Scheduler:
     ) -> None:
         self.num_preemptions = self.num_tokens_admitted = self.num_tokens_found = 0
         self._allocator = kv_cache.allocator
-        self._blocks_for = kv_cache.blocks_for
         # Everybody who runs can then have a token in every step.
         self.max_num_seqs = min(max_num_seqs, max_num_batched_tokens)
         self._max_num_batched_tokens = max_num_batched_tokens
@@ -243,8 +242,7 @@ class Scheduler:
         """Let a sequence begin with the blocks that are known; False if the others do not fit."""
         group, spare = self._classes[rank], self._spare_blocks()
         lower = [other for below in self._classes[rank + 1 :] for other in below.running]
-        fits = self._blocks_for(sequence.length) <= spare
-        if not fits and not lower and group.refused[0] is sequence and spare <= group.refused[1]:
+        if not lower and group.refused[0] is sequence and spare <= group.refused[1]:
             return False
         table = sequence.table
         num_found = table.adopt_prefix(sequence.token_ids())
