@@ -160,6 +160,22 @@ def test_a_prompt_that_fits_only_with_what_others_share_is_admitted():
     assert bench.step() == [(first, 1), (second, 1)], "eight blocks each, seven of them shared"
 
 
+def test_a_prompt_that_was_refused_is_asked_again_when_a_block_comes_free():
+    """It needs one block beside the seven that it shares, and never all eight at once."""
+    bench = Bench(num_blocks=13, max_model_len=52)
+    prompt = list(range(1, 15)) * 2
+    params = SamplingParams(temperature=0, max_tokens=8, ignore_eos=True)
+    first, second = (bench.engine.new_request(None, [*prompt, i], params) for i in (1, 2))
+    bench.engine.add(first)
+    other = bench.add(13, max_tokens=2)
+    bench.step()
+    bench.engine.add(second)
+    assert bench.step() == [(first, 1), (other, 1)]
+    assert other.finished
+    assert bench.step() == [(first, 1), (second, 1)]
+    bench.finish(first, second)
+
+
 # -- Short of blocks --------------------------------------------------------------------------
 
 
@@ -187,6 +203,7 @@ def test_what_the_cache_kept_of_a_stopped_sequence_is_not_computed_again():
     ((request, computed),) = bench.step()
     assert request is young
     assert computed < num_known
+    assert young.metrics.num_cached_tokens == 0, "of its prompt, when it came"
     bench.finish(young)
 
 
@@ -206,6 +223,18 @@ def test_nobody_is_admitted_into_the_blocks_of_a_prompt_that_is_still_being_read
     assert all(request is long for step in bench.runner.steps[:-1] for request, _ in step)
     bench.finish(other)
     assert bench.num_preemptions == 0
+
+
+def test_in_the_step_that_stops_somebody_no_lower_class_takes_the_blocks():
+    bench = Bench(num_blocks=6, max_model_len=24, prefix_caching=False)
+    old, young = bench.add(7, max_tokens=12), bench.add(4, max_tokens=12)
+    while bench.engine.stats().num_free_blocks:
+        bench.step()
+    job = bench.add(1, max_tokens=1, priority="batch")
+    while not bench.num_preemptions:
+        step = bench.step()
+    assert step == [(old, 1)]
+    bench.finish(old, young, job)
 
 
 # -- Classes ----------------------------------------------------------------------------------
@@ -234,6 +263,16 @@ def test_an_interactive_request_takes_the_place_of_the_youngest_job():
     assert bench.step() == [(jobs[0], 1), (chat, 3)]
     assert bench.num_preemptions == 1
     bench.finish(*jobs)
+
+
+def test_samples_that_have_not_parted_are_stopped_together():
+    bench = Bench(max_num_seqs=3, max_num_batched_tokens=5)
+    job = bench.add(7, n=3, priority="batch")
+    assert bench.step() == [(job, 5)]
+    chat = bench.add(2, max_tokens=1)
+    assert bench.step() == [(chat, 2)]
+    assert bench.num_preemptions == 3
+    bench.finish(chat, job)
 
 
 def test_an_interactive_request_takes_the_tokens_of_a_job_if_jobs_have_all():
@@ -299,6 +338,41 @@ def test_classes_have_limits_of_their_own():
     for _ in range(2):
         names = [request.params.priority for request, _ in bench.step()]
         assert names == ["interactive"] + ["batch"] * 8
+
+
+def test_no_job_is_stopped_for_blocks_that_a_chat_holds_too():
+    """Of eight blocks a chat holds five, four of them with a job, which has one of its own.
+
+    With one for the chat to grow, stopping the job would make room for two; three are wanted.
+    """
+    bench = Bench(num_blocks=8, max_model_len=32)
+    opening = [*range(1, 15), 1, 1]
+    for ending, priority in ([1, 2], "interactive"), ([3], "batch"):
+        params = SamplingParams(temperature=0, max_tokens=3, ignore_eos=True, priority=priority)
+        request = bench.engine.new_request(None, opening + ending, params)
+        bench.engine.add(request)
+        bench.step()
+    assert bench.engine.stats().num_free_blocks == 2
+    newcomer = bench.add(12, max_tokens=2)
+    assert newcomer not in [request for request, _ in bench.step()]
+    assert bench.num_preemptions == 0
+    bench.finish(newcomer)
+
+
+def test_samples_count_one_by_one_against_the_limit_of_their_class():
+    bench = Bench(max_seqs_by_priority={"batch": 3})
+    first = bench.add(2, n=2, priority="batch")
+    second = bench.add(2, n=2, priority="batch")
+    bench.step()
+    assert bench.engine.running == first.sequences
+    bench.finish(first)
+    assert bench.step() == [(second, 2)]
+
+
+def test_the_limit_of_a_class_does_not_raise_that_of_all():
+    bench = Bench(max_num_seqs=2, max_seqs_by_priority={"batch": 5})
+    with pytest.raises(CacheError, match="runs 2 sequences at a time"):
+        bench.add(1, n=3, priority="batch")
 
 
 def test_a_limit_for_no_class_or_of_no_size_is_refused(new_llm):

@@ -41,6 +41,7 @@ def test_no_token_takes_no_slot_and_no_block(make):
     table.fork()
     assert table.append_slots(0) == []
     assert allocator.num_free == 1
+    assert table.append_slots(1) == [1 * 4 + 3], "in a copy, for the fork has the other"
 
 
 @pytest.mark.parametrize(

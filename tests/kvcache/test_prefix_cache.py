@@ -243,3 +243,13 @@ def test_the_cache_of_a_named_model_finds_prefixes():
     table.append_slots(len(PROMPT))
     table.register(PROMPT)
     assert cache.new_table().adopt_prefix(PROMPT) == 8
+
+
+def test_a_block_has_one_key():
+    cache = PrefixCache("a", 4)
+    cache.add(b"first", 3)
+    with pytest.raises(AssertionError, match="block 3 has two keys"):
+        cache.add(b"second", 3)
+    cache.forget(3)
+    cache.add(b"second", 3)
+    assert 3 in cache
