@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from llm_numba.bench.bandwidth import weight_bandwidth
-from llm_numba.bench.engine_budget import Budget
+from llm_numba.bench.budget import Budget
 from llm_numba.bench.engine_fusion import fusion_results, give_memory_back
 from llm_numba.bench.engine_peers import peer_results
 from llm_numba.bench.engine_serving import serve
@@ -173,27 +173,18 @@ def measure(settings: EngineSettings, budget: Budget) -> Iterator[Result]:
     )
     speed = float(np.median(speeds))
     runs = {
-        "decode, prefill": lambda: _steps(load, settings, budget, speed),
-        "peers": lambda: peer_results(settings.model, settings.context, settings.steps, budget),
-        "fusion": lambda: _fusion(load, settings, budget),
-        "serving": lambda: _serving(load, settings, budget),
+        "decode, prefill": _steps(load, settings, budget, speed),
+        "peers": peer_results(settings.model, settings.context, settings.steps, budget),
+        "fusion": _fusion(load, settings, budget),
+        "serving": _serving(load, settings, budget),
     }
     if device != "cuda":
         del runs["peers"]
-    anything = False
-    for parts, run in runs.items():
-        if not set(parts.split(", ")) & set(settings.parts):
-            continue
-        try:
-            for result in run():
-                anything = True
-                yield result
-        except Exception as failure:  # it should not take with it what was measured
-            if not anything:
-                raise
-            budget.left_out[parts] = f"{type(failure).__name__}: {failure}"
-        # Each run has a model of its own, and two of the size of the memory do not fit.
-        give_memory_back()
+    for parts, measured in runs.items():
+        if set(parts.split(", ")) & set(settings.parts):
+            yield from budget.results(parts, measured)
+            # Each run has a model of its own, and two of the size of the memory do not fit.
+            give_memory_back()
 
 
 def _steps(load: Load, settings: EngineSettings, budget: Budget, speed: float) -> Iterator[Result]:

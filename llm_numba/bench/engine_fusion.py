@@ -9,7 +9,7 @@ import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, fields
 
-from llm_numba.bench.engine_budget import Budget
+from llm_numba.bench.budget import Budget
 from llm_numba.bench.engine_steps import DecodePlan, EngineTimer
 from llm_numba.bench.record import Result
 from llm_numba.bench.timing import summarize

@@ -15,7 +15,7 @@ from pathlib import Path
 from tempfile import TemporaryFile
 from typing import Any, NamedTuple
 
-from llm_numba.bench.engine_budget import Budget
+from llm_numba.bench.budget import Budget
 from llm_numba.bench.record import Result
 from llm_numba.bench.timing import summarize
 from llm_numba.models import resolve_model

@@ -7,29 +7,34 @@ random weights, made on the GPU: what is left is what a start costs besides read
 Bringing weights is held to the slower of what it goes through: the bus, that is copies from pinned
 memory, and what the same threads read of the same file when nobody copies. Once the file is in the
 operating system's cache, and once it is not.
+
+Compiling may take minutes. So each part has its share of the time, and what is left out is said.
 """
 
 import json
 import os
-import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from shutil import copy, disk_usage
 from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
 from safetensors.numpy import save_file
 
+from llm_numba.bench.budget import Budget
 from llm_numba.bench.record import Result
 from llm_numba.bench.timing import summarize, wall_time
+from llm_numba.errors import LLMNumbaError
 from llm_numba.models import load_model, open_model, resolve_model
 from llm_numba.runtime import staging
 
+_UPLOAD_SHARE = 0.25  # of the time
 # "besides reading weights": the second start of a model of 8 billion weights.
 _WARM_AT_MOST = 5.0
 _SHARE_AT_LEAST = 0.8
@@ -55,58 +60,83 @@ class StartSettings:
 
     Attributes
     ----------
-    models : tuple of str
-        Each is started cold once and warm several times.
-    processes : int
-        Warm starts of each.
     shape : str
         Of the checkpoint that is written and loaded.
     repeats : int
         Loads of it.
+    models : tuple of str
+        Each is started cold once and warm several times.
+    processes : int
+        Warm starts of each.
     """
 
-    models: tuple[str, ...] = ("storyteller", "random:llama-3-8b")
-    processes: int = 3
     shape: str = "llama-3.2-1b"
     repeats: int = 3
+    models: tuple[str, ...] = ("random:llama-3-8b", "storyteller")
+    processes: int = 3
 
     def to_json(self) -> dict[str, Any]:
         """Return the settings as a JSON object."""
         return asdict(self)
 
+    def budget(self, limit_seconds: float) -> Budget:
+        """Return one for uploads and for the starts of each model.
 
-def measure(settings: StartSettings) -> Iterator[Result]:
-    """Measure starts and the bringing of weights on the current GPU.
+        Parameters
+        ----------
+        limit_seconds : float
+            From now on.
+        """
+        each = (1 - _UPLOAD_SHARE) / len(self.models)
+        starts = {f"start/{_label(model)}": each for model in self.models}
+        return Budget(limit_seconds, {"upload": _UPLOAD_SHARE, **starts})
+
+
+def measure(settings: StartSettings, budget: Budget) -> Iterator[Result]:
+    """Measure the bringing of weights, and starts, on the current GPU.
 
     Parameters
     ----------
     settings : StartSettings
+    budget : Budget
+        As of :meth:`StartSettings.budget`. It notes what was left out.
 
     Yields
     ------
     Result
         As they come; a cold start takes a minute.
+
+    Raises
+    ------
+    LLMNumbaError
+        If nothing can be measured at all.
     """
+    yield from budget.results("upload", _uploads(settings, budget))
     for model in settings.models:
-        yield from _starts(model, settings.processes)
-    with TemporaryDirectory() as directory:
-        path = Path(directory)
-        _write_checkpoint(path, settings.shape)
-        yield from _weights(path, settings)
+        started = _starts(model, settings.processes, budget)
+        yield from budget.results(f"start/{_label(model)}", started)
 
 
-def _starts(model: str, processes: int) -> Iterator[Result]:
+def _label(model: str) -> str:
+    return model.removeprefix("random:")
+
+
+def _starts(model: str, processes: int, budget: Budget) -> Iterator[Result]:
+    label = _label(model)
+    part = f"start/{label}"
     with TemporaryDirectory() as cache:
-        cold = _start(model, cache)
-        warm = [_start(model, cache) for _ in range(processes)]
-    kernels = {"kernels": cold["compiled"]}
-    label = model.removeprefix("random:")
-    yield Result(
-        f"start/cold/{label}",
-        f"{label}: cold start, {cold['compiled']} kernels compiled",
-        summarize([cold["first"]], "s"),
-        kernels,
-    )
+        cold = _start(model, cache, budget.seconds_left(part))
+        kernels = {"kernels": cold["compiled"]}
+        yield Result(
+            f"start/cold/{label}",
+            f"{label}: cold start, {cold['compiled']} kernels compiled",
+            summarize([cold["first"]], "s"),
+            kernels,
+        )
+        warm = [_start(model, cache, budget.seconds_left(part))]
+        # One that is stopped tells nothing, and a process takes longer than to its first token.
+        while len(warm) < processes and budget.seconds_left(part) > 2 * warm[-1]["first"]:
+            warm.append(_start(model, cache, budget.seconds_left()))
     yield Result(
         f"start/warm/{label}",
         f"{label}: warm start, to the first token",
@@ -121,23 +151,38 @@ def _starts(model: str, processes: int) -> Iterator[Result]:
     )
 
 
-def _start(model: str, cache: str) -> dict[str, Any]:
+def _start(model: str, cache: str, seconds: float) -> dict[str, Any]:
+    """Start a process and wait, for so many seconds at most, until it tells how long it took."""
+    command = [sys.executable, "-c", _START, model, str(time.time())]
     environment = os.environ | {"LLM_NUMBA_CACHE": cache}
-    child = subprocess.run(
-        [sys.executable, "-c", _START, model, str(time.time())],
-        env=environment,
-        check=True,
-        capture_output=True,
-        text=True,
-    )
+    try:
+        child = subprocess.run(
+            command, env=environment, capture_output=True, text=True, timeout=seconds, check=False
+        )
+    except subprocess.TimeoutExpired:
+        raise LLMNumbaError(
+            f"A start of {model} took longer than {seconds:.0f} s.", "Raise --limit."
+        ) from None
+    if child.returncode:
+        said = child.stderr.strip().splitlines() or ["It said nothing."]
+        raise LLMNumbaError(
+            f"A start of {model} failed: {said[-1]}", f"Run: llm-numba generate Hi -m {model}."
+        )
     return json.loads(child.stdout.splitlines()[-1])
 
 
 def _write_checkpoint(directory: Path, shape: str) -> None:
     """Write a checkpoint of a shape; its bytes are noise, and the same in every tensor."""
     source = resolve_model(f"random:{shape}")
-    shutil.copy(source / "config.json", directory)
+    copy(source / "config.json", directory)
     tensors = open_model(source).checkpoint.tensors
+    needed, free = sum(each.num_bytes for each in tensors.values()), disk_usage(directory).free
+    if needed > free:
+        raise LLMNumbaError(
+            f"{directory} has room for {free / 1e9:.1f} GB, and a checkpoint of {shape} takes "
+            f"{needed / 1e9:.1f}.",
+            "Name another place in TMPDIR, or a smaller --shape.",
+        )
     largest = max(info.num_elements for info in tensors.values())
     noise = np.random.default_rng(0).normal(size=1 << 20).astype(next(iter(tensors.values())).dtype)
     noise = np.resize(noise, largest)
@@ -150,31 +195,20 @@ def _write_checkpoint(directory: Path, shape: str) -> None:
         os.fsync(file.fileno())
 
 
-def _weights(directory: Path, settings: StartSettings) -> Iterator[Result]:
+def _uploads(settings: StartSettings, budget: Budget) -> Iterator[Result]:
     import cupy
 
-    files = open_model(directory)
-    (path,) = {info.path for info in files.checkpoint.tensors.values()}
-    num_bytes = sum(info.num_bytes for info in files.checkpoint.tensors.values())
-    dtype = np.dtype(files.checkpoint.stored_dtype)
-
-    def load() -> None:
-        load_model(files, dtype, 256, device="cuda")
-        cupy.cuda.Device().synchronize()
-
-    load()
-    bus = [_bus() for _ in range(settings.repeats)]
-    rates: dict[str, list[float]] = {}
-    for _ in range(settings.repeats):
-        for name, work in (("read", lambda: _read(path)), ("load", load)):
-            rates.setdefault(f"cached/{name}", []).append(num_bytes / wall_time(work)() / 1e9)
-            _drop(path)
-            rates.setdefault(f"disk/{name}", []).append(num_bytes / wall_time(work)() / 1e9)
-    size = {"bytes": num_bytes}
+    with TemporaryDirectory() as directory:
+        rates, num_bytes = _rates(Path(directory), settings, budget)
+    cupy.get_default_memory_pool().free_all_blocks()
+    bus, size = rates.pop("bus"), {"bytes": num_bytes}
     yield Result(
         "upload/bus", "pinned memory to the GPU", summarize(bus, "GB/s"), {"piece": _piece()}
     )
     for place, words in (("cached", "the system's cache"), ("disk", "disk")):
+        if f"{place}/load" not in rates:
+            budget.left_out[f"upload/{place}"] = "the system does not drop the file from memory"
+            continue
         read, loaded = rates[f"{place}/read"], rates[f"{place}/load"]
         yield Result(
             f"upload/{place}/read", f"reading alone, from {words}", summarize(read, "GB/s"), size
@@ -190,6 +224,38 @@ def _weights(directory: Path, settings: StartSettings) -> Iterator[Result]:
             size,
             at_least=_SHARE_AT_LEAST,
         )
+
+
+def _rates(
+    directory: Path, settings: StartSettings, budget: Budget
+) -> tuple[dict[str, list[float]], int]:
+    """Write a checkpoint, and read and load it: GB/s of each, and its size."""
+    import cupy
+
+    _write_checkpoint(directory, settings.shape)
+    files = open_model(directory)
+    (path,) = {info.path for info in files.checkpoint.tensors.values()}
+    num_bytes = sum(info.num_bytes for info in files.checkpoint.tensors.values())
+    dtype = np.dtype(files.checkpoint.stored_dtype)
+
+    def load() -> None:
+        load_model(files, dtype, 256, device="cuda")
+        cupy.cuda.Device().synchronize()
+
+    load()
+    rates: dict[str, list[float]] = {"bus": [_bus() for _ in range(settings.repeats)]}
+
+    def note(name: str, work: Callable[[], object]) -> None:
+        rates.setdefault(name, []).append(num_bytes / wall_time(work)() / 1e9)
+
+    for turn in range(settings.repeats):
+        if turn and not budget.seconds_left("upload"):
+            break
+        for name, work in (("read", lambda: _read(path)), ("load", load)):
+            note(f"cached/{name}", work)
+            if _drop(path):
+                note(f"disk/{name}", work)
+    return rates, num_bytes
 
 
 def _piece() -> int:
@@ -229,8 +295,17 @@ def _read(path: Path) -> None:
         os.close(file)
 
 
-def _drop(path: Path) -> None:
-    """Ask the operating system to forget what it has of a file."""
+def _drop(path: Path) -> bool:
+    """Ask the operating system to forget what it has of a file, and return whether it did."""
     file = os.open(path, os.O_RDONLY)
-    os.posix_fadvise(file, 0, 0, os.POSIX_FADV_DONTNEED)
-    os.close(file)
+    try:
+        os.posix_fadvise(file, 0, 0, os.POSIX_FADV_DONTNEED)
+        middle = os.fstat(file).st_size // 2
+        try:
+            # Answered at once or not at all.
+            os.preadv(file, [bytearray(1)], middle, os.RWF_NOWAIT)
+        except BlockingIOError:
+            return True
+        return False
+    finally:
+        os.close(file)

@@ -7,7 +7,8 @@
      "settings": {...},                             shapes and counts
      "results": [{"name": "decode/batch=1", "what": "...", "shape": {...},
                   "unit": "tokens/s", "median": 1.0, "p10": 1.0, "p90": 1.0, "n": 5, "warmup": 1,
-                  "target": {"at_least": 300.0}}]}  `target` only where there is one
+                  "target": {"at_least": 300.0}}],  `target` only where there is one
+     "left_out": {"serving": "its time was up"}}    only of what has a limit, see budget.py
 
 Plots and pages read these files; nobody types a figure from them.
 """

@@ -5,8 +5,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from llm_numba.cli.bench_tables import collect, finish
-from llm_numba.cli.console import notes, styled, tables
+from llm_numba.cli.bench_tables import collect, finish, show_left_out
+from llm_numba.cli.console import tables
 
 if TYPE_CHECKING:
     from llm_numba.bench.record import Result
@@ -78,8 +78,7 @@ def engine(
     record = make_record("engine", noted, results, commit)
     write_record(path, record | {"left_out": budget.left_out})
     _show(results)
-    for name, why in budget.left_out.items():
-        notes().print(styled(f"Left out: {name}: {why}"))
+    show_left_out(budget.left_out)
     finish(path)
 
 

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from llm_numba.cli.bench_tables import collect, finish, show, show_counters
+from llm_numba.cli.bench_tables import collect, finish, show, show_counters, show_left_out
 from llm_numba.cli.console import notes, styled
 
 Commit = Annotated[
@@ -145,25 +145,38 @@ def start(
     out: Annotated[
         Path | None, typer.Option(help="The record; unset: docs/results/start_<GPU>.json.")
     ] = None,
+    shape: Annotated[
+        str, typer.Option(help="Shape of the checkpoint that is loaded.")
+    ] = "llama-3.2-1b",
+    repeats: Annotated[int, typer.Option(min=1, help="Loads of it.")] = 3,
     models: Annotated[
         str, typer.Option(help="Models to start, separated by commas.")
-    ] = "storyteller,random:llama-3-8b",
+    ] = "random:llama-3-8b,storyteller",
     processes: Annotated[int, typer.Option(min=1, help="Warm starts of each.")] = 3,
-    repeats: Annotated[int, typer.Option(min=1, help="Loads of a checkpoint.")] = 3,
+    limit: Annotated[
+        float, typer.Option(min=0, help="Seconds for all; each part has a share of them.")
+    ] = 90.0,
     commit: Commit = None,
 ) -> None:
     """Time starts with and without compiled kernels, and the way of weights to the GPU."""
     from llm_numba.bench.gpu_start import StartSettings, measure
     from llm_numba.bench.record import make_record, require_writable, write_record
+    from llm_numba.models import resolve_model
     from llm_numba.runtime import kernel_device
 
     kernel_device("cuda")
-    settings = StartSettings(tuple(models.split(",")), processes, repeats=repeats)
+    settings = StartSettings(shape, repeats, tuple(models.split(",")), processes)
+    for model in (f"random:{shape}", *settings.models):
+        resolve_model(model)
     path = out or _path("start")
     require_writable(path)
-    results = collect(measure(settings), "some minutes")
-    write_record(path, make_record("start", settings.to_json(), results, commit))
+    budget = settings.budget(limit)
+    results = collect(measure(settings, budget), "a minute or two")
+    noted = settings.to_json() | {"limit_seconds": limit}
+    record = make_record("start", noted, results, commit)
+    write_record(path, record | {"left_out": budget.left_out})
     show(results)
+    show_left_out(budget.left_out)
     finish(path)
 
 

@@ -33,6 +33,12 @@ def finish(path: Path) -> None:
     notes().print(styled(f"\nWritten: {path}", "dim"), soft_wrap=True)
 
 
+def show_left_out(left_out: dict[str, str]) -> None:
+    """Say what was not measured, and why."""
+    for name, why in left_out.items():
+        notes().print(styled(f"Left out: {name}: {why}"))
+
+
 def show_counters(results: Iterable[dict[str, Any]]) -> None:
     """Print the simulator's counts beside the hardware's, equal ones as one number."""
     from rich.table import Table

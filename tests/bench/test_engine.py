@@ -11,8 +11,8 @@ from typer.testing import CliRunner
 from llm_numba import LLM
 from llm_numba.bench import engine as bench_engine
 from llm_numba.bench import engine_peers
+from llm_numba.bench.budget import Budget
 from llm_numba.bench.engine import PARTS, EngineSettings, measure
-from llm_numba.bench.engine_budget import Budget
 from llm_numba.bench.engine_fusion import variants
 from llm_numba.bench.engine_peers import peer_results
 from llm_numba.bench.engine_serving import IdleTime, meet_batches, serve

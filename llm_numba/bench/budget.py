@@ -8,7 +8,9 @@ why.
 
 import itertools
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+
+from llm_numba.bench.record import Result
 
 _TIME_IS_UP = "its time was up"
 
@@ -44,6 +46,7 @@ class Budget:
             for part, share in zip(shares, itertools.accumulate(shares.values()), strict=True)
         }
         self._end = begin + limit_seconds
+        self._any_result = False
         self.left_out: dict[str, str] = {}
 
     def seconds_left(self, part: str | None = None) -> float:
@@ -70,3 +73,29 @@ class Budget:
             return True
         self.left_out[name] = _TIME_IS_UP
         return False
+
+    def results(self, part: str, measured: Iterable[Result]) -> Iterator[Result]:
+        """Run a part. Should it fail, it is noted as left out, and what others measured stays.
+
+        Parameters
+        ----------
+        part : str
+        measured : iterable of Result
+
+        Yields
+        ------
+        Result
+
+        Raises
+        ------
+        Exception
+            The part's, if no part before it has measured anything.
+        """
+        try:
+            for result in measured:
+                self._any_result = True
+                yield result
+        except Exception as failure:
+            if not self._any_result:
+                raise
+            self.left_out[part] = f"{type(failure).__name__}: {failure}"
