@@ -18,6 +18,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from llm_numba.engine import interrupts
 from llm_numba.engine.inputs import check_prompt, check_stops
 from llm_numba.engine.outputs import CompletionChunk, Logprob
 from llm_numba.engine.request import Request, Sequence
@@ -224,8 +225,9 @@ class Engine:
         except BaseException:
             # Ctrl-C ends the requests of whoever was stepping. The others lose the steps on their
             # way, but no token: the numbers that samples are drawn by depend on the position only.
-            self._pending.clear()
-            self._scheduler.restart(list(self._live))
+            with interrupts.deferred():
+                self._pending.clear()
+                self._scheduler.restart(list(self._live))
             raise
         finally:
             self._is_stepping = False
@@ -237,11 +239,13 @@ class Engine:
         if num_pending and any(s.counts is not None for s in self._scheduler.running):
             # Penalties depend on the token in flight.
             self._read_until(0)
-        step = self._scheduler.schedule()
+        with interrupts.deferred():
+            step = self._scheduler.schedule()
         assert step.works or num_pending, "no sequence runs, and none can be admitted"
         if step.works:
             self._pending.append(self.runner.submit(step))
-            self._note(step)
+            with interrupts.deferred():
+                self._note(step)
         self._read_until(self.runner.depth if step.works else 0)
 
     def _note(self, step: Step) -> None:
@@ -260,11 +264,13 @@ class Engine:
 
     def _read_until(self, num_pending: int) -> None:
         while len(self._pending) > num_pending:
-            for sampled in self._pending.popleft().wait():
-                sampled.sequence.num_in_flight -= 1
-                # One that ended was already in the step behind: its token is surplus.
-                if not sampled.sequence.finished:
-                    self._take(sampled)
+            tokens = self._pending.popleft().wait()
+            with interrupts.deferred():
+                for sampled in tokens:
+                    sampled.sequence.num_in_flight -= 1
+                    # One that ended was already in the step behind: its token is surplus.
+                    if not sampled.sequence.finished:
+                        self._take(sampled)
 
     def _take(self, sampled: Sampled) -> None:
         """Give a sequence its token; what is wrong with it ends this request alone."""
@@ -323,7 +329,8 @@ class Engine:
         if self._is_stepping:
             self._given_up.append(request)
         elif request in self._live:
-            self._end(request, "abort")
+            with interrupts.deferred():
+                self._end(request, "abort")
 
     def _fail(self, cause: Exception) -> EngineError:
         """End all requests with an error."""

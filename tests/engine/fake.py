@@ -108,13 +108,10 @@ class FakeRunner:
             sequence, table = work.sequence, work.sequence.table
             assert table.num_tokens == work.start + len(work.token_ids)
             text = self._texts.setdefault(sequence, [])
-            for position, token_id in enumerate(work.token_ids, work.start):
-                if token_id == IN_FLIGHT:
-                    token_id = self._in_flight[sequence]
-                elif position < len(text):
-                    continue  # computed again
-                while len(text) < position:  # found in the cache
-                    text.append(extend(text[-1] if text else 0, sequence.token_ids()[len(text)]))
+            del text[work.start :]  # computed again
+            found = sequence.token_ids()[len(text) : work.start]  # in the cache
+            new = [self._in_flight[sequence] if i == IN_FLIGHT else i for i in work.token_ids]
+            for token_id in found + new:
                 text.append(extend(text[-1] if text else 0, token_id))
             if len(work.samplers) < 2:  # or else the samples have just begun to share it
                 shared = map(
