@@ -10,6 +10,7 @@ import json
 import subprocess
 import sys
 import time
+import traceback
 from collections.abc import Iterator
 from pathlib import Path
 from tempfile import TemporaryFile
@@ -121,7 +122,7 @@ def measure_here(directory: str, context: int, steps: int) -> Iterator[dict[str,
     Yields
     ------
     dict
-        ``name``, ``versions``, and ``seconds`` of each counted token.
+        ``name``, ``versions``, and ``seconds`` of each counted token. None of one that fails.
     """
     import torch
     import transformers
@@ -139,7 +140,11 @@ def measure_here(directory: str, context: int, steps: int) -> Iterator[dict[str,
         count = min(steps, peer.most_steps)
         length = max(1, context - count // 2 - _WARMUP)
         prompt = torch.randint(config.vocab_size, (1, length), device="cuda")
-        times = _token_times(model, prompt, _WARMUP + count + 1, peer.options)
+        try:
+            times = _token_times(model, prompt, _WARMUP + count + 1, peer.options)
+        except Exception:  # where nothing can be compiled, the other still runs
+            traceback.print_exc()
+            continue
         seconds = [after - before for before, after in itertools.pairwise(times)]
         yield {"name": name, "versions": versions, "seconds": seconds[_WARMUP:]}
 

@@ -3,7 +3,10 @@
 import json
 import math
 import subprocess
+import sys
 import weakref
+from contextlib import nullcontext
+from types import SimpleNamespace
 
 import pytest
 from typer.testing import CliRunner
@@ -19,7 +22,7 @@ from llm_numba.bench.engine_serving import IdleTime, meet_batches, serve
 from llm_numba.bench.engine_steps import DecodePlan, EngineTimer, make_known, widths
 from llm_numba.cli.app import app
 from llm_numba.errors import CacheError, LLMNumbaError
-from llm_numba.models import Execution
+from llm_numba.models import Execution, resolve_model
 from llm_numba.runtime import Graph
 
 MODEL = "random:tiny"
@@ -283,6 +286,44 @@ def test_a_peer_that_fails_leaves_its_last_word(monkeypatch):
 
     why = "OutOfMemoryError: CUDA out of memory."
     assert _peers(monkeypatch, run) == ([], {"peer/compiled": why, "peer/eager": why})
+
+
+class PretendModel:
+    """A model of Transformers that cannot be compiled."""
+
+    config_class = staticmethod(lambda **fields: SimpleNamespace(vocab_size=7))
+
+    def __init__(self, config):
+        pass
+
+    def eval(self):
+        return self
+
+
+def test_where_nothing_can_be_compiled_the_other_peer_still_runs(monkeypatch, capsys):
+    torch = SimpleNamespace(
+        bfloat16=None, set_default_dtype=lambda dtype: None, device=lambda name: nullcontext(),
+        randint=lambda most, shape, device: shape, __version__="1",
+    )  # fmt: skip
+    architecture = resolve_model(MODEL) / "config.json"
+    name = json.loads(architecture.read_text())["architectures"][0]
+    transformers = SimpleNamespace(__version__="2", **{name: PretendModel})
+    monkeypatch.setitem(sys.modules, "torch", torch)
+    monkeypatch.setitem(sys.modules, "transformers", transformers)
+
+    def token_times(model, prompt, count, options):
+        if options:
+            raise RuntimeError("no compiler")
+        # Half of what counts lies behind the context, and the warm-up before it.
+        assert (prompt, count) == ((1, 40 - 15 - 20), 20 + 30 + 1)
+        return list(range(count))
+
+    monkeypatch.setattr(engine_peers, "_token_times", token_times)
+    (found,) = engine_peers.measure_here(str(resolve_model(MODEL)), 40, 100)
+    assert found == {
+        "name": "eager", "versions": {"torch": "1", "transformers": "2"}, "seconds": [1] * 30
+    }  # fmt: skip
+    assert "RuntimeError: no compiler" in capsys.readouterr().err
 
 
 # -- Time, and what there is none for ------------------------------------------------------------
