@@ -10,7 +10,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from llm_numba.bench.bandwidth import weight_bandwidth
-from llm_numba.bench.generation import GenerationTimer
+from llm_numba.bench.engine_steps import EngineTimer
 from llm_numba.bench.record import Result
 from llm_numba.bench.startup import load_cost, process_time
 from llm_numba.bench.synthetic import write_checkpoint
@@ -77,19 +77,19 @@ def measure(settings: CPUSettings) -> Iterator[Result]:
     """
     yield from _startup(settings)
     yield from _loading(settings)
-    timer = GenerationTimer(LLM(settings.model, device="cpu"))
+    timer = EngineTimer(LLM(settings.model, device="cpu"))
     yield _prefill(timer, settings)
     yield from _decode(timer, settings)
     yield _bandwidth(settings)
 
 
-def _prefill(timer: GenerationTimer, settings: CPUSettings) -> Result:
+def _prefill(timer: EngineTimer, settings: CPUSettings) -> Result:
     tokens = settings.prefill_tokens
     return Result(
         f"prefill/tokens={tokens}",
         f"prompt of {tokens} tokens to first token",
         repeat(
-            lambda: 1e3 * timer.prefill_seconds(tokens),
+            lambda: 1e3 * timer.first_token(tokens),
             repeats=settings.repeats,
             warmup=settings.warmup,
             unit="ms",
@@ -99,7 +99,7 @@ def _prefill(timer: GenerationTimer, settings: CPUSettings) -> Result:
     )
 
 
-def _decode(timer: GenerationTimer, settings: CPUSettings) -> Iterator[Result]:
+def _decode(timer: EngineTimer, settings: CPUSettings) -> Iterator[Result]:
     lengths = {"prompt_tokens": settings.prompt_tokens, "new_tokens": settings.new_tokens}
     first, *_ = settings.batch_sizes
     rates = {batch: [] for batch in settings.batch_sizes}

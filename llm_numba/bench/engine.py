@@ -25,7 +25,7 @@ from llm_numba.bench.engine_serving import serve
 from llm_numba.bench.engine_steps import DecodePlan, EngineTimer
 from llm_numba.bench.profile_traffic import StepShape, step_traffic, weight_bytes
 from llm_numba.bench.record import Result
-from llm_numba.bench.timing import Statistic, summarize
+from llm_numba.bench.timing import summarize
 from llm_numba.engine import LLM
 from llm_numba.errors import LLMNumbaError
 from llm_numba.runtime import resolve_device
@@ -237,7 +237,7 @@ def _footprint(llm: LLM) -> Iterator[Result]:
     runner = llm.engine.runner
     held = {"weights": weight_bytes(runner.model), "KV cache": runner.kv_cache.num_bytes}
     for name, size in held.items():
-        yield Result(f"memory/{name}", f"memory of the {name}", _exactly(size / 1e9, "GB"))
+        yield Result(f"memory/{name}", f"memory of the {name}", summarize([size / 1e9], "GB"))
     if llm.device == "cuda":
         import cupy
 
@@ -245,9 +245,11 @@ def _footprint(llm: LLM) -> Iterator[Result]:
         free, total = cupy.cuda.runtime.memGetInfo()
         taken, foreseen = total - free, llm.memory.taken
         off = 100 * abs(taken - foreseen) / foreseen
-        yield Result("memory/foreseen", "memory in all, foreseen", _exactly(foreseen / 1e9, "GB"))
-        yield Result("memory/taken", "memory in all, taken", _exactly(taken / 1e9, "GB"))
-        yield Result("memory/off", "the one off the other", _exactly(off, "%"), at_most=3.0)
+        yield Result(
+            "memory/foreseen", "memory in all, foreseen", summarize([foreseen / 1e9], "GB")
+        )
+        yield Result("memory/taken", "memory in all, taken", summarize([taken / 1e9], "GB"))
+        yield Result("memory/off", "the one off the other", summarize([off], "%"), at_most=3.0)
 
 
 def _decode(
@@ -293,7 +295,7 @@ def _decode(
         yield Result(
             f"transfer/{name}",
             "bytes it must read, of what the copy moves in that time",
-            _exactly(share, "%"),
+            summarize([share], "%"),
             {"batch": batch, "context": context},
             at_least=_AT_LEAST_PERCENT.get(key),
         )
@@ -323,7 +325,3 @@ def _within(work: Callable[[], float], budget_seconds: float) -> list[float]:
     while len(seconds) < 20 and sum(seconds) < budget_seconds:
         seconds.append(work())
     return seconds
-
-
-def _exactly(value: float, unit: str) -> Statistic:
-    return Statistic(unit, value, value, value, n=1, warmup=0)

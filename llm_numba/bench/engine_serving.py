@@ -12,7 +12,7 @@ import numpy as np
 from llm_numba.bench.engine_steps import EngineTimer, exactly, make_known
 from llm_numba.bench.gpu_timing import CudaEvents, Events
 from llm_numba.bench.record import Result
-from llm_numba.bench.timing import Statistic
+from llm_numba.bench.timing import summarize
 from llm_numba.runtime import Graph
 
 
@@ -157,15 +157,15 @@ def serve(
         "answers": ("tokens of the answers", sum(answers)),
     }
     for name, (what, tokens) in rates.items():
-        rate = tokens / seconds
-        yield Result(f"serving/{name}", f"{what}, {count} requests", _one(rate, "tokens/s"), shape)
+        rate = summarize([tokens / seconds], "tokens/s")
+        yield Result(f"serving/{name}", f"{what}, {count} requests", rate, shape)
     if idle:
         what = "of that time the GPU waited for the host"
-        yield Result("serving/idle", what, _one(100 * idle.share, "%"), shape, at_most=5.0)
+        yield Result("serving/idle", what, summarize([100 * idle.share], "%"), shape, at_most=5.0)
     slots = after.num_slots - before.num_slots
     wasted = 100 * (after.num_unused_slots - before.num_unused_slots) / slots
     what = "slots of the sequences' blocks that held no token"
-    yield Result("serving/waste", what, _one(wasted, "%"), shape, at_most=4.0)
+    yield Result("serving/waste", what, summarize([wasted], "%"), shape, at_most=4.0)
 
 
 def meet_batches(timer: EngineTimer, count: int, longest: int) -> None:
@@ -190,7 +190,3 @@ def meet_batches(timer: EngineTimer, count: int, longest: int) -> None:
     with timer.running(prompts, answers) as requests:
         while not all(request.finished for request in requests):
             timer.llm.engine.step()
-
-
-def _one(value: float, unit: str) -> Statistic:
-    return Statistic(unit, value, value, value, n=1, warmup=0)

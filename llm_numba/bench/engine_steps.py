@@ -198,6 +198,27 @@ class EngineTimer:
         self.llm.generate([prompt], exactly(1))
         return self._clock() - begin
 
+    def decode_rate(self, batch: int, prompt_tokens: int, new_tokens: int) -> float:
+        """Return tokens per second of a stream, from the sequences' first tokens to the last.
+
+        Parameters
+        ----------
+        batch : int
+            Sequences that decode together.
+        prompt_tokens, new_tokens : int
+            Length of each prompt and of each continuation; the first new token comes out of the
+            prefill and does not count.
+        """
+        prompts = [self.prompt(prompt_tokens) for _ in range(batch)]
+        begun, begin, counted = set(), 0.0, 0
+        for chunk in self.llm.stream(prompts, exactly(new_tokens)):
+            if len(begun) == batch:
+                counted += len(chunk.token_ids)
+                continue
+            begun.add(chunk.request_id)
+            begin = self._clock()
+        return counted / (self._clock() - begin)
+
     @contextmanager
     def running(
         self, prompts: list[list[int]], params: list[SamplingParams]

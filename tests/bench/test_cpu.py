@@ -8,7 +8,7 @@ import pytest
 from typer.testing import CliRunner
 
 from llm_numba.bench.bandwidth import weight_bandwidth
-from llm_numba.bench.generation import GenerationTimer
+from llm_numba.bench.engine_steps import EngineTimer
 from llm_numba.bench.startup import load_cost
 from llm_numba.bench.synthetic import write_checkpoint
 from llm_numba.cli.app import app
@@ -65,7 +65,7 @@ class CountingLLM:
     """Stands in for a model: hands out chunks while a clock is turned by hand."""
 
     def __init__(self, llm, clock):
-        self.config = llm.config
+        self.config, self.engine = llm.config, llm.engine
         self.prompts = []
         self._llm, self._clock = llm, clock
 
@@ -87,17 +87,16 @@ class Clock:
 
     now = 0.0
 
-    def perf_counter(self) -> float:
+    def __call__(self) -> float:
         return self.now
 
 
 @pytest.fixture
-def timed(tiny_llm, monkeypatch):
+def timed(tiny_llm):
     """A timer whose clock shows 0.5 s for each decoded token."""
     clock = Clock()
-    monkeypatch.setattr("llm_numba.bench.generation.time", clock)
     llm = CountingLLM(tiny_llm, clock)
-    return GenerationTimer(llm), llm
+    return EngineTimer(llm, clock=clock), llm
 
 
 def test_decode_rate_leaves_the_prefill_out(timed):
@@ -108,14 +107,14 @@ def test_decode_rate_leaves_the_prefill_out(timed):
 
 def test_prefill_is_one_prompt_and_one_token(timed):
     timer, llm = timed
-    assert timer.prefill_seconds(7) == 0.25
+    assert timer.first_token(7) == 0.25
     assert [len(prompt) for prompt in llm.prompts] == [7]
 
 
 def test_no_prompt_is_used_twice(timed):
     timer, llm = timed
     for _ in range(5):
-        timer.prefill_seconds(16)
+        timer.first_token(16)
     assert len({tuple(prompt) for prompt in llm.prompts}) == 5
 
 
