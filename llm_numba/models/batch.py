@@ -20,7 +20,7 @@ class ForwardBatch:
     slot_mapping : int [N]
         Where in the KV cache each token's key and value go.
     block_tables : int [B, W]
-        Padded with block 0.
+        Rows shorter than W are padded with any block: nobody reads there.
     query_starts : int [B + 1]
     context_lens : int [B]
         Tokens of each sequence, the new ones included.

@@ -11,7 +11,7 @@ import functools
 import re
 import subprocess
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -23,7 +23,6 @@ from numba.cuda import dispatcher
 
 from llm_numba.errors import CompileError, DependencyError
 from llm_numba.runtime.launch import Launch
-from llm_numba.runtime.limits import LIMITS
 from llm_numba.runtime.signature import argument_key, numba_type
 
 Capability = tuple[int, int] | tuple[int, int, str]
@@ -290,16 +289,6 @@ def assemble(ptx: str, capability: Capability, max_registers: int | None = None)
     return log
 
 
-def shared_limit(capability: Capability) -> int:
-    """Return the bytes of shared memory that a block may have.
-
-    Parameters
-    ----------
-    capability : tuple of int
-    """
-    return LIMITS[capability[0], capability[1]].block_shared_bytes
-
-
 def capability_name(capability: Capability) -> str:
     """Write a compute capability as NVIDIA does: "9.0", "9.0a".
 
@@ -309,29 +298,6 @@ def capability_name(capability: Capability) -> str:
     """
     major, minor, *suffix = capability
     return f"{major}.{minor}{''.join(suffix)}"
-
-
-def resource_table(rows: Iterable[Resources]) -> str:
-    """Write resources as a Markdown table.
-
-    Parameters
-    ----------
-    rows : iterable of Resources
-
-    Returns
-    -------
-    str
-        One line a kernel, signature and capability.
-    """
-    head = (
-        "| kernel | arguments | capability | registers | shared bytes | stack bytes | spills |\n"
-        "| --- | --- | --- | --: | --: | --: | --: |\n"
-    )
-    return head + "".join(
-        f"| `{row.kernel}` | `{row.signature}` | {row.capability} | {row.registers} "
-        f"| {row.shared_bytes} | {row.stack_bytes} | {row.spill_stores + row.spill_loads} |\n"
-        for row in rows
-    )
 
 
 @contextlib.contextmanager

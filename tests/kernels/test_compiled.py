@@ -16,12 +16,12 @@ from numba import cuda, float32
 from llm_numba.kernels import gemm, softmax
 from llm_numba.kernels.ladder import Ladder, Step, all_ladders
 from llm_numba.runtime import Launch, empty_like, kind_of, to_device
+from llm_numba.runtime.limits import LIMITS
 from llm_numba.runtime.offline import (
     Resources,
     capability_name,
     compiler_problem,
     resources,
-    shared_limit,
     signature_of,
 )
 
@@ -115,7 +115,7 @@ def _compiler(request):
 
 def faults(found: Resources, capability: tuple) -> list[str]:
     """Say what is wrong with a compiled kernel."""
-    limit = shared_limit(capability)
+    limit = LIMITS[capability[:2]].block_shared_bytes
     checks = {
         f"computes in float64: {found.float64}": found.float64,
         f"spills {found.spill_stores} + {found.spill_loads} bytes": (

@@ -8,17 +8,15 @@ from numba.cuda import dispatcher, types
 
 from llm_numba.errors import CompileError, DependencyError
 from llm_numba.runtime import Launch, offline, to_device
+from llm_numba.runtime.limits import LIMITS
 from llm_numba.runtime.offline import (
     Float64,
-    Resources,
     assemble,
     capability_name,
     compile_to_ptx,
     compiler_problem,
     find_float64,
-    resource_table,
     resources,
-    shared_limit,
     signature_of,
 )
 
@@ -273,29 +271,16 @@ def test_without_line_information_the_instruction_must_do():
     assert {(item.file, item.line) for item in find_float64(bare)} == {(None, None)}
 
 
-# -- Tables and names ---------------------------------------------------------------------------
+# -- Capabilities -------------------------------------------------------------------------------
+
+
+def test_a_block_may_have_what_its_capability_gives():
+    kib = [LIMITS[capability[:2]].block_shared_bytes // 1024 for capability in CAPABILITIES]
+    assert kib == [64, 163, 99, 227, 227, 227]
 
 
 def test_capabilities_are_written_as_nvidia_does():
     assert [*map(capability_name, CAPABILITIES)] == ["7.5", "8.0", "8.9", "9.0", "9.0a", "10.0"]
-
-
-def test_a_block_may_have_what_its_capability_gives():
-    kib = [shared_limit(capability) // 1024 for capability in CAPABILITIES]
-    assert kib == [64, 163, 99, 227, 227, 227]
-
-
-def test_resources_make_a_table():
-    row = Resources("softmax", "array(float32, 2d, C)", "9.0a", 40, 1024, 64, 8, 12, ())
-    table = resource_table([row, row]).splitlines()
-    assert table[0].count("|") == table[1].count("|") == table[2].count("|")
-    assert (
-        table[2:]
-        == [
-            "| `softmax` | `array(float32, 2d, C)` | 9.0a | 40 | 1024 | 64 | 20 |",
-        ]
-        * 2
-    )
 
 
 # -- Without the compiler -----------------------------------------------------------------------
