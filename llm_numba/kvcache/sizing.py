@@ -147,25 +147,22 @@ def gpu_num_blocks(limit: int, needs: Needs, room: Room, num_blocks: int | None 
     # One block more than sequences get: rows that only fill up a batch write there.
     affordable = max(0, left // room.block_bytes - 1)
     if num_blocks is None:
-        num_blocks = min(affordable, room.blocks_per_sequence * room.max_num_seqs)
         wanted, what = room.blocks_per_sequence, f"one sequence of {room.max_model_len} tokens"
+        remedy = f"Set max_model_len to at most {affordable * room.block_size}, let"
     else:
         check_holds_a_sequence(num_blocks, room)
         wanted, what = num_blocks, f"num_blocks={num_blocks} blocks"
+        remedy = f"Give at most {affordable} blocks, let"
     if wanted > affordable:
-        length = affordable * room.block_size
-        smaller = (
-            f"Give at most {affordable} blocks"
-            if num_blocks == wanted
-            else (f"Set max_model_len to at most {length}")
-        )
         raise CacheError(
             f"A KV cache for {what} takes {gib((wanted + 1) * room.block_bytes)}. The engine may "
             f"take {gib(limit)} of the GPU's memory, and weights and activations leave "
             f"{gib(left)}.",
-            (f"{smaller}, let" if affordable else "Let")
-            + " the engine take more (gpu_memory_utilization), or take a GPU with more memory.",
+            f"{remedy if affordable else 'Let'} the engine take more (gpu_memory_utilization), or "
+            "take a GPU with more memory.",
         )
+    if num_blocks is None:
+        num_blocks = min(affordable, room.blocks_per_sequence * room.max_num_seqs)
     return num_blocks
 
 
