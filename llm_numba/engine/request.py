@@ -214,21 +214,24 @@ class Sequence:
         if self.counts is not None:
             self.counts[token_id] += 1
 
-        new_text = ""
+        new_text, finish_reason, stop_reason = "", None, None
         if token_id in eos_token_ids and not params.ignore_eos:
-            output.finish_reason = "stop"
+            finish_reason = "stop"
         elif token_id in (params.stop_token_ids or ()):
-            output.finish_reason, output.stop_reason = "stop", token_id
+            finish_reason, stop_reason = "stop", token_id
         else:
             new_text = self._detokenizer.push(token_id) if self._detokenizer else ""
             if len(output.token_ids) == self.request.max_tokens:
-                output.finish_reason = "length"
-        if self.finished and self._detokenizer:
+                finish_reason = "length"
+        is_last = finish_reason is not None
+        if is_last and self._detokenizer:
             new_text += self._detokenizer.flush()
-        new_text, stop_string = self._stop_strings.push(new_text, last=self.finished)
+        new_text, stop_string = self._stop_strings.push(new_text, last=is_last)
         if stop_string is not None:
-            output.finish_reason, output.stop_reason = "stop", stop_string
+            finish_reason, stop_reason = "stop", stop_string
         output.text += new_text
 
         self.request.record_token()
+        # Not before: until here something may fail, and the request then ends by that.
+        output.finish_reason, output.stop_reason = finish_reason, stop_reason
         self.request.report(output, new_text, [token_id])

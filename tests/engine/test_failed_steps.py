@@ -10,6 +10,7 @@ import llm_numba.engine.runner
 from llm_numba import SamplingParams
 from llm_numba.engine.step import NOT_FINITE
 from llm_numba.errors import EngineError
+from llm_numba.models import IncrementalDetokenizer
 
 from .fake import Pending
 
@@ -137,6 +138,28 @@ def test_a_token_that_becomes_no_text_ends_its_request_alone(
     assert whole.outputs == expected
     assert "UnicodeError: half a character" in broken.error.cause
     assert isinstance(broken.error.__cause__, UnicodeError)
+    assert blocks_in_use(tiny_llm) == 0
+
+
+@pytest.mark.parametrize("ends_by", ["max_tokens", "stop_token_ids"])
+def test_text_that_fails_with_the_last_token_ends_its_request_too(
+    tiny_llm, monkeypatch: pytest.MonkeyPatch, blocks_in_use, ends_by
+):
+    """Then the request is at its end, and at fault."""
+    (tom,), (anna,) = (output.outputs for output in tiny_llm.generate(["Tom", "Anna"], greedy()))
+    end = {"max_tokens": 3, "stop_token_ids": [tom.token_ids[2]]}[ends_by]
+    flush, calls = IncrementalDetokenizer.flush, iter(range(100))
+
+    def failing(detokenizer) -> str:
+        if next(calls) == 0:
+            raise UnicodeError("half a character")
+        return flush(detokenizer)
+
+    monkeypatch.setattr(IncrementalDetokenizer, "flush", failing)
+    broken, whole = tiny_llm.generate(["Tom", "Anna"], [greedy(**{ends_by: end}), greedy()])
+    assert "half a character" in broken.error.cause
+    assert broken.outputs[0].finish_reason == "error"
+    assert whole.outputs == [anna]
     assert blocks_in_use(tiny_llm) == 0
 
 
