@@ -311,9 +311,8 @@ class Engine:
             self._live.pop(sequence.request, None)
 
     def _end(self, request: Request, reason: str, error: LLMNumbaError | None = None) -> None:
-        ending = [sequence for sequence in request.sequences if not sequence.finished]
         request.end(reason, error)
-        for sequence in ending:
+        for sequence in request.sequences:
             self._release(sequence)
 
     def abort(self, request: Request) -> None:
@@ -338,10 +337,12 @@ class Engine:
         # The error is kept; the arrays of the functions that it came through must not be.
         traceback.clear_frames(cause.__traceback__)
         self._pending.clear()
-        for request in list(self._live):
-            self._end(request, "error", self._failure)
-        # What the failed step was to write may be half written.
-        self._kv_cache.allocator.forget_all()
+        for request in self._live:
+            request.end("error", self._failure)
+        self._live.clear()
+        self._scheduler.restart([])
+        # What the failed step was to write may be half written, in the cache and in its books.
+        self._kv_cache.allocator.clear()
         return self._failure
 
     def logits(self, token_ids: list[int]) -> np.ndarray:

@@ -32,10 +32,7 @@ class BlockAllocator:
     def __init__(self, num_blocks: int, prefix_cache: PrefixCache | None = None) -> None:
         self.num_blocks = num_blocks
         self.prefix_cache = prefix_cache
-        # A stack: the block freed last is the one most likely still in a cache.
-        self._worthless = list(range(num_blocks - 1, -1, -1))
-        self._kept: dict[int, None] = {}  # the one let go of first in front
-        self._owners = [0] * num_blocks
+        self.clear()
 
     @property
     def num_free(self) -> int:
@@ -115,9 +112,15 @@ class BlockAllocator:
         if self.prefix_cache is not None:
             self.prefix_cache.forget(block)
 
-    def forget_all(self) -> None:
-        """Let nobody find any block, for their contents are in doubt."""
-        for block in range(self.num_blocks):
-            self.forget(block)
-        self._worthless += self._kept
-        self._kept.clear()
+    def clear(self) -> None:
+        """Begin anew: every block is free, and none can be found.
+
+        For when it is in doubt who owns what, and what it holds. Tables that had blocks must not be
+        used any more.
+        """
+        # A stack: the block freed last is the one most likely still in a cache.
+        self._worthless = list(range(self.num_blocks - 1, -1, -1))
+        self._kept: dict[int, None] = {}  # the one let go of first in front
+        self._owners = [0] * self.num_blocks
+        if self.prefix_cache is not None:
+            self.prefix_cache.clear()

@@ -31,8 +31,7 @@ class PrefixCache:
     def __init__(self, identity: str, block_size: int) -> None:
         self._block_size = block_size
         self._root = sha256(identity.encode()).digest()
-        self._block_of: dict[bytes, int] = {}
-        self._key_of: dict[int, bytes] = {}
+        self.clear()
 
     def __contains__(self, block: int) -> bool:
         """Whether a block can be found."""
@@ -99,3 +98,8 @@ class PrefixCache:
         key = self._key_of.pop(block, None)
         if key is not None:
             del self._block_of[key]
+
+    def clear(self) -> None:
+        """Make all blocks unfindable."""
+        self._block_of: dict[bytes, int] = {}
+        self._key_of: dict[int, bytes] = {}

@@ -212,10 +212,9 @@ def test_samples_of_one_prompt_register_the_blocks_in_which_they_part(memory):
 
 def test_what_is_in_doubt_is_found_by_nobody_and_free_again(memory):
     memory.compute(PROMPT).free()
-    table = memory.compute(PROMPT[:9])
-    memory.allocator.forget_all()
+    memory.compute(PROMPT[:9])
+    memory.allocator.clear()
     assert memory.findable() == set()
-    table.free()
     assert (memory.allocator.num_free, memory.allocator.num_kept) == (8, 0)
     assert memory.new().adopt_prefix(PROMPT) == 0
 

@@ -129,9 +129,13 @@ class Lives(RuleBasedStateMachine):
     @precondition(lambda self: self.num_begun > 5 and not self.doubted)
     @rule()
     def doubt(self):
+        """All begin again in a cache that is as good as new."""
         self.doubted = True
-        self.allocator.forget_all()
+        self.allocator.clear()
         self.known, self.kept = {}, []
+        for life in self.lives.values():
+            life.table = self.cache.new_table()
+            self.adopt(life)
 
     # -- The same in the model -------------------------------------------------------------------
 

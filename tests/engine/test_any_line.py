@@ -1,15 +1,20 @@
-"""Ctrl-C, at whatever line of the engine it comes, costs the others no token and no block."""
+"""Ctrl-C and errors, at whatever line of the engine they come.
+
+Ctrl-C costs the other requests no token and no block. An error ends all requests, and leaves the
+engine as good as new.
+"""
 
 import contextlib
 import signal
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import pytest
 
 from llm_numba.engine import interrupts
+from llm_numba.errors import EngineError
 
 from .fake import new_engine
 from .test_simulation import ENGINES, MAX_MODEL_LEN, Day
@@ -26,8 +31,8 @@ def ctrl_c() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def interrupted_at(line: int) -> Iterator[None]:
-    """Send the signal of Ctrl-C before so many lines of the engine and of the cache have run."""
+def struck(strike: Callable[[], object], line: int) -> Iterator[None]:
+    """Call a function before so many lines of the engine and of the cache have run."""
     lines = iter(range(line))
 
     def trace(frame, event, _):
@@ -35,7 +40,7 @@ def interrupted_at(line: int) -> Iterator[None]:
             ours = ("/llm_numba/engine/", "/llm_numba/kvcache/")
             return trace if any(part in frame.f_code.co_filename for part in ours) else None
         if event == "line" and next(lines, None) == line - 1:
-            signal.raise_signal(signal.SIGINT)
+            strike()
         return trace
 
     usual = sys.gettrace()
@@ -44,6 +49,14 @@ def interrupted_at(line: int) -> Iterator[None]:
         yield
     finally:
         sys.settrace(usual)
+
+
+def ctrl_c_pressed() -> None:
+    signal.raise_signal(signal.SIGINT)
+
+
+def memory_short() -> None:
+    raise MemoryError("the host has no more")
 
 
 @pytest.mark.parametrize("depth", [0, 1])
@@ -56,7 +69,8 @@ def test_ctrl_c_at_any_line_of_a_step_leaves_the_others_their_answers(options, d
         while day.num_arrived < 100 and len(day.live) < 12:
             day.arrive()
         try:
-            with interrupted_at(int(rng.integers(1, 300))) if rng.random() < 0.3 else ALONE:
+            line = int(rng.integers(1, 300))
+            with struck(ctrl_c_pressed, line) if rng.random() < 0.3 else ALONE:
                 engine.step()
         except KeyboardInterrupt:
             num_interrupts += 1
@@ -64,6 +78,30 @@ def test_ctrl_c_at_any_line_of_a_step_leaves_the_others_their_answers(options, d
             day.check_answer(request)
             del day.live[request]
     assert num_interrupts > 10
+    allocator = engine.runner.kv_cache.allocator
+    assert allocator.num_free == allocator.num_blocks
+
+
+@pytest.mark.parametrize("depth", [0, 1])
+@pytest.mark.parametrize("options", ENGINES.values(), ids=ENGINES.keys())
+def test_an_error_at_any_line_of_a_step_leaves_an_engine_that_goes_on(options, depth):
+    """Requests end with an error or with their whole answer, and no block is lost."""
+    engine = new_engine(depth=depth, max_model_len=MAX_MODEL_LEN, **options)
+    day, rng, num_errors = Day(engine, seed=7), np.random.default_rng(8), 0
+    while day.num_arrived < 100 or day.live:
+        while day.num_arrived < 100 and len(day.live) < 12:
+            day.arrive()
+        line = int(rng.integers(1, 300))
+        trouble = struck(memory_short, line) if rng.random() < 0.1 else ALONE
+        with contextlib.suppress(EngineError, MemoryError), trouble:
+            engine.step()
+        for request in [request for request in day.live if request.finished]:
+            del day.live[request]
+            if request.error is None:
+                day.check_answer(request)
+            else:
+                num_errors += 1
+    assert 0 < num_errors < 100
     allocator = engine.runner.kv_cache.allocator
     assert allocator.num_free == allocator.num_blocks
 
