@@ -61,9 +61,11 @@ def profile(
     for path in paths:
         require_writable(path)
     clock, speed = _clock_and_speed(model.device)
-    llm = model.load()
+    batches = batch or [1]
+    # An engine with fewer places would time some of the sequences, and call them all.
+    llm = model.load(max_num_seqs=max(batches))
     with notes().status(styled("Measuring")):
-        profiles = _profiles(llm, clock, batch or [1], context, prefill)
+        profiles = _profiles(llm, clock, batches, context, prefill)
     for each in profiles:
         _print(each, speed)
     if out:

@@ -6,6 +6,7 @@ import pytest
 from typer.testing import CliRunner
 
 from llm_numba.cli.app import app
+from llm_numba.engine.runner import ModelRunner
 
 
 def profile(*arguments):
@@ -67,12 +68,26 @@ def test_a_prefill_of_no_tokens_is_left_out():
     assert "prefill" not in result.stdout
 
 
+def test_all_sequences_of_a_large_batch_decode_together(monkeypatch):
+    sizes, submit = set(), ModelRunner.submit
+
+    def noting(runner, step):
+        sizes.add(step.num_tokens)
+        return submit(runner, step)
+
+    monkeypatch.setattr(ModelRunner, "submit", noting)
+    result = profile("--batch", "70", "--context", "8", "--prefill", "0")
+    assert result.exit_code == 0, result.output
+    assert 70 in sizes
+    assert sizes.isdisjoint({64, 6})
+
+
 @pytest.mark.parametrize(
     ("arguments", "cause"),
     [(["--device", "cuda"], "device='cuda' cannot be used"),
      (["--device", "sim"], "it has no time"),
      (["--context", "600"], "do not fit into the KV cache"),
-     (["--batch", "2000"], "do not fit into the KV cache"),
+     (["--batch", "20", "--num-blocks", "40"], "do not fit into the KV cache"),
      (["--prefill", "513"], "is more than the 512 tokens"),
      (["--out", "/"], "cannot be written")],
 )  # fmt: skip
