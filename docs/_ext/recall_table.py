@@ -9,12 +9,12 @@ from docutils import nodes
 from sphinx.application import Sphinx
 from sphinx.util.docutils import SphinxDirective
 
-from llm_numba.cli.options import EngineOptions
+from llm_numba.cli.options import EngineOptions, ModelOptions
 from llm_numba.train.recall import RecallResult, paired_difference
 
 RESULTS = Path(__file__).parents[1] / "results"
 REFERENCE = RESULTS / "storyteller_recall_cpu.json"
-_DEFAULTS = {field.name: field.default for field in fields(EngineOptions)}
+_DEFAULTS = {each.name: each.default for each in (*fields(EngineOptions), *fields(ModelOptions))}
 _WORDS = {
     "enforce_eager": "no graphs",
     "persistent": "one kernel a step",
@@ -23,6 +23,8 @@ _WORDS = {
     "max_num_seqs": "{:,} at a time",
     "max_num_batched_tokens": "{:,} tokens a step",
     "num_blocks": "{:,} blocks",
+    "block_size": "{:,} tokens a block",
+    "run_on": "writing on",
 }
 
 
@@ -70,11 +72,14 @@ def _row(record: dict[str, Any], reference: RecallResult, is_reference: bool) ->
 
 def _engine(record: dict[str, Any]) -> str:
     """Say what of the engine was set otherwise than by default."""
+    settings = record["settings"]
     chosen = {
         name: value
-        for name, value in record["settings"].get("engine", {}).items()
+        for name, value in settings.get("engine", {}).items()
         if value is not None and value != _DEFAULTS.get(name)
     }
+    if settings.get("run_on"):
+        chosen["run_on"] = True
     said = [_WORDS[name].format(chosen.pop(name)) for name in _WORDS if name in chosen]
     # One that this table has no words for must not look like the default.
     said += [f"`{name}={value}`" for name, value in chosen.items()]

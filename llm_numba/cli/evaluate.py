@@ -22,6 +22,10 @@ def evaluate(
     stories: Annotated[int, Option(min=1, help="How many stories, a question each.")] = 5000,
     seed: Annotated[int, Option(min=0, help="Another seed, other stories.")] = 0,
     batch_size: Annotated[int, Option(min=1, help="Questions answered together.")] = 32,
+    run_on: Annotated[
+        bool,
+        Option("--run-on", help="Write on behind each answer: the same answers, and more work."),
+    ] = False,
     out: Annotated[
         Path | None, Option(help="Write the answers' outcome, story by story, as JSON.")
     ] = None,
@@ -46,7 +50,7 @@ def evaluate(
     if out is not None:
         require_writable(out)
     llm = model.load(**engine.arguments(max_num_seqs=max(batch_size, 64)))
-    result = ask(llm, stories, seed, batch_size)
+    result = ask(llm, stories, seed, batch_size, run_on)
     difference = None if other is None else paired_difference(other, result)
     if out is not None:
         settings = {
@@ -55,7 +59,8 @@ def evaluate(
             "dtype": str(llm.dtype),
             "stories": stories,
             "batch_size": batch_size,
-            "engine": engine.arguments(num_blocks=model.num_blocks),
+            "run_on": run_on,
+            "engine": engine.arguments(num_blocks=model.num_blocks, block_size=model.block_size),
         }
         record = provenance("eval", settings, commit) | result.to_json()
         record["preemptions"] = llm.stats().num_preemptions
@@ -67,7 +72,9 @@ def evaluate(
         show_difference(difference, compare)
 
 
-def ask(llm: "LLM", stories: int, seed: int, batch_size: int) -> "RecallResult":
+def ask(
+    llm: "LLM", stories: int, seed: int, batch_size: int, run_on: bool = False
+) -> "RecallResult":
     """Evaluate with a progress bar on stderr, if that is a terminal."""
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
 
@@ -80,7 +87,12 @@ def ask(llm: "LLM", stories: int, seed: int, batch_size: int) -> "RecallResult":
     ) as bar:
         task = bar.add_task("", total=stories)
         return evaluate_recall(
-            llm, stories, seed, batch_size, lambda done, total: bar.update(task, completed=done)
+            llm,
+            stories,
+            seed,
+            batch_size,
+            run_on,
+            progress=lambda done, total: bar.update(task, completed=done),
         )
 
 

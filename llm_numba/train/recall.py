@@ -94,6 +94,7 @@ def evaluate_recall(
     num_stories: int,
     seed: int = 0,
     batch_size: int = 32,
+    run_on: bool = False,
     progress: Callable[[int, int], None] | None = None,
 ) -> RecallResult:
     """Ask one question about each of ``num_stories`` held-out stories.
@@ -112,6 +113,9 @@ def evaluate_recall(
         Another seed gives other held-out stories.
     batch_size : int
         Prompts a call of ``llm.generate``.
+    run_on : bool
+        Let the model write on behind its answer, to :data:`MAX_ANSWER_TOKENS`. The answer is what
+        it was; but sequences grow, so that with few blocks some are pre-empted.
     progress : callable(done, total), optional
         Called after each batch with the number of stories done.
 
@@ -121,7 +125,8 @@ def evaluate_recall(
     """
     from llm_numba.engine import SamplingParams  # the generator alone must not need the engine
 
-    params = SamplingParams(temperature=0.0, max_tokens=MAX_ANSWER_TOKENS, stop="\n")
+    stop = None if run_on else "\n"
+    params = SamplingParams(temperature=0.0, max_tokens=MAX_ANSWER_TOKENS, stop=stop)
     stories = held_out_stories(num_stories, seed)
     questions = [Random(story.seed).choice(story.questions) for story in stories]
     correct: list[bool] = []
@@ -132,7 +137,7 @@ def evaluate_recall(
         for (_, question), output in zip(pairs, outputs, strict=True):
             if output.error is not None:  # no answer is not a wrong answer
                 raise output.error
-            said = output.outputs[0].text.strip()
+            said = output.outputs[0].text.partition("\n")[0].strip()
             if said != question.answer:
                 wrong.append(
                     {

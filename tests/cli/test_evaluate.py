@@ -76,3 +76,14 @@ def test_other_stories_cannot_be_compared(cli, model, tmp_path):
 
 def test_outcome_that_cannot_be_written_is_told_first(cli, model, tmp_path):
     cli.refuses("eval", "-m", model, "--out", tmp_path, words=[str(tmp_path), "cannot be written"])
+
+
+def test_writing_on_changes_no_answer(cli, model, tmp_path):
+    """A random model says nothing that is an answer; its first line is compared all the same."""
+    outs = [tmp_path / name for name in ("short.json", "long.json")]
+    cli.invoke("eval", "-m", model, *FEW, "--out", outs[0])
+    result = cli.invoke("eval", "-m", model, *FEW, "--run-on", "--out", outs[1])
+    assert result.exit_code == 0, result.output
+    short, long = (json.loads(out.read_text()) for out in outs)
+    assert long["wrong"] == short["wrong"]
+    assert (short["settings"]["run_on"], long["settings"]["run_on"]) == (False, True)

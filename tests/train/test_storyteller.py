@@ -77,6 +77,14 @@ def test_recall_on_200_held_out_stories_is_at_least_97_percent(llm):
     assert sum(now != then for now, then in pairs) <= 1
 
 
+def test_an_answer_is_the_same_when_the_model_writes_on_and_is_stopped_for_want_of_blocks():
+    llm = LLM("storyteller", device="cpu", block_size=4, num_blocks=300)
+    result = evaluate_recall(llm, 16, run_on=True)
+    assert llm.stats().num_preemptions > 0
+    recorded = RecallResult.from_json(json.loads(RECALL.read_text()))
+    assert result.correct == recorded.correct[:16]
+
+
 @pytest.mark.parametrize("path", ELSEWHERE, ids=lambda path: path.stem)
 def test_another_device_answers_as_well_as_the_cpu(path):
     """Story by story, to within 0.3 points; see docs/storyteller.md."""
