@@ -4,6 +4,9 @@ Ctrl-C ends the requests of whoever was stepping; a fault of one request that re
 fails all of them. After each the engine goes on as if nothing had been.
 """
 
+import weakref
+
+import numpy as np
 import pytest
 
 import llm_numba.engine.runner
@@ -12,7 +15,7 @@ from llm_numba.engine.step import NOT_FINITE
 from llm_numba.errors import EngineError
 from llm_numba.models import IncrementalDetokenizer
 
-from .fake import Pending
+from .fake import Pending, expected_answer, new_engine
 
 
 def greedy(**fields) -> SamplingParams:
@@ -213,3 +216,55 @@ def test_other_streams_get_the_error_of_the_step_too(tiny_llm, monkeypatch: pyte
     with pytest.raises(EngineError, match="broken"):
         list(streams[0])
     assert tiny_llm.generate("Tom", greedy())[0].error is None
+
+
+def test_a_stream_of_several_fails_with_the_step_though_one_had_its_answer(
+    tiny_llm, monkeypatch: pytest.MonkeyPatch
+):
+    """And though it was another stream that took the step."""
+    several = tiny_llm.stream(["Tom", "Anna"], [greedy(max_tokens=1), greedy()])
+    other = tiny_llm.stream("Zoe", greedy())
+    read = [next(several), next(other)]
+    assert read[0].finish_reason == "length"
+    with monkeypatch.context() as patch:
+        patch.setattr(tiny_llm.engine.runner.model, "forward", lambda *_: 1 // 0)
+        with pytest.raises(EngineError, match="ZeroDivisionError"):
+            list(other)
+    with pytest.raises(EngineError, match="ZeroDivisionError"):
+        list(several)
+
+
+def test_the_arrays_of_a_step_that_failed_are_not_kept_with_its_error(
+    tiny_llm, monkeypatch: pytest.MonkeyPatch
+):
+    """Where memory ran out, they are what it ran out for."""
+    held = []
+
+    def failing(*args):
+        activations = np.zeros(1000)
+        held.append(weakref.ref(activations))
+        raise MemoryError("the device is full")
+
+    monkeypatch.setattr(tiny_llm.engine.runner.model, "forward", failing)
+    with pytest.raises(EngineError) as caught:
+        tiny_llm.generate("Tom", greedy())
+    assert caught.value.__cause__.__traceback__ is not None
+    assert held[0]() is None
+
+
+def test_a_step_in_flight_is_forgotten_with_the_one_behind_it_that_failed():
+    """On a GPU that failed, waiting for it would fail again."""
+
+    class Lost:
+        def wait(self):
+            raise RuntimeError("the GPU has failed")
+
+    engine = new_engine(20, depth=1)
+    submit, steps = engine.runner.submit, iter([lambda _: Lost(), lambda _: 1 // 0])
+    engine.runner.submit = lambda step: next(steps, submit)(step)
+    broken, whole = (engine.new_request(None, [1, 2, 3], greedy(seed=1)) for _ in range(2))
+    with pytest.raises(EngineError, match="ZeroDivisionError"):
+        list(engine.run([broken]))
+    list(engine.run([whole]))
+    answer = expected_answer([1, 2, 3], 1, 0, whole.max_tokens, eos=None)
+    assert whole.sequences[0].output.token_ids == answer

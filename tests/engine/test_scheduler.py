@@ -237,6 +237,17 @@ def test_in_the_step_that_stops_somebody_no_lower_class_takes_the_blocks():
     bench.finish(old, young, job)
 
 
+def test_slots_without_a_token_are_counted_in_each_step():
+    """Blocks of four; three tokens, then four, then five: of 4 + 4 + 8 slots 1 + 0 + 3."""
+    bench = Bench()
+    request = bench.add(3, max_tokens=4)
+    for _ in range(3):
+        bench.step()
+    stats = bench.engine.stats()
+    assert (stats.num_slots, stats.num_unused_slots, stats.kv_waste) == (16, 4, 0.25)
+    bench.finish(request)
+
+
 # -- Classes ----------------------------------------------------------------------------------
 
 
