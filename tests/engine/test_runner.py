@@ -254,6 +254,19 @@ def test_warming_up_leaves_a_running_request_its_token_in_flight(new_runner, mon
     assert tokens(runner, in_flight=True) == tokens(new_runner("cpu"), in_flight=False)
 
 
+@pytest.mark.gpu
+def test_a_stream_goes_on_where_it_was_after_all_graphs_were_captured(tiny_dir, gpu):
+    llm = LLM(tiny_dir, device=gpu, max_num_seqs=2, max_model_len=40)
+    params = SamplingParams(seed=3, max_tokens=12, ignore_eos=True)
+    alone = llm.generate([5, 6, 7], params)[0].outputs[0].token_ids
+    llm = LLM(tiny_dir, device=gpu, max_num_seqs=2, max_model_len=40)
+    stream = llm.stream([5, 6, 7], params)
+    tokens = list(next(stream).token_ids)
+    llm.warm_up()
+    tokens += [token for chunk in stream for token in chunk.token_ids]
+    assert tokens == alone
+
+
 def test_without_graphs_there_is_nothing_to_warm_up(new_runner):
     for runner in (new_runner("cpu"), padded(new_runner("sim"))):
         runner.warm_up(lambda done, total: pytest.fail("something was captured"))
