@@ -28,7 +28,7 @@ from llm_numba.reference import (
     sampling_probabilities,
     softmax,
 )
-from llm_numba.runtime import is_device_array
+from llm_numba.runtime import kind_of
 
 __all__ = [
     "Call",
@@ -122,7 +122,8 @@ def watch(callback: Callable[[Call], Any]) -> Iterator[None]:
 def _twins(on_host: Callable[..., Any], module: str) -> Callable[..., Any]:
     """Join a function of the reference and its twin of that name in a module of the kernels.
 
-    ``operation.on_device()`` is the latter, for those who want to look at it.
+    ``operation.on_device()`` is the latter, for those who want to look at it; a GPU gets it as
+    ``operation.on_gpu()``, which remembers what it did before.
     """
     name = on_host.__name__
 
@@ -130,14 +131,22 @@ def _twins(on_host: Callable[..., Any], module: str) -> Callable[..., Any]:
     def on_device() -> Callable[..., Any]:
         return getattr(importlib.import_module(f"llm_numba.kernels.{module}"), name)
 
+    @functools.cache
+    def on_gpu() -> Callable[..., Any]:
+        from llm_numba.runtime.replays import Replays
+
+        return Replays(on_device())
+
     @functools.wraps(on_host)
     def operation(first: Any, /, *args: Any, **kwargs: Any) -> Any:
-        twin = on_device() if is_device_array(first) else on_host
+        kind = kind_of(first)
         if callback := _watcher.get():
+            twin = on_device() if kind in ("cuda", "sim") else on_host
             return callback(Call(name, twin, (first, *args), kwargs))
+        twin = on_gpu() if kind == "cuda" else on_device() if kind == "sim" else on_host
         return twin(first, *args, **kwargs)
 
-    operation.on_device = on_device
+    operation.on_device, operation.on_gpu = on_device, on_gpu
     return operation
 
 

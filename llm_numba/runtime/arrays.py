@@ -31,6 +31,7 @@ _POISON = 0xFF
 
 Allocate = Callable[[int | tuple[int, ...], DTypeLike], Array]
 _allocate: ContextVar[Allocate | None] = ContextVar("allocate", default=None)
+_note: ContextVar[Callable[[Array], None] | None] = ContextVar("note", default=None)
 
 
 class SimulatedArray(np.ndarray):
@@ -230,14 +231,50 @@ def empty(shape: int | tuple[int, ...], dtype: DTypeLike, like: Array) -> Array:
     """
     kind = kind_of(like)
     if kind == "cuda":
-        import cupy
-
         with like.device:
-            return (_allocate.get() or cupy.empty)(shape, np.dtype(dtype))
+            array = allocate(shape, np.dtype(dtype))
+        if note := _note.get():
+            note(array)
+        return array
     if kind is None:
         raise _no_array("like", like)
     array = _poisoned(shape, np.dtype(dtype), "C")
     return array.view(SimulatedArray) if kind == "sim" else array
+
+
+def allocate(shape: int | tuple[int, ...], dtype: np.dtype) -> Array:
+    """Allocate memory of the current GPU, from CuPy's pool or where :func:`allocating_by` says.
+
+    Parameters
+    ----------
+    shape : int or tuple of int
+    dtype : dtype
+
+    Returns
+    -------
+    cupy.ndarray
+    """
+    import cupy
+
+    return (_allocate.get() or cupy.empty)(shape, dtype)
+
+
+@contextlib.contextmanager
+def noting_allocations(note: Callable[[Array], None]) -> Iterator[None]:
+    """Show to a function what :func:`empty` allocates on a GPU.
+
+    Holds for this thread (and asynchronous task) alone.
+
+    Parameters
+    ----------
+    note : callable
+        Takes the array.
+    """
+    token = _note.set(note)
+    try:
+        yield
+    finally:
+        _note.reset(token)
 
 
 @contextlib.contextmanager

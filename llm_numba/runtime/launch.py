@@ -154,6 +154,11 @@ def intercept(callback: Callable[[Launch], None]) -> Iterator[None]:
         _interceptor.reset(token)
 
 
+def intercepted() -> bool:
+    """Tell whether launches are handed to somebody, and do not run."""
+    return _interceptor.get() is not None
+
+
 def _lengths(name: str, lengths: int | tuple[int, ...], limits: tuple[int, ...]) -> tuple[int, ...]:
     try:
         axes = tuple(map(operator.index, lengths if isinstance(lengths, tuple) else (lengths,)))

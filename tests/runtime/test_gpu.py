@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from numba import cuda
 
+from llm_numba import ops
 from llm_numba.errors import KernelArgumentError, LaunchError
 from llm_numba.runtime import (
     capture,
@@ -231,6 +232,20 @@ def test_arrays_of_two_places_are_refused():
     simulated = to_device(np.zeros(2, np.int32), "sim")
     with pytest.raises(KernelArgumentError, match="'matrix' of kernel 'place'"):
         launch(place, 1, 1, (simulated, 0, on_gpu))
+
+
+@pytest.mark.parametrize("rows", [1, 70])
+def test_a_product_that_is_repeated_is_that_of_its_own_operands(rows):
+    """Small whole numbers: float32 is exact, in whatever order it adds."""
+    rng = np.random.default_rng(0)
+    for _ in range(3):
+        x, weight, residual = (
+            rng.integers(-4, 5, shape).astype(np.float32)
+            for shape in ((rows, 96), (40, 96), (rows, 40))
+        )
+        there = [to_device(each) for each in (x, weight, residual)]
+        found = ops.linear(*there[:2], residual=there[2])
+        np.testing.assert_array_equal(to_host(found), x @ weight.T + residual)
 
 
 @pytest.mark.unsanitised(reason="launches cost the host what the checker adds to them")

@@ -1,12 +1,12 @@
 """A launch on a GPU up to the driver's call, with a made-up CuPy, driver and compiler."""
 
-import importlib
 import sys
 from types import SimpleNamespace
 
 import ml_dtypes
 import numpy as np
 import pytest
+from made_up import DeviceArray, DriverError, Kernel, Stream, array
 from numba.cuda import dispatcher, types
 
 from llm_numba.errors import KernelArgumentError, LaunchError
@@ -14,53 +14,6 @@ from llm_numba.runtime import Launch, launch, launch_all
 from llm_numba.runtime.cubins import Cubin, CubinCache
 
 F32 = types.float32
-
-
-class DeviceArray:
-    """As much of a CuPy array as a launch looks at, in the host's memory."""
-
-    def __init__(self, host, gpu=0):
-        self.host = host
-        self.data = SimpleNamespace(ptr=host.ctypes.data, device_id=gpu)
-
-    def __getattr__(self, name):
-        return getattr(self.host, name)
-
-
-class Stream:
-    def __init__(self, ptr):
-        self.ptr = ptr
-
-
-class Kernel:
-    """A kernel whose compilation is noted; ``static`` is its static shared memory."""
-
-    def __init__(self, py_func, static=0, cooperative=False):
-        self.py_func = py_func
-        self.static = static
-        self.cooperative = cooperative
-        self.compiled, self.bound = [], []
-        self._overloads = {}
-
-    def compile(self, signature):
-        if signature not in self._overloads:
-            self.compiled.append(signature)
-            attributes = SimpleNamespace(
-                shared_size_bytes=self.static, num_regs=40, local_size_bytes=0
-            )
-            function = SimpleNamespace(
-                kernel=SimpleNamespace(handle=f"kernel of {len(signature)}", attributes=attributes),
-            )
-            self._overloads[signature] = SimpleNamespace(
-                cooperative=self.cooperative,
-                bind=lambda: self.bound.append(signature),
-                entry_name=f"entry of {len(signature)}",
-                library=SimpleNamespace(
-                    get_cufunc=lambda: function,
-                    get_cubin=lambda: SimpleNamespace(code=b"code of %d" % len(signature)),
-                ),
-            )
-        return self._overloads[signature]
 
 
 def two(x, y):
@@ -71,46 +24,13 @@ def one(x):
     pass
 
 
-@pytest.fixture
-def gpu(monkeypatch):
-    """The made-up machine: its current device and stream, and what was done to it."""
-    machine = SimpleNamespace(device=0, stream=Stream(7), launches=[], granted=[], ranges=[])
-    machine.status = 0
-    machine.devices = []
-    cuda = SimpleNamespace(
-        runtime=SimpleNamespace(
-            getDevice=lambda: machine.device,
-            setDevice=lambda number: machine.devices.append(number),
-        ),
-        get_current_stream=lambda: machine.stream,
-        nvtx=SimpleNamespace(
-            RangePush=machine.ranges.append, RangePop=lambda: machine.ranges.append("end")
-        ),
-        Device=lambda number: SimpleNamespace(
-            attributes={"MaxSharedMemoryPerBlockOptin": 101376}, compute_capability="90"
-        ),
-    )
-    monkeypatch.setitem(sys.modules, "cupy", SimpleNamespace(ndarray=DeviceArray, cuda=cuda))
-    monkeypatch.delitem(sys.modules, "llm_numba.runtime.gpu", raising=False)
-    module = importlib.import_module("llm_numba.runtime.gpu")
-
-    def record(stream, config, kernel, *parameters):
-        machine.launches.append(SimpleNamespace(**locals()))
-
-    def grant(attribute, value, kernel, device):
-        assert attribute.name == "CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES"
-        machine.granted.append((kernel, value, int(device)))
-        return (module.driver.CUresult(machine.status),)
-
-    monkeypatch.setattr(module, "driver_launch", record)
-    monkeypatch.setattr(module, "Stream", SimpleNamespace(from_handle=lambda ptr: f"stream {ptr}"))
-    monkeypatch.setattr(module.driver, "cuKernelSetAttribute", grant)
-    yield machine
-    monkeypatch.delitem(sys.modules, "llm_numba.runtime.gpu", raising=False)
+def nothing():
+    pass
 
 
-def array(shape=(4,), dtype=np.float32, gpu=0):
-    return DeviceArray(np.zeros(shape, dtype), gpu)
+def numbers(parameters):
+    """What 64-bit numbers of parameters say."""
+    return [int.from_bytes(each, "little", signed=True) for each in parameters]
 
 
 # -- What a kernel is compiled for --------------------------------------------------------------
@@ -121,8 +41,8 @@ def array(shape=(4,), dtype=np.float32, gpu=0):
     [
         (array((3,)), types.Array(F32, 1, "C")),
         (array((3, 4)), types.Array(F32, 2, "C")),
-        (DeviceArray(np.zeros((3, 4), np.float32).T), types.Array(F32, 2, "F")),
-        (DeviceArray(np.zeros((3, 4), np.float32)[:, ::2]), types.Array(F32, 2, "A")),
+        (DeviceArray.of(np.zeros((3, 4), np.float32).T), types.Array(F32, 2, "F")),
+        (DeviceArray.of(np.zeros((3, 4), np.float32)[:, ::2]), types.Array(F32, 2, "A")),
         (array((3,), np.float16), types.Array(types.float16, 1, "C")),
         (array((3,), ml_dtypes.bfloat16), types.Array(types.uint16, 1, "C")),
         (array((3,), np.int64), types.Array(types.int64, 1, "C")),
@@ -176,7 +96,7 @@ def numbas_own_layout(value, numba_type):
         view = SimpleNamespace(
             size=host.size,
             dtype=host.dtype,
-            ptr=host.ctypes.data,
+            ptr=value.data.ptr,
             shape=host.shape,
             _layout=SimpleNamespace(
                 strides_in_bytes=host.strides,
@@ -198,8 +118,8 @@ def numbas_own_layout(value, numba_type):
         array((5,)),
         array((3, 4, 2), np.float16),
         array((3, 4), ml_dtypes.bfloat16),
-        DeviceArray(np.zeros((6, 4), np.int32)[::2, 1:3]),
-        DeviceArray(np.zeros((6, 4), np.int32).T),
+        DeviceArray.of(np.zeros((6, 4), np.int32)[::2, 1:3]),
+        DeviceArray.of(np.zeros((6, 4), np.int32).T),
         array((0, 5)),
         array(()),
     ],
@@ -207,30 +127,79 @@ def numbas_own_layout(value, numba_type):
 def test_arrays_are_laid_out_as_numba_lays_them_out(value, gpu):
     kernel = Kernel(one)
     launch(kernel, 1, 1, (value,))
-    parameters = gpu.launches[0].parameters
-    assert list(parameters) == numbas_own_layout(value, kernel.compiled[0][0])
+    expected = numbas_own_layout(value, kernel.compiled[0][0])
+    assert numbers(gpu.launches[0].parameters) == expected
 
 
-def test_scalars_go_as_they_are_and_in_order(gpu):
+@pytest.mark.parametrize(
+    "value",
+    [
+        3,
+        -2,
+        2.5,
+        True,
+        np.float16(0.1),
+        np.float32(0.1),
+        np.float64(0.1),
+        np.int8(-3),
+        np.uint16(2**16 - 1),
+        np.int32(-(2**31)),
+        np.uint64(2**64 - 1),
+        np.bool_(True),
+    ],
+    ids=lambda value: f"{type(value).__name__}-{value}",
+)
+def test_scalars_go_bit_for_bit_and_in_order(value, gpu):
     x = array((2,))
-    launch(Kernel(two), 1, 1, (np.float32(0.5), x))
-    assert type(gpu.launches[0].parameters[0]) is np.float32
-    assert gpu.launches[0].parameters[1:] == (0, 0, 2, 4, x.data.ptr, 2, 4)
+    launch(Kernel(two), 1, 1, (value, x))
+    scalar, *rest = gpu.launches[0].parameters
+    expected = np.asarray(value).tobytes()
+    assert scalar == expected + bytes(8 - len(expected))
+    assert numbers(rest) == [0, 0, 2, 4, x.data.ptr, 2, 4]
+
+
+def test_a_number_that_no_kernel_takes_is_refused(gpu):
+    with pytest.raises(KernelArgumentError, match="of type complex"):
+        launch(Kernel(two), 1, 1, (1j, array()))
+
+
+def test_a_kernel_without_arguments_is_launched(gpu, monkeypatch):
+    module = sys.modules["llm_numba.runtime.launch"]
+    monkeypatch.setattr(module, "kernel_device", lambda: "cuda")
+    launch(Kernel(nothing), 1, 1, ())
+    assert gpu.launches[0].parameters == []
 
 
 def test_grid_block_and_shared_memory_are_told(gpu):
     launch(Kernel(one), (5, 6), 128, (array(),), 1024)
     config = gpu.launches[0].config
-    assert (config.grid, config.block, config.shmem_size) == ((5, 6, 1), (128, 1, 1), 1024)
-    assert not config.is_cooperative
+    assert (config.gridDimX, config.gridDimY, config.gridDimZ) == (5, 6, 1)
+    assert (config.blockDimX, config.blockDimY, config.blockDimZ) == (128, 1, 1)
+    assert (config.sharedMemBytes, config.numAttrs) == (1024, 0)
 
 
-def test_kernels_that_synchronise_the_grid_are_launched_together(gpu, monkeypatch):
-    # The real description of such a launch asks the driver whether the GPU can do it.
-    module = sys.modules["llm_numba.runtime.gpu"]
-    monkeypatch.setattr(module, "LaunchConfig", lambda **options: SimpleNamespace(**options))
+def test_kernels_that_synchronise_the_grid_are_launched_together(gpu):
     launch(Kernel(one, cooperative=True), 1, 1, (array(),))
-    assert gpu.launches[0].config.is_cooperative
+    config = gpu.launches[0].config
+    assert config.numAttrs == 1
+    assert config.attrs[0].id.name == "CU_LAUNCH_ATTRIBUTE_COOPERATIVE"
+    assert config.attrs[0].value.cooperative == 1
+
+
+def test_a_kernel_starts_early_where_both_sides_want_it(gpu, monkeypatch):
+    kernel = Kernel(one)
+    monkeypatch.setattr(sys.modules["llm_numba.runtime.gpu"], "begins_early", lambda kernel: True)
+    launch(kernel, 1, 1, (array(),))
+    (attribute,) = gpu.launches[0].config.attrs
+    assert attribute.id.name == "CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION"
+    assert attribute.value.programmaticStreamSerializationAllowed == 1
+
+
+def test_what_the_driver_refuses_is_cupys_error(gpu):
+    gpu.launch_status = 1
+    with pytest.raises(DriverError, match="1"):
+        launch(Kernel(one), 1, 1, (array(),))
+    assert gpu.ranges == ["one", "end"]
 
 
 @pytest.mark.parametrize(
@@ -245,12 +214,12 @@ def test_kernels_that_synchronise_the_grid_are_launched_together(gpu, monkeypatc
 )
 def test_the_stream_is_cupys_current_one_or_the_one_given(stream, pointer, gpu):
     launch(Kernel(one), 1, 1, (array(),), stream=stream)
-    assert gpu.launches[0].stream == f"stream {pointer}"
+    assert gpu.launches[0].stream == pointer
 
 
 def test_launches_of_a_plan_share_the_stream(gpu):
     launch_all([Launch(Kernel(one), (1,), (1,), (array(),))] * 2, stream=Stream(11))
-    assert [each.stream for each in gpu.launches] == ["stream 11"] * 2
+    assert [each.stream for each in gpu.launches] == [11] * 2
 
 
 def test_a_profiler_sees_the_kernels_name(gpu):
@@ -274,7 +243,7 @@ def test_what_the_cache_has_is_loaded_and_not_compiled(gpu, monkeypatch, tmp_pat
     monkeypatch.setattr(module, "cubin_cache", lambda: cache)
     monkeypatch.setattr(module, "fingerprint", lambda *what: asked.append(what) or "key")
     attributes = SimpleNamespace(shared_size_bytes=1024, num_regs=40, local_size_bytes=0)
-    loaded = SimpleNamespace(handle="from disk", attributes=attributes)
+    loaded = SimpleNamespace(handle=5, attributes=attributes)
     kernels = {(b"code", "entry"): loaded}
     object_code = SimpleNamespace(
         from_cubin=lambda code: SimpleNamespace(get_kernel=lambda entry: kernels[code, entry])
@@ -284,9 +253,9 @@ def test_what_the_cache_has_is_loaded_and_not_compiled(gpu, monkeypatch, tmp_pat
     kernel = Kernel(one)
     launch(kernel, 1, 1, (array(),), 48 * 1024)
     assert kernel.compiled == []
-    assert gpu.launches[0].kernel is loaded
+    assert gpu.launches[0].function == 5
     # Static shared memory is known of it too.
-    assert gpu.granted == [("from disk", 48 * 1024, 0)]
+    assert gpu.granted == [(5, 48 * 1024, 0)]
     assert asked == [(kernel, (types.Array(F32, 1, "C"),), "90")]
 
 
@@ -324,7 +293,7 @@ def test_permission_for_more_is_asked_once_and_never_lowered(gpu):
         launch(kernel, 1, 1, (array(), 1), shared_bytes)
     # The same compiled kernel by another key.
     launch(kernel, 1, 1, (array(), np.int64(1)), 70_000)
-    assert gpu.granted == [("kernel of 2", 48 * 1024, 0), ("kernel of 2", 100_000, 0)]
+    assert gpu.granted == [(102, 48 * 1024, 0), (102, 100_000, 0)]
     assert len(gpu.launches) == 5
 
 

@@ -1,0 +1,189 @@
+"""A launch as the driver takes it: grid and block, a function, and an address for each argument.
+
+To describe a launch takes the host longer than to queue it. So the description is an object of its
+own: made once, and queued as often as one likes.
+"""
+
+import functools
+import struct
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import cupy
+import numpy as np
+from cuda.bindings import driver
+
+from llm_numba.errors import KernelArgumentError
+
+_SLOT_BYTES = 8
+# By the kind and size of a number, as NumPy writes them: its letter in a struct's format.
+_LETTERS = {
+    "b1": "?", "i1": "b", "i2": "h", "i4": "i", "i8": "q", "u1": "B", "u2": "H", "u4": "I",
+    "u8": "Q", "f2": "e", "f4": "f", "f8": "d",
+}  # fmt: skip
+# CuPy may have been built without it.
+_nvtx = cupy.cuda.nvtx if hasattr(cupy.cuda.nvtx, "RangePush") else None
+
+
+class Layout:
+    """What lies where in the arguments of a compiled kernel.
+
+    Numba passes an array as a row of numbers: two reference counts, which a GPU has no use for, the
+    number of elements, the bytes of one, the address, the shape, the strides. Each number, and each
+    scalar, gets a slot of 8 bytes here.
+
+    Parameters
+    ----------
+    keys : sequence
+        What :func:`~llm_numba.runtime.signature.argument_key` says of each argument.
+
+    Attributes
+    ----------
+    num_slots : int
+    addresses : tuple of (int or None)
+        Of each argument the slot of its address; None of scalars.
+
+    Raises
+    ------
+    KernelArgumentError
+        If an argument is no real number.
+    """
+
+    def __init__(self, keys: Sequence[tuple[np.dtype, int, str] | type]) -> None:
+        letters: list[str] = []
+        addresses: list[int | None] = []
+        for key in keys:
+            addresses.append(None if isinstance(key, type) else len(letters) + 4)
+            letters += [_letter(key)] if isinstance(key, type) else "q" * (5 + 2 * key[1])
+        self.num_slots = len(letters)
+        self.addresses = tuple(addresses)
+        padded = (f"{each}{_SLOT_BYTES - struct.calcsize(each)}x" for each in letters)
+        self._struct = struct.Struct("<" + "".join(padded))
+
+    def write(self, slots: np.ndarray, args: Sequence[Any]) -> None:
+        """Write arguments into their slots.
+
+        Parameters
+        ----------
+        slots : int64 [num_slots]
+        args : sequence
+            Of the types that the layout was made for.
+        """
+        numbers: list[Any] = []
+        for value, address in zip(args, self.addresses, strict=True):
+            if address is None:
+                numbers.append(value)
+            else:
+                numbers += (0, 0, value.size, value.itemsize, value.data.ptr)
+                numbers += (*value.shape, *value.strides)
+        self._struct.pack_into(slots, 0, *numbers)
+
+
+class Form(NamedTuple):
+    """How a launch fills the GPU.
+
+    Attributes
+    ----------
+    grid, block : tuple of int
+        1 to 3 axes.
+    shared_bytes : int
+        Dynamic shared memory of a block.
+    cooperative : bool
+        All blocks at once, so that they can wait for each other.
+    early : bool
+        Before the kernel in front of it has ended, see :mod:`llm_numba.runtime.overlap`.
+    """
+
+    grid: tuple[int, ...]
+    block: tuple[int, ...]
+    shared_bytes: int
+    cooperative: bool
+    early: bool
+
+
+class PreparedLaunch:
+    """A launch that can be queued any number of times.
+
+    Parameters
+    ----------
+    name : str
+        The kernel's, for profilers.
+    function : CUfunction
+        Compiled and loaded.
+    form : Form
+    layout : Layout
+    args : sequence
+        CuPy arrays and scalars. The arrays are not kept alive.
+
+    Attributes
+    ----------
+    slots : int64 [layout.num_slots]
+        The arguments. Who writes other addresses there has the next launch find other arrays.
+    """
+
+    def __init__(
+        self, name: str, function: Any, form: Form, layout: Layout, args: Sequence[Any]
+    ) -> None:
+        self.slots = np.zeros(layout.num_slots, np.int64)
+        layout.write(self.slots, args)
+        self._name, self._function, self._form = name, function, form
+        # The driver wants the address of a list of addresses, one for each argument.
+        self._list = self.slots.ctypes.data + _SLOT_BYTES * np.arange(layout.num_slots)
+        self._address = self._list.ctypes.data
+
+    def queue(self, stream: int) -> None:
+        """Queue the kernel.
+
+        Parameters
+        ----------
+        stream : int
+            CUDA's handle of it.
+
+        Raises
+        ------
+        CUDADriverError
+            CuPy's, if the driver refuses.
+        """
+        config = _config(self._form, stream)
+        if _nvtx:
+            _nvtx.RangePush(self._name)
+        (status,) = driver.cuLaunchKernelEx(config, self._function, self._address, 0)
+        if _nvtx:
+            _nvtx.RangePop()
+        if status:
+            raise cupy.cuda.driver.CUDADriverError(int(status))
+
+
+def _letter(key: type) -> str:
+    letter = _LETTERS.get(np.dtype(key).str[1:])
+    if letter is None:
+        raise KernelArgumentError(
+            f"An argument of a kernel is of type {key.__name__}.",
+            "It must be an array or a real number.",
+        )
+    return letter
+
+
+@functools.lru_cache(maxsize=4096)
+def _config(form: Form, stream: int) -> driver.CUlaunchConfig:
+    config = driver.CUlaunchConfig()
+    config.gridDimX, config.gridDimY, config.gridDimZ = (*form.grid, 1, 1)[:3]
+    config.blockDimX, config.blockDimY, config.blockDimZ = (*form.block, 1, 1)[:3]
+    config.sharedMemBytes = form.shared_bytes
+    config.hStream = driver.CUstream(stream)
+    ids = driver.CUlaunchAttributeID
+    attributes = []
+    if form.cooperative:
+        attributes.append(_attribute(ids.CU_LAUNCH_ATTRIBUTE_COOPERATIVE, "cooperative"))
+    if form.early:
+        kind = ids.CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION
+        attributes.append(_attribute(kind, "programmaticStreamSerializationAllowed"))
+    config.attrs, config.numAttrs = attributes, len(attributes)
+    return config
+
+
+def _attribute(kind: Any, switch: str) -> driver.CUlaunchAttribute:
+    attribute = driver.CUlaunchAttribute()
+    attribute.id = kind
+    setattr(attribute.value, switch, 1)
+    return attribute
