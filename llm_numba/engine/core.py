@@ -165,8 +165,7 @@ class Engine:
         detokenizer = None
         if self._tokenizer is not None:
             detokenizer = IncrementalDetokenizer(self._tokenizer, request.prompt_token_ids)
-        vocab_size = self.runner.model.config.vocab_size
-        return Sequence(request, index, self._kv_cache.new_table(), detokenizer, vocab_size)
+        return Sequence(request, index, self._kv_cache.new_table(), detokenizer)
 
     def run(self, requests: list[Request]) -> Iterator[CompletionChunk]:
         """Queue requests and step until they are finished, handing out chunks as they come.
@@ -236,9 +235,6 @@ class Engine:
 
     def _advance(self) -> None:
         num_pending = len(self._pending)
-        if num_pending and any(s.counts is not None for s in self._scheduler.running):
-            # Penalties depend on the token in flight.
-            self._read_until(0)
         with interrupts.deferred():
             step = self._scheduler.schedule()
         assert step.works or num_pending, "no sequence runs, and none can be admitted"

@@ -4,8 +4,6 @@ import time
 from collections import deque
 from dataclasses import dataclass, field
 
-import numpy as np
-
 from llm_numba.engine.outputs import (
     CompletionChunk,
     CompletionOutput,
@@ -15,6 +13,7 @@ from llm_numba.engine.outputs import (
 )
 from llm_numba.engine.sampling_params import SamplingParams
 from llm_numba.engine.stopping import StopStrings
+from llm_numba.engine.token_counts import TokenCounts
 from llm_numba.errors import LLMNumbaError
 from llm_numba.kvcache import BlockTable
 from llm_numba.models import IncrementalDetokenizer
@@ -135,7 +134,6 @@ class Sequence:
         may be on their way.
     detokenizer : IncrementalDetokenizer or None
         None leaves the text empty.
-    vocab_size : int
     """
 
     def __init__(
@@ -144,7 +142,6 @@ class Sequence:
         index: int,
         table: BlockTable,
         detokenizer: IncrementalDetokenizer | None,
-        vocab_size: int,
     ) -> None:
         params = request.params
         self.request = request
@@ -157,12 +154,8 @@ class Sequence:
             self.output.logprobs, self.output.cumulative_logprob = [], 0.0
         self._detokenizer = detokenizer
         self._stop_strings = StopStrings(params.stop_strings)
-        # What penalties need to know of the past; most requests have none.
-        self.counts = self.in_prompt = None
-        if params.penalized:
-            self.counts = np.zeros(vocab_size, np.int32)
-            self.in_prompt = np.zeros(vocab_size, bool)
-            self.in_prompt[request.prompt_token_ids] = True
+        # Most requests have no penalties.
+        self.counts = TokenCounts(request.prompt_token_ids) if params.penalized else None
 
     @property
     def finished(self) -> bool:
@@ -212,7 +205,7 @@ class Sequence:
             output.logprobs.append(logprobs)
             output.cumulative_logprob += logprobs[token_id].logprob
         if self.counts is not None:
-            self.counts[token_id] += 1
+            self.counts.add(token_id)
 
         new_text, finish_reason, stop_reason = "", None, None
         if token_id in eos_token_ids and not params.ignore_eos:

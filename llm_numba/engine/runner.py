@@ -143,6 +143,10 @@ class ModelRunner:
             self._samplers = samplers
             self._sources = {sequence: row for row, sequence in enumerate(samplers)}
 
+    def _before(self) -> Array | None:
+        """Return the tokens of the step before; on a GPU they are always in one place."""
+        return self._sampled if self._decode is None else self._decode.sampled
+
     def _compute(self, step: Step, samplers: list[Sequence]) -> list[Array]:
         """Return the sampled tokens, and what there is to report on them."""
         works = step.works
@@ -155,13 +159,19 @@ class ModelRunner:
                 return [self._decode.sampled[: len(samplers)]]
         if logits is None:
             return []
-        out = None if self._decode is None else self._decode.sampled[: len(samplers)]
+        before = self._before()
+        out = None if self._decode is None else before[: len(samplers)]
         draws = [
             work.start + len(work.token_ids) - len(work.sequence.request.prompt_token_ids)
             for work in works
             for _ in work.samplers
         ]
-        self._sampled = sample_tokens(logits, samplers, draws, out)
+        in_flight = [
+            self._sources[work.sequence] if work.token_ids[-1] == IN_FLIGHT else -1
+            for work in works
+            for _ in work.samplers
+        ]
+        self._sampled = sample_tokens(logits, samplers, draws, in_flight, before, out)
         return [self._sampled, *find_logprobs(logits, self._sampled, samplers)]
 
     def _logits(self, works: list[Work]) -> Array | None:
@@ -211,8 +221,7 @@ class ModelRunner:
         arrays = [np.asarray(values, np.int32) for values in lists]
         tokens, places, *others = upload(arrays, like=self.model.lm_head)
         if IN_FLIGHT in token_ids:
-            sampled = self._sampled if self._decode is None else self._decode.sampled
-            tokens = ops.fill_in_tokens(tokens, places, sampled)
+            tokens = ops.fill_in_tokens(tokens, places, self._before())
         return ForwardBatch(tokens, *others)
 
 

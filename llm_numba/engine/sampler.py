@@ -9,6 +9,7 @@ import numpy as np
 from llm_numba import ops
 from llm_numba.engine.request import Sequence
 from llm_numba.engine.step import IN_FLIGHT
+from llm_numba.engine.token_counts import NOTHING, join
 from llm_numba.runtime import Array, upload
 
 
@@ -48,7 +49,12 @@ def is_eager(sequence: Sequence) -> bool:
 
 
 def sample_tokens(
-    logits: Array, sequences: list[Sequence], draws: list[int], out: Array | None = None
+    logits: Array,
+    sequences: list[Sequence],
+    draws: list[int],
+    in_flight: list[int],
+    sampled: Array | None,
+    out: Array | None = None,
 ) -> Array:
     """Choose the next token of each sequence by its own parameters.
 
@@ -59,8 +65,12 @@ def sample_tokens(
     sequences : list of B Sequence
     draws : list of B int
         How many tokens of each answer were drawn before.
+    in_flight : list of B int
+        In which row of `sampled` each one's last token is, where nobody has read it; else -1.
+    sampled : int64 [at least as many rows], or None
+        The tokens of the step before, where the logits are; None if there was none.
     out : int64 [B], optional
-        On a device, where the tokens go.
+        On a device, where the tokens go; may be the beginning of `sampled`.
 
     Returns
     -------
@@ -71,24 +81,30 @@ def sample_tokens(
     fields = sampling_fields(sequences, logits.shape[-1])
     choices = upload([*fields.values(), np.array(draws, np.int32)], like=logits)
     options = {} if out is None else {"out": out}
-    return ops.sample_tokens(_penalize(logits, sequences), *choices, **options)
+    if any(sequence.counts is not None for sequence in sequences):
+        logits = _penalize(logits, sequences, in_flight, sampled)
+    return ops.sample_tokens(logits, *choices, **options)
 
 
-def _penalize(logits: Array, sequences: list[Sequence]) -> Array:
-    if all(sequence.counts is None for sequence in sequences):
-        return logits
+def _penalize(
+    logits: Array, sequences: list[Sequence], in_flight: list[int], sampled: Array | None
+) -> Array:
+    """Apply penalties; those of a sequence that has none are neutral, and its past is empty."""
     params = [sequence.request.params for sequence in sequences]
-    # A sequence without penalties has neutral ones: dividing by 1 and taking off 0 change no bit.
-    nothing = np.zeros(logits.shape[-1], np.int32)
-    nowhere = nothing.astype(bool)
+    rows = np.array(in_flight, np.int32)
     history = [
-        np.stack([nothing if s.counts is None else s.counts for s in sequences]),
-        np.stack([nowhere if s.in_prompt is None else s.in_prompt for s in sequences]),
+        *join([sequence.counts or NOTHING for sequence in sequences]),
+        # What has been read is counted: there is no token besides.
+        np.where(rows < 0, logits.shape[-1], IN_FLIGHT).astype(np.int32),
         np.array([p.repetition_penalty for p in params], np.float32),
         np.array([p.presence_penalty for p in params], np.float32),
         np.array([p.frequency_penalty for p in params], np.float32),
+        rows,
     ]
-    return ops.apply_penalties(logits, *upload(history, like=logits))
+    tokens, counts, starts, latest, *factors, rows = upload(history, like=logits)
+    if max(in_flight) >= 0:
+        latest = ops.fill_in_tokens(latest, rows, sampled)
+    return ops.apply_penalties(logits, tokens, counts, starts, latest, *factors)
 
 
 def find_logprobs(logits: Array, tokens: Array, sequences: list[Sequence]) -> list[Array]:

@@ -45,8 +45,10 @@ def argmax(logits: np.ndarray) -> np.ndarray:
 
 def apply_penalties(
     logits: np.ndarray,
+    tokens: np.ndarray,
     counts: np.ndarray,
-    in_prompt: np.ndarray,
+    starts: np.ndarray,
+    latest: np.ndarray,
     repetition: np.ndarray,
     presence: np.ndarray,
     frequency: np.ndarray,
@@ -56,10 +58,15 @@ def apply_penalties(
     Parameters
     ----------
     logits : float [B, V]
-    counts : int [B, V]
-        How often each token was generated so far.
-    in_prompt : bool [B, V]
-        Whether each token occurs in the prompt; only the repetition penalty looks at it.
+    tokens : int [S]
+        Those seen by each row, one row after the other; none twice in a row.
+    counts : int [S]
+        How often each was generated; 0 if it is in the prompt only, where the repetition penalty
+        alone looks at it.
+    starts : int [B + 1]
+        Row b has seen ``tokens[starts[b]:starts[b + 1]]``.
+    latest : int [B]
+        A token that was generated since, and is in no count yet; outside of 0 to V - 1 for none.
     repetition : float [B]
         Positive logits of seen tokens are divided by it, negative ones multiplied.
     presence : float [B]
@@ -71,11 +78,17 @@ def apply_penalties(
     -------
     float [B, V]
     """
-    generated = counts > 0
-    factor = np.where(generated | in_prompt, repetition[:, None], 1.0).astype(logits.dtype)
-    logits = np.where(logits > 0, logits / factor, logits * factor)
-    penalty = presence[:, None] * generated + frequency[:, None] * counts
-    return logits - penalty.astype(logits.dtype)
+    result = logits.copy()
+    for b, (row, new) in enumerate(zip(logits, latest, strict=True)):
+        past = slice(starts[b], starts[b + 1])
+        seen, count = tokens[past], counts[past] + (tokens[past] == new)
+        if 0 <= new < len(row) and new not in seen:
+            seen, count = np.append(seen, new), np.append(count, 1)
+        factor = repetition[b].astype(row.dtype)
+        value = np.where(row[seen] > 0, row[seen] / factor, row[seen] * factor)
+        penalty = presence[b] * (count > 0) + frequency[b] * count
+        result[b, seen] = value - penalty.astype(row.dtype)
+    return result
 
 
 def sampling_probabilities(

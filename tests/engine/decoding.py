@@ -15,8 +15,7 @@ def new_sequences(kv_cache: PagedKVCache, prompt: list[int], **fields) -> list[S
     params = SamplingParams(**{"temperature": 0.0, "seed": 1, **fields})
     request = Request("0", None, prompt, params, params.seed, max_tokens=10**6)
     request.sequences = [
-        Sequence(request, index, kv_cache.new_table(), None, VOCAB_SIZE)
-        for index in range(params.n)
+        Sequence(request, index, kv_cache.new_table(), None) for index in range(params.n)
     ]
     return request.sequences
 
@@ -49,5 +48,5 @@ def take(sampled) -> list[int]:
     for each in sampled:
         each.sequence.output.token_ids.append(each.token_id)
         if each.sequence.counts is not None:
-            each.sequence.counts[each.token_id] += 1
+            each.sequence.counts.add(each.token_id)
     return [each.token_id for each in sampled]

@@ -98,6 +98,12 @@ def test_a_device_begins_a_step_with_tokens_that_nobody_has_read(new_runner, dev
     assert play(new_runner(device), 3, 3, ahead=True) == expected
 
 
+def test_penalties_count_a_token_that_nobody_has_read(new_runner, device):
+    fields = (PENALIZED, SAMPLED | PENALIZED, {"frequency_penalty": -2.0}, {})
+    expected = play(new_runner("cpu"), 6, 4, ahead=False, fields=fields)
+    assert play(new_runner(device), 6, 4, ahead=True, fields=fields) == expected
+
+
 def test_rows_of_padding_change_nothing(new_runner):
     expected = play(new_runner("cpu"), 4, 3, ahead=False)
     assert play(padded(new_runner("sim")), 4, 3, ahead=True) == expected

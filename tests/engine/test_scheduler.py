@@ -426,21 +426,3 @@ def test_a_request_aborted_with_a_token_in_flight_gives_its_blocks_back_at_once(
     assert bench.engine.stats().num_free_blocks == 100 - len(other.sequences[0].table.blocks)
     bench.finish(other)
     assert bench.engine.stats().num_free_blocks == 100
-
-
-def test_with_penalties_the_token_in_flight_is_read_first():
-    bench = Bench(depth=1)
-    request = bench.add(3, max_tokens=4, repetition_penalty=1.5)
-    for num_tokens in (0, 1, 2):
-        bench.step()
-        assert len(request.sequences[0].output.token_ids) == num_tokens
-        bench.runner.submit = checked(bench.runner.submit)
-    bench.finish(request)
-
-
-def checked(submit):
-    def submit_with_known_tokens(step):
-        assert all(token_id >= 0 for work in step.works for token_id in work.token_ids)
-        return submit(step)
-
-    return submit_with_known_tokens

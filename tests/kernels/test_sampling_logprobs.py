@@ -101,23 +101,34 @@ def test_no_rows_are_no_error(device):
     assert to_host(sampling.log_softmax(to_device(numbers(0, 9), device))).shape == (0, 9)
 
 
+def past(rng, rows, length):
+    """Tokens, counts and starts: of a row nothing, of one all tokens, of the others some."""
+    sizes = [0, length, *rng.integers(length + 1, size=rows - 2)]
+    tokens = np.concatenate([rng.permutation(length)[:size] for size in sizes]).astype("i4")
+    counts = rng.integers(3, size=len(tokens)).astype("i4")
+    return tokens, counts, np.cumsum([0, *sizes]).astype("i4")
+
+
 @each_dtype
 @pytest.mark.parametrize("length", [1, 33, 4099])
 def test_penalties_are_the_reference_s(length, dtype, device):
+    """The latest token is none, in the list, or perhaps not."""
     rng = np.random.default_rng(length)
-    x = numbers(5, length, dtype)
-    counts = rng.integers(3, size=x.shape).astype("i4")
-    in_prompt = rng.random(x.shape) < 0.3
-    factors = [rng.uniform(0.5, 2, 5).astype("f4") for _ in range(3)]
-    arrays = [to_device(each, device) for each in (x, counts, in_prompt, *factors)]
+    x = numbers(6, length, dtype)
+    seen = past(rng, 6, length)
+    latest = np.array([length - 1, length // 2, -1, length, 0, rng.integers(length)], "i4")
+    factors = [rng.uniform(0.5, 2, 6).astype("f4") for _ in range(3)]
+    arrays = [to_device(each, device) for each in (x, *seen, latest, *factors)]
     y = to_host(sampling.apply_penalties(*arrays))
     exact = [each.astype("f8") for each in factors]
-    truth = reference.apply_penalties(x.astype("f8"), counts, in_prompt, *exact)
+    truth = reference.apply_penalties(x.astype("f8"), *seen, latest, *exact)
     # Four roundings of numbers no larger than twice the logit and the penalties; one to store.
-    size = 2 * np.abs(x.astype("f8")) + exact[1][:, None] + 2 * exact[2][:, None]
+    size = 2 * np.abs(x.astype("f8")) + exact[1][:, None] + 3 * exact[2][:, None]
     stored = float(ml_dtypes.finfo(dtype).eps) / 2 * np.abs(truth)
     assert y.dtype == x.dtype
     assert (np.abs(y.astype("f8") - truth) <= 4 * U * size + stored * (1 + 4 * U)).all()
+    same = truth == x.astype("f8")
+    np.testing.assert_array_equal(y[same], x[same])
     assert sampling.apply_penalties(*arrays, out=arrays[0]) is arrays[0]
     np.testing.assert_array_equal(to_host(arrays[0]), y)
 
@@ -133,8 +144,8 @@ def test_kernels_stay_in_registers(length, dtype):
     with intercept(launches.append):
         sampling.log_softmax(x)
         sampling.top_logprobs(x, to_device(np.zeros(2, "i4"), "sim"), 3)
-        counts, seen = np.zeros(x.shape, "i4"), np.zeros(x.shape, bool)
-        sampling.apply_penalties(x, *(to_device(a, "sim") for a in (counts, seen)), *[ones] * 3)
+        listed = (to_device(np.zeros(size, "i4"), "sim") for size in (4, 4, 3, 2))
+        sampling.apply_penalties(x, *listed, *[ones] * 3)
     for launch in launches:
         found = resources(launch, (9, 0))
         assert found.stack_bytes == found.spill_stores == found.spill_loads == 0

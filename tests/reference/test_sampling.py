@@ -61,14 +61,15 @@ def test_argmax_of_a_row_without_a_largest_number_is_none():
 def test_penalties_by_hand(dtype):
     #                   seen in prompt | generated twice | both, once | never
     logits = np.array([[4.0, -4.0, 4.0, -4.0, 4.0, -4.0, 4.0, -4.0]], dtype)
-    in_prompt = np.array([[1, 1, 0, 0, 1, 1, 0, 0]], bool)
-    counts = np.array([[0, 0, 2, 2, 1, 1, 0, 0]])
+    tokens, counts = np.array([5, 0, 3, 1, 2, 4]), np.array([1, 0, 2, 0, 2, 1])
 
     def penalized(repetition, presence, frequency):
         return reference.apply_penalties(
             logits,
+            tokens,
             counts,
-            in_prompt,
+            np.array([0, 6]),
+            np.array([len(logits[0])]),
             np.array([repetition]),
             np.array([presence]),
             np.array([frequency]),
@@ -83,20 +84,43 @@ def test_penalties_by_hand(dtype):
     assert penalized(1.0, -0.5, -0.25) == [4, -4, 5, -3, 4.75, -3.25, 4, -4]
 
 
+@pytest.mark.parametrize(
+    ("latest", "expected"),
+    [
+        (-1, [2, 4, 2.5, 4]),
+        (4, [2, 4, 2.5, 4]),
+        (0, [0.75, 4, 2.5, 4]),
+        (1, [2, 0.75, 2.5, 4]),
+        (2, [2, 4, 2.25, 4]),
+    ],
+    ids=["not finite", "none", "in the prompt", "new", "generated"],
+)
+def test_a_token_that_is_in_no_count_yet_counts_once_more(latest, expected):
+    """Token 0 is in the prompt, token 2 was generated twice."""
+    logits, tokens, counts = np.array([[4.0, 4.0, 8.0, 4.0]]), np.array([2, 0]), np.array([2, 0])
+    starts, factors = np.array([0, 2]), (np.array([each]) for each in (2.0, 1.0, 0.25))
+    latest = np.array([latest])
+    found = reference.apply_penalties(logits, tokens, counts, starts, latest, *factors)
+    assert found[0].tolist() == expected
+
+
 @floats
 def test_each_row_has_its_own_penalties_and_the_logits_are_left_alone(dtype):
     rng = np.random.default_rng(0)
     logits = rng.normal(size=(5, 31)).astype(dtype)
     before = logits.copy()
-    counts, in_prompt = rng.integers(3, size=(5, 31)), rng.random((5, 31)) < 0.5
+    tokens = [rng.permutation(31)[:length].astype(np.int32) for length in (7, 0, 31, 1, 12)]
+    counts = [rng.integers(3, size=len(each)) for each in tokens]
+    starts = np.cumsum([0, *map(len, tokens)])
+    latest = rng.integers(31, size=5)
     settings = [rng.uniform(0.5, 2, size=5) for _ in range(3)]
-    y = reference.apply_penalties(logits, counts, in_prompt, *settings)
+    past = np.concatenate(tokens), np.concatenate(counts), starts, latest
+    y = reference.apply_penalties(logits, *past, *settings)
     assert y.dtype == dtype
     for b in range(5):
         row = slice(b, b + 1)
-        alone = reference.apply_penalties(
-            logits[row], counts[row], in_prompt[row], *(s[row] for s in settings)
-        )
+        past = tokens[b], counts[b], np.array([0, len(tokens[b])]), latest[row]
+        alone = reference.apply_penalties(logits[row], *past, *(s[row] for s in settings))
         np.testing.assert_array_equal(y[b], alone[0])
     np.testing.assert_array_equal(logits, before)
 

@@ -262,14 +262,14 @@ def new_model(family, execution):
 class Batch:
     """What a step is given; `arrays` are all that it consists of."""
 
-    def __init__(self, tokens, sequences, vocab_size):
-        B, V, words, numbers = sequences, vocab_size, np.int32, np.float32
+    def __init__(self, tokens, sequences):
+        B, words, numbers = sequences, np.int32, np.float32
         self.arrays = []
         self.token_ids, self.sources, self.positions, self.slots = self.new(4, words, tokens)
         (self.tables,) = self.new(1, words, B, 4)
         (self.starts,) = self.new(1, words, B + 1)
         self.lengths, self.rows, self.chosen = self.new(3, words, B)
-        (self.counts,), (self.in_prompt,) = self.new(1, words, B, V), self.new(1, np.bool_, B, V)
+        self.past = [*self.new(2, words, 7), *self.new(1, words, B + 1), *self.new(1, words, B)]
         self.penalties = self.new(3, numbers, B)
         self.limits = [self.new(1, each, B)[0] for each in (numbers, words, numbers, numbers)]
         self.draws = [self.new(1, each, B)[0] for each in (np.uint64, words, words)]
@@ -289,7 +289,7 @@ def step(model, kv_cache, given):
     )
     hidden = model.forward(batch, kv_cache)
     logits = model.logits(ops.embedding(given.rows, hidden))
-    logits = ops.apply_penalties(logits, given.counts, given.in_prompt, *given.penalties)
+    logits = ops.apply_penalties(logits, *given.past, *given.penalties)
     ops.sample_tokens(logits, *given.limits, *given.draws, out=given.sampled)
     ops.argmax(logits, out=given.sampled)
     ops.top_logprobs(logits, given.chosen, 3)
@@ -371,7 +371,7 @@ def test_a_step_queues_what_a_step_without_memory_queues(
     model, kv_cache, kept = new_model(family, execution)
     steps = []
     for plain in (False, False, True):
-        given = Batch(tokens, sequences, model.config.vocab_size)
+        given = Batch(tokens, sequences)
         gpu.launches.clear()
         gpu.allocated.clear()
         with ops.watch(Call.run) if plain else contextlib.nullcontext():
