@@ -294,9 +294,9 @@ class Engine:
     def _logprobs(self, sampled: Sampled) -> dict[int, Logprob] | None:
         if sampled.logprobs is None:
             return None
-        decode = self._tokenizer.decode if self._tokenizer else lambda *_, **__: ""
+        text_of = self._tokenizer.text_of if self._tokenizer else lambda token_id: ""
         return {
-            token_id: Logprob(*found, decode([token_id], skip_special_tokens=False))
+            token_id: Logprob(*found, text_of(token_id))
             for token_id, found in sampled.logprobs.items()
         }
 

@@ -45,6 +45,7 @@ class Tokenizer:
         # Batching is ours; a tokenizer file may ask for truncation or padding all the same.
         self._tokenizer.no_truncation()
         self._tokenizer.no_padding()
+        self._texts: dict[int, str] = {}
         settings = _settings(directory)
         special_tokens = {
             name: text
@@ -112,6 +113,22 @@ class Tokenizer:
         str
         """
         return self._tokenizer.decode(token_ids, skip_special_tokens=skip_special_tokens)
+
+    def text_of(self, token_id: int) -> str:
+        """Return the text of one token, of a special one too; it is decoded once.
+
+        Parameters
+        ----------
+        token_id : int
+
+        Returns
+        -------
+        str
+            Replacement characters where the token is a piece of a character.
+        """
+        if token_id not in self._texts:
+            self._texts[token_id] = self.decode([token_id], skip_special_tokens=False)
+        return self._texts[token_id]
 
     def token_id(self, token: str) -> int | None:
         """Return the id of a token given as text, or None."""

@@ -87,7 +87,7 @@ def launch_on_gpu(
     early = begins_early(kernel) and _has_early_launches(device)
     prepared = PreparedLaunch(
         kernel.py_func.__name__,
-        driver.CUfunction(int(compiled.kernel.handle)),
+        compiled.kernel,
         Form(grid, block, shared_bytes, compiled.cooperative, early),
         compiled.layout,
         args,

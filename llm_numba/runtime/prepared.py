@@ -108,8 +108,8 @@ class PreparedLaunch:
     ----------
     name : str
         The kernel's, for profilers.
-    function : CUfunction
-        Compiled and loaded.
+    kernel : cuda.core.Kernel
+        Compiled and loaded; it stays so as long as this lives.
     form : Form
     layout : Layout
     args : sequence
@@ -122,11 +122,12 @@ class PreparedLaunch:
     """
 
     def __init__(
-        self, name: str, function: Any, form: Form, layout: Layout, args: Sequence[Any]
+        self, name: str, kernel: Any, form: Form, layout: Layout, args: Sequence[Any]
     ) -> None:
         self.slots = np.zeros(layout.num_slots, np.int64)
         layout.write(self.slots, args)
-        self._name, self._function, self._form = name, function, form
+        self._name, self._form, self._kernel = name, form, kernel
+        self._function = driver.CUfunction(int(kernel.handle))
         # The driver wants the address of a list of addresses, one for each argument.
         self._list = self.slots.ctypes.data + _SLOT_BYTES * np.arange(layout.num_slots)
         self._address = self._list.ctypes.data

@@ -101,6 +101,15 @@ def test_special_tokens_are_skipped_in_text_unless_asked_for(tiny_dir: Path):
     assert tokenizer.decode(ids, skip_special_tokens=False) == "<s>ab</s>"
 
 
+def test_the_text_of_a_token_is_decoded_once_and_a_special_one_has_one_too(tiny_dir, monkeypatch):
+    tokenizer = Tokenizer(tiny_dir)
+    bos = tokenizer.token_id(tokenizer.bos_token)
+    ids = [bos, *tokenizer.encode("a", add_special_tokens=False)]
+    assert [tokenizer.text_of(each) for each in ids] == [tokenizer.bos_token, "a"]
+    monkeypatch.setattr(tokenizer, "_tokenizer", None)
+    assert [tokenizer.text_of(each) for each in ids] == [tokenizer.bos_token, "a"]
+
+
 def test_length_and_ids_of_tokens_include_the_special_ones(tiny_dir: Path):
     tokenizer = Tokenizer(tiny_dir)
     assert len(tokenizer) == 256 + 5
