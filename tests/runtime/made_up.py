@@ -120,6 +120,7 @@ def made_up_gpu(monkeypatch):
     machine = SimpleNamespace(device=0, stream=Stream(7), launches=[], granted=[], ranges=[])
     machine.status = machine.launch_status = 0
     machine.devices, machine.allocated = [], []
+    machine.before_launch = lambda: None
     cuda = SimpleNamespace(
         driver=SimpleNamespace(CUDADriverError=DriverError),
         runtime=SimpleNamespace(
@@ -145,6 +146,7 @@ def made_up_gpu(monkeypatch):
     prepared, module, machine.replays = map(importlib.import_module, MODULES)
 
     def record(config, function, arguments, extra):
+        machine.before_launch()
         # The driver reads as many addresses as the kernel has parameters.
         addresses = (ctypes.c_void_p * sizes[arguments]).from_address(arguments)
         parameters = [ctypes.string_at(address, 8) for address in addresses]

@@ -4,6 +4,8 @@ import ast
 import contextlib
 import sys
 import threading
+import time
+from collections import Counter
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -18,7 +20,7 @@ from llm_numba.models.families import load_config
 from llm_numba.models.gpt2 import GPT2Model, gpt2_tensors
 from llm_numba.models.llama import LlamaModel, llama_tensors
 from llm_numba.ops import Call
-from llm_numba.runtime import empty, intercept, launch
+from llm_numba.runtime import empty, intercept, launch, may_overlap, overlapping
 
 KERNELS = Path(kernels.__file__).parent
 GOLDEN = Path(__file__).parents[1] / "golden" / "fixtures"
@@ -197,22 +199,34 @@ def test_the_memory_of_operations_has_an_end(gpu, monkeypatch):
     assert len(replays._known) == 2
 
 
+def test_whether_kernels_may_overlap_is_asked_each_time(scaling, gpu, monkeypatch):
+    module = sys.modules["llm_numba.runtime.gpu"]
+    monkeypatch.setattr(module, "begins_early", lambda kernel: may_overlap())
+    for wanted in (False, True, False, True):
+        with overlapping(wanted):
+            scaling(array(), 3.0)
+    assert [each.config.numAttrs for each in gpu.launches] == [0, 0, 1, 1] * 2
+    assert scale.calls == 2
+
+
 def test_threads_do_not_mix_their_arrays(scaling, gpu):
     scaling(array((5,)), 3.0)
-    mine = [(array((5,)), array((5,))) for _ in range(8)]
+    gpu.launches.clear()
+    # The driver lets other threads go on while it works.
+    gpu.before_launch = lambda: time.sleep(1e-5)
+    pairs = [(array((5,)), array((5,))) for _ in range(4)]
 
     def work(x, out):
-        for _ in range(50):
+        for _ in range(20):
             scaling(x, 3.0, out=out)
 
-    threads = [threading.Thread(target=work, args=pair) for pair in mine]
+    threads = [threading.Thread(target=work, args=pair) for pair in pairs]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    outs = {x.data.ptr: out.data.ptr for x, out in mine}
-    firsts = [each for each in gpu.launches[2:] if addresses(each)[0] in outs]
-    assert len(firsts) == 8 * 50
+    seen = Counter(address for each in gpu.launches for address in addresses(each))
+    assert [(seen[x.data.ptr], seen[out.data.ptr]) for x, out in pairs] == [(20, 20)] * 4
 
 
 def test_launchers_do_nothing_to_a_device_but_allocate_and_launch():
