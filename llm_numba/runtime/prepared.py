@@ -6,6 +6,7 @@ own: made once, and queued as often as one likes.
 
 import functools
 import struct
+from array import array
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -39,7 +40,6 @@ class Layout:
 
     Attributes
     ----------
-    num_slots : int
     addresses : tuple of (int or None)
         Of each argument the slot of its address; None of scalars.
 
@@ -55,19 +55,21 @@ class Layout:
         for key in keys:
             addresses.append(None if isinstance(key, type) else len(letters) + 4)
             letters += [_letter(key)] if isinstance(key, type) else "q" * (5 + 2 * key[1])
-        self.num_slots = len(letters)
         self.addresses = tuple(addresses)
         padded = (f"{each}{_SLOT_BYTES - struct.calcsize(each)}x" for each in letters)
         self._struct = struct.Struct("<" + "".join(padded))
 
-    def write(self, slots: np.ndarray, args: Sequence[Any]) -> None:
-        """Write arguments into their slots.
+    def slots(self, args: Sequence[Any]) -> "array[int]":
+        """Lay arguments out.
 
         Parameters
         ----------
-        slots : int64 [num_slots]
         args : sequence
             Of the types that the layout was made for.
+
+        Returns
+        -------
+        array of int64
         """
         numbers: list[Any] = []
         for value, address in zip(args, self.addresses, strict=True):
@@ -76,7 +78,7 @@ class Layout:
             else:
                 numbers += (0, 0, value.size, value.itemsize, value.data.ptr)
                 numbers += (*value.shape, *value.strides)
-        self._struct.pack_into(slots, 0, *numbers)
+        return array("q", self._struct.pack(*numbers))
 
 
 class Form(NamedTuple):
@@ -117,20 +119,20 @@ class PreparedLaunch:
 
     Attributes
     ----------
-    slots : int64 [layout.num_slots]
+    slots : array of int64
         The arguments. Who writes other addresses there has the next launch find other arrays.
     """
 
     def __init__(
         self, name: str, kernel: Any, form: Form, layout: Layout, args: Sequence[Any]
     ) -> None:
-        self.slots = np.zeros(layout.num_slots, np.int64)
-        layout.write(self.slots, args)
+        self.slots = layout.slots(args)
         self._name, self._form, self._kernel = name, form, kernel
-        self._function = driver.CUfunction(int(kernel.handle))
+        self._function = int(kernel.handle)
         # The driver wants the address of a list of addresses, one for each argument.
-        self._list = self.slots.ctypes.data + _SLOT_BYTES * np.arange(layout.num_slots)
-        self._address = self._list.ctypes.data
+        begin, length = self.slots.buffer_info()
+        self._list = array("q", range(begin, begin + _SLOT_BYTES * length, _SLOT_BYTES))
+        self._address, _ = self._list.buffer_info()
 
     def queue(self, stream: int) -> None:
         """Queue the kernel.
