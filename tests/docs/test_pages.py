@@ -2,11 +2,15 @@
 
 import inspect
 import re
+import shlex
 import tomllib
 from dataclasses import fields
 from pathlib import Path
 
+from typer.main import get_command
+
 from llm_numba import LLM, SamplingParams
+from llm_numba.cli.app import app
 from llm_numba.cli.options import EngineOptions
 from llm_numba.kernels.ladder import all_ladders
 from llm_numba.models import FAMILIES
@@ -65,6 +69,25 @@ def test_getting_started_names_every_setting_of_the_engine():
     options = {word.removeprefix("--").replace("-", "_") for word in named if word[:2] == "--"}
     assert {field.name for field in fields(EngineOptions)} <= options | {"enable_prefix_caching"}
     assert "no_prefix_caching" in options
+
+
+def commands_on_pages() -> list[tuple[str, ...]]:
+    """Every `llm-numba` that a page tells to type, in words."""
+    texts = [path.read_text() for path in [*DOCS.glob("**/*.md"), ROOT / "README.md"]]
+    typed = re.findall(r"^\$ (?:\w+=\S+ )?(?:\.venv/bin/)?(llm-numba .*)$", "\n".join(texts), re.M)
+    # Up to where the output goes; what stands for more words is none.
+    words = (shlex.split(re.split(r" [>|] ", line)[0], comments=True) for line in typed)
+    return sorted({tuple(word for word in each[1:] if word != "...") for each in words})
+
+
+def test_commands_on_pages_have_the_options_that_they_are_given():
+    commands = commands_on_pages()
+    assert len(commands) > 30
+    for words in commands:
+        command, rest = get_command(app), list(words)
+        while hasattr(command, "commands"):
+            command = command.commands[rest.pop(0)]
+        command.make_context(" ".join(words), rest)  # fails on what it does not know
 
 
 def test_python_on_a_page_is_a_listing_that_a_test_runs():
