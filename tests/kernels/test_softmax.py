@@ -157,8 +157,16 @@ def test_each_candidate_is_the_reference(shape, dtype, device):
         assert_near(result, operands["x"], "vectorised", operands["scale"])
 
 
-@pytest.mark.parametrize("has_mask", [False, True], ids=["all", "masked"])
-@pytest.mark.parametrize("length", [268, 271])  # 67 packets, and edges that lie anywhere
+# 67 packets, or as many and edges that lie anywhere.
+@pytest.mark.parametrize(
+    ("length", "has_mask"),
+    [
+        (268, False),
+        (271, True),
+        pytest.param(268, True, marks=pytest.mark.slow),
+        pytest.param(271, False, marks=pytest.mark.slow),
+    ],
+)
 @pytest.mark.parametrize(
     ("held", "slots", "places"), [(1, 1, 1), (1, 2, 2), (1, 2, 5), (2, 1, 2), (2, 1, 1)]
 )

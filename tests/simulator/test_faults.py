@@ -24,6 +24,8 @@ from llm_numba.simulator import (
 FAULTS = Path(__file__).parent / "faults"
 MARK = "# FAULT"
 SEEDS = range(50)
+# The orders in which corrected kernels run: some always, the rest with the slow tests.
+FEW_AND_MANY = [range(12), pytest.param(range(12, 50), marks=pytest.mark.slow)]
 # A wrong kernel ends at its first fault; a few orders are enough to see that none of them hides it.
 WRONG_SEEDS = range(5)
 
@@ -135,11 +137,12 @@ def test_no_order_of_threads_hides_a_fault(case, error):
 @pytest.mark.parametrize(
     "case", [*(pytest.param(*case.values[:1], id=case.id) for case in CASES), BY_CHANCE]
 )
-def test_the_corrected_kernel_is_clean_in_any_order(case):
+@pytest.mark.parametrize("seeds", FEW_AND_MANY, ids=["few", "many"])
+def test_the_corrected_kernel_is_clean_in_any_order(case, seeds):
     assert not faults_of(case.right)
     want = case.want(*case.args())
     np.testing.assert_array_equal(run(case.right, case), want)
-    for seed in SEEDS:
+    for seed in seeds:
         np.testing.assert_array_equal(run(case.right, case, "random", seed), want)
 
 
