@@ -131,9 +131,10 @@ def serve(
     least, most = (min(each, timer.llm.max_model_len // 2) for each in lengths)
     prompts = rng.integers(least, most, size=count, endpoint=True).tolist()
     answers = rng.integers(least, most, size=count, endpoint=True).tolist()
-    timer.first_token(most)  # compiles
-    meet_batches(timer, min(count, at_once), 2 * most)
     on_gpu = timer.llm.device == "cuda"
+    if on_gpu:
+        meet_prompts(timer, most)
+    meet_batches(timer, min(count, at_once), 2 * most)
     idle = IdleTime(CudaEvents()) if on_gpu else None
     engine = timer.llm.engine
     before = engine.stats()
@@ -166,6 +167,25 @@ def serve(
     wasted = 100 * (after.num_unused_slots - before.num_unused_slots) / slots
     what = "slots of the sequences' blocks that held no token"
     yield Result("serving/waste", what, summarize([wasted], "%"), shape, at_most=4.0)
+
+
+def meet_prompts(timer: EngineTimer, longest: int) -> None:
+    """Compute prompts of every power of two of tokens, so that no kernel is missing.
+
+    Kernels for many rows are chosen by it, and loaded, or compiled, when they are first needed.
+
+    Parameters
+    ----------
+    timer : EngineTimer
+    longest : int
+        Tokens of the longest prompt.
+    """
+    length = 1
+    while length < longest:
+        timer.first_token(length)
+        length *= 2
+    # As many at once as fill a step to the brim.
+    timer.llm.generate([timer.prompt(longest) for _ in range(4)], exactly(1))
 
 
 def meet_batches(timer: EngineTimer, count: int, longest: int) -> None:

@@ -18,7 +18,7 @@ from llm_numba.bench.budget import Budget
 from llm_numba.bench.engine import PARTS, EngineSettings, measure
 from llm_numba.bench.engine_fusion import variants
 from llm_numba.bench.engine_peers import peer_results
-from llm_numba.bench.engine_serving import IdleTime, meet_batches, serve
+from llm_numba.bench.engine_serving import IdleTime, meet_batches, meet_prompts, serve
 from llm_numba.bench.engine_steps import DecodePlan, EngineTimer, make_known, widths
 from llm_numba.cli.app import app
 from llm_numba.errors import CacheError, LLMNumbaError
@@ -356,6 +356,19 @@ def test_what_is_asked_for_most_comes_first():
     assert len(points) == len(set(points)) == 18
     few = EngineSettings(MODEL, batches=(4, 32), contexts=(128,))
     assert few.points == [(32, 512), (4, 512), (4, 128), (32, 128)]
+
+
+def test_a_run_meets_steps_of_all_sizes_before(monkeypatch):
+    llm = LLM(MODEL, device="cpu", max_num_seqs=4, max_num_batched_tokens=96)
+    submit, sizes = llm.engine.runner.submit, []
+
+    def note(step):
+        sizes.append(step.num_tokens)
+        return submit(step)
+
+    monkeypatch.setattr(llm.engine.runner, "submit", note)
+    meet_prompts(EngineTimer(llm), 40)
+    assert sizes == [1, 2, 4, 8, 16, 32, 96, 64]
 
 
 class Hurry(Budget):
