@@ -144,9 +144,16 @@ LIMITS = {
 }
 
 
-@pytest.mark.parametrize("step", ["search", "histogram"])
+# The search reads a row many times, which takes the simulator seconds where it is long.
+STEPS_AND_LENGTHS = [
+    pytest.param(step, length, marks=[pytest.mark.slow] * (step == "search" and length > 5000))
+    for step in ("search", "histogram")
+    for length in LENGTHS
+]
+
+
+@pytest.mark.parametrize(("step", "length"), STEPS_AND_LENGTHS)
 @pytest.mark.parametrize("limits", LIMITS.values(), ids=LIMITS)
-@pytest.mark.parametrize("length", LENGTHS)
 def test_tokens_are_where_the_reference_s_distribution_has_them(length, limits, step, device):
     temperature = [0.3, 0.8, 1.0, 1.7, 30.0]
     for seed in range(1 if length > 3000 else 3):

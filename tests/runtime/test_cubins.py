@@ -91,6 +91,16 @@ def test_what_was_unused_for_longest_goes_first(tmp_path):
     assert [path.stem for path in cache.files()] == ["a", "c", "d"]
 
 
+def test_a_file_that_another_process_removed_stops_nobody_from_making_room(tmp_path, monkeypatch):
+    cache = CubinCache(tmp_path, limit_bytes=10)
+    files = CubinCache.files
+    monkeypatch.setattr(
+        CubinCache, "files", lambda self: [self.directory / "gone.cubin", *files(self)]
+    )
+    cache.write("key", CUBIN)
+    assert files(cache) == []
+
+
 def test_what_is_larger_than_the_limit_is_not_kept(tmp_path):
     cache = CubinCache(tmp_path, limit_bytes=10)
     cache.write("key", CUBIN)
@@ -140,6 +150,8 @@ def test_the_environment_names_its_directory(monkeypatch, tmp_path):
     monkeypatch.delenv("XDG_CACHE_HOME")
     monkeypatch.setenv("HOME", str(tmp_path))
     assert cubin_cache().directory == tmp_path / ".cache" / "llm_numba" / "cubins"
+    monkeypatch.setenv("LLM_NUMBA_CACHE", "~/mine")
+    assert cubin_cache().directory == tmp_path / "mine"
 
 
 # -- On a GPU -----------------------------------------------------------------------------------
