@@ -146,11 +146,13 @@ def test_a_switch_takes_launches_apart(switch, of_a_layer, of_the_model):
 @on_each_device
 def test_overlapping_launches_change_no_bit(device, family):
     model = model_of(family, Execution(), "float32", device)
+    # The simulator overlaps nothing; but there, too, other kernels may be chosen.
+    answer = tokens(3 if device == "cuda" else 1, 1)
     found = {}
     for wanted in (False, True):
         sequences = Sequences(model, device)
         with overlapping(wanted):
-            pieces = (tokens(5), *([token] for token in tokens(3, 1)))
+            pieces = (tokens(5), *([token] for token in answer))
             found[wanted] = [sequences.step(a=piece)["a"] for piece in pieces]
     for apart, together in zip(*found.values(), strict=True):
         np.testing.assert_array_equal(apart, together)
