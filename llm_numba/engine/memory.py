@@ -177,8 +177,9 @@ def activation_bytes(
     num_tokens = min(options.max_num_batched_tokens, options.max_num_seqs * options.max_model_len)
     rows = options.max_num_seqs
     hidden = num_tokens * config.hidden_size * dtype.itemsize
-    # Penalties take a copy of the logits, a count and a flag for each token of the vocabulary.
-    penalties = rows * config.vocab_size * (4 + 4 + 1)
+    # Penalties take a copy of the logits, and of each token that was seen its id and its count.
+    num_seen = min(config.vocab_size, options.max_model_len)
+    penalties = rows * (4 * config.vocab_size + 8 * num_seen)
     largest = max(
         layer_bytes(config, dtype, num_tokens), hidden + logits_bytes(config, rows) + penalties
     )
