@@ -6,7 +6,7 @@ llm = LLM("storyteller", device="cpu", dtype="float32")
 runner, prompt = llm.engine.runner, llm.tokenizer.encode("Emma lost the red")
 params = SamplingParams(temperature=0)
 request = Request("0", None, prompt, params, seed=0, max_tokens=8)
-sequence = Sequence(request, 0, runner.kv_cache.new_table(), None, llm.config.vocab_size)
+sequence = Sequence(request, 0, runner.kv_cache.new_table(), None)
 
 
 def work(token_ids: list[int]) -> Step:
