@@ -78,6 +78,29 @@ def test_a_step_is_never_larger_than_all_sequences_together():
     )
 
 
+@pytest.mark.parametrize("length", [1024, 65536])
+def test_a_gpu_sets_aside_two_steps_for_its_pool_and_the_memory_of_graphs(length):
+    """Graphs decode 64 rows: a layer and the pieces of long contexts, or the logits of all."""
+    config, options = config_of("llama-3-8b"), MemoryOptions(length)
+    num_pieces = length // 2048 + (length < 2048)
+    pieces = 64 * 32 * num_pieces * (128 + 2) * 4
+    decoding = layer_bytes(config, BF16, 64) + pieces
+    graphs = max(decoding, memory.logits_bytes(config, 64)) + 2**24
+    assert (decoding > memory.logits_bytes(config, 64)) == (length > 1024)
+    step = activation_bytes(config, BF16, "cpu", options)
+    assert activation_bytes(config, BF16, "cuda", options) == 2 * step + graphs
+
+
+@pytest.mark.parametrize(("free", "limit"), [(40, 36), (80, 72)])
+def test_our_own_context_is_no_other_programs_memory(monkeypatch, free, limit):
+    """It is counted in the reserve. Of an empty card no more than the card is there."""
+    left = free * GIB - memory.CONTEXT_BYTES
+    monkeypatch.setattr(memory, "gpu_memory", lambda: (left, 80 * GIB))
+    assert plan("gpt2", card=None, length=1024).limit == limit * GIB
+    monkeypatch.setattr(memory, "gpu_memory", lambda: (80 * GIB, 80 * GIB))
+    assert plan("gpt2", card=None, length=1024).limit == 72 * GIB
+
+
 def test_weights_and_cache_are_as_large_as_the_arithmetic_has_them(new_llm):
     llm = new_llm(num_blocks=33, block_size=8)
     model = llm.engine.runner.model
