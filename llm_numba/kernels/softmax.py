@@ -20,7 +20,7 @@ step            reads of x  writes      threads of a row
 ``naive``       3           1           one; neighbours stand N numbers apart
 ``block``       3           1           256, side by side
 ``online``      2           1           256, side by side
-``vectorised``  1           1           32 to 1024, 16 bytes at a time
+``vectorised``  1           1           32 to 4096, 16 bytes at a time
 ==============  ==========  ==========  ====================================
 
 ::
@@ -54,12 +54,13 @@ from llm_numba.kernels.rows import (
     row_launch,
     sum_over_row,
 )
+from llm_numba.kernels.softmax_clustered import blocks_of_row, softmax_clustered
 from llm_numba.kernels.softmax_logits import inverse_or_one, logit, reference_point, row_of_mask
 from llm_numba.kernels.softmax_streamed import softmax_streamed
 from llm_numba.kernels.softmax_vectorised import softmax_held
 from llm_numba.kernels.tuning import Shape, Tunable, choose
 from llm_numba.runtime import Launch, empty, empty_like, launch_all, storage_dtype
-from llm_numba.runtime.room import SIMULATED, Room, room_of
+from llm_numba.runtime.room import Room, room_of
 
 _NAIVE_THREADS = 128
 _BLOCK_THREADS = 256
@@ -67,6 +68,8 @@ _STREAM_THREADS = 1024
 # Packets of a row that a thread has in registers, by whether there is a mask, which takes some; the
 # others are in the ring.
 _STREAM_HELD = {False: 4, True: 1}
+# Likewise of a row that a cluster has.
+_CLUSTER_HELD = {False: 8, True: 4}
 _LOG2_E = math.log2(math.e)
 
 
@@ -174,7 +177,11 @@ def _plan_config(config: "Config", x: Any, mask: Any, scale: float, out: Any) ->
     if config.held_packets:
         grid, block = row_launch(len(x), packets, config.held_packets)
         return (Launch(softmax_held(config.held_packets, has_mask, not edges), grid, block, args),)
-    room = room_of(x)
+    room, held = room_of(x), _CLUSTER_HELD[has_mask]
+    if room.has_clusters and (blocks := blocks_of_row(packets, held)):
+        _, (threads, _) = row_launch(1, math.ceil(packets / blocks), held)
+        kernel = softmax_clustered(blocks, held, has_mask, not edges)
+        return (Launch(kernel, (blocks * len(x),), (threads,), args),)
     kernel, shared_bytes = _streamed(packets, room, has_mask, not edges)
     grid = (min(len(x), room.multiprocessors),)
     return (Launch(kernel, grid, (_STREAM_THREADS,), args, shared_bytes),)
@@ -272,11 +279,8 @@ def _expect(
 
 _EXAMPLE = (64, 1024)
 _HELD_KERNELS = tuple(softmax_held(MOST_PACKETS, False, aligned) for aligned in (True, False))
-# Of rows 64 times as long.
-_STREAMED_KERNELS = {
-    _streamed(64 * _EXAMPLE[1] // ptx.VECTOR[dtype], SIMULATED, has_mask=False, aligned=True)[0]
-    for dtype in ("float32", "bfloat16")
-}
+# Of rows 64 times as long: 128 KiB in two blocks, 256 KiB in four.
+_CLUSTERED_KERNELS = tuple(softmax_clustered(b, _CLUSTER_HELD[False], False, True) for b in (2, 4))
 
 LADDER = Ladder(
     name="softmax",
@@ -303,7 +307,7 @@ LADDER = Ladder(
             "vectorised",
             "16 bytes a load, the row kept in registers: one read of x.",
             _plan_vectorised,
-            (*_HELD_KERNELS, *_STREAMED_KERNELS, softmax_online),
+            (*_HELD_KERNELS, *_CLUSTERED_KERNELS, softmax_online),
         ),
     ),
     operands=_operands,
@@ -324,7 +328,8 @@ class Config(NamedTuple):
     ----------
     held_packets : {0, 1, 4}
         Packets of 16 bytes that a thread holds in registers; a row has as many threads as that
-        needs. 0 sends rows through a ring in shared memory, with one block for each SM.
+        needs, of one block. 0 gives rows to clusters, and where a GPU has none, or a row does not
+        fit into one, sends them through a ring in shared memory, with one block for each SM.
     """
 
     held_packets: int

@@ -12,7 +12,7 @@ than one.
     edge of thread               0 1                                       2
 
 Up to 64 KiB of row fit into the registers of a block. Longer rows are the business of
-:mod:`~llm_numba.kernels.softmax_streamed`.
+:mod:`~llm_numba.kernels.softmax_clustered` and :mod:`~llm_numba.kernels.softmax_streamed`.
 """
 
 import functools

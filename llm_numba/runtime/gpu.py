@@ -24,6 +24,7 @@ from llm_numba.runtime.launch import Launch
 from llm_numba.runtime.overlap import begins_early
 from llm_numba.runtime.prepared import Form, Layout, PreparedLaunch
 from llm_numba.runtime.signature import argument_key, numba_type
+from llm_numba.simulator.clusters import cluster_of
 
 # What a block gets without asking, static and dynamic together; more must be granted first.
 _DEFAULT_SHARED_BYTES = 48 * 1024
@@ -88,7 +89,7 @@ def launch_on_gpu(
     prepared = PreparedLaunch(
         kernel.py_func.__name__,
         compiled.kernel,
-        Form(grid, block, shared_bytes, compiled.cooperative, early),
+        Form(grid, block, shared_bytes, compiled.cooperative, early, cluster_of(kernel)),
         compiled.layout,
         args,
     )

@@ -94,6 +94,8 @@ class Form(NamedTuple):
         All blocks at once, so that they can wait for each other.
     early : bool
         Before the kernel in front of it has ended, see :mod:`llm_numba.runtime.overlap`.
+    cluster : int
+        Blocks along x that reach each other's shared memory; 1 if none do.
     """
 
     grid: tuple[int, ...]
@@ -101,6 +103,7 @@ class Form(NamedTuple):
     shared_bytes: int
     cooperative: bool
     early: bool
+    cluster: int
 
 
 class PreparedLaunch:
@@ -181,6 +184,8 @@ def _config(form: Form, stream: int) -> driver.CUlaunchConfig:
     if form.early:
         kind = ids.CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION
         attributes.append(_attribute(kind, "programmaticStreamSerializationAllowed"))
+    if form.cluster > 1:
+        attributes.append(_cluster_attribute(form.cluster))
     config.attrs, config.numAttrs = attributes, len(attributes)
     return config
 
@@ -189,4 +194,12 @@ def _attribute(kind: Any, switch: str) -> driver.CUlaunchAttribute:
     attribute = driver.CUlaunchAttribute()
     attribute.id = kind
     setattr(attribute.value, switch, 1)
+    return attribute
+
+
+def _cluster_attribute(blocks: int) -> driver.CUlaunchAttribute:
+    attribute = driver.CUlaunchAttribute()
+    attribute.id = driver.CUlaunchAttributeID.CU_LAUNCH_ATTRIBUTE_CLUSTER_DIMENSION
+    lengths = attribute.value.clusterDim
+    lengths.x, lengths.y, lengths.z = blocks, 1, 1
     return attribute

@@ -14,14 +14,17 @@ class Room(NamedTuple):
     multiprocessors : int
     shared_bytes : int
         The most that one block may have.
+    has_clusters : bool
+        Whether blocks can form clusters.
     """
 
     multiprocessors: int
     shared_bytes: int
+    has_clusters: bool
 
 
 # Two, so that there is more than one; and the shared memory that every GPU has.
-SIMULATED = Room(multiprocessors=2, shared_bytes=64 * 1024)
+SIMULATED = Room(multiprocessors=2, shared_bytes=64 * 1024, has_clusters=True)
 
 
 def room_of(array: Any) -> Room:
@@ -43,5 +46,9 @@ def room_of(array: Any) -> Room:
 def _room_of_gpu(device: int) -> Room:
     import cupy
 
-    attributes = cupy.cuda.Device(device).attributes
-    return Room(attributes["MultiProcessorCount"], attributes["MaxSharedMemoryPerBlockOptin"])
+    properties = cupy.cuda.Device(device)
+    return Room(
+        properties.attributes["MultiProcessorCount"],
+        properties.attributes["MaxSharedMemoryPerBlockOptin"],
+        has_clusters=int(properties.compute_capability) >= 90,
+    )

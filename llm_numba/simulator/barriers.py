@@ -1,11 +1,16 @@
-"""Barriers of a block and of the grid, and how threads go wrong at them."""
+"""Barriers of a block, a cluster and the grid, and how threads go wrong at them."""
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from llm_numba.simulator.errors import BarrierDivergenceError
+from llm_numba.simulator.errors import (
+    BarrierDivergenceError,
+    DeadlockError,
+    OutOfBoundsError,
+    RaceError,
+)
 from llm_numba.simulator.lanes import Lanes
 
 if TYPE_CHECKING:
@@ -29,14 +34,16 @@ class _Waiting:
 class Barriers:
     """Who waits where.
 
-    All threads of a block (or of the grid) must come to the same barrier: the CUDA programming
-    guide promises nothing if some go to another one, or have returned. The same means the same
-    line of the source, for Python may compile one line twice.
+    All threads of a block (or of a cluster, or of the grid) must come to the same barrier: the CUDA
+    programming guide promises nothing if some go to another one, or have returned. The same means
+    the same line of the source, for Python may compile one line twice.
     """
 
     def __init__(self, machine: "Machine") -> None:
         self.machine = machine
         self.passed = 0
+        self._announced = np.zeros(machine.threads, bool)
+        self._has_begun = np.zeros(machine.blocks, bool)  # and its cluster knows
         self._arrived = np.zeros(machine.blocks, np.int64)
         self._site = np.full(machine.blocks, _NOWHERE)
         self._waiting: dict[int, list[_Waiting]] = {}
@@ -57,7 +64,8 @@ class Barriers:
         group : Lanes
         after : int
             Where the program goes on.
-        scope : {"block", "grid"}
+        scope : {"block", "cluster", "beginning", "grid"}
+            "beginning" is that of a cluster, and orders no accesses to memory.
         combine : {"count", "and", "or"} or None
             What to compute over the threads' predicates.
         source, result : int or None
@@ -70,21 +78,24 @@ class Barriers:
         """
         machine = self.machine
         machine.progress += 1
+        if scope == "beginning":
+            self._check_announced(group)
         counts = np.bincount(machine.block_of[group.ids], minlength=machine.blocks)
         here = np.flatnonzero(counts)
         self._check(group, here)
         first = (self._arrived[here] == 0).all()
         self._site[here] = group.at
         self._arrived += counts
-        complete = self._arrived == machine.threads_per_block
-        if scope == "grid":
-            first = group.n == machine.threads
-            complete[:] = complete.all()
+        complete = (self._arrived == machine.threads_per_block) & (self._site == group.at)
+        if scope != "block":
+            together = machine.blocks if scope == "grid" else machine.kernel.cluster
+            complete = complete.reshape(-1, together).all(axis=1).repeat(together)
+            self._has_begun |= complete
         if combine is not None:
             # Until the others come, the predicate waits in the register of what comes out.
             group.R[result] = group.vector(group.R[source])
         entry = _Waiting(group, after, result)
-        if first and complete[here].all():
+        if first and (complete == (counts > 0)).all():
             self._release([entry], group.ids, complete, scope, combine)
             return after
         self._waiting.setdefault(group.at, []).append(entry)
@@ -121,7 +132,7 @@ class Barriers:
         self._arrived[complete] = 0
         self._site[complete] = _NOWHERE
         self.passed += int(np.count_nonzero(complete))
-        if machine.observer is not None:
+        if machine.observer is not None and scope != "beginning":
             machine.observer.barrier(machine, ids, scope)
         if combine is not None:
             self._combine(entries, combine)
@@ -186,6 +197,66 @@ class Barriers:
             "Let all threads reach the barrier: guard the work, not the barrier, and return behind "
             "the last one.",
         )
+
+    def announce(self, group: Lanes) -> None:
+        """Note that threads have told their cluster that they have begun."""
+        self._announced[group.ids] = True
+
+    def _check_announced(self, group: Lanes) -> None:
+        silent = ~self._announced[group.ids]
+        if silent.any():
+            raise self.machine.fault(
+                DeadlockError,
+                group,
+                silent,
+                "waits for its cluster, to which it has not said that it has begun itself",
+                "Call cluster_arrive() first, once for each cluster_wait().",
+            )
+        self._announced[group.ids] = False
+
+    def block_of_cluster(self, group: Lanes, rank: Any) -> np.ndarray:
+        """Return the block with a rank in each thread's cluster, whose shared memory is reached.
+
+        Parameters
+        ----------
+        group : Lanes
+        rank : int register
+
+        Returns
+        -------
+        int64 [n]
+
+        Raises
+        ------
+        OutOfBoundsError
+            If a cluster has no such block.
+        RaceError
+            If nothing tells that the block has begun, or if it has ended.
+        """
+        machine = self.machine
+        blocks, rank = machine.kernel.cluster, group.vector(rank)
+        outside = (rank < 0) | (rank >= blocks)
+        if outside.any():
+            raise machine.fault(
+                OutOfBoundsError,
+                group,
+                outside,
+                f"reaches for block {rank[outside][0]} of a cluster of {blocks}",
+                f"Give a rank from 0 to {blocks - 1}.",
+            )
+        mine = machine.block_of[group.ids]
+        other = mine - mine % blocks + rank
+        ended = machine.exited_of_block[other] == machine.threads_per_block
+        for absent, what in ((~self._has_begun[other], "may not have begun"), (ended, "has ended")):
+            if absent.any():
+                raise machine.fault(
+                    RaceError,
+                    group,
+                    absent,
+                    f"reaches for the shared memory of a block of its cluster that {what}",
+                    "Let the blocks of the cluster meet at a barrier before, and after.",
+                )
+        return other
 
     def waiting_groups(self) -> list[Lanes]:
         """Return the groups that wait."""

@@ -13,6 +13,7 @@ from llm_numba.simulator import (  # noqa: F401  (they register twins)
     twins_libdevice,
     twins_math,
 )
+from llm_numba.simulator.clusters import cluster_of
 from llm_numba.simulator.frontend import type_function
 from llm_numba.simulator.program import arrange, assemble, mark_live
 from llm_numba.simulator.statements import translate
@@ -36,6 +37,8 @@ class Kernel:
         Static shared memory of a block, local arrays of a thread.
     grid_sync : bool
         Whether it waits for the whole grid.
+    cluster : int
+        Blocks of a cluster.
     """
 
     name: str
@@ -46,6 +49,7 @@ class Kernel:
     shared_bytes: int
     local_bytes: int
     grid_sync: bool
+    cluster: int
 
 
 _kernels: dict[Any, Kernel] = {}
@@ -80,5 +84,6 @@ def prepare(dispatcher: Any, argument_types: tuple[Any, ...], *, fine: bool = Fa
             translation.shared_bytes,
             translation.local_bytes,
             translation.grid_sync,
+            cluster_of(dispatcher),
         )
     return _kernels[key]

@@ -157,13 +157,24 @@ class Lanes:
 
     # -- Memory ---------------------------------------------------------------------------------
 
-    def cells(self, buffer: Buffer, offset: Any, itemsize: int) -> Any:
-        """Return where elements lie in the buffer's typed array."""
+    def cells(self, buffer: Buffer, offset: Any, itemsize: int, block: Any = None) -> Any:
+        """Return where elements lie in the buffer's typed array.
+
+        Parameters
+        ----------
+        buffer : Buffer
+        offset : int64 or int64 [n]
+            In bytes.
+        itemsize : int
+        block : int64 [n], optional
+            Resident block whose shared memory is meant; by default the thread's own.
+        """
         if buffer.space == "local":
             return self._local_cells(buffer.stride, offset, itemsize)
         cell = offset // itemsize
         if buffer.space == "shared" and self.machine.blocks > 1:
-            return cell + self._mine(self.machine.block_of) * (buffer.stride // itemsize)
+            block = self._mine(self.machine.block_of) if block is None else block
+            return cell + block * (buffer.stride // itemsize)
         return cell
 
     def _local_cells(self, unit: int, offset: Any, itemsize: int) -> Any:
@@ -198,18 +209,26 @@ class Lanes:
         return widen(buffer.typed(dtype)[cell])
 
     def store(
-        self, view: View, index: Any, value: Any, count: int | None = None, *, kind: str = "store"
+        self,
+        view: View,
+        index: Any,
+        value: Any,
+        count: int | None = None,
+        *,
+        kind: str = "store",
+        block: Any = None,
     ) -> None:
         """Write an element for each thread; ``count`` as in :meth:`load`, ``value`` [n, count].
 
-        A store of the `kind` "release" publishes what the thread knows.
+        A store of the `kind` "release" publishes what the thread knows. One element may go into the
+        shared memory of another `block`, as of :meth:`cells`.
         """
         if count is not None:
             self._store_many(view, index, value, count)
             return
         offset = view.locate(self, index)[0]
         buffer, dtype = view.buffer, view.dtype
-        cell = self.cells(buffer, offset, dtype.itemsize)
+        cell = self.cells(buffer, offset, dtype.itemsize, block)
         value = narrow(value, dtype)
         if isinstance(value, np.ndarray) and not isinstance(cell, np.ndarray):
             cell = self.vector(cell)  # many threads, one element: the last one stays

@@ -69,13 +69,15 @@ class Observer:
             self._accounts.line(lanes).divergent += split
 
     def barrier(self, machine: Machine, ids: np.ndarray, scope: str) -> None:
-        """Note that threads of each block, or of the whole grid, have met."""
+        """Note that threads of each block, of each cluster, or of the whole grid have met."""
         if not self._faults:
             return
         block = machine.block_of[ids]
         if scope == "grid" or block[0] == block[-1]:
             self._knowledge.meet(ids)
             return
+        if scope == "cluster":
+            block = block // machine.kernel.cluster
         for part in np.split(ids, np.flatnonzero(np.diff(block)) + 1):
             self._knowledge.meet(part)
 

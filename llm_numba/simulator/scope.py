@@ -244,7 +244,7 @@ class Scope:
         )
 
     def barrier(self, target: ir.Var, scope: str, combine: str | None, value: Any) -> None:
-        """End the block at a barrier of all threads of the block or grid."""
+        """End the block at a barrier of all threads of the block, cluster or grid."""
         self.emit_location()
         source = result = None
         if combine is not None:
@@ -257,7 +257,7 @@ class Scope:
         how = f"{scope!r}, {combine!r}, {source}, {result}"
         block.end = f"return g.machine.barriers.arrive(g, {{0}}, {how})"
         if result is None:
-            self.set_constant(target, None if scope == "block" else 0)
+            self.set_constant(target, 0 if scope == "grid" else None)
         else:
             following.uses |= {source, result}
 

@@ -84,6 +84,7 @@ def simulate(
     kinds = tuple(_kernel_type(value) for value in args)
     prepared = prepare(kernel, kinds, fine=schedule == "random")
     _check_shared(prepared, shared_bytes)
+    _check_clusters(prepared, grid)
     buffers: dict[int, Buffer] = {}
     values = [
         _kernel_value(value, kind, buffers, name)
@@ -166,10 +167,20 @@ def _check_shared(kernel: Kernel, shared_bytes: int) -> None:
         )
 
 
+def _check_clusters(kernel: Kernel, grid: tuple[int, int, int]) -> None:
+    if grid[0] % kernel.cluster:
+        raise UnsupportedError(
+            f"{kernel.name} runs in clusters of {kernel.cluster} blocks, and its grid of "
+            f"{_shape_name(grid)} blocks has no whole number of them along x.",
+            f"Round the grid up to a multiple of {kernel.cluster}.",
+        )
+
+
 def _waves(kernel: Kernel, count: int, threads: int, dynamic: int) -> list[range]:
-    """Return the blocks that run together; those that wait for the whole grid all do."""
+    """Return the blocks that run together: whole clusters; for those that sync a grid, all."""
     size = max(kernel.shared_bytes + dynamic + threads * kernel.local_bytes, 1)
     together = max(1, min(_RESIDENT_THREADS // threads, _RESIDENT_BYTES // size))
+    together = max(1, together // kernel.cluster) * kernel.cluster
     if kernel.grid_sync:
         together = count
     return [range(start, min(start + together, count)) for start in range(0, count, together)]

@@ -32,19 +32,26 @@ class Twin:
         Its result comes out of memory that other threads may change.
     typed : bool
         It takes Numba's signature as keyword ``signature``.
+    barrier : str or None
+        Whose threads wait for each other at it; see :meth:`Barriers.arrive`.
     """
 
     function: Callable[..., Any]
     collective: bool = False
     loads: bool = False
     typed: bool = False
+    barrier: str | None = None
 
 
 _twins: dict[Any, Twin] = {}
 
 
 def twin(
-    *operations: Any, collective: bool = False, loads: bool = False, typed: bool = False
+    *operations: Any,
+    collective: bool = False,
+    loads: bool = False,
+    typed: bool = False,
+    barrier: str | None = None,
 ) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """Register a function as the twin of one or several operations.
 
@@ -60,11 +67,13 @@ def twin(
         thread.
     typed : bool
         Whether the twin wants Numba's signature of the call as keyword argument ``signature``.
+    barrier : {"block", "cluster", "beginning", "grid"}, optional
+        For a barrier: whose threads wait for each other. The function is never called.
     """
 
     def register(function: Callable[..., Any]) -> Callable[..., Any]:
         for operation in operations:
-            _twins[operation] = Twin(function, collective, loads, typed)
+            _twins[operation] = Twin(function, collective, loads, typed, barrier)
         return function
 
     return register

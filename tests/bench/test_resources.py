@@ -50,7 +50,7 @@ def test_a_row_has_a_figure_for_each_capability_that_the_step_is_for():
 @pytest.mark.usefixtures("_no_compiler")
 def test_a_long_row_may_have_a_kernel_of_its_own():
     kernels = {row["kernel"] for row in bench.measure(["softmax"]) if row["step"] == "vectorised"}
-    assert kernels == {"softmax_held", "softmax_streamed"}
+    assert kernels == {"softmax_held", "softmax_clustered"}
 
 
 def test_there_is_no_such_ladder():

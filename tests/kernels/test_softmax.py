@@ -17,10 +17,12 @@ from llm_numba import reference
 from llm_numba.errors import KernelArgumentError
 from llm_numba.kernels.rows import MAX_THREADS, MOST_PACKETS, PACKET
 from llm_numba.kernels.softmax import LADDER, TUNABLE, softmax
+from llm_numba.kernels.softmax_clustered import THREADS, blocks_of_row, softmax_clustered
 from llm_numba.kernels.softmax_streamed import softmax_streamed
 from llm_numba.runtime import intercept, kernel_view, launch_all, to_device, to_host
 from llm_numba.runtime.offline import compile_to_ptx, compiler_problem, resources, signature_of
 from llm_numba.simulator import simulate
+from llm_numba.simulator.clusters import cluster_of
 
 STEPS = [step.name for step in LADDER.steps]
 each_step = pytest.mark.parametrize("step", STEPS)
@@ -181,10 +183,48 @@ def test_rows_pass_through_a_ring_one_after_the_other(held, slots, places, lengt
     assert_near(out, x, "vectorised", mask=np.resize(mask, x.shape) if has_mask else None)
 
 
+@pytest.mark.parametrize("has_mask", [False, True], ids=["all", "masked"])
+@pytest.mark.parametrize("length", [268, 271, 3])  # 67 packets, edges anywhere, edges alone
+@pytest.mark.parametrize(("blocks", "held"), [(2, 2), (8, 1)])
+def test_the_blocks_of_a_cluster_share_a_row(blocks, held, length, has_mask):
+    # The last block has a few packets, or none.
+    x = numbers((2, length), "float32")
+    mask = np.random.default_rng(1).random((2 * has_mask, length)) < 0.7
+    out = np.zeros_like(x)
+    args = (x, mask, np.float32(math.log2(math.e)), out)
+    kernel = softmax_clustered(blocks, held, has_mask, length == 268)
+    simulate(kernel, 2 * blocks, 32, args, schedule="random", seed=blocks)
+    assert_near(out, x, "vectorised", mask=np.resize(mask, x.shape) if has_mask else None)
+
+
+@pytest.mark.parametrize(
+    ("special", "expected"), [(np.nan, np.nan), (np.inf, np.nan), (-np.inf, 0.0)]
+)
+@pytest.mark.parametrize("column", [0, 200])
+def test_nan_and_infinities_reach_all_blocks_of_a_cluster(column, special, expected):
+    x = numbers((2, 268), "float32")
+    x[1, column] = special
+    out = np.zeros_like(x)
+    args = (x, np.zeros((0, 268), bool), np.float32(math.log2(math.e)), out)
+    simulate(softmax_clustered(4, 1, False, True), 8, 32, args)
+    assert_near(out[:1], x[:1], "vectorised")
+    with np.errstate(invalid="ignore"):
+        truth = reference.softmax(x[1].astype(np.float64))
+    np.testing.assert_allclose(out[1], truth, rtol=1e-5, atol=1e-30)
+    np.testing.assert_equal(out[1, column], np.float32(expected))
+
+
+def test_a_row_has_as_many_blocks_as_hold_it():
+    room = THREADS * 8
+    counts = [blocks_of_row(packets, 8) for packets in (1, 2 * room, 2 * room + 1, 8 * room)]
+    assert counts == [2, 2, 4, 8]
+    assert blocks_of_row(8 * room + 1, 8) == 0
+
+
 @pytest.mark.gpu
 @each_step
 @each_dtype
-@pytest.mark.parametrize("length", [50_257, 131_072])
+@pytest.mark.parametrize("length", [50_257, 131_072, 300_001])
 def test_rows_of_a_large_vocabulary(length, dtype, step):
     x = numbers((5, length), dtype)
     assert_near(run(x, device="cuda", step=step), x, step)
@@ -301,7 +341,7 @@ def test_no_compiler_fuses_the_scaling_with_the_subtraction(dtype):
     launches = {
         launch.kernel: launch
         for step in LADDER.steps
-        for length in (64, FITS + 8)
+        for length in (64, FITS + 8, 9 * FITS)
         for launch in step.plan(**LADDER.operands((1, length), np.dtype(dtype), 0))
     }
     for launch in launches.values():
@@ -315,15 +355,22 @@ def test_no_compiler_fuses_the_scaling_with_the_subtraction(dtype):
 def test_kernels_for_short_and_for_long_rows_stay_in_registers(capability, dtype):
     if problem := compiler_problem():
         pytest.skip(problem)
-    for length in (FITS // 2, FITS // 2 - 1, 2 * FITS, FITS + 8, FITS + 9):
+    kernels = set()
+    for length in (FITS // 2, FITS // 2 - 1, FITS + 8, FITS + 9, 9 * FITS, 9 * FITS + 1):
         for mask_rows in (0, 1):
             operands = LADDER.operands((1, length), np.dtype(dtype), 0)
             operands["mask"] = np.ones((mask_rows, length), bool)
             (launch,) = LADDER.steps[-1].plan(**operands)
+            if cluster_of(launch.kernel) > 1 and capability < (9, 0):
+                continue
             found = resources(launch, capability)
-            assert found.kernel == ("softmax_held" if length < FITS else "softmax_streamed")
+            kernels.add((found.kernel, length < FITS, length > 8 * FITS))
             assert found.stack_bytes == found.spill_stores == found.spill_loads == 0
             assert not found.float64
+    clustered = {("softmax_clustered", False, False)} if capability >= (9, 0) else set()
+    assert kernels == {
+        ("softmax_held", True, False), *clustered, ("softmax_streamed", False, True)
+    }  # fmt: skip
 
 
 # -- What it refuses ----------------------------------------------------------------------------

@@ -12,6 +12,7 @@ from numba.cuda import dispatcher, types
 from llm_numba.errors import KernelArgumentError, LaunchError
 from llm_numba.runtime import Launch, launch, launch_all
 from llm_numba.runtime.cubins import Cubin, CubinCache
+from llm_numba.simulator.clusters import in_clusters
 
 F32 = types.float32
 
@@ -193,6 +194,16 @@ def test_a_kernel_starts_early_where_both_sides_want_it(gpu, monkeypatch):
     (attribute,) = gpu.launches[0].config.attrs
     assert attribute.id.name == "CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION"
     assert attribute.value.programmaticStreamSerializationAllowed == 1
+
+
+def test_blocks_form_clusters_where_the_kernel_says_so(gpu):
+    launch(in_clusters(4)(Kernel(one)), (8, 3), 32, (array(),))
+    config = gpu.launches[0].config
+    (attribute,) = config.attrs
+    assert (config.gridDimX, config.gridDimY) == (8, 3)
+    assert attribute.id.name == "CU_LAUNCH_ATTRIBUTE_CLUSTER_DIMENSION"
+    lengths = attribute.value.clusterDim
+    assert (lengths.x, lengths.y, lengths.z) == (4, 1, 1)
 
 
 def test_what_the_driver_refuses_is_cupys_error(gpu):

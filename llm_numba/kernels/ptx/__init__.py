@@ -11,6 +11,7 @@ the instruction does, in NumPy, for the simulator.
 :mod:`~llm_numba.kernels.ptx.streams`      the same with hints to the caches, or as raw words
 :mod:`~llm_numba.kernels.ptx.copies`       16 bytes into shared memory while the thread goes on
 :mod:`~llm_numba.kernels.ptx.flags`        words with which blocks hand work to each other
+:mod:`~llm_numba.kernels.ptx.clusters`     blocks that write into each other's shared memory
 :mod:`~llm_numba.kernels.ptx.overlap`      kernels that begin before the one before has ended
 :mod:`~llm_numba.kernels.ptx.special`      powers of 2 and reciprocals, approximately
 :mod:`~llm_numba.kernels.ptx.warps`        two numbers combined; a warp's integers reduced
@@ -20,6 +21,13 @@ What older GPUs do in place of an instruction that they lack is chosen in
 :mod:`~llm_numba.kernels.ptx.target`.
 """
 
+from llm_numba.kernels.ptx.clusters import (
+    cluster_arrive,
+    cluster_rank,
+    cluster_store,
+    cluster_sync,
+    cluster_wait,
+)
 from llm_numba.kernels.ptx.copies import (
     cp_async16,
     cp_async16_or_zeros,
@@ -63,6 +71,11 @@ __all__ = [
     "VECTOR",
     "add",
     "await_previous_kernel",
+    "cluster_arrive",
+    "cluster_rank",
+    "cluster_store",
+    "cluster_sync",
+    "cluster_wait",
     "cp_async16",
     "cp_async16_or_zeros",
     "cp_async_commit",
