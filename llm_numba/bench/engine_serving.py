@@ -146,7 +146,7 @@ def serve(
             while not all(request.finished for request in requests):
                 if not in_time():
                     return
-                engine.step()
+                timer.step(requests)
         seconds = time.perf_counter() - begin
     after = engine.stats()
     shape = {
@@ -209,4 +209,4 @@ def meet_batches(timer: EngineTimer, count: int, longest: int) -> None:
     answers = [exactly(number + 1) for number in range(rows)]
     with timer.running(prompts, answers) as requests:
         while not all(request.finished for request in requests):
-            timer.llm.engine.step()
+            timer.step(requests)

@@ -166,7 +166,7 @@ class EngineTimer:
                 for request in requests:
                     if request.error is not None:  # it will never have a token
                         raise request.error
-                self._step(requests)
+                self.step(requests)
             yield requests
 
     def _repeat(self, requests: list[Request], most: int, budget_seconds: float) -> list[float]:
@@ -175,7 +175,7 @@ class EngineTimer:
         while len(seconds) < most and (
             len(seconds) < _FEWEST_STEPS or sum(seconds) < budget_seconds
         ):
-            self._step(requests)
+            self.step(requests)
             end = self._clock()
             seconds.append(end - begin)
             begin = end
@@ -256,7 +256,16 @@ class EngineTimer:
         """
         return self._rng.integers(self.llm.config.vocab_size, size=num_tokens).tolist()
 
-    def _step(self, requests: list[Request]) -> None:
+    def step(self, requests: list[Request]) -> None:
+        """Let the engine make a step, and take what it hands out, as its users do.
+
+        What nobody takes piles up, and Python's garbage collector looks through all of it again and
+        again, while nothing is launched.
+
+        Parameters
+        ----------
+        requests : list of Request
+        """
         self._engine.step()
         for request in requests:
             request.chunks.clear()

@@ -371,6 +371,19 @@ def test_a_run_meets_steps_of_all_sizes_before(monkeypatch):
     assert sizes == [1, 2, 4, 8, 16, 32, 96, 64]
 
 
+def test_what_the_engine_hands_out_is_taken_at_each_step(llm, monkeypatch):
+    step, waiting = llm.engine.step, []
+
+    def note():
+        step()
+        waiting.append(max((len(request.chunks) for request in llm.engine._live), default=0))
+
+    monkeypatch.setattr(llm.engine, "step", note)
+    assert len(list(serve(EngineTimer(llm), 3, (4, 30), 0, 2, lambda: True))) == 3
+    assert len(waiting) > 30
+    assert max(waiting) == 1
+
+
 class Hurry(Budget):
     """A budget of a part that is over from the beginning, while there is time for all others."""
 
