@@ -27,6 +27,7 @@ from llm_numba.runtime.graphs import Graph, capture
 from llm_numba.runtime.launch import Launch, intercept, launch, launch_all
 from llm_numba.runtime.memory import available_memory, gpu_memory, reserve_gpu_memory
 from llm_numba.runtime.overlap import may_overlap, overlapping, starts_early
+from llm_numba.runtime.together import starts_together
 from llm_numba.runtime.transfers import Download, Staging
 
 __all__ = [
@@ -57,6 +58,7 @@ __all__ = [
     "resolve_dtype",
     "simulation_requested",
     "starts_early",
+    "starts_together",
     "storage_dtype",
     "to_device",
     "to_host",

@@ -7,6 +7,7 @@ kernel was compiled to is kept, and a launch is a look-up, a list of numbers, an
 
 import contextlib
 import functools
+import math
 import weakref
 from collections.abc import Callable, Iterator
 from contextvars import ContextVar
@@ -24,10 +25,12 @@ from llm_numba.runtime.launch import Launch
 from llm_numba.runtime.overlap import begins_early
 from llm_numba.runtime.prepared import Form, Layout, PreparedLaunch
 from llm_numba.runtime.signature import argument_key, numba_type
+from llm_numba.runtime.together import must_start_together
 from llm_numba.simulator.clusters import cluster_of
 
 # What a block gets without asking, static and dynamic together; more must be granted first.
 _DEFAULT_SHARED_BYTES = 48 * 1024
+_TOO_MANY_TOGETHER = int(driver.CUresult.CUDA_ERROR_COOPERATIVE_LAUNCH_TOO_LARGE)
 
 
 @dataclass
@@ -78,7 +81,8 @@ def launch_on_gpu(
     KernelArgumentError
         If an array lies on another GPU.
     LaunchError
-        If the GPU has not that much shared memory for a block.
+        If the GPU has not that much shared memory for a block, or no room for all blocks of a
+        kernel whose blocks wait for each other.
     """
     device = use_device()
     compiled = _load(kernel, device, args)
@@ -86,14 +90,24 @@ def launch_on_gpu(
         _grant(compiled, device, shared_bytes)
     _check_place(kernel, args, device)
     early = begins_early(kernel) and _has_early_launches(device)
+    together = compiled.cooperative or must_start_together(kernel)
     prepared = PreparedLaunch(
         kernel.py_func.__name__,
         compiled.kernel,
-        Form(grid, block, shared_bytes, compiled.cooperative, early, cluster_of(kernel)),
+        Form(grid, block, shared_bytes, together, early, cluster_of(kernel)),
         compiled.layout,
         args,
     )
-    prepared.queue(stream_handle(stream))
+    try:
+        prepared.queue(stream_handle(stream))
+    except cupy.cuda.driver.CUDADriverError as error:
+        if error.status != _TOO_MANY_TOGETHER:
+            raise
+        raise LaunchError(
+            f"{math.prod(grid)} blocks of kernel {kernel.py_func.__name__!r} wait for each other, "
+            f"and GPU {device} has no room for so many at a time.",
+            "Launch fewer blocks, or blocks of fewer threads and less shared memory.",
+        ) from error
     if note := _note.get():
         note(prepared, compiled.layout.addresses, args)
 

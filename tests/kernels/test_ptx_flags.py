@@ -49,6 +49,37 @@ def test_rows_are_handed_over_whatever_block_runs_first(seed):
 
 
 @cuda.jit
+def gather(flags, x, out):
+    """Each block writes a row; the last one waits for all, and adds them up."""
+    block, t = cuda.blockIdx.x, cuda.threadIdx.x
+    out[block, t] = x[t] + block
+    cuda.syncthreads()
+    if t == 0:
+        ptx.add_release(flags, 2, int32(1))
+    if block == 3:
+        if t == 0:
+            while ptx.load_acquire(flags, 2) < 4:
+                pass
+        cuda.syncthreads()
+        for other in range(3):
+            out[3, t] += out[other, t]
+
+
+def test_who_counts_all_blocks_sees_what_all_have_written(device):
+    on_device = [runtime.to_device(each, device) for each in arrays()]
+    runtime.launch(gather, 4, THREADS, tuple(on_device))
+    np.testing.assert_array_equal(runtime.to_host(on_device[2])[3], 4 * np.arange(THREADS) + 6)
+    assert runtime.to_host(on_device[0]).tolist() == [0, 0, 4, 0]
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_a_counter_counts_whatever_block_runs_first(seed):
+    flags, x, out = arrays()
+    simulate(gather, 4, THREADS, (flags, x, out), schedule="random", seed=seed)
+    np.testing.assert_array_equal(out[3], 4 * x + 6)
+
+
+@cuda.jit
 def release_too_early(flags, x, out):
     if cuda.threadIdx.x == 0:
         if cuda.blockIdx.x == 0:
@@ -146,6 +177,8 @@ def test_operands_of_wrong_types_are_refused_with_what_would_be_right():
         ptx.load_acquire._defn(None, wide, types.int64)
     with pytest.raises(TypingError, match="store_release takes a C-contiguous array of int32"):
         ptx.store_release._defn(None, wide, types.int64, types.int32)
+    with pytest.raises(TypingError, match="add_release takes a C-contiguous array of int32"):
+        ptx.add_release._defn(None, wide, types.int64, types.int32)
 
 
 @pytest.fixture

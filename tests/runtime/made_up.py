@@ -65,7 +65,9 @@ class DeviceArray:
 
 
 class DriverError(RuntimeError):
-    pass
+    def __init__(self, status):
+        super().__init__(status)
+        self.status = status
 
 
 class Stream:

@@ -213,6 +213,12 @@ def test_what_the_driver_refuses_is_cupys_error(gpu):
     assert gpu.ranges == ["one", "end"]
 
 
+def test_blocks_that_find_no_room_together_are_an_error_with_a_remedy(gpu):
+    gpu.launch_status = 720  # CUDA_ERROR_COOPERATIVE_LAUNCH_TOO_LARGE
+    with pytest.raises(LaunchError, match=r"6 blocks of kernel 'one' wait .* Launch fewer blocks"):
+        launch(Kernel(one), (3, 2), 1, (array(),))
+
+
 @pytest.mark.parametrize(
     ("stream", "pointer"),
     [

@@ -24,6 +24,7 @@ from numba.cuda.core.errors import TypingError
 from numba.cuda.extending import intrinsic
 
 from llm_numba.kernels.ptx.elements import WORD
+from llm_numba.simulator.atomics import Update
 from llm_numba.simulator.twins import twin
 
 _POINTER = WORD.as_pointer(1)
@@ -36,6 +37,13 @@ _RELEASE = ir.InlineAsm(
     "l,r,~{memory}",
     True,
 )
+_ADD = ir.InlineAsm(
+    ir.FunctionType(ir.VoidType(), [_POINTER, WORD]),
+    "red.release.gpu.global.add.s32 [$0], $1;",
+    "l,r,~{memory}",
+    True,
+)
+_SUM = Update.of_ufunc(np.add)
 
 
 @intrinsic
@@ -93,6 +101,40 @@ def store_release(typing_context, array, index, value):
 @twin(store_release)
 def _(lanes, array, index, value):
     lanes.store(array.ravel(), index, np.asarray(value).astype(np.int64)[()], kind="release")
+
+
+@intrinsic
+def add_release(typing_context, array, index, value):
+    """Add to a counter, behind all that this thread wrote before or knows to be written.
+
+    Where many wait for many: each adds one, and who finds the number of all of them sees the
+    results of all. An atomic addition behind a ``cuda.threadfence()`` does the same, and waits for
+    the fence.
+
+    Instruction: ``red.release.gpu.global.add.s32``. Capability: sm_70.
+
+    Parameters
+    ----------
+    array : C-contiguous global array of int32
+    index : int
+        As for :func:`load_acquire`.
+    value : int32
+    """
+    _check_flag("add_release", array)
+
+    def codegen(context, builder, signature, args):
+        pointer = _address(context, builder, array, args[0], args[1])
+        builder.call(_ADD, [pointer, args[2]])
+        return context.get_dummy_value()
+
+    return types.void(array, types.int64, types.int32), codegen
+
+
+@twin(add_release)
+def _(lanes, array, index, value):
+    if lanes.machine.observer is not None:
+        lanes.machine.observer.fence(lanes)
+    lanes.atomic(array.ravel(), index, _SUM, np.asarray(value).astype(np.int32)[()])
 
 
 def _check_flag(name, array):
