@@ -10,6 +10,8 @@
     ```
     ```{engine-serving} llama-3.2-1b
     ```
+    ```{engine-persistent} llama-3.2-1b
+    ```
 
 Where there is no record yet, each says which command writes it. Beneath a table stands what its
 run left out, and why.
@@ -157,6 +159,24 @@ def serving(results: Results) -> list[str]:
     return table(["measured", "figure"], [[e["what"], of(results, e["name"])] for e in found])
 
 
+def persistent(results: Results) -> list[str]:
+    """Make the table of the persistent kernel against the graph of kernels."""
+    found: dict[int, dict[str, float]] = {}
+    for name, each in results.items():
+        if name.startswith("persistent/"):
+            ways = found.setdefault(each["shape"]["context"], {})
+            ways[each["shape"]["way"]] = each["median"]
+    rows = []
+    for context, ways in found.items():
+        if len(ways) == 2:
+            graph, kernel = ways["graph"], ways["kernel"]
+            winner = "one kernel" if kernel < graph else "graph"
+            share = f"{100 * abs(1 - kernel / graph):.1f} %"
+            rows.append([f"{context:,}", f"{graph:.3g}", f"{kernel:.3g}", winner, share])
+    headings = ["context", "graph of kernels, ms", "one kernel, ms", "who wins", "by"]
+    return table(headings, rows)
+
+
 def curve(points: list[dict[str, Any]], axis: str) -> Drawing:
     """Draw median milliseconds against batch or context, each twice as long as the one before.
 
@@ -231,8 +251,15 @@ class Serving(EngineTable):
     prefixes = ("serving",)
 
 
+class Persistent(EngineTable):
+    """One kernel for a step against a graph of kernels."""
+
+    make = persistent
+    prefixes = ("persistent",)
+
+
 def setup(app: Sphinx) -> dict[str, Any]:
     """Register the directives."""
-    for each in (Classic, Decode, Fusion, Serving):
+    for each in (Classic, Decode, Fusion, Serving, Persistent):
         app.add_directive(f"engine-{each.__name__.lower()}", each)
     return {"parallel_read_safe": True, "parallel_write_safe": True}

@@ -21,6 +21,7 @@ from llm_numba.bench.bandwidth import weight_bandwidth
 from llm_numba.bench.budget import Budget
 from llm_numba.bench.engine_fusion import fusion_results, give_memory_back
 from llm_numba.bench.engine_peers import peer_results
+from llm_numba.bench.engine_persistent import persistent_results
 from llm_numba.bench.engine_serving import serve
 from llm_numba.bench.engine_steps import DecodePlan, EngineTimer
 from llm_numba.bench.profile_traffic import StepShape, step_traffic, weight_bytes
@@ -31,7 +32,9 @@ from llm_numba.errors import LLMNumbaError
 from llm_numba.runtime import resolve_device
 
 # In the order in which they run, and what each may take of the time.
-PARTS = {"decode": 0.25, "prefill": 0.05, "peers": 0.45, "fusion": 0.15, "serving": 0.1}
+PARTS = {
+    "decode": 0.25, "prefill": 0.05, "peers": 0.4, "fusion": 0.1, "persistent": 0.1, "serving": 0.1
+}  # fmt: skip
 
 # What an H100 should reach: milliseconds a step, by model, batch and context.
 _AT_MOST_MS = {
@@ -176,10 +179,11 @@ def measure(settings: EngineSettings, budget: Budget) -> Iterator[Result]:
         "decode, prefill": _steps(load, settings, budget, speed),
         "peers": peer_results(settings.model, settings.context, settings.steps, budget),
         "fusion": _fusion(load, settings, budget),
+        "persistent": _persistent(load, settings, budget),
         "serving": _serving(load, settings, budget),
     }
     if device != "cuda":
-        del runs["peers"]
+        del runs["peers"], runs["persistent"]
     for parts, measured in runs.items():
         if set(parts.split(", ")) & set(settings.parts):
             yield from budget.results(parts, measured)
@@ -201,6 +205,11 @@ def _fusion(load: Load, settings: EngineSettings, budget: Budget) -> Iterator[Re
     shapes = (settings.two_batches, settings.context)
     steps, seconds = min(settings.steps, 100), settings.point_seconds / 2
     yield from fusion_results(load, *shapes, steps, seconds, settings.seed, budget)
+
+
+def _persistent(load: Load, settings: EngineSettings, budget: Budget) -> Iterator[Result]:
+    plan = (settings.contexts, settings.warmup, settings.steps)
+    yield from persistent_results(load, *plan, settings.point_seconds, settings.seed, budget)
 
 
 def _serving(load: Load, settings: EngineSettings, budget: Budget) -> Iterator[Result]:

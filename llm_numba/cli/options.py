@@ -131,6 +131,14 @@ class EngineOptions:
         bool,
         Option("--enforce-eager", help="On a GPU: no CUDA graphs.", rich_help_panel=_ENGINE),
     ] = False
+    persistent: Annotated[
+        bool,
+        Option(
+            "--persistent",
+            help="On a GPU: decode a sequence that is alone by one kernel a step.",
+            rich_help_panel=_ENGINE,
+        ),
+    ] = False
     batch_invariant: Annotated[
         bool,
         Option(

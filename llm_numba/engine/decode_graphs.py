@@ -86,6 +86,8 @@ class DecodeGraphs:
         The most sequences, and the most blocks of one.
     enforce_eager : bool
         Launch one by one, and capture nothing. The kernels are the same, so every bit is.
+    persistent : bool
+        Run a step of one sequence as one kernel: see :class:`PersistentDecoder`.
 
     Attributes
     ----------
@@ -96,10 +98,20 @@ class DecodeGraphs:
     """
 
     def __init__(
-        self, model: Decoder, kv_cache: PagedKVCache, largest: Bucket, enforce_eager: bool
+        self,
+        model: Decoder,
+        kv_cache: PagedKVCache,
+        largest: Bucket,
+        enforce_eager: bool,
+        persistent: bool = False,
     ) -> None:
         self._model, self._kv_cache = model, kv_cache
         self._largest, self._enforce_eager = largest, enforce_eager
+        self._persistent = None
+        if persistent:
+            from llm_numba.engine.persistent import PersistentDecoder
+
+            self._persistent = PersistentDecoder(model, kv_cache)
         like = model.lm_head
         device = kind_of(like)
         self.sampled = zeros(largest.rows, np.int64, device)
@@ -187,10 +199,17 @@ class DecodeGraphs:
             self._query_starts[: bucket.rows + 1],
             inputs.field("context_lens"),
         )
-        logits = self._model.logits(self._model.forward(batch, self._kv_cache))
+        out = self.sampled[: bucket.rows]
+        alone = self._persistent is not None and bucket.rows == 1
+        if alone and mode == "argmax":
+            self._persistent.decode(batch, out)
+            return None
+        if alone:
+            logits = self._persistent.decode(batch)
+        else:
+            logits = self._model.logits(self._model.forward(batch, self._kv_cache))
         if mode == "logits":
             return logits
-        out = self.sampled[: bucket.rows]
         if mode == "argmax":
             ops.argmax(logits, out=out)
             return None

@@ -72,6 +72,9 @@ class LLM:
         stretches ("dynamic", "yarn") may be asked for more, up to its factor.
     enforce_eager : bool
         On a GPU, launch kernels one by one: no CUDA graphs. Slower, and every bit the same.
+    persistent : bool
+        On a GPU, decode a sequence that is alone by one kernel for the whole step. For small
+        models of the Llama family.
     batch_invariant : bool
         A request's logits have the same bits alone and in any batch. Slower.
     execution : Execution, optional
@@ -114,6 +117,7 @@ class LLM:
         enable_prefix_caching: bool = True,
         max_model_len: int | None = None,
         enforce_eager: bool = False,
+        persistent: bool = False,
         batch_invariant: bool = False,
         execution: Execution | None = None,
         progress: Progress | None = None,
@@ -182,7 +186,9 @@ class LLM:
                 files, self.dtype, self.max_model_len, progress, self.device, execution
             )
         self.engine = Engine(
-            ModelRunner(decoder, kv_cache, max_num_seqs, self.max_model_len, enforce_eager),
+            ModelRunner(
+                decoder, kv_cache, max_num_seqs, self.max_model_len, enforce_eager, persistent
+            ),
             self._tokenizer,
             self._generation.eos_token_ids,
             self.max_model_len,

@@ -13,6 +13,7 @@ from llm_numba.engine.decode_rows import Bucket
 from llm_numba.engine.request import Sequence
 from llm_numba.engine.sampler import find_logprobs, is_eager, report_logprobs, sample_tokens
 from llm_numba.engine.step import IN_FLIGHT, Sampled, Step, Work
+from llm_numba.errors import EngineError
 from llm_numba.kvcache import BlockTable, PagedKVCache
 from llm_numba.models import Decoder, ForwardBatch
 from llm_numba.runtime import Array, Download, kind_of, to_host, upload
@@ -32,6 +33,8 @@ class ModelRunner:
         Tokens of a sequence at the most.
     enforce_eager : bool
         Capture no CUDA graphs: kernels are launched one by one, as a debugger wants them.
+    persistent : bool
+        Decode one sequence by one kernel for the whole step; on a GPU only.
 
     Attributes
     ----------
@@ -47,6 +50,7 @@ class ModelRunner:
         max_num_seqs: int,
         max_model_len: int,
         enforce_eager: bool = False,
+        persistent: bool = False,
     ) -> None:
         self.model = model
         self.kv_cache = kv_cache
@@ -56,11 +60,17 @@ class ModelRunner:
         self._sources: dict[Sequence, int] = {}  # where it put their tokens
         self._mode: Mode = "sample"  # what they ask for
         self._sampled: Array = None
-        if kind_of(model.lm_head) == "cuda":
+        device = kind_of(model.lm_head)
+        if persistent and device != "cuda":
+            raise EngineError(
+                "The persistent runner keeps a GPU's multiprocessors busy, and there is none.",
+                "Leave persistent=True (--persistent) away, or choose device='cuda'.",
+            )
+        if device == "cuda":
             self.depth = 1
             largest = Bucket(max_num_seqs, kv_cache.blocks_for(max_model_len))
             with faults.reported("the buffers of decoding"):
-                self._decode = DecodeGraphs(model, kv_cache, largest, enforce_eager)
+                self._decode = DecodeGraphs(model, kv_cache, largest, enforce_eager, persistent)
 
     def warm_up(self, progress: Progress | None = None) -> None:
         """Capture the graphs of all batches that decode, so that no request waits for one.

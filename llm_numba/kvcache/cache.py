@@ -23,7 +23,10 @@ class PagedKVCache:
 
     Attributes
     ----------
+    keys, values : [L * (num_blocks + 1), block_size, G, D]
+        Of all layers, one behind the other.
     layers : list of (k_cache, v_cache)
+        Each layer's part of them.
     allocator : BlockAllocator
     block_size : int
     null_block : int
@@ -41,11 +44,11 @@ class PagedKVCache:
         device: str = "cpu",
         identity: str | None = None,
     ) -> None:
-        shape = (num_blocks + 1, block_size, num_kv_heads, head_dim)
+        shape = (num_layers * (num_blocks + 1), block_size, num_kv_heads, head_dim)
         # Zeros, not uninitialised memory: a masked key has weight 0, and 0 times NaN is NaN.
-        self.layers = [
-            (zeros(shape, dtype, device), zeros(shape, dtype, device)) for _ in range(num_layers)
-        ]
+        self.keys, self.values = zeros(shape, dtype, device), zeros(shape, dtype, device)
+        parts = [slice(i * (num_blocks + 1), (i + 1) * (num_blocks + 1)) for i in range(num_layers)]
+        self.layers = [(self.keys[part], self.values[part]) for part in parts]
         self.block_size = block_size
         self.null_block = num_blocks
         prefix_cache = None if identity is None else PrefixCache(identity, block_size)

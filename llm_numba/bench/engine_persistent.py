@@ -1,0 +1,70 @@
+"""The persistent kernel against the graph of kernels: a step of one sequence, both in one run."""
+
+from collections.abc import Callable, Iterator
+
+from llm_numba.bench.budget import Budget
+from llm_numba.bench.engine_fusion import give_memory_back
+from llm_numba.bench.engine_steps import DecodePlan, EngineTimer
+from llm_numba.bench.record import Result
+from llm_numba.bench.timing import summarize
+from llm_numba.engine import LLM
+
+_WAYS = {"graph": "a graph of kernels", "kernel": "one persistent kernel"}
+# Besides those that the caller names: next to nothing to attend to.
+_SHORTEST = 16
+
+
+def persistent_results(
+    load: Callable[..., LLM],
+    contexts: tuple[int, ...],
+    warmup: int,
+    steps: int,
+    seconds: float,
+    seed: int,
+    budget: Budget,
+) -> Iterator[Result]:
+    """Time a decode step of one sequence, by a graph and by the persistent kernel.
+
+    Parameters
+    ----------
+    load : callable
+        Makes the model, given ``persistent``.
+    contexts : tuple of int
+        Those that the model has no room for are left out.
+    warmup, steps : int
+        Uncounted and counted steps of each measurement.
+    seconds : float
+        Counted steps end after so long, see :meth:`.EngineTimer.decode`.
+    seed : int
+        Of the prompts.
+    budget : Budget
+        With a part "persistent".
+
+    Yields
+    ------
+    Result
+        Milliseconds a step.
+
+    Raises
+    ------
+    EngineError
+        If there is no GPU, or the persistent kernel cannot run the model.
+    """
+    for name, what in _WAYS.items():
+        llm = load(persistent=name == "kernel")
+        timer = EngineTimer(llm, seed)
+        for context in sorted({_SHORTEST, *contexts}):
+            key = f"persistent/context={context}/{name}"
+            if context + 2 > llm.max_model_len or not budget.allows(key, "persistent"):
+                continue
+            plan = DecodePlan.around(context, warmup, steps, llm.max_model_len)
+            times = timer.decode(1, plan, seconds)
+            yield Result(
+                key,
+                f"context {context}: {what}",
+                summarize([1e3 * each for each in times.seconds], "ms", warmup=times.warmup),
+                {"batch": 1, "context": context, "way": name},
+            )
+        # Two models of the size of the GPU's memory do not fit at a time.
+        del llm, timer
+        give_memory_back()
