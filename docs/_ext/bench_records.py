@@ -19,6 +19,7 @@ The first names a record (of several that match, the newest) and the results to 
 what made it: command, machine, packages, commit. Nobody types a figure from a record.
 """
 
+import itertools
 import json
 import shlex
 from fnmatch import fnmatch
@@ -61,7 +62,9 @@ def load(env: BuildEnvironment, pattern: str) -> dict[str, Any]:
     return max(records, key=lambda record: record["date"])
 
 
-def select(record: dict[str, Any], patterns: str) -> list[dict[str, Any]]:
+def select(
+    record: dict[str, Any], patterns: str, may_be_empty: bool = False
+) -> list[dict[str, Any]]:
     """Return the results whose names match one of the comma-separated patterns, in that order."""
     found = [
         result
@@ -69,7 +72,7 @@ def select(record: dict[str, Any], patterns: str) -> list[dict[str, Any]]:
         for result in record["results"]
         if fnmatch(result["name"], pattern.strip())
     ]
-    if not found:
+    if not (found or may_be_empty):
         raise ExtensionError(f"{record['file']} has no result {patterns!r}")
     return found
 
@@ -77,6 +80,18 @@ def select(record: dict[str, Any], patterns: str) -> list[dict[str, Any]]:
 def figure(value: float) -> str:
     """Return a number with three digits or more, as the terminal shows it."""
     return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
+
+
+def left_out(record: dict[str, Any], prefixes: tuple[str, ...]) -> str:
+    """Say what a record lacks of what such names begin with, and why; "" if nothing."""
+    found = [
+        (why, name) for name, why in record.get("left_out", {}).items() if name.startswith(prefixes)
+    ]
+    reasons = [
+        f"{', '.join(f'`{name}`' for _, name in group)} ({why})"
+        for why, group in itertools.groupby(sorted(found), key=lambda each: each[0])
+    ]
+    return f"Left out: {'; '.join(reasons)}." if reasons else ""
 
 
 def provenance(record: dict[str, Any]) -> str:
@@ -109,27 +124,31 @@ def on_gpu(record: dict[str, Any]) -> str:
 class IfRecord(SphinxDirective):
     """Sections on what takes a GPU, or quiet minutes, to measure: only if there is a record.
 
-    A pattern after that of the record asks for a result of that name in it.
+    A pattern after that of the record asks for a result of that name in it. Where there is none, a
+    command may be named that measures it.
     """
 
     required_arguments = 1
     optional_arguments = 1
+    option_spec: ClassVar = {"command": directives.unchanged_required}
     has_content = True
 
     def run(self) -> list[nodes.Node]:
         """Parse the content, headings too, or leave it out."""
         pattern, *names = self.arguments
-        if not find(self.env, pattern):
-            return []
-        for name in names:
-            results = load(self.env, pattern)["results"]
-            if not any(fnmatch(each["name"], name) for each in results):
-                return []
-        return self.parse_content_to_nodes(allow_section_headings=True)
+        results = load(self.env, pattern)["results"] if find(self.env, pattern) else None
+        if results is not None and all(
+            any(fnmatch(each["name"], name) for each in results) for name in names
+        ):
+            return self.parse_content_to_nodes(allow_section_headings=True)
+        if "command" in self.options:
+            words = f"*Not in the record. `{self.options['command']}` measures it.*"
+            return self.parse_text_to_nodes(words)
+        return []
 
 
 class BenchTable(SphinxDirective):
-    """A table of medians with their spread."""
+    """A table of medians with their spread, and what the run left out of it."""
 
     required_arguments = 1
     option_spec: ClassVar = {
@@ -140,7 +159,12 @@ class BenchTable(SphinxDirective):
     def run(self) -> list[nodes.Node]:
         """Parse the generated Markdown in place."""
         record = load(self.env, self.arguments[0])
-        results = select(record, self.options["results"])
+        patterns = self.options["results"]
+        names = (pattern.strip().partition("*")[0].rstrip("/") for pattern in patterns.split(","))
+        missing = left_out(record, tuple(names))
+        results = select(record, patterns, may_be_empty=bool(missing))
+        if not results:
+            return self.parse_text_to_nodes(f"*Not in the record.* {missing}")
         lines = [
             "| measured | median | p10 to p90 | runs | target |",
             "| --- " + "| --: " * 4 + "|",
@@ -154,7 +178,7 @@ class BenchTable(SphinxDirective):
                 f"| {figure(result['p10'])} to {figure(result['p90'])} | {result['n']} | {bound} |"
             )
         made_by = on_gpu if "on-gpu" in self.options else provenance
-        lines += ["", "{.provenance}", made_by(record)]
+        lines += ["", missing, "", "{.provenance}", made_by(record)]
         return self.parse_text_to_nodes("\n".join(lines))
 
 

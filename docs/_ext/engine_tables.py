@@ -17,11 +17,10 @@ Where there is no record yet, each says which command writes it. Beneath a table
 run left out, and why.
 """
 
-import itertools
 from collections.abc import Callable
 from typing import Any, ClassVar
 
-from bench_records import figure, find, load, on_gpu
+from bench_records import figure, find, left_out, load, on_gpu
 from docutils import nodes
 from drawing import WIDTH, Drawing
 from figure_directive import figure_nodes
@@ -67,18 +66,6 @@ def table(headings: list[str], rows: list[list[str]]) -> list[str]:
         return []
     lines = [f"| {' | '.join(headings)} |", f"| --- {'| --: ' * (len(headings) - 1)}|"]
     return lines + [f"| {' | '.join(row)} |" for row in rows]
-
-
-def left_out(record: dict[str, Any], prefixes: tuple[str, ...]) -> str:
-    """Say what a record lacks of what such names begin with, and why; "" if nothing."""
-    found = [
-        (why, name) for name, why in record.get("left_out", {}).items() if name.startswith(prefixes)
-    ]
-    reasons = [
-        f"{', '.join(f'`{name}`' for _, name in group)} ({why})"
-        for why, group in itertools.groupby(sorted(found), key=lambda each: each[0])
-    ]
-    return f"Left out: {'; '.join(reasons)}." if reasons else ""
 
 
 def of(results: Results, name: str) -> str:
