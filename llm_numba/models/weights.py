@@ -133,7 +133,7 @@ class FileWeights(WeightLoader):
         if self._device == "cuda":
             self._files: dict[Path, int] = {}
             self._exits.callback(lambda: [os.close(file) for file in self._files.values()])
-            self._staging = self._exits.enter_context(Staging())
+            self._staging = self._exits.enter_context(Staging(self._total))
         return self
 
     def _fill(self, out: Array, name: str, transpose: bool) -> None:

@@ -2,22 +2,29 @@
 
 The GPU copies by itself, at the full speed of the bus, only what lies in *pinned* memory: pages
 that the operating system leaves where they are. A file's pages are not. So several threads read
-pieces of it into pinned buffers, and as soon as a buffer is full its copy to the GPU is queued;
-while that one is under way, the thread fills another::
+pieces of it into pinned buffers, two each. As soon as a buffer is full its copy to the GPU is
+queued; while that one is under way, the thread fills the other::
 
-    thread 0   | read piece 0 | read piece 2 |  ...
-    thread 1   | read piece 1 | read piece 3 |  ...
-    bus                       | copy 0 | copy 1 | copy 2 | ...
+    thread 0   | read into A | read into B | read into A |  ...
+    thread 1   | read into C | read into D | read into C |  ...
+    bus                      | copy A | copy C | copy B | copy D | ...
 
 One thread reads from the operating system's cache at a fraction of the bus' speed; some together
-keep it busy. The host never holds more of the file than the buffers.
+keep it busy, if they do not wait for one another. So a thread takes its share of a tensor, and
+works through it with buffers of its own. They share the interpreter: what they do for a piece
+besides reading it must be little, and there may not be too many of them. The host never holds more
+of the file than the buffers.
 """
 
+import contextlib
 import functools
+import itertools
+import mmap
 import os
 import queue
 import threading
 from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -27,11 +34,12 @@ from llm_numba.runtime.arrays import Array
 
 # A piece costs the interpreter the same whatever its size; pinning large buffers takes longer.
 PIECE_BYTES = 4 << 20
-# More than the bus needs by itself: reading slows down while the bus reads the same memory.
-_THREADS = 12
-# Beside one for each thread: those that are being copied.
-_BUFFERS_UNDER_WAY = 4
+# Pieces that a thread takes at a time.
+_SPAN = 8
+# More of them wait for the interpreter longer than they read.
+_THREADS = 10
 _HOST_TO_DEVICE = 1
+_HUGE_PAGE = 2 << 20
 
 Convert = Callable[[Array, Array], Any]
 
@@ -41,26 +49,42 @@ def num_threads() -> int:
     return min(_THREADS, os.cpu_count() or 1)
 
 
+class _PinnedMemory:
+    """Memory that the GPU may copy from by itself.
+
+    In huge pages, of which there are few to pin: what the driver allocates takes longer to get and
+    to give back.
+    """
+
+    def __init__(self, num_bytes: int) -> None:
+        import cupy
+
+        memory = mmap.mmap(-1, num_bytes + _HUGE_PAGE)
+        with contextlib.suppress(OSError):  # a system without huge pages; others do as well
+            memory.madvise(mmap.MADV_HUGEPAGE)
+        whole = np.frombuffer(memory, np.uint8)
+        begin = -whole.ctypes.data % _HUGE_PAGE
+        self.bytes = whole[begin : begin + num_bytes]
+        self.address = self.bytes.ctypes.data
+        cupy.cuda.runtime.hostRegister(self.address, num_bytes, 0)
+
+    def free(self) -> None:
+        import cupy
+
+        cupy.cuda.runtime.hostUnregister(self.address)
+
+
 class _Buffer:
-    """A piece's pinned memory, made by the thread that first reads into it."""
+    """Pinned memory for the piece of some number."""
 
-    @functools.cached_property
-    def memory(self) -> Any:
+    def __init__(self, memory: _PinnedMemory, number: int) -> None:
         import cupy
 
-        return cupy.cuda.PinnedMemoryPointer(cupy.cuda.PinnedMemory(PIECE_BYTES), 0)
-
-    @functools.cached_property
-    def bytes(self) -> np.ndarray:
-        """The memory as an array."""
-        return np.frombuffer(self.memory, np.uint8, PIECE_BYTES)
-
-    @functools.cached_property
-    def copied(self) -> Any:
-        """The event behind the last copy."""
-        import cupy
-
-        return cupy.cuda.Event(disable_timing=True)
+        begin = number * PIECE_BYTES
+        self.bytes = memory.bytes[begin : begin + PIECE_BYTES]
+        self.address = memory.address + begin
+        # Behind the last copy; one that was never recorded is over.
+        self.copied = cupy.cuda.Event(disable_timing=True)
 
     @functools.cached_property
     def landing(self) -> Array:
@@ -70,10 +94,9 @@ class _Buffer:
         return cupy.empty(PIECE_BYTES, np.uint8)
 
 
-class _Piece(NamedTuple):
-    """What a thread does next: read these bytes into the buffer, and queue their copy."""
+class _Span(NamedTuple):
+    """What a thread does next: bring these bytes of a file to the GPU."""
 
-    buffer: _Buffer
     file: int
     begin: int
     num_bytes: int
@@ -86,46 +109,42 @@ class Staging:
 
     What :meth:`send` was asked for is there when :meth:`wait` returns. Use it as a context manager:
     its end waits, and gives threads and buffers back.
+
+    Parameters
+    ----------
+    num_bytes : int
+        About so many will be sent: few take fewer threads and buffers.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, num_bytes: int) -> None:
         import cupy
 
         self._device = cupy.cuda.Device()
         self._stream = cupy.cuda.Stream(non_blocking=True)
-        self._error: BaseException | None = None
-        # A piece comes with a buffer: so no more of them wait than there are buffers.
-        self._buffers: list[_Buffer] = []
-        self._most_buffers = num_threads() + _BUFFERS_UNDER_WAY
-        self._free: queue.SimpleQueue[_Buffer] = queue.SimpleQueue()
-        self._pieces: queue.SimpleQueue[_Piece | None] = queue.SimpleQueue()
-        self._threads = [
-            threading.Thread(target=self._work, name=f"upload-{number}", daemon=True)
-            for number in range(num_threads())
-        ]
-        for thread in self._threads:
-            thread.start()
+        self._under_way: list[Future[None]] = []
+        threads = min(num_threads(), 1 + num_bytes // (_SPAN * PIECE_BYTES))
+        # All at once, and before anybody reads: to pin holds up everything else.
+        self._pinned = _PinnedMemory(2 * threads * PIECE_BYTES)
+        self._pairs: queue.SimpleQueue[tuple[_Buffer, _Buffer]] = queue.SimpleQueue()
+        for first in range(0, 2 * threads, 2):
+            self._pairs.put((_Buffer(self._pinned, first), _Buffer(self._pinned, first + 1)))
+        self._own = threading.local()
+        self._threads = ThreadPoolExecutor(threads, "upload")
 
     def __enter__(self) -> "Staging":
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: Any, *rest: object) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *error: object) -> None:
         import cupy
 
         try:
             if kind is None:
                 self.wait()
         finally:
-            # Pieces that still wait are of no use to anybody.
-            self._error = self._error or error
-            for _ in self._threads:
-                self._pieces.put(None)
-            for thread in self._threads:
-                thread.join()
+            # What has not begun is of no use to anybody.
+            self._threads.shutdown(cancel_futures=True)
             self._stream.synchronize()
-            self._buffers.clear()
-            while not self._free.empty():
-                self._free.get()
+            self._pinned.free()
             # CuPy keeps memory for the stream it was allocated on; this one is not used again.
             cupy.get_default_memory_pool().free_all_blocks(self._stream)
 
@@ -146,29 +165,21 @@ class Staging:
             The format of the numbers in the file.
         convert : callable(x, out)
             Queues, on the current stream, what brings numbers of that format into the target's.
-
-        Raises
-        ------
-        CheckpointError
-            If the file ends too early; it may also come from a later call, or from :meth:`wait`.
         """
         import cupy
 
         # Work queued so far may still use the memory that the target was given.
         self._stream.wait_event(cupy.cuda.get_current_stream().record())
-        flat, address = target.reshape(-1), target.data.ptr
-        count = PIECE_BYTES // stored.itemsize
-        for first in range(0, flat.size, count):
-            last = min(first + count, flat.size)
+        numbers, address = target.reshape(-1), target.data.ptr
+        count = _SPAN * PIECE_BYTES // stored.itemsize
+        for first in range(0, numbers.size, count):
+            last = min(first + count, numbers.size)
             converted = None
-            if stored != flat.dtype:
-                converted = (stored, flat[first:last], convert)
+            if stored != numbers.dtype:
+                converted = (stored, numbers[first:last], convert)
             place, num_bytes = first * stored.itemsize, (last - first) * stored.itemsize
-            self._pieces.put(
-                _Piece(self._buffer(), file, begin + place, num_bytes, address + place, converted)
-            )
-            if self._error:
-                raise self._error
+            span = _Span(file, begin + place, num_bytes, address + place, converted)
+            self._under_way.append(self._threads.submit(self._bring, span))
 
     def wait(self) -> None:
         """Wait until all that was sent is there.
@@ -178,45 +189,37 @@ class Staging:
         CheckpointError
             If a file ended too early.
         """
-        for buffer in [self._free.get() for _ in self._buffers]:
-            self._free.put(buffer)
-        if self._error:
-            raise self._error
+        spans, self._under_way = self._under_way, []
+        for span in spans:
+            span.result()
         self._stream.synchronize()
 
-    def _buffer(self) -> _Buffer:
-        """Return a free buffer, or a new one while there may be more: pinning takes its time."""
-        if self._free.empty() and len(self._buffers) < self._most_buffers:
-            self._buffers.append(_Buffer())
-            return self._buffers[-1]
-        return self._free.get()
-
-    def _work(self) -> None:
+    def _begin_thread(self) -> None:
         self._device.use()
         self._stream.use()
-        while (piece := self._pieces.get()) is not None:
-            try:
-                if self._error is None:
-                    self._deliver(piece)
-            except BaseException as error:  # it belongs to the thread that waits
-                self._error = error
-            finally:
-                self._free.put(piece.buffer)
+        self._own.buffers = itertools.cycle(self._pairs.get())
 
-    def _deliver(self, piece: _Piece) -> None:
-        import cupy
+    def _bring(self, span: _Span) -> None:
+        from cupy.cuda import runtime
 
-        buffer, num_bytes, stream = piece.buffer, piece.num_bytes, self._stream
-        buffer.copied.synchronize()
-        _read(piece.file, piece.begin, buffer.bytes[:num_bytes])
-        address = buffer.landing.data.ptr if piece.converted else piece.address
-        cupy.cuda.runtime.memcpyAsync(
-            address, buffer.memory.ptr, num_bytes, _HOST_TO_DEVICE, stream.ptr
-        )
-        if piece.converted:
-            stored, out, convert = piece.converted
-            convert(buffer.landing[:num_bytes].view(stored), out)
-        buffer.copied.record(stream)
+        if not hasattr(self._own, "buffers"):
+            self._begin_thread()
+        stream = self._stream
+        for place in range(0, span.num_bytes, PIECE_BYTES):
+            buffer: _Buffer = next(self._own.buffers)
+            num_bytes = min(PIECE_BYTES, span.num_bytes - place)
+            # To ask first keeps the interpreter, which others may take while one waits.
+            if not buffer.copied.done:
+                buffer.copied.synchronize()
+            _read(span.file, span.begin + place, buffer.bytes[:num_bytes])
+            target = buffer.landing.data.ptr if span.converted else span.address + place
+            runtime.memcpyAsync(target, buffer.address, num_bytes, _HOST_TO_DEVICE, stream.ptr)
+            if span.converted:
+                stored, numbers, convert = span.converted
+                first, count = place // stored.itemsize, num_bytes // stored.itemsize
+                out = numbers[first : first + count]
+                convert(buffer.landing[:num_bytes].view(stored), out)
+            buffer.copied.record(stream)
 
 
 def _read(file: int, begin: int, buffer: np.ndarray) -> None:
