@@ -146,9 +146,12 @@ def start(
         Path | None, typer.Option(help="The record; unset: docs/results/start_<GPU>.json.")
     ] = None,
     shape: Annotated[
-        str, typer.Option(help="Shape of the checkpoint that is loaded.")
+        str, typer.Option(help="Shape of the checkpoint that is loaded from the system's cache.")
+    ] = "llama-3-8b",
+    disk_shape: Annotated[
+        str, typer.Option(help="Shape of that which is loaded from the disk.")
     ] = "llama-3.2-1b",
-    repeats: Annotated[int, typer.Option(min=1, help="Loads of it.")] = 3,
+    repeats: Annotated[int, typer.Option(min=1, help="Loads of each.")] = 3,
     models: Annotated[
         str, typer.Option(help="Models to start, separated by commas.")
     ] = "random:llama-3-8b,storyteller",
@@ -165,8 +168,9 @@ def start(
     from llm_numba.runtime import kernel_device
 
     kernel_device("cuda")
-    settings = StartSettings(shape, repeats, tuple(models.split(",")), processes)
-    for model in (f"random:{shape}", *settings.models):
+    chosen = tuple(models.split(","))
+    settings = StartSettings(shape, disk_shape, repeats, chosen, processes)
+    for model in (f"random:{shape}", f"random:{disk_shape}", *chosen):
         resolve_model(model)
     path = out or _path("start")
     require_writable(path)
