@@ -25,8 +25,8 @@ from llm_numba.models import Decoder, ForwardBatch
 from llm_numba.runtime import (
     Arena,
     Array,
+    DoubleBuffer,
     Graph,
-    Staging,
     capture,
     kind_of,
     overlapping,
@@ -117,7 +117,7 @@ class DecodeGraphs:
         self.sampled = zeros(largest.rows, np.int64, device)
         self.arena = Arena()
         self._inputs = zeros(largest.num_words, np.int32, device)
-        self._staging = Staging(largest.num_words, np.int32, like)
+        self._staging = DoubleBuffer(largest.num_words, np.int32, like)
         self._query_starts = to_device(np.arange(largest.rows + 1, dtype=np.int32), device)
         self._rows = DecodeRows(largest, kv_cache, model.config.vocab_size)
         self._graphs: dict[tuple[Bucket, Mode], tuple[Graph, Array | None]] = {}

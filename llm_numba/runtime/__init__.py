@@ -28,15 +28,15 @@ from llm_numba.runtime.launch import Launch, intercept, launch, launch_all
 from llm_numba.runtime.memory import available_memory, gpu_memory, reserve_gpu_memory
 from llm_numba.runtime.overlap import may_overlap, overlapping, starts_early
 from llm_numba.runtime.together import starts_together
-from llm_numba.runtime.transfers import Download, Staging
+from llm_numba.runtime.transfers import DoubleBuffer, Download
 
 __all__ = [
     "Arena",
     "Array",
+    "DoubleBuffer",
     "Download",
     "Graph",
     "Launch",
-    "Staging",
     "available_memory",
     "capture",
     "empty",

@@ -16,7 +16,7 @@ from numpy.typing import DTypeLike
 from llm_numba.runtime.arrays import Array, kind_of, to_host
 
 
-class Staging:
+class DoubleBuffer:
     """Two buffers of the host, in turn: one is filled while the other may still be copied.
 
     Parameters

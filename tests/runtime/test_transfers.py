@@ -6,7 +6,15 @@ import numpy as np
 import pytest
 from numba import cuda
 
-from llm_numba.runtime import Download, Staging, gpu_problem, kind_of, launch, to_device, to_host
+from llm_numba.runtime import (
+    DoubleBuffer,
+    Download,
+    gpu_problem,
+    kind_of,
+    launch,
+    to_device,
+    to_host,
+)
 
 
 @pytest.fixture(params=["cpu", "sim", pytest.param("cuda", marks=pytest.mark.gpu)])
@@ -30,7 +38,7 @@ def hold(milliseconds, x):
 
 def test_each_send_takes_the_beginning_of_the_buffer_that_was_filled(device):
     target = placed(np.zeros(6, np.int32), device)
-    staging, buffers = Staging(6, np.int32, like=target), []
+    staging, buffers = DoubleBuffer(6, np.int32, like=target), []
     for turn in range(5):
         buffer = staging.next_buffer()
         buffers.append(buffer.ctypes.data)
@@ -57,7 +65,7 @@ def test_a_buffer_is_not_handed_out_before_its_copy_is_made():
     if problem := gpu_problem():
         pytest.skip(f"no kernel runs on a GPU here: {problem}")
     x, target = to_device(np.zeros(1, np.float32)), to_device(np.zeros(1000, np.int32))
-    staging = Staging(1000, np.int32, like=target)
+    staging = DoubleBuffer(1000, np.int32, like=target)
     launch(hold, 1, 1, (0, x))
     launch(hold, 1, 1, (100, x))  # the copy waits behind it
     seen = []
