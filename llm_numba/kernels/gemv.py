@@ -6,15 +6,16 @@ A is [M, K] with M up to 8, W is [N, K] as checkpoints store it: float32, float1
 products summed in float32. 2 M N K FLOPs, and N K weights to be read once: memory is the ceiling
 by far. So nothing counts but that W comes in as fast as the memory gives it:
 
-==============  ==================  ============  ==========================================
-step            sectors a request   reads of x    under way in a lane, before it multiplies
-==============  ==================  ============  ==========================================
-``naive``       32                  1 a row of W  what the compiler sees fit
-``warp``        4; 2 of halves      1 a row of W  what the compiler sees fit
-``vectorised``  16                  1 a row of W  1 packet of 16 bytes
-``in_flight``   16                  1 for 4 rows  2 packets of each of 4 rows
-``split``       16                  1 for 4 rows  the same; and up to 4 warps share the rows
-==============  ==================  ============  ==========================================
+==============  ==================  =============  ==========================================
+step            sectors a request   reads of x     under way in a lane, before it multiplies
+==============  ==================  =============  ==========================================
+``naive``       32                  1 a row of W   what the compiler sees fit
+``warp``        4; 2 of halves      1 a row of W   what the compiler sees fit
+``vectorised``  16                  1 a row of W   1 packet of 16 bytes
+``in_flight``   16                  1 for 4 rows   2 packets of each of 4 rows
+``split``       16                  1 for 4 rows   the same; and up to 4 warps share the rows
+``tensor``      16                  1 for 16 rows  4 packets of each of 2 rows; tensor cores
+==============  ==================  =============  ==========================================
 
 ::
 
@@ -24,9 +25,10 @@ step            sectors a request   reads of x    under way in a lane, before it
     row n + 2     t2 -> -> -> ->      w2: t0 t1 .. t31     w0 w1 w2 w3 | w0 w1 w2 w3 |
     row n + 3     t3 -> -> -> ->      w3: t0 t1 .. t31     w0 w1 w2 w3 | w0 w1 w2 w3 |
 
-x lies in a cache, and is read there once for each row of W, or for four at a time. Norm and what
-follows the product cost next to nothing: :mod:`~llm_numba.kernels.gemv_epilogue`. The fast steps
-are in :mod:`~llm_numba.kernels.gemv_packets`.
+x lies in a cache, and is read there once for each row of W, or for several at a time. Norm and
+what follows the product cost next to nothing: :mod:`~llm_numba.kernels.gemv_epilogue`. The fast
+steps are in :mod:`~llm_numba.kernels.gemv_packets` and :mod:`~llm_numba.kernels.gemv_tensor`; the
+last one takes up to 32 rows of halves.
 
 References
 ----------
@@ -45,22 +47,30 @@ from llm_numba.kernels import checks
 from llm_numba.kernels.activation import ACTIVATIONS
 from llm_numba.kernels.gemv_packets import Config, split_kernel, vectorised_kernel
 from llm_numba.kernels.gemv_plans import (
+    TENSOR_CORES,
+    TILES,
     candidates,
+    fits_tensor_cores,
     plan_config,
     plan_in_flight,
     plan_naive,
+    plan_tile,
     plan_vectorised,
     plan_warp,
     rows_compiled,
     rule,
+    tile_for,
     warps_of_row,
+    warps_of_tile,
 )
 from llm_numba.kernels.gemv_scalar import naive_kernel, warp_kernel
+from llm_numba.kernels.gemv_tensor import tensor_kernel
 from llm_numba.kernels.ladder import Ladder, Operands, Step
 from llm_numba.kernels.tuning import Tunable, choose
 from llm_numba.runtime import Launch, empty, launch_all, storage_dtype
 
 MAX_ROWS = 8
+_MAX_TENSOR_ROWS = 32
 
 
 def gemv(
@@ -74,7 +84,7 @@ def gemv(
     norm_weight: Any = None,
     eps: float = 0.0,
     out: Any = None,
-    step: str = "split",
+    step: str = "tensor",
     stream: Any = None,
 ) -> Any:
     """Multiply few rows by a weight matrix, with a norm before and an epilogue after it.
@@ -82,7 +92,7 @@ def gemv(
     Parameters
     ----------
     x : float32, float16 or bfloat16 [M, K]
-        M up to 8. Contiguous, on a device.
+        M up to :func:`most_rows`. Contiguous, on a device.
     weight : [N, K]
         Like all other operands of the dtype of `x` and on its device.
     bias : [N], optional
@@ -116,10 +126,6 @@ def gemv(
     checks.array("x", x, ndim=2)
     same = {"dtype": storage_dtype(x), "like": x}
     M, K = x.shape
-    if M > MAX_ROWS:
-        raise KernelArgumentError(
-            f"Argument 'x' has shape ({M}, {K}).", f"It must have at most {MAX_ROWS} rows."
-        )
     checks.array("weight", weight, shape=(None, K), **same)
     N = weight.shape[0]
     if bias is not None:
@@ -135,6 +141,11 @@ def gemv(
         N //= 2
     if norm_weight is not None:
         checks.array("norm_weight", norm_weight, shape=(K,), **same)
+    most = most_rows(x, weight, norm_weight) if step == LADDER.steps[-1].name else MAX_ROWS
+    if most < M:
+        raise KernelArgumentError(
+            f"Argument 'x' has shape ({M}, {K}).", f"It must have at most {most} rows."
+        )
     if K == 0:
         norm_weight = None  # the norm of no numbers is none
     eps = checks.number("eps", eps, finite=True, at_least=0)
@@ -153,6 +164,23 @@ def gemv(
         )  # fmt: skip
         launch_all(launches, stream)
     return out
+
+
+def most_rows(x: Any, weight: Any, norm_weight: Any = None) -> int:
+    """Tell how many rows x may have.
+
+    Parameters
+    ----------
+    x, weight : array
+    norm_weight : array, optional
+        As of :func:`gemv`.
+
+    Returns
+    -------
+    int
+        8; and 32 where tensor cores can multiply.
+    """
+    return _MAX_TENSOR_ROWS if fits_tensor_cores(x, weight, norm_weight) else MAX_ROWS
 
 
 def check_output_dtype(x: Any, out_dtype: Any) -> tuple[str, ...]:
@@ -203,6 +231,12 @@ def _plan_chosen(**operands: Any) -> tuple[Launch, ...]:
     return plan_config(config, **operands)
 
 
+def _plan_tensor(**operands: Any) -> tuple[Launch, ...]:
+    if not fits_tensor_cores(**operands):
+        return _plan_chosen(**operands)
+    return plan_tile(tile_for(len(operands["x"])), **operands)
+
+
 _DTYPES = ("float32", "float16", "bfloat16")
 _EXAMPLE = (1, 64, 2048)
 _PLAIN = (False, False)  # neither gate nor norm
@@ -212,6 +246,13 @@ _SPLIT_KERNELS = tuple(
         split_kernel(1, rule((1, N, K), dtype), warps_of_row(N, K, dtype), *_PLAIN, False)
         for N, K in (_EXAMPLE[1:], (1, 64 * _EXAMPLE[2]))
         for dtype in _DTYPES
+    )
+)
+
+_TENSOR_KERNELS = tuple(
+    dict.fromkeys(
+        tensor_kernel(TILES[0], warps_of_tile(N, K), *_PLAIN, False)
+        for N, K in (_EXAMPLE[1:], (1, 64 * _EXAMPLE[2]))
     )
 )
 
@@ -247,6 +288,13 @@ LADDER = Ladder(
             "Up to 4 warps share a row: work for all SMs, and what is read at one time is near.",
             _plan_chosen,
             (*_SPLIT_KERNELS, *_WARP_KERNELS),
+        ),
+        Step(
+            "tensor",
+            "Tensor cores multiply: 8 rows of x take the time of one.",
+            _plan_tensor,
+            (*_TENSOR_KERNELS, *_SPLIT_KERNELS, *_WARP_KERNELS),
+            TENSOR_CORES,
         ),
     ),
     operands=_operands,

@@ -36,7 +36,7 @@ from numba import cuda, float32, int64
 
 from llm_numba.kernels import ptx
 from llm_numba.kernels.exchange import exchange
-from llm_numba.kernels.gemv_epilogue import inverse_rms, store_output
+from llm_numba.kernels.gemv_epilogue import add_and_store, inverse_rms, store_output
 from llm_numba.kernels.reduce import WARP, warp_sum
 from llm_numba.kernels.unrolled import unrolled
 from llm_numba.runtime import starts_early
@@ -212,11 +212,11 @@ def split_kernel(
     rows, packets = config
     OUTPUTS = rows // 2 if gated else rows
     COUNT, THREADS = rows * M, WARP * warps
-    SUMS = COUNT + M if normed else COUNT
     add_totals, add_squares = exchange(COUNT, WARP), exchange(M, WARP)
     load_one, multiply_one = load_packet(rows, early), multiply_packet(M, rows, normed)
     load_next, multiply_next = unrolled(rows, load_one), unrolled(M, multiply_one)
     load_all = unrolled(packets * rows, load_one)
+    finish = add_and_store(warps, OUTPUTS, gated, normed)
 
     @cuda.jit(device=True, forceinline=True)
     def multiply_those(p, operands):
@@ -239,7 +239,8 @@ def split_kernel(
         total = cuda.local.array(COUNT, float32)
         square = cuda.local.array(M, float32)
         begin = cuda.local.array(rows, int64)
-        partial = cuda.shared.array((warps, SUMS), float32)
+        partial = cuda.shared.array((warps, rows, M), float32)
+        squares = cuda.shared.array((warps, M), float32)
         lane, warp = cuda.threadIdx.x, cuda.threadIdx.y
         columns, outputs = weight.shape[1], out.shape[1]
         thread = warp * WARP + lane
@@ -267,24 +268,13 @@ def split_kernel(
 
         add_totals(total, lane)
         if lane % (WARP // COUNT) == 0:
-            partial[warp, lane * COUNT // WARP] = total[0]
+            i = lane * COUNT // WARP
+            partial[warp, i // M, i % M] = total[0]
         if normed:
             add_squares(square, lane)
             if lane % (WARP // M) == 0:
-                partial[warp, COUNT + lane * M // WARP] = square[0]
+                squares[warp, lane * M // WARP] = square[0]
         cuda.syncthreads()
-        for i in range(thread, OUTPUTS * out.shape[0], THREADS):
-            r, m = i % OUTPUTS, i // OUTPUTS
-            of_row, of_up, squares = float32(0), float32(0), float32(0)
-            for w in range(warps):
-                of_row += partial[w, r * M + m]
-                of_up += partial[w, (r + rows - OUTPUTS) * M + m]
-                if normed:
-                    squares += partial[w, COUNT + m]
-            factor = inverse_rms(squares, columns, eps) if normed else float32(1)
-            output = cuda.blockIdx.x * OUTPUTS + r
-            if output < outputs:
-                of_row, of_up = of_row * factor, of_up * factor
-                store_output(of_row, of_up, gated, m, output, bias, residual, activation, out)
+        finish(partial, squares, columns, eps, bias, residual, activation, out)
 
     return starts_early(gemv_split) if early else gemv_split

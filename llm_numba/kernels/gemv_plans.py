@@ -20,8 +20,9 @@ from llm_numba.kernels.gemv_packets import (
     vectorised_kernel,
 )
 from llm_numba.kernels.gemv_scalar import naive_kernel, warp_kernel
+from llm_numba.kernels.gemv_tensor import GROUP, SPAN, Tile, tensor_kernel
 from llm_numba.kernels.reduce import WARP
-from llm_numba.runtime import Launch, empty, may_overlap, storage_dtype
+from llm_numba.runtime import Launch, empty, has_capability, may_overlap, storage_dtype
 
 Shape = tuple[int, int, int]
 
@@ -31,6 +32,10 @@ _MOST_ROWS, _MOST_PACKETS = 4, 4  # of a lane; each packet along K takes one of 
 _UNDER_WAY = {1: 8, 2: 8, 4: 8, 8: 4}  # packets of a lane, by the rows of x
 _MOST_WARPS = 4  # that share a row; four times as many where rows are few
 _BUSY_WARPS = 2048  # 16 on each of 128 SMs
+
+TENSOR_CORES = (8, 0)  # the capability that has those of bfloat16
+TILES = (Tile(2, 1, 4), Tile(4, 2, 2), Tile(4, 4, 1))  # by the rows of x
+_MOST_WARPS_OF_TILE = 8
 
 
 def plan_naive(**operands: Any) -> tuple[Launch, ...]:
@@ -84,6 +89,31 @@ def plan_config(config: Config, *, warps: int | None = None, **operands: Any) ->
     variant = gated, normed, may_overlap()
     kernel = split_kernel(rows_compiled(len(x)), config._replace(rows=rows), warps, *variant)
     grid = (math.ceil(out.shape[1] / (rows // 2 if gated else rows)),)
+    return (Launch(kernel, grid, (WARP, warps), args_of(**operands)),)
+
+
+def plan_tile(tile: Tile, *, warps: int | None = None, **operands: Any) -> tuple[Launch, ...]:
+    """Plan the last step.
+
+    Parameters
+    ----------
+    tile : Tile
+    warps : int, optional
+        That share the rows of a tile; by default what :func:`warps_of_tile` says.
+    **operands
+        As of :func:`plan_config`.
+
+    Returns
+    -------
+    tuple of Launch
+    """
+    weight, out = operands["weight"], operands["out"]
+    gated, normed = _variant(**operands)
+    if warps is None:
+        warps = warps_of_tile(*weight.shape)
+    kernel = tensor_kernel(tile, warps, gated, normed, may_overlap())
+    outputs = GROUP * tile.groups // (2 if gated else 1)
+    grid = (math.ceil(out.shape[1] / outputs),)
     return (Launch(kernel, grid, (WARP, warps), args_of(**operands)),)
 
 
@@ -159,6 +189,65 @@ def warps_of_row(N: int, K: int, dtype: str) -> int:
     ):
         warps *= 2
     return warps
+
+
+def tile_for(M: int) -> Tile:
+    """Choose what a warp multiplies at a time: few rows of weights, unless rows of x are many.
+
+    A block reads all of x. With 32 rows that is more than 16 rows of weights are.
+
+    Parameters
+    ----------
+    M : int
+        Rows of x, up to 32.
+
+    Returns
+    -------
+    Tile
+    """
+    return next(tile for tile in TILES if GROUP * tile.columns >= M)
+
+
+def warps_of_tile(N: int, K: int) -> int:
+    """Choose how many warps share the rows of a tile, whatever the rows of x.
+
+    As many as have a packet, up to 8.
+
+    Parameters
+    ----------
+    N, K : int
+
+    Returns
+    -------
+    int
+        A power of two.
+    """
+    warps = 1
+    while warps < _MOST_WARPS_OF_TILE and 2 * warps * SPAN <= K:
+        warps *= 2
+    return warps
+
+
+def fits_tensor_cores(x: Any, weight: Any, norm_weight: Any = None, **others: Any) -> bool:
+    """Tell whether the last step can multiply these operands.
+
+    They must be halves in whole packets, on a GPU from sm_80 on. With a norm they must be
+    bfloat16: x times its weight, before it is divided by its size, may be too large for float16.
+
+    Parameters
+    ----------
+    x, weight : array
+    norm_weight : array, optional
+    **others
+        What makes no difference.
+
+    Returns
+    -------
+    bool
+    """
+    formats = ("bfloat16",) if norm_weight is not None else ("bfloat16", "float16")
+    fits = storage_dtype(x) in formats and _in_packets(x, weight, norm_weight)
+    return fits and has_capability(x, TENSOR_CORES)
 
 
 def rows_compiled(M: int) -> int:

@@ -1,9 +1,9 @@
 """The linear layer on a device: which kernel multiplies, by the number of rows.
 
 Few rows, as when decoding, read all weights to use each once or a few times: memory is the
-ceiling, and :mod:`llm_numba.kernels.gemv` is written for it. With many rows, as when a prompt
-comes in, each weight is used so often that arithmetic is the ceiling: that is
-:mod:`llm_numba.kernels.gemm`.
+ceiling, and :mod:`llm_numba.kernels.gemv` is written for it: up to 32 rows where tensor cores can
+multiply, and 8 elsewhere. With many rows, as when a prompt comes in, each weight is used so often
+that arithmetic is the ceiling: that is :mod:`llm_numba.kernels.gemm`.
 """
 
 from typing import Any
@@ -44,13 +44,13 @@ def linear(
     out_dtype : {None, "float32"}
         Of the result: by default that of `out`, or of `x`.
     norm_weight : [K], optional
-        Where given, rows of x are RMS-normalised first. Of more than 8 rows the normalised ones
-        are rounded to the dtype of `x` in between.
+        Where given, rows of x are RMS-normalised first. Of many rows the normalised ones are
+        rounded to the dtype of `x` in between.
     eps : float
         Of that norm.
     batch_invariant : bool
-        Make each row's result independent of how many others there are, to the bit: more than 8
-        rows then take a launch for every 8, which read all weights each.
+        Make each row's result independent of how many others there are, to the bit: many rows then
+        take a launch for every 32, or 8, which read all weights each.
     out : [M, N] or [M, F], optional
         Where the result goes; `residual` itself is allowed, other operands are not.
     stream : cupy.cuda.Stream or Numba stream, optional
@@ -58,7 +58,7 @@ def linear(
     Returns
     -------
     [M, N] or [M, F]
-        `out`, or a new array. Up to 8 rows, the bits of a row do not depend on the others.
+        `out`, or a new array. Of few rows, the bits of each do not depend on the others.
 
     Raises
     ------
@@ -66,11 +66,15 @@ def linear(
         If an argument has another rank, shape, dtype, layout or device.
     """
     checks.array("x", x, ndim=2)
+    same = {"dtype": storage_dtype(x), "like": x}
+    checks.array("weight", weight, shape=(None, x.shape[1]), **same)
+    if norm_weight is not None:
+        checks.array("norm_weight", norm_weight, shape=(x.shape[1],), **same)
     options = {"activation": activation, "stream": stream}
     by_gemv = {"norm_weight": norm_weight, "eps": eps, "out_dtype": out_dtype}
-    if len(x) <= gemv.MAX_ROWS:
+    most = gemv.most_rows(x, weight, norm_weight)
+    if len(x) <= most:
         return gemv.gemv(x, weight, bias, residual=residual, out=out, **options, **by_gemv)
-    checks.array("weight", weight, shape=(None, x.shape[1]), dtype=storage_dtype(x), like=x)
     gemv.check_output_dtype(x, out_dtype)
     columns = len(weight) // (2 if activation == "silu_mul" else 1)
     if out is None:
@@ -82,8 +86,8 @@ def linear(
     checks.array("out", out, shape=(len(x), columns), like=x)
     if residual is not None:
         checks.array("residual", residual, shape=out.shape, like=x)
-    for start in range(0, len(x), gemv.MAX_ROWS):
-        rows = slice(start, start + gemv.MAX_ROWS)
+    for start in range(0, len(x), most):
+        rows = slice(start, start + most)
         part = None if residual is None else residual[rows]
         gemv.gemv(x[rows], weight, bias, residual=part, out=out[rows], **options, **by_gemv)
     return out

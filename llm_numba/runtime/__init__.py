@@ -18,6 +18,7 @@ from llm_numba.runtime.arrays import (
 from llm_numba.runtime.device import (
     gpu_is_lost,
     gpu_problem,
+    has_capability,
     kernel_device,
     resolve_device,
     resolve_dtype,
@@ -44,6 +45,7 @@ __all__ = [
     "gpu_is_lost",
     "gpu_memory",
     "gpu_problem",
+    "has_capability",
     "intercept",
     "is_device_array",
     "kernel_device",

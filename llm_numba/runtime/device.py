@@ -4,7 +4,7 @@ import functools
 import importlib.util
 import os
 import sys
-from typing import Literal
+from typing import Any, Literal
 
 import ml_dtypes  # noqa: F401  teaches NumPy the name "bfloat16"
 import numpy as np
@@ -110,6 +110,27 @@ def gpu_problem() -> str | None:
         message = str(error).strip() or type(error).__name__
         return f"CuPy does not work ({message.splitlines()[0]})"
     return None
+
+
+def has_capability(array: Any, capability: tuple[int, int]) -> bool:
+    """Tell whether the device of an array has all instructions of a compute capability.
+
+    Parameters
+    ----------
+    array : array on a device
+    capability : tuple of int
+        ``(8, 0)``, for one. The simulator has all.
+    """
+    device = getattr(array, "device", None)
+    return device is None or not hasattr(device, "id") or _capability(device.id) >= capability
+
+
+@functools.cache
+def _capability(device: int) -> tuple[int, int]:
+    import cupy
+
+    digits = cupy.cuda.Device(device).compute_capability
+    return int(digits[:-1]), int(digits[-1])
 
 
 def gpu_is_lost() -> bool:

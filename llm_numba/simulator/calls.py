@@ -135,7 +135,7 @@ def _call_twin(
     dtype = register_dtype(signature.return_type)
     parts = sources(scope, arguments, signature.args)
     if entry.collective:
-        operation = Operation(entry.function, dtype)
+        operation = Operation(entry.function, dtype, entry.whole_warp)
         scope.collective(target, operation, parts, loads=entry.loads)
         return
     if entry.typed:

@@ -33,10 +33,17 @@ class Operation:
     twin : callable
     dtype : dtype or None
         Of the result's register; None if it is no single number.
+    whole_warp : bool
+        No operand is a mask: all lanes take part.
     """
 
     twin: Callable[..., Any]
     dtype: np.dtype | None
+    whole_warp: bool = False
+
+    def mask(self, operands: tuple[Any, ...]) -> Any:
+        """Return which lanes take part, as bits: the first operand, or all."""
+        return operands[0] if operands and not self.whole_warp else _ALL
 
     def __call__(self, lanes: Lanes, operands: tuple[Any, ...]) -> Any:
         """Compute the result for lanes that have come together."""
@@ -83,7 +90,7 @@ class Collectives:
             Where the program goes on.
         operation : Operation
         operands : tuple of registers
-            The member mask comes first; without operands it is the whole warp.
+            The member mask comes first, unless all lanes of the warp take part.
         result : int or None
             Register for what comes out.
 
@@ -92,7 +99,7 @@ class Collectives:
         int
             ``after`` if the whole group may go on at once, else -1.
         """
-        mask = operands[0] if operands else _ALL
+        mask = operation.mask(operands)
         if self._is_complete(group, mask):
             if result is not None:
                 group.R[result] = operation(group, operands)
@@ -113,7 +120,7 @@ class Collectives:
         together = Lanes(machine, ids[order], [])
         together.at = groups[-1].at
         operands = join([(entry.operands, entry.group.n) for entry in entries], order)
-        missing = self._missing(together, operands[0] if operands else _ALL)
+        missing = self._missing(together, operation.mask(operands))
         here = missing == 0
         if here.any():
             chosen = np.flatnonzero(here)
@@ -169,13 +176,13 @@ class Collectives:
             return
         machine = self._machine
         ended = machine.ended_lanes
-        for entries in self._waiting.values():
+        for operation, entries in self._waiting.items():
             ids = np.sort(np.concatenate([entry.group.ids for entry in entries]))
             here = np.zeros(len(machine.lanes_of_warp), np.int64)
             np.bitwise_or.at(here, machine.warp_of[ids], np.left_shift(1, machine.lane_of[ids]))
             for entry in entries:
                 warp = machine.warp_of[entry.group.ids]
-                mask = entry.operands[0] if entry.operands else _ALL
+                mask = operation.mask(entry.operands)
                 gone = ended[warp] & mask & ~here[warp]
                 if np.any(gone):
                     self._raise_for_ended(entry.group, gone)

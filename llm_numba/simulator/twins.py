@@ -30,6 +30,8 @@ class Twin:
         The warp's lanes in the member mask, the first operand, must execute it together.
     loads : bool
         Its result comes out of memory that other threads may change.
+    whole_warp : bool
+        Collective, and no operand is a mask: all lanes of the warp must execute it.
     typed : bool
         It takes Numba's signature as keyword ``signature``.
     barrier : str or None
@@ -41,6 +43,7 @@ class Twin:
     loads: bool = False
     typed: bool = False
     barrier: str | None = None
+    whole_warp: bool = False
 
 
 _twins: dict[Any, Twin] = {}
@@ -52,6 +55,7 @@ def twin(
     loads: bool = False,
     typed: bool = False,
     barrier: str | None = None,
+    whole_warp: bool = False,
 ) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """Register a function as the twin of one or several operations.
 
@@ -69,11 +73,13 @@ def twin(
         Whether the twin wants Numba's signature of the call as keyword argument ``signature``.
     barrier : {"block", "cluster", "beginning", "grid"}, optional
         For a barrier: whose threads wait for each other. The function is never called.
+    whole_warp : bool
+        Whether a collective operation has no mask, for all lanes of the warp take part.
     """
 
     def register(function: Callable[..., Any]) -> Callable[..., Any]:
         for operation in operations:
-            _twins[operation] = Twin(function, collective, loads, typed, barrier)
+            _twins[operation] = Twin(function, collective, loads, typed, barrier, whole_warp)
         return function
 
     return register

@@ -2,9 +2,11 @@
 
 Bound. A sum of K products in float32, in whatever order, is off by at most about K u times the sum
 of the products' magnitudes, with u = 2^-24 (Higham, "Accuracy and Stability of Numerical
-Algorithms", 3.1). A norm before it rounds each product once more, and its factor comes of a sum of
-K squares under a root, which halves the error: 1.5 K u and a few u in all. What follows has slopes
-of at most 1.13 (GELU's), and what is stored is rounded once more, by half an eps.
+Algorithms", 3.1). A tensor core adds 17 numbers at a time and cuts each off, by 2 u of the largest
+at most: that makes 34 u for 16 numbers, or 17/8 K u. A norm before it rounds each product once
+more, or to two bfloat16 with an error of 2^-16; and its factor comes of a sum of K squares under a
+root, which halves the error: another K u / 2, and a few u in all. What follows has slopes of at
+most 1.13 (GELU's), and what is stored is rounded once more, by half an eps.
 """
 
 import ml_dtypes
@@ -14,16 +16,27 @@ import pytest
 from llm_numba import reference
 from llm_numba.errors import KernelArgumentError
 from llm_numba.kernels.activation import ACTIVATIONS
-from llm_numba.kernels.gemv import LADDER, MAX_ROWS, gemv
+from llm_numba.kernels.gemv import LADDER, MAX_ROWS, gemv, most_rows
 from llm_numba.kernels.gemv_plans import (
+    TILES,
     candidates,
     plan_config,
+    plan_tile,
     rows_compiled,
     rule,
+    tile_for,
     warps_of_row,
 )
-from llm_numba.runtime import kernel_view, launch_all, to_device, to_host
-from llm_numba.runtime.offline import compiler_problem, resources
+from llm_numba.kernels.gemv_tensor import Tile
+from llm_numba.runtime import (
+    intercept,
+    kernel_view,
+    launch_all,
+    overlapping,
+    to_device,
+    to_host,
+)
+from llm_numba.runtime.offline import compile_to_ptx, compiler_problem, resources, signature_of
 from llm_numba.simulator import simulate
 
 STEPS = [step.name for step in LADDER.steps]
@@ -50,9 +63,12 @@ def run(x, weight, bias=None, *, device, residual=None, norm_weight=None, **kwar
 
 
 def assert_near(
-    y, x, weight, bias=None, *, activation=None, residual=None, norm_weight=None, eps=0.0
-):
+    y, x, weight, bias=None, *, activation=None, residual=None, norm_weight=None, eps=0.0,
+    step=STEPS[-1],
+):  # fmt: skip
     """Assert that y is the linear layer of x, to the bound above."""
+    may_be_tensor = step == "tensor" and x.itemsize == 2
+    of_sums, of_products = (17 / 8, 2.0**-16) if may_be_tensor else (1, 0)
     x, weight, bias, residual, gain = map(exact, (x, weight, bias, residual, norm_weight))
     options = {"activation": activation, "residual": residual}
     truth = reference.linear(x, weight, bias, norm_weight=gain, eps=eps, **options)
@@ -60,7 +76,7 @@ def assert_near(
         x = reference.rms_norm(x, gain, eps)
     shift = 0 if bias is None else bias
     product, magnitudes = x @ weight.T + shift, np.abs(x) @ np.abs(weight).T + np.abs(shift)
-    bound = (1.5 * x.shape[1] + 8) * U * magnitudes
+    bound = (((of_sums + 0.5) * x.shape[1] + 8) * U + of_products) * magnitudes
     if activation == "silu_mul":
         of_gate, of_up = np.split(bound, 2, axis=1)
         gate, up = np.split(product, 2, axis=1)
@@ -94,7 +110,7 @@ def test_each_step_is_the_reference(M, N, K, dtype, step, device):
     x, weight = numbers(M, K, dtype=dtype), numbers(N, K, dtype=dtype)
     y = run(x, weight, device=device, step=step)
     assert (y.shape, y.dtype) == ((M, N), x.dtype)
-    assert_near(y, x, weight)
+    assert_near(y, x, weight, step=step)
 
 
 @each_step
@@ -108,7 +124,7 @@ def test_each_step_takes_all_operands(activation, step, device):
     options |= {"norm_weight": numbers(K, dtype=dtype)}
     y = run(x, weight, bias, device=device, step=step, out_dtype="float32", **options)
     assert (y.shape, y.dtype) == ((M, columns), np.float32)
-    assert_near(y, x, weight, bias, **options)
+    assert_near(y, x, weight, bias, step=step, **options)
 
 
 @each_step
@@ -137,7 +153,7 @@ def test_no_order_of_the_threads_matters(step):
             args = tuple(kernel_view(a) if isinstance(a, np.ndarray) else a for a in launch.args)
             launch = launch._replace(args=args)
             simulate(*launch, explain=False, schedule="random", seed=seed)
-        assert_near(operands["out"], operands["x"], operands["weight"])
+        assert_near(operands["out"], operands["x"], operands["weight"], step=step)
         straight = operands["out"] if straight is None else straight
         np.testing.assert_array_equal(operands["out"], straight)
 
@@ -197,12 +213,28 @@ def test_a_norm_comes_first(M, N, K, dtype, device):
     [(6, 528, "bfloat16", "silu_mul"), (5, 53, "float16", None)],
 )
 def test_a_row_has_the_same_bits_whatever_the_others(N, K, dtype, activation, device):
-    x, weight = numbers(MAX_ROWS, K, dtype=dtype), numbers(N, K, dtype=dtype)
+    most = 32 if dtype == "bfloat16" else MAX_ROWS
+    x, weight = numbers(most, K, dtype=dtype), numbers(N, K, dtype=dtype)
     options = {"activation": activation, "norm_weight": numbers(K, dtype=dtype), "eps": 1e-6}
     options |= {"device": device, "out_dtype": "float32"}
-    alone = np.concatenate([run(x[m : m + 1], weight, **options) for m in range(MAX_ROWS)])
-    for M in (2, 3, 5, 8):
-        np.testing.assert_array_equal(run(x[-M:], weight, **options), alone[-M:])
+    together = run(x, weight, **options)
+    for rows in (slice(0, 1), slice(3, 5), slice(most - 5, most), slice(0, MAX_ROWS), slice(0, 9)):
+        if rows.stop - rows.start <= most:
+            np.testing.assert_array_equal(run(x[rows], weight, **options), together[rows])
+
+
+def test_no_tile_changes_the_order_of_additions():
+    M, N, K, dtype = 2, 19, 296, "bfloat16"
+    x, weight, gain = (numbers(*shape, dtype=dtype) for shape in ((M, K), (N, K), (K,)))
+    operands = {"x": x, "weight": weight, "norm_weight": gain, "out": np.full((M, N), np.nan)}
+    operands["out"] = operands["out"].astype("float32")
+    results = []
+    for tile in (TILES[0], TILES[-1], Tile(2, 1, 3)):
+        on_device = {name: to_device(value, "sim") for name, value in operands.items()}
+        launch_all(plan_tile(tile, **on_device))
+        results.append(to_host(on_device["out"]))
+        np.testing.assert_array_equal(results[-1], results[0])
+    assert_near(results[0], x, weight, norm_weight=gain)
 
 
 def test_no_config_changes_the_order_of_additions():
@@ -250,6 +282,72 @@ def test_arrays_may_begin_anywhere(dtype, device):
         assert_near(to_host(gemv(*places)), x, weight)
 
 
+# -- Tensor cores ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("M", "N", "K", "dtype"),
+    [(1, 17, 8, "float16"), (8, 16, 4096, "float16"), (13, 40, 72, "bfloat16"),
+     (32, 33, 296, "float16")],
+)  # fmt: skip
+@pytest.mark.parametrize("activation", [None, "silu_mul"])
+def test_tensor_cores_take_any_number_of_rows_to_32(M, N, K, dtype, activation, device):
+    N += N % 2
+    x, weight = numbers(M, K, dtype=dtype), numbers(N, K, dtype=dtype)
+    bias = numbers(N, dtype=dtype)
+    options = {"activation": activation}
+    y = run(x, weight, bias, device=device, out_dtype="float32", **options)
+    assert_near(y, x, weight, bias, **options)
+
+
+def kernels_of(x, weight, **options):
+    launches = []
+    with intercept(launches.append):
+        gemv(x, weight, **options)
+    return {launch.kernel.py_func.__name__ for launch in launches}
+
+
+def test_what_tensor_cores_cannot_multiply_is_left_to_the_step_before(monkeypatch):
+    def here(*shape, dtype):
+        return to_device(np.ones(shape, dtype), "sim")
+
+    for dtype, K, normed, kernel in [
+        ("bfloat16", 64, False, "gemv_tensor"),
+        ("float16", 64, False, "gemv_tensor"),
+        ("bfloat16", 64, True, "gemv_tensor"),
+        ("float16", 64, True, "gemv_split"),
+        ("float32", 64, False, "gemv_split"),
+        ("bfloat16", 63, False, "gemv_warp"),
+    ]:
+        x, weight = here(2, K, dtype=dtype), here(6, K, dtype=dtype)
+        options = {"norm_weight": here(K, dtype=dtype) if normed else None}
+        assert kernels_of(x, weight, **options) == {kernel}
+    monkeypatch.setattr("llm_numba.kernels.gemv_plans.has_capability", lambda array, least: False)
+    x, weight = here(2, 64, dtype="bfloat16"), here(6, 64, dtype="bfloat16")
+    assert kernels_of(x, weight) == {"gemv_split"}
+    assert most_rows(x, weight) == MAX_ROWS
+
+
+def test_a_norm_s_product_may_be_too_large_for_halves(device):
+    """x times the norm's weight is 2^19 here, and float16 ends at 2^16."""
+    x, weight = np.full((2, 64), 1024, "float16"), np.eye(6, 64).astype("float16")
+    y = run(x, weight, norm_weight=np.full(64, 512, "float16"), device=device)
+    np.testing.assert_array_equal(y, np.full((2, 6), 512, "float16"))
+
+
+@pytest.mark.parametrize("value", [np.inf, np.nan])
+def test_what_is_beyond_the_end_of_a_row_is_not_multiplied(value):
+    """The row's last packets are not whole for all lanes, and behind them lies no number."""
+    M, N, K = 2, 3, 264
+    places = []
+    for rows in (M, N):
+        whole = np.full(rows * K + 512, value, "bfloat16")
+        whole[: rows * K] = numbers(rows * K, dtype="bfloat16")
+        places.append(to_device(whole, "sim")[: rows * K].reshape(rows, K))
+    x, weight = places
+    assert_near(to_host(gemv(x, weight)), to_host(x), to_host(weight))
+
+
 # -- What it costs --------------------------------------------------------------------------------
 
 
@@ -270,7 +368,9 @@ def test_each_step_moves_what_the_docstring_says(dtype):
     (naive,) = reports("naive", (1, N, K), dtype)
     # A lane's number of W lies in a sector of its own; x is one sector for the warp.
     assert naive.global_sectors == (32 + 1) * K + stores // 32
-    for step, rows in [("warp", 1), ("vectorised", 1), ("in_flight", 4)]:
+    for step, rows in [("warp", 1), ("vectorised", 1), ("in_flight", 4), ("tensor", 16)]:
+        if step == "tensor" and dtype == "float32":
+            continue
         (report,) = reports(step, (1, N, K), dtype)
         # x once for each group of rows; a warp stores its outputs in one sector.
         assert report.global_sectors == N * row + N // rows * row + N // rows
@@ -307,6 +407,41 @@ def test_sums_and_packets_stay_in_registers(M):
         found = resources(launch, (9, 0))
         assert found.stack_bytes == found.spill_stores == found.spill_loads == 0
         assert not found.float64
+
+
+@pytest.mark.ptx
+@pytest.mark.parametrize("M", [8, 16, 32])
+def test_fragments_stay_in_registers(M):
+    if problem := compiler_problem():
+        pytest.skip(problem)
+    names = {"x": (M, 64), "weight": (8, 64), "norm_weight": (64,), "out": (M, 4)}
+    arrays = {name: to_device(np.zeros(each, "uint16"), "sim") for name, each in names.items()}
+    arrays = {name: array.view("bfloat16") for name, array in arrays.items()}
+    for early in (False, True):
+        with overlapping(early):
+            for norm_weight in (None, arrays["norm_weight"]):
+                options = arrays | {"norm_weight": norm_weight, "activation": "silu_mul"}
+                (launch,) = plan_tile(tile_for(M), warps=8, **options)
+                found = resources(launch, (9, 0))
+                assert found.stack_bytes == found.spill_stores == found.spill_loads == 0
+                assert not found.float64
+
+
+@pytest.mark.ptx
+def test_weights_are_on_their_way_before_the_wait():
+    """Loads of what the kernel calls constant (``.nc``) would be moved behind it, by ptxas."""
+    if problem := compiler_problem():
+        pytest.skip(problem)
+    x, weight, out = (to_device(np.zeros(n, "uint16"), "sim") for n in ((2, 64), (8, 64), (2, 8)))
+    arrays = {"x": x, "weight": weight, "out": out}
+    arrays = {name: array.view("bfloat16") for name, array in arrays.items()}
+    with overlapping():
+        (launch,) = plan_tile(TILES[0], **arrays)
+    text = compile_to_ptx(launch.kernel, signature_of(launch), (9, 0))
+    before, _, behind = text.partition("griddepcontrol.wait")
+    assert "ld.global.nc" not in text
+    assert before.count("ld.global.L1::no_allocate") == TILES[0].groups * TILES[0].packets
+    assert behind.count("ld.global.L1::no_allocate") >= TILES[0].groups * TILES[0].packets
 
 
 # -- The rule -------------------------------------------------------------------------------------

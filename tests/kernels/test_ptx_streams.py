@@ -33,6 +33,14 @@ def copy_raw(x, out):
 
 
 @cuda.jit
+def copy_every_other(x, out):
+    i = cuda.grid(1) * ptx.items16(x)
+    if i < out.size:
+        there = cuda.grid(1) % 2 == 0
+        ptx.store_raw16(out, i, ptx.load_raw16_or_zeros(x, i if there else -1, there))
+
+
+@cuda.jit
 def widen_raw(x, out):
     i = cuda.grid(1) * ptx.items16(x)
     if i < out.size:
@@ -89,6 +97,15 @@ def test_what_is_loaded_is_stored(kernel, dtype, device):
     x = any_bits(dtype) if kernel is copy_raw else numbers
     _, out = run(kernel, x.size // ptx.VECTOR[dtype.name], device, x, np.zeros_like(x))
     assert out.tobytes() == x.tobytes()
+
+
+@each_dtype
+def test_nothing_is_loaded_where_nothing_is_there(dtype, device):
+    x = np.random.default_rng(0).integers(1, 99, size=1008).astype(dtype)
+    count = ptx.VECTOR[dtype.name]
+    _, out = run(copy_every_other, x.size // count, device, x, np.ones_like(x))
+    there = np.arange(x.size) // count % 2 == 0
+    np.testing.assert_array_equal(out, np.where(there, x, 0).astype(dtype))
 
 
 @each_dtype

@@ -14,6 +14,7 @@ the instruction does, in NumPy, for the simulator.
 :mod:`~llm_numba.kernels.ptx.clusters`     blocks that write into each other's shared memory
 :mod:`~llm_numba.kernels.ptx.overlap`      kernels that begin before the one before has ended
 :mod:`~llm_numba.kernels.ptx.special`      powers of 2 and reciprocals, approximately
+:mod:`~llm_numba.kernels.ptx.tensor`       tensor cores: 16 rows by 8 columns, by a warp
 :mod:`~llm_numba.kernels.ptx.warps`        two numbers combined; a warp's integers reduced
 =========================================  ==================================================
 
@@ -45,11 +46,13 @@ from llm_numba.kernels.ptx.special import exp2, reciprocal
 from llm_numba.kernels.ptx.streams import (
     load16_stream,
     load_raw16,
+    load_raw16_or_zeros,
     round_raw16,
     store16_stream,
     store_raw16,
     widen_raw16,
 )
+from llm_numba.kernels.ptx.tensor import mma_16x8x16
 from llm_numba.kernels.ptx.vectors import (
     VECTOR,
     is_aligned16,
@@ -90,7 +93,9 @@ __all__ = [
     "load_acquire",
     "load_quad",
     "load_raw16",
+    "load_raw16_or_zeros",
     "maximum",
+    "mma_16x8x16",
     "reciprocal",
     "redux_add_sync",
     "redux_max_sync",

@@ -36,6 +36,14 @@ _LOAD = ir.InlineAsm(
     "=r,=r,=r,=r,l",
     False,
 )
+_LOAD_OR_ZEROS = ir.InlineAsm(
+    ir.FunctionType(ir.LiteralStructType([WORD] * 4), [_GLOBAL, WORD]),
+    "{ .reg .pred there; setp.ne.u32 there, $5, 0; "
+    "mov.u32 $0, 0; mov.u32 $1, 0; mov.u32 $2, 0; mov.u32 $3, 0; "
+    "@there ld.global.L1::no_allocate.v4.u32 {$0, $1, $2, $3}, [$4]; }",
+    "=&r,=&r,=&r,=&r,l,r",
+    True,
+)
 _STORE = ir.InlineAsm(
     ir.FunctionType(ir.VoidType(), [_GLOBAL] + [WORD] * 4),
     "st.global.cs.v4.u32 [$0], {$1, $2, $3, $4};",
@@ -140,6 +148,50 @@ def load_raw16(typing_context, array, index):
 @twin(load_raw16, loads=True)
 def _(lanes, array, index):
     return _raw_words(lanes.load(array, index, count=16 // array.dtype.itemsize))
+
+
+@intrinsic
+def load_raw16_or_zeros(typing_context, array, index, present):
+    """Load 16 bytes past L1, where the kernel says so; zeros where there is nothing to load.
+
+    As :func:`load16_stream`, of raw words. But the compiler moves it neither past another such
+    load nor past a wait: so many loads are under way as were written one after the other.
+
+    Instruction: ``ld.global.nc.L1::no_allocate.v4.u32`` with a predicate. Capability: sm_70.
+
+    Parameters
+    ----------
+    array : C-contiguous array of float32, float16, uint16 (bfloat16) or int32
+        In global memory. Nobody writes there while the kernel runs.
+    index : int
+        Element to begin at, as for :func:`load16`. May lie anywhere where `present` is false.
+    present : bool
+
+    Returns
+    -------
+    tuple of 4 uint32
+    """
+    vector_of("load_raw16_or_zeros", array)
+    if present != types.boolean:
+        raise TypingError(f"load_raw16_or_zeros takes a bool to tell, not {present}.")
+
+    def codegen(context, builder, signature, args):
+        pointer = _global_words(context, builder, array, args[0], args[1])
+        words = builder.call(_LOAD_OR_ZEROS, [pointer, builder.zext(args[2], WORD)])
+        words = [builder.extract_value(words, k) for k in range(4)]
+        return context.make_tuple(builder, RAW, words)
+
+    return RAW(array, types.int64, types.boolean), codegen
+
+
+@twin(load_raw16_or_zeros, loads=True)
+def _(lanes, array, index, present):
+    elements = np.zeros((lanes.n, 16 // array.dtype.itemsize), array.dtype)
+    there = np.flatnonzero(lanes.vector(present))
+    if len(there):
+        part = lanes.subset(there, ())
+        elements[there] = part.load(array, lanes.vector(index)[there], count=elements.shape[1])
+    return _raw_words(elements)
 
 
 @intrinsic
