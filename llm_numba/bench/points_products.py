@@ -18,14 +18,15 @@ def _few_random_weights(shape: tuple[int, int, int], dtype: np.dtype, seed: int)
     return made | {"out": np.full(shape[:2], np.nan, dtype)}
 
 
-def _gemv(N: int, K: int, *, all_steps: bool = False) -> Point:
-    """Make the point of one row times the transpose of [N, K]."""
+def _gemv(N: int, K: int, M: int = 1, steps: int = 1) -> Point:
+    """Make the point of M rows times the transpose of [N, K], for the ladder's last steps."""
+    rows = "" if M == 1 else f"{M}x"
     return Point(
-        f"gemv_{N}x{K}/bfloat16",
+        f"gemv_{rows}{N}x{K}/bfloat16",
         gemv.LADDER,
-        (1, N, K),
+        (M, N, K),
         "bfloat16",
-        steps=() if all_steps else (gemv.LADDER.steps[-1].name,),
+        steps=tuple(step.name for step in gemv.LADDER.steps[-steps:]),
         make=_few_random_weights,
         eager=_eager,
         eager_code="F.linear(x, weight)",
@@ -42,8 +43,10 @@ POINTS = (
         eager=_eager,
         eager_code="F.linear(x, weight), TF32 off",
     ),
-    _gemv(4096, 4096, all_steps=True),
-    _gemv(14336, 4096),
-    _gemv(4096, 14336),
-    _gemv(128256, 4096),
+    _gemv(4096, 4096, steps=len(gemv.LADDER.steps)),
+    _gemv(14336, 4096, steps=2),
+    _gemv(4096, 14336, steps=2),
+    _gemv(128256, 4096, steps=2),
+    *(_gemv(*shape, M=8, steps=2) for shape in ((4096, 4096), (14336, 4096), (4096, 14336))),
+    *(_gemv(14336, 4096, M=M) for M in (16, 32)),
 )
