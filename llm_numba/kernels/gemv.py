@@ -116,7 +116,7 @@ def gemv(
     Returns
     -------
     [M, N] or [M, F]
-        `out`, or a new array.
+        `out`, or a new array. Of up to 8 rows, the bits of each do not depend on the others.
 
     Raises
     ------
@@ -251,7 +251,7 @@ _SPLIT_KERNELS = tuple(
 
 _TENSOR_KERNELS = tuple(
     dict.fromkeys(
-        tensor_kernel(TILES[0], warps_of_tile(N, K), *_PLAIN, False)
+        tensor_kernel(TILES[0], warps_of_tile(TILES[0], N, K), *_PLAIN, False)
         for N, K in (_EXAMPLE[1:], (1, 64 * _EXAMPLE[2]))
     )
 )

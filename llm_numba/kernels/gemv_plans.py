@@ -34,8 +34,8 @@ _MOST_WARPS = 4  # that share a row; four times as many where rows are few
 _BUSY_WARPS = 2048  # 16 on each of 128 SMs
 
 TENSOR_CORES = (8, 0)  # the capability that has those of bfloat16
-TILES = (Tile(2, 1, 4), Tile(4, 2, 2), Tile(4, 4, 1))  # by the rows of x
-_MOST_WARPS_OF_TILE = 8
+TILES = (Tile(2, 1, 4), Tile(2, 2, 4), Tile(2, 4, 2))  # by the rows of x
+_SMS = 132
 
 
 def plan_naive(**operands: Any) -> tuple[Launch, ...]:
@@ -110,7 +110,7 @@ def plan_tile(tile: Tile, *, warps: int | None = None, **operands: Any) -> tuple
     weight, out = operands["weight"], operands["out"]
     gated, normed = _variant(**operands)
     if warps is None:
-        warps = warps_of_tile(*weight.shape)
+        warps = warps_of_tile(tile, *weight.shape)
     kernel = tensor_kernel(tile, warps, gated, normed, may_overlap())
     outputs = GROUP * tile.groups // (2 if gated else 1)
     grid = (math.ceil(out.shape[1] / outputs),)
@@ -192,14 +192,12 @@ def warps_of_row(N: int, K: int, dtype: str) -> int:
 
 
 def tile_for(M: int) -> Tile:
-    """Choose what a warp multiplies at a time: few rows of weights, unless rows of x are many.
-
-    A block reads all of x. With 32 rows that is more than 16 rows of weights are.
+    """Choose what a warp multiplies at a time, by the rows of x.
 
     Parameters
     ----------
     M : int
-        Rows of x, up to 32.
+        Up to 32.
 
     Returns
     -------
@@ -208,23 +206,31 @@ def tile_for(M: int) -> Tile:
     return next(tile for tile in TILES if GROUP * tile.columns >= M)
 
 
-def warps_of_tile(N: int, K: int) -> int:
+def warps_of_tile(tile: Tile, N: int, K: int) -> int:
     """Choose how many warps share the rows of a tile, whatever the rows of x.
 
-    As many as have a packet, up to 8.
+    With one column of x, as many of 4, 8 and 16 as leave room for all blocks at a time, so that
+    none is left to run alone in the end; 8 where there are more blocks than that. More columns
+    take the registers of many warps: 8 where each SM has a block to itself, and else 4.
 
     Parameters
     ----------
+    tile : Tile
     N, K : int
 
     Returns
     -------
     int
-        A power of two.
+        A power of two; no more than have numbers along K.
     """
-    warps = 1
-    while warps < _MOST_WARPS_OF_TILE and 2 * warps * SPAN <= K:
-        warps *= 2
+    blocks = math.ceil(N / (GROUP * tile.groups))
+    if tile.columns > 1:
+        warps = 8 if blocks <= _SMS else 4
+    else:
+        fitting = [each for each in (16, 8, 4) if blocks * each <= _BUSY_WARPS]
+        warps = fitting[0] if fitting else 8
+    while warps > 1 and warps * SPAN > K:
+        warps //= 2
     return warps
 
 

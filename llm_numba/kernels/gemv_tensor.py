@@ -20,9 +20,9 @@ row, and two instructions share them:
 
 A lane has the same place along K of a row of x, and its words are b0 and b1 of both.
 
-As in the step before, several warps share the rows, and the order of additions follows from N and
-K alone. A column of B has sums of its own, so a row of x has the same result, to the bit, whatever
-other rows are in the batch: up to 32 of them, with 4 columns of 8.
+As in the step before, several warps share the rows, and up to 8 rows of x the order of additions
+follows from N and K alone. A column of B has sums of its own: so a row of x has the same result, to
+the bit, whatever the others are. More rows meet the same weights as 2 or 4 columns of 8.
 
 Before an RMSNorm's product with W comes x_k times its weight, which is no bfloat16. Two of them
 are near: one is the product rounded, the other what that left out, rounded too. Both are

@@ -49,8 +49,8 @@ def linear(
     eps : float
         Of that norm.
     batch_invariant : bool
-        Make each row's result independent of how many others there are, to the bit: many rows then
-        take a launch for every 32, or 8, which read all weights each.
+        Make each row's result independent of how many others there are, to the bit: more than 8
+        rows then take a launch for every 8, which read all weights each.
     out : [M, N] or [M, F], optional
         Where the result goes; `residual` itself is allowed, other operands are not.
     stream : cupy.cuda.Stream or Numba stream, optional
@@ -58,7 +58,7 @@ def linear(
     Returns
     -------
     [M, N] or [M, F]
-        `out`, or a new array. Of few rows, the bits of each do not depend on the others.
+        `out`, or a new array.
 
     Raises
     ------
@@ -72,8 +72,11 @@ def linear(
         checks.array("norm_weight", norm_weight, shape=(x.shape[1],), **same)
     options = {"activation": activation, "stream": stream}
     by_gemv = {"norm_weight": norm_weight, "eps": eps, "out_dtype": out_dtype}
-    most = gemv.most_rows(x, weight, norm_weight)
+    most = gemv.MAX_ROWS if batch_invariant else gemv.most_rows(x, weight, norm_weight)
     if len(x) <= most:
+        # One row or two keep the ordinary units less busy than memory.
+        if len(x) <= 2 and not batch_invariant:
+            by_gemv["step"] = "split"
         return gemv.gemv(x, weight, bias, residual=residual, out=out, **options, **by_gemv)
     gemv.check_output_dtype(x, out_dtype)
     columns = len(weight) // (2 if activation == "silu_mul" else 1)
@@ -86,8 +89,8 @@ def linear(
     checks.array("out", out, shape=(len(x), columns), like=x)
     if residual is not None:
         checks.array("residual", residual, shape=out.shape, like=x)
-    for start in range(0, len(x), most):
-        rows = slice(start, start + most)
+    for start in range(0, len(x), gemv.MAX_ROWS):
+        rows = slice(start, start + gemv.MAX_ROWS)
         part = None if residual is None else residual[rows]
         gemv.gemv(x[rows], weight, bias, residual=part, out=out[rows], **options, **by_gemv)
     return out

@@ -26,6 +26,7 @@ from llm_numba.kernels.gemv_plans import (
     rule,
     tile_for,
     warps_of_row,
+    warps_of_tile,
 )
 from llm_numba.kernels.gemv_tensor import Tile
 from llm_numba.runtime import (
@@ -209,22 +210,17 @@ def test_a_norm_comes_first(M, N, K, dtype, device):
 
 
 @pytest.mark.parametrize(
-    ("most", "N", "K", "dtype", "activation"),
-    [
-        (8, 6, 264, "bfloat16", "silu_mul"),
-        (8, 5, 53, "float16", None),
-        (32, 5, 264, "float16", "gelu"),
-    ],
+    ("N", "K", "dtype", "activation"),
+    [(6, 528, "bfloat16", "silu_mul"), (5, 53, "float16", None)],
 )
-def test_a_row_has_the_same_bits_whatever_the_others(most, N, K, dtype, activation, device):
-    x, weight = numbers(most, K, dtype=dtype), numbers(N, K, dtype=dtype)
-    options = {"activation": activation, "device": device, "out_dtype": "float32"}
-    if most == 8:
-        options |= {"norm_weight": numbers(K, dtype=dtype), "eps": 1e-6}
-    together = run(x, weight, **options)
-    for rows in (slice(0, 1), slice(3, 5), slice(most - 5, most), slice(0, 8), slice(9)):
-        if rows.stop <= most:
-            np.testing.assert_array_equal(run(x[rows], weight, **options), together[rows])
+@pytest.mark.parametrize("step", ["split", "tensor"])
+def test_a_row_has_the_same_bits_whatever_the_others(N, K, dtype, activation, step, device):
+    x, weight = numbers(MAX_ROWS, K, dtype=dtype), numbers(N, K, dtype=dtype)
+    options = {"activation": activation, "norm_weight": numbers(K, dtype=dtype), "eps": 1e-6}
+    options |= {"device": device, "out_dtype": "float32", "step": step}
+    alone = np.concatenate([run(x[m : m + 1], weight, **options) for m in range(MAX_ROWS)])
+    for M in (2, 3, 5, 8):
+        np.testing.assert_array_equal(run(x[-M:], weight, **options), alone[-M:])
 
 
 def test_no_tile_changes_the_order_of_additions():
@@ -232,9 +228,9 @@ def test_no_tile_changes_the_order_of_additions():
     x, weight = numbers(M, K, dtype=dtype), numbers(N, K, dtype=dtype)
     operands = {"x": x, "weight": weight, "out": np.full((M, N), np.nan, "float32")}
     results = []
-    for tile in (TILES[0], TILES[-1], Tile(2, 1, 3)):
+    for tile in (TILES[0], Tile(4, 1, 1), Tile(2, 1, 3)):
         on_device = {name: to_device(value, "sim") for name, value in operands.items()}
-        launch_all(plan_tile(tile, **on_device))
+        launch_all(plan_tile(tile, warps=8, **on_device))
         results.append(to_host(on_device["out"]))
         np.testing.assert_array_equal(results[-1], results[0])
     assert_near(results[0], x, weight)
@@ -420,11 +416,12 @@ def test_fragments_stay_in_registers(M):
     names = {"x": (M, 64), "weight": (8, 64), "norm_weight": (64,), "out": (M, 4)}
     arrays = {name: to_device(np.zeros(each, "uint16"), "sim") for name, each in names.items()}
     arrays = {name: array.view("bfloat16") for name, array in arrays.items()}
+    warps = 8 if M == 8 else 4
     for early in (False, True):
         with overlapping(early):
             for norm_weight in (None, arrays["norm_weight"]):
                 options = arrays | {"norm_weight": norm_weight, "activation": "silu_mul"}
-                (launch,) = plan_tile(tile_for(M), warps=8, **options)
+                (launch,) = plan_tile(tile_for(M), warps=warps, **options)
                 found = resources(launch, (9, 0))
                 assert found.stack_bytes == found.spill_stores == found.spill_loads == 0
                 assert not found.float64
@@ -462,6 +459,13 @@ def test_the_rule_is_a_candidate_and_fits_the_row(N, K, dtype):
         # No lane of a full turn is without a packet, unless the row is shorter than a warp's.
         width = config.packets * warps * 32 * (4 if dtype == "float32" else 8)
         assert width <= K or (config.packets, warps) == (1, 1)
+
+
+def test_warps_share_a_tile_so_that_blocks_run_at_a_time():
+    one, _, four = TILES
+    shapes = [(2048, 2048), (4096, 4096), (6144, 4096), (28672, 4096), (16, 64), (16, 8)]
+    assert [warps_of_tile(one, *shape) for shape in shapes] == [16, 8, 4, 8, 2, 1]
+    assert [warps_of_tile(four, *shape) for shape in shapes] == [8, 4, 4, 4, 2, 1]
 
 
 def test_a_matrix_of_few_long_rows_is_shared_by_more_warps():

@@ -10,7 +10,6 @@ import pytest
 
 from llm_numba import reference
 from llm_numba.errors import KernelArgumentError
-from llm_numba.kernels import gemv
 from llm_numba.kernels.linear import linear
 from llm_numba.runtime import intercept, to_device, to_host
 
@@ -93,11 +92,22 @@ def test_no_rows_of_weights_and_no_columns_are_no_error(M, activation, device):
     assert not run(numbers(M, 0), numbers(6, 0), **options).any()
 
 
-@pytest.mark.parametrize(("M", "name"), [(gemv.MAX_ROWS, "gemv"), (gemv.MAX_ROWS + 1, "gemm")])
-def test_the_number_of_rows_decides_which_kernel_multiplies(M, name):
+@pytest.mark.parametrize(
+    ("M", "dtype", "name"),
+    [
+        (8, "float32", "gemv_split"),
+        (9, "float32", "gemm"),
+        (2, "bfloat16", "gemv_split"),
+        (3, "bfloat16", "gemv_tensor"),
+        (32, "bfloat16", "gemv_tensor"),
+        (33, "bfloat16", "gemm"),
+    ],
+)
+def test_the_number_of_rows_decides_which_kernel_multiplies(M, dtype, name):
     launches = []
+    x, weight = numbers(M, 40, dtype=dtype), numbers(10, 40, dtype=dtype)
     with intercept(launches.append):
-        linear(to_device(numbers(M, 40), "sim"), to_device(numbers(10, 40), "sim"))
+        linear(to_device(x, "sim"), to_device(weight, "sim"))
     assert launches
     assert all(launch.kernel.py_func.__name__.startswith(name) for launch in launches)
 
