@@ -13,7 +13,9 @@ from llm_numba import LLM, SamplingParams
 from llm_numba.cli.app import app
 from llm_numba.cli.options import EngineOptions
 from llm_numba.kernels.ladder import all_ladders
+from llm_numba.kvcache.sizing import GPU_MEMORY_UTILIZATION
 from llm_numba.models import FAMILIES
+from llm_numba.runtime import cubins, staging
 from llm_numba.simulator import SimulationError
 
 ROOT = Path(__file__).parents[2]
@@ -69,6 +71,15 @@ def test_getting_started_names_every_setting_of_the_engine():
     options = {word.removeprefix("--").replace("-", "_") for word in named if word[:2] == "--"}
     assert {field.name for field in fields(EngineOptions)} <= options | {"enable_prefix_caching"}
     assert "no_prefix_caching" in options
+
+
+def test_sizes_that_pages_tell_are_those_of_the_code():
+    starting = page("starting.md")
+    assert f"pieces of {staging.PIECE_BYTES >> 20} MiB" in starting
+    assert f"At {cubins.LIMIT_BYTES >> 20} MiB" in starting
+    assert GPU_MEMORY_UTILIZATION == 0.9
+    assert "by default nine tenths of what is free" in page("cache.md")
+    assert "nine tenths of the free memory" in page("getting-started.md")
 
 
 def commands_on_pages() -> list[tuple[str, ...]]:
