@@ -154,7 +154,7 @@ def persistent(results: Results) -> list[str]:
             ways = found.setdefault(each["shape"]["context"], {})
             ways[each["shape"]["way"]] = each["median"]
     rows = []
-    for context, ways in found.items():
+    for context, ways in sorted(found.items()):
         if len(ways) == 2:
             graph, kernel = ways["graph"], ways["kernel"]
             winner = "one kernel" if kernel < graph else "graph"

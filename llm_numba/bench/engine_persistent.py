@@ -30,7 +30,7 @@ def persistent_results(
     load : callable
         Makes the model, given ``persistent``.
     contexts : tuple of int
-        Those that the model has no room for are left out.
+        In the order of their weight. Those that the model has no room for are left out.
     warmup, steps : int
         Uncounted and counted steps of each measurement.
     seconds : float
@@ -53,7 +53,7 @@ def persistent_results(
     for name, what in _WAYS.items():
         llm = load(persistent=name == "kernel")
         timer = EngineTimer(llm, seed)
-        for context in sorted({_SHORTEST, *contexts}):
+        for context in dict.fromkeys((*contexts, _SHORTEST)):
             key = f"persistent/context={context}/{name}"
             if context + 2 > llm.max_model_len or not budget.allows(key, "persistent"):
                 continue

@@ -530,8 +530,8 @@ def test_the_persistent_kernel_is_compared_at_each_context_that_fits():
     found = list(persistent_results(load, (32, 9999), **plan))
     assert made == [False, True]
     assert [each.name for each in found] == [
-        "persistent/context=16/graph", "persistent/context=32/graph",
-        "persistent/context=16/kernel", "persistent/context=32/kernel",
+        "persistent/context=32/graph", "persistent/context=16/graph",
+        "persistent/context=32/kernel", "persistent/context=16/kernel",
     ]  # fmt: skip
     assert all(each.statistic.unit == "ms" and each.statistic.n == 4 for each in found)
 
