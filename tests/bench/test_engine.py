@@ -18,12 +18,13 @@ from llm_numba.bench.budget import Budget
 from llm_numba.bench.engine import PARTS, EngineSettings, measure
 from llm_numba.bench.engine_fusion import variants
 from llm_numba.bench.engine_peers import peer_results
+from llm_numba.bench.engine_persistent import persistent_results
 from llm_numba.bench.engine_serving import IdleTime, meet_batches, meet_prompts, serve
 from llm_numba.bench.engine_steps import DecodePlan, EngineTimer, make_known, widths
 from llm_numba.cli.app import app
 from llm_numba.errors import CacheError, LLMNumbaError
 from llm_numba.models import Execution, resolve_model
-from llm_numba.runtime import Graph
+from llm_numba.runtime import Graph, gpu_problem
 
 MODEL = "random:tiny"
 TINY = ("--batches", "1,4", "--contexts", "32,100,9999", "--prompts", "20", "--warmup", "3",
@@ -517,3 +518,29 @@ def test_a_request_that_fails_ends_the_measurement_with_its_error(llm, monkeypat
     monkeypatch.setattr(llm.engine, "step", fail)
     with pytest.raises(CacheError, match="It broke"):
         EngineTimer(llm).decode(1, DecodePlan.around(40, 1, 5))
+
+
+def test_the_persistent_kernel_is_compared_at_each_context_that_fits():
+    def load(persistent):
+        made.append(persistent)
+        return LLM(MODEL, device="cpu", max_num_seqs=1)
+
+    made: list[bool] = []
+    plan = {"warmup": 2, "steps": 4, "seconds": 0.1, "seed": 0, "budget": Budget(600, PARTS)}
+    found = list(persistent_results(load, (32, 9999), **plan))
+    assert made == [False, True]
+    assert [each.name for each in found] == [
+        "persistent/context=32/graph", "persistent/context=16/graph",
+        "persistent/context=32/kernel", "persistent/context=16/kernel",
+    ]  # fmt: skip
+    assert all(each.statistic.unit == "ms" and each.statistic.n == 4 for each in found)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(gpu_problem() is not None, reason=f"no GPU here: {gpu_problem()}")
+def test_a_record_says_why_the_persistent_kernel_did_not_run():
+    budget = Budget(600, PARTS)
+    settings = EngineSettings("random:gpt2", contexts=(32,), parts=("persistent",), steps=5)
+    names = [each.name for each in measure(settings, budget)]
+    assert "persistent/context=32/graph" in names
+    assert "not of the Llama family" in budget.left_out["persistent"]
