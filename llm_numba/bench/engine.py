@@ -33,7 +33,8 @@ from llm_numba.runtime import resolve_device
 
 # In the order in which they run, and what each may take of the time.
 PARTS = {
-    "decode": 0.25, "prefill": 0.05, "peers": 0.3, "fusion": 0.1, "persistent": 0.2, "serving": 0.1
+    "decode": 0.25, "prefill": 0.05, "peers": 0.4, "fusion": 0.1, "persistent": 0.15,
+    "serving": 0.05,
 }  # fmt: skip
 
 # What an H100 should reach: milliseconds a step, by model, batch and context.
