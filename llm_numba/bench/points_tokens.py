@@ -133,5 +133,15 @@ POINTS = (
         eager=_eager_decode,
         eager_code="F.scaled_dot_product_attention(q, k, v), without pages",
     ),
+    Point(
+        "paged_decode_short/bfloat16",
+        paged_decode.LADDER,
+        (64, 8, 4, 1, 512),
+        "bfloat16",
+        steps=("staged", "split", "joined"),
+        prepare=_side_by_side,
+        eager=_eager_decode,
+        eager_code="F.scaled_dot_product_attention(q, k, v), without pages",
+    ),
     Point("sample/float32", sampling.LADDER, (64, _VOCABULARY), "float32"),
 )

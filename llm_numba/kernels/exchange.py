@@ -21,13 +21,15 @@ from llm_numba.kernels.reduce import FULL_WARP
 
 
 @functools.cache
-def exchange(count, lanes):
+def exchange(count, lanes, apart=1):
     """Make a device function that adds `count` sums over `lanes` lanes at once.
 
     Parameters
     ----------
     count, lanes : int
         Powers of two.
+    apart : int
+        By how many places the lanes that add up are apart in the warp: 1 where they are neighbours.
 
     Returns
     -------
@@ -44,13 +46,13 @@ def exchange(count, lanes):
             """End: each lane has its totals."""
 
         return done
-    rest = exchange(max(1, half), distance)
+    rest, far = exchange(max(1, half), distance, apart), distance * apart
     if half == 0:
 
         @cuda.jit(device=True)
         def add(sums, column):
             """Add the sum that is left over pairs of lanes, and go on at half the distance."""
-            sums[0] += cuda.shfl_xor_sync(FULL_WARP, sums[0], distance)
+            sums[0] += cuda.shfl_xor_sync(FULL_WARP, sums[0], far)
             rest(sums, column)
 
         return add
@@ -62,7 +64,7 @@ def exchange(count, lanes):
         for i in range(half):
             given = sums[i] if is_upper else sums[half + i]
             kept = sums[half + i] if is_upper else sums[i]
-            sums[i] = kept + cuda.shfl_xor_sync(FULL_WARP, given, distance)
+            sums[i] = kept + cuda.shfl_xor_sync(FULL_WARP, given, far)
         rest(sums, column)
 
     return halve

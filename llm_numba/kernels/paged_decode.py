@@ -21,6 +21,7 @@ step            reads of each K, V     blocks              a load of a warp
 ``vectorised``  1                      B G                 32 packets of 16 bytes, several at once
 ``staged``      1                      B G                 the same, into shared memory, on and on
 ``split``       1                      B G pieces          the same
+``joined``      1                      B G pieces          the same, into registers; one launch
 ==============  =====================  ==================  =======================================
 
 All powers are of two: the launcher multiplies the scale by :math:`\log_2 e`. A context of no
@@ -49,6 +50,7 @@ from llm_numba.kernels.paged_decode_plans import (
     candidates,
     fixed_rule,
     plan_grouped,
+    plan_joined,
     plan_naive,
     plan_online,
     plan_split,
@@ -75,7 +77,8 @@ def paged_decode_attention(
     window: int | None = None,
     *,
     out: Any = None,
-    step: str = "split",
+    arrived: Any = None,
+    step: str = "joined",
     batch_invariant: bool = False,
     stream: Any = None,
 ) -> Any:
@@ -97,11 +100,14 @@ def paged_decode_attention(
     window : int, optional
         How many positions a query sees, its own included; at least 1.
     out : as q [B, H, D], optional
-    step : {"naive", "online", "grouped", "vectorised", "staged", "split"}
+    arrived : int32 [n], optional
+        Counters, at least B * H, all zero; and zero again afterwards. With them short contexts
+        take one launch. Calls that may run at the same time must not share them.
+    step : {"naive", "online", "grouped", "vectorised", "staged", "split", "joined"}
         Of the ladder.
     batch_invariant : bool
         Make the result of a sequence independent of what else is in the batch, to the bit: the
-        pieces of the last step then have one length always, and none that suits the batch. In
+        pieces of the last steps then have one length always, and none that suits the batch. In
         the steps before, it is so anyway.
     stream : optional
         By default the current one.
@@ -137,12 +143,16 @@ def paged_decode_attention(
     if out is None:
         out = empty_like(q)
     checks.array("out", out, dtype=dtype, shape=q.shape, like=q)
+    if arrived is not None:
+        checks.array("arrived", arrived, ndim=1, dtype="int32", like=q)
+        checks.integer("len(arrived)", len(arrived), at_least=batch * num_heads)
     operands = {
         "q": q, "k_cache": k_cache, "v_cache": v_cache, "block_tables": block_tables,
         "context_lens": context_lens, "scale": scale, "window": window, "out": out,
+        "arrived": arrived,
     }  # fmt: skip
     if q.size > 0:
-        if batch_invariant and step == "split":
+        if batch_invariant and step in ("split", "joined"):
             plan = functools.partial(plan_split, fixed_rule(shape_of(**operands), dtype))
         else:
             plan = LADDER.step(step).plan
@@ -154,6 +164,10 @@ def _plan_chosen(**operands: Any) -> tuple[Launch, ...]:
     q = operands["q"]
     config = choose(TUNABLE, shape_of(**operands), storage_dtype(q), like=q)
     return plan_split(config, **operands)
+
+
+def _plan_short(**operands: Any) -> tuple[Launch, ...]:
+    return plan_joined(**operands) or _plan_chosen(**operands)
 
 
 def _operands(shape: tuple[int, ...], dtype: np.dtype, seed: int) -> Operands:
@@ -177,12 +191,14 @@ def _operands(shape: tuple[int, ...], dtype: np.dtype, seed: int) -> Operands:
         "scale": head_dim**-0.5,
         "window": None,
         "out": np.full_like(q, np.nan),
+        "arrived": np.zeros(batch * num_kv_heads * group, np.int32),
     }
 
 
 def _expect(
     q: np.ndarray, k_cache: np.ndarray, v_cache: np.ndarray, block_tables: np.ndarray,
     context_lens: np.ndarray, scale: float, window: int | None, out: np.ndarray,
+    arrived: np.ndarray,
 ) -> dict[str, np.ndarray]:  # fmt: skip
     # Of a large cache, only the blocks that are asked for become float64.
     used, tables = np.unique(block_tables, return_inverse=True)
@@ -213,6 +229,10 @@ def _power_of_two(count: int) -> int:
 def _plan_ruled(**operands: Any) -> tuple[Launch, ...]:
     """Plan the last step as the rule has it: tables of a GPU change nothing in its kernels."""
     return plan_split(rule(shape_of(**operands), storage_dtype(operands["q"])), **operands)
+
+
+def _plan_short_ruled(**operands: Any) -> tuple[Launch, ...]:
+    return plan_joined(**operands) or _plan_ruled(**operands)
 
 
 def _kernels(*plans: Callable[..., tuple[Launch, ...]]) -> tuple[Any, ...]:
@@ -268,6 +288,12 @@ LADDER = Ladder(
             "Pieces of a context in different blocks: enough of them for every SM.",
             _plan_chosen,
             _kernels(_plan_ruled, plan_grouped),
+        ),
+        Step(
+            "joined",
+            "Short contexts in registers, and their last block merges: one launch.",
+            _plan_short,
+            _kernels(_plan_short_ruled, plan_grouped),
         ),
     ),
     operands=_operands,

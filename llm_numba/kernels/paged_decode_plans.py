@@ -10,6 +10,12 @@ import numpy as np
 
 from llm_numba.kernels import ptx
 from llm_numba.kernels.paged_decode_grouped import decode_grouped
+from llm_numba.kernels.paged_decode_joined import (
+    MOST_PIECES,
+    can_join,
+    decode_joined,
+    joined_bytes,
+)
 from llm_numba.kernels.paged_decode_lanes import Layout
 from llm_numba.kernels.paged_decode_online import decode_naive, decode_online
 from llm_numba.kernels.paged_decode_packets import decode_staged, decode_vectorised, ring_bytes
@@ -24,6 +30,9 @@ _BLOCKS_AT_ONCE = 2 * 132
 _BEGIN_POSITIONS, _MERGE_POSITIONS = 96, 8
 _SHORTEST_PIECE, _LONGEST_PIECE = 64, 4096
 _FIXED_PIECE = 512
+# Where the step ``joined`` was measured to win: context, and bytes of all keys together.
+_SHORT_CONTEXT, _SHORT_BYTES = 2048, 1 << 24
+_JOINED_WARPS, _JOINED_PIECE = 8, 128
 
 
 class Config(NamedTuple):
@@ -204,6 +213,55 @@ def plan_split(config: Config, **operands: Any) -> tuple[Launch, ...]:
     )
 
 
+def plan_joined(**operands: Any) -> tuple[Launch, ...] | None:
+    """Plan the step ``joined``; None where it has no kernel, or contexts are not short.
+
+    Parameters
+    ----------
+    **operands
+        ``arrived`` among them, which may be None: then nothing can be joined.
+    """
+    shape, arrived = shape_of(**operands), operands.get("arrived")
+    head_dim, num_kv_heads, group, batch, length = shape
+    dtype = storage_dtype(operands["q"])
+    layout = _layout(fixed_rule(shape, dtype)._replace(warps=_JOINED_WARPS), **operands)
+    key_bytes = math.prod((head_dim, num_kv_heads, batch, length)) * np.dtype(dtype).itemsize
+    short = length <= _SHORT_CONTEXT and key_bytes <= _SHORT_BYTES
+    if arrived is None or not (short and _in_packets(**operands) and can_join(layout)):
+        return None
+    *inputs, out = _args(**operands)
+    blocks, piece = blocks_of(shape), joined_piece(shape)
+    pieces = math.ceil(length / piece)
+    maxima, sums = (empty(blocks * pieces * layout.heads, np.float32, like=out) for _ in range(2))
+    mixed = empty(blocks * pieces * layout.heads * head_dim, np.float32, like=out)
+    args = (*inputs, np.int32(piece), arrived, maxima, sums, mixed, out)
+    grid, block = (pieces, blocks // batch, batch), (WARP * layout.warps,)
+    return (Launch(decode_joined(layout, group), grid, block, args, joined_bytes(layout)),)
+
+
+def joined_piece(shape: tuple[int, ...]) -> int:
+    """Choose how long a piece is: a tile for each warp, or more where that is too many blocks.
+
+    Parameters
+    ----------
+    shape : tuple of int
+        As of :func:`rule`.
+
+    Returns
+    -------
+    int
+        Positions; a context has 16 pieces at most, and all blocks are there at once.
+    """
+    *_, length = shape
+    piece = _JOINED_PIECE
+    while piece < length and (
+        length > MOST_PIECES * piece
+        or blocks_of(shape) * math.ceil(length / piece) > _BLOCKS_AT_ONCE
+    ):
+        piece *= 2
+    return piece
+
+
 def shape_of(q: Any, k_cache: Any, block_tables: Any, **_: Any) -> tuple[int, ...]:
     """Return D, G, R, B, and as T the longest context that the tables have room for."""
     batch, num_heads, head_dim = q.shape
@@ -214,7 +272,7 @@ def shape_of(q: Any, k_cache: Any, block_tables: Any, **_: Any) -> tuple[int, ..
 
 def _args(
     q: Any, k_cache: Any, v_cache: Any, block_tables: Any, context_lens: Any,
-    scale: float, window: int | None, out: Any,
+    scale: float, window: int | None, out: Any, arrived: Any = None,
 ) -> tuple[Any, ...]:  # fmt: skip
     seen = np.int32(_NO_WINDOW if window is None else window)
     factor = np.float32(scale * _LOG2_E)

@@ -17,11 +17,14 @@ import pytest
 from llm_numba import reference
 from llm_numba.errors import KernelArgumentError
 from llm_numba.kernels.paged_decode import LADDER, TUNABLE, paged_decode_attention
+from llm_numba.kernels.paged_decode_joined import MOST_PIECES
 from llm_numba.kernels.paged_decode_plans import (
     Config,
     blocks_of,
     candidates,
     fixed_rule,
+    joined_piece,
+    plan_joined,
     plan_split,
     rule,
 )
@@ -31,6 +34,11 @@ from llm_numba.simulator import simulate
 STEPS = [step.name for step in LADDER.steps]
 each_step = pytest.mark.parametrize("step", STEPS)
 CONTEXTS = (1, 15, 16, 17, 100, 300)
+
+
+def head_dim_of(step, otherwise=16):
+    """Return a head dimension for which a step has a kernel of its own."""
+    return 64 if step == "joined" else otherwise
 
 
 class Pages:
@@ -59,7 +67,10 @@ class Pages:
         host = (self.q[rows], self.k, self.v, self.tables[rows], self.contexts[rows])
         arrays = [to_device(np.ascontiguousarray(each), device) for each in host]
         scale = self.scale if scale is None else scale
-        return to_host(paged_decode_attention(*arrays, scale, window, **options))
+        arrived = to_device(np.zeros(self.q[rows].shape[0] * self.q.shape[1], np.int32), device)
+        out = paged_decode_attention(*arrays, scale, window, arrived=arrived, **options)
+        assert not to_host(arrived).any()
+        return to_host(out)
 
     def truth(self, window=None, values=None):
         """Attend in float64, over caches without the NaN that nobody may look at."""
@@ -92,12 +103,12 @@ class Pages:
 @pytest.mark.parametrize(
     ("step", "dtype", "device"),
     [(step, "bfloat16", "sim") for step in STEPS]
-    + [("split", "float32", "sim"), ("split", "float16", "sim")]
+    + [(step, dtype, "sim") for step in STEPS[-2:] for dtype in ("float32", "float16")]
     + [pytest.param(step, "bfloat16", "cuda", marks=pytest.mark.gpu) for step in STEPS],
     indirect=["device"],
 )
 def test_contexts_of_all_lengths_over_pages_that_hold_nan_elsewhere(dtype, step, device):
-    pages = Pages(CONTEXTS, (4, 2), 32, 16, dtype)
+    pages = Pages(CONTEXTS, (4, 2), head_dim_of(step, 32), 16, dtype)
     pages.assert_near(pages.run(device, step=step))
 
 
@@ -117,7 +128,8 @@ SHAPES = [
 
 @pytest.mark.parametrize(
     ("heads", "head_dim", "block_size", "dtype", "step"),
-    [(*shape, "split") for shape in SHAPES] + [(*SHAPES[3], step) for step in STEPS[:-1]],
+    [(*shape, step) for shape in SHAPES for step in STEPS[-2:]]
+    + [(*SHAPES[3], step) for step in STEPS[:-2]],
 )
 def test_any_head_dimension_group_and_block_size(heads, head_dim, block_size, dtype, step, device):
     pages = Pages((19, 70), heads, head_dim, block_size, dtype)
@@ -127,10 +139,11 @@ def test_any_head_dimension_group_and_block_size(heads, head_dim, block_size, dt
 @pytest.mark.parametrize(
     ("step", "window", "block_size"),
     [("split", window, block_size) for window in (1, 7, 64, 1000) for block_size in (5, 16)]
-    + [(step, 7, 5) for step in STEPS[:-1]],
+    + [("joined", window, 16) for window in (1, 7, 64, 1000)]
+    + [(step, 7, 5) for step in STEPS[:-2]],
 )
 def test_a_window_hides_what_is_older(window, block_size, step, device):
-    pages = Pages((1, 7, 17, 130), (4, 2), 16, block_size)
+    pages = Pages((1, 7, 17, 130), (4, 2), head_dim_of(step), block_size)
     out = pages.run(device, window, step=step)
     pages.assert_near(out, window)
     if window >= 130:
@@ -139,7 +152,7 @@ def test_a_window_hides_what_is_older(window, block_size, step, device):
 
 @pytest.mark.parametrize(("step", "block_size"), [("split", 5)] + [(step, 16) for step in STEPS])
 def test_what_lies_before_the_window_may_be_anything(block_size, step, device):
-    pages = Pages((100,), (4, 2), 16, block_size)
+    pages = Pages((100,), (4, 2), head_dim_of(step), block_size)
     expected = pages.run(device, 30, step=step)
     # Position 70 is the first that is seen: a sequence may have given all blocks before it back.
     for p in range(70):
@@ -150,7 +163,7 @@ def test_what_lies_before_the_window_may_be_anything(block_size, step, device):
 
 @each_step
 def test_a_row_of_padding_gives_zeros_and_the_others_do_not_care(step, device):
-    pages = Pages((0, 20, 0), (4, 2), 16, 16)
+    pages = Pages((0, 20, 0), (4, 2), head_dim_of(step), 16)
     out = pages.run(device, step=step)
     assert not out[[0, 2]].any()
     np.testing.assert_array_equal(out[1:2], pages.run(device, rows=[1], step=step))
@@ -159,7 +172,7 @@ def test_a_row_of_padding_gives_zeros_and_the_others_do_not_care(step, device):
 
 @pytest.mark.parametrize(("step", "bad"), [("split", np.inf)] + [(step, np.nan) for step in STEPS])
 def test_a_key_that_is_no_number_spoils_its_own_heads_alone(bad, step, device):
-    pages = Pages((20, 20), (4, 2), 16, 16)
+    pages = Pages((20, 20), (4, 2), head_dim_of(step), 16)
     clean = pages.run(device, step=step)
     pages.k[pages.tables[0, 0], 3, 1] = bad
     out = pages.run(device, step=step)
@@ -189,15 +202,21 @@ def test_scores_may_be_tiny_or_huge(size, step, device):
 # -- Pieces -------------------------------------------------------------------------------------
 
 
-def run_config(config, pages, device, window=None):
-    """Attend by the last step, with a config of its own."""
+def operands_of(pages, device, window=None):
+    """Place the operands of a plan on a device."""
     arrays = (pages.q, pages.k, pages.v, pages.tables, pages.contexts)
     names = ("q", "k_cache", "v_cache", "block_tables", "context_lens")
     operands = dict(zip(names, (to_device(each, device) for each in arrays), strict=True))
     out = to_device(np.full_like(pages.q, np.nan), device)
-    operands |= {"scale": pages.scale, "window": window, "out": out}
+    arrived = to_device(np.zeros(pages.q.shape[0] * pages.q.shape[1], np.int32), device)
+    return operands | {"scale": pages.scale, "window": window, "out": out, "arrived": arrived}
+
+
+def run_config(config, pages, device, window=None):
+    """Attend in pieces, with a config of its own."""
+    operands = operands_of(pages, device, window)
     launch_all(plan_split(config, **operands))
-    return to_host(out)
+    return to_host(operands["out"])
 
 
 @pytest.mark.parametrize(
@@ -247,6 +266,50 @@ def test_the_rule_fills_the_sms_where_there_is_enough_to_do(batch, length):
     most = blocks_of(shape) * -(-length // 256)
     assert blocks >= min(most, 132)
     assert 64 <= config.piece <= 4096
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(2))
+def test_pieces_merge_alike_whichever_block_is_last(seed):
+    pages = Pages((130,), (4, 1), 64, 16, "bfloat16")
+    expected = pages.run("sim")
+    operands = operands_of(pages, "sim")
+    (launch,) = plan_joined(**operands)
+    args = tuple(kernel_view(a) if isinstance(a, np.ndarray) else a for a in launch.args)
+    simulate(
+        launch.kernel, launch.grid, launch.block, args, launch.shared_bytes,
+        schedule="random", seed=seed,
+    )  # fmt: skip
+    assert launch.grid[0] > 1
+    assert not operands["arrived"].any()
+    np.testing.assert_array_equal(operands["out"].view("u1"), expected.view("u1"))
+
+
+@pytest.mark.parametrize(
+    ("contexts", "head_dim", "block_size", "counters"),
+    [
+        ((2049,), 64, 16, True),
+        ((300,), 80, 16, True),
+        ((300,), 64, 4, True),
+        ((300,), 64, 16, False),
+    ],
+)
+def test_what_cannot_be_joined_is_split(contexts, head_dim, block_size, counters):
+    pages = Pages(contexts, (4, 1), head_dim, block_size)
+    operands = operands_of(pages, "sim") | ({} if counters else {"arrived": None})
+    assert plan_joined(**operands) is None
+    assert {launch.kernel.__name__ for launch in LADDER.steps[-1].plan(**operands)} == {
+        launch.kernel.__name__ for launch in LADDER.step("split").plan(**operands)
+    }
+
+
+@pytest.mark.parametrize("batch", [1, 8, 32, 100])
+@pytest.mark.parametrize("length", [1, 100, 512, 2048])
+def test_joined_blocks_are_there_at_once(length, batch):
+    shape = (64, 8, 4, batch, length)
+    pieces = -(-length // joined_piece(shape))
+    assert pieces <= MOST_PIECES
+    assert pieces == 1 or blocks_of(shape) * pieces <= 2 * 132
 
 
 # -- What it costs ------------------------------------------------------------------------------
@@ -315,9 +378,10 @@ def test_a_graph_replays_with_other_lengths():
     arrays = [to_device(a, "cuda") for a in (pages.q, pages.k, pages.v, pages.tables)]
     lengths = to_device(pages.contexts, "cuda")
     out = to_device(np.zeros_like(pages.q), "cuda")
+    arrived = to_device(np.zeros(8, np.int32), "cuda")
 
     def decode():
-        paged_decode_attention(*arrays, lengths, pages.scale, out=out)
+        paged_decode_attention(*arrays, lengths, pages.scale, out=out, arrived=arrived)
 
     decode()
     graph = capture(decode)
@@ -345,6 +409,8 @@ def test_a_graph_replays_with_other_lengths():
         ({"scale": math.inf}, ["'scale'", "finite"]),
         ({"window": 0}, ["'window'", "from 1"]),
         ({"step": "fast"}, ["'step'", "'fast'", "split"]),
+        ({"arrived": np.zeros(8, "i8")}, ["'arrived'", "int64"]),
+        ({"arrived": np.zeros(7, "i4")}, ["len(arrived)", "8"]),
         ({"out": np.zeros((2, 4, 8), "f4")}, ["'out'", "(2, 4, 16)"]),
     ],
 )

@@ -160,6 +160,35 @@ def test_flags_and_atomic_operations_go_together(kernel):
 
 
 @cuda.jit
+def last_block_adds(counter, x, out):
+    """Each block leaves a row, and the one that comes last adds all of them."""
+    mine, t = cuda.shared.array(1, int32), cuda.threadIdx.x
+    out[1 + cuda.blockIdx.x, t] = x[t] * (1 + cuda.blockIdx.x)
+    cuda.syncthreads()
+    if t == 0:
+        mine[0] = ptx.add_acq_rel(counter, 0, int32(1))
+    cuda.syncthreads()
+    if mine[0] == cuda.gridDim.x - 1:
+        for block in range(cuda.gridDim.x):
+            out[0, t] += out[1 + block, t]
+
+
+def test_the_last_block_to_count_itself_sees_what_all_others_wrote(device):
+    counter, x, out = arrays(5)
+    on_device = [runtime.to_device(each, device) for each in (counter, x, out)]
+    runtime.launch(last_block_adds, 4, THREADS, tuple(on_device))
+    np.testing.assert_array_equal(runtime.to_host(on_device[2])[0], 10 * x)
+    assert runtime.to_host(on_device[0]).tolist() == [4, 0, 0, 0, 0]
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_whichever_block_is_the_last(seed):
+    counter, x, out = arrays(5)
+    simulate(last_block_adds, 4, THREADS, (counter, x, out), schedule="random", seed=seed)
+    np.testing.assert_array_equal(out[0], 10 * x)
+
+
+@cuda.jit
 def wait_for_nobody(flags, x, out):
     while ptx.load_acquire(flags, 1) == 0:
         pass
@@ -179,6 +208,8 @@ def test_operands_of_wrong_types_are_refused_with_what_would_be_right():
         ptx.store_release._defn(None, wide, types.int64, types.int32)
     with pytest.raises(TypingError, match="add_release takes a C-contiguous array of int32"):
         ptx.add_release._defn(None, wide, types.int64, types.int32)
+    with pytest.raises(TypingError, match="add_acq_rel takes a C-contiguous array of int32"):
+        ptx.add_acq_rel._defn(None, wide, types.int64, types.int32)
 
 
 @pytest.fixture

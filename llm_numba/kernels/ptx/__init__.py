@@ -36,7 +36,12 @@ from llm_numba.kernels.ptx.copies import (
     cp_async_wait,
 )
 from llm_numba.kernels.ptx.elements import from_float, to_float, widen
-from llm_numba.kernels.ptx.flags import add_release, load_acquire, store_release
+from llm_numba.kernels.ptx.flags import (
+    add_acq_rel,
+    add_release,
+    load_acquire,
+    store_release,
+)
 from llm_numba.kernels.ptx.overlap import (
     await_previous_kernel,
     release_next_kernel,
@@ -73,6 +78,7 @@ from llm_numba.kernels.ptx.warps import (
 __all__ = [
     "VECTOR",
     "add",
+    "add_acq_rel",
     "add_release",
     "await_previous_kernel",
     "cluster_arrive",
