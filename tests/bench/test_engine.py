@@ -2,28 +2,20 @@
 
 import json
 import math
-import subprocess
-import sys
-import weakref
-from contextlib import nullcontext
-from types import SimpleNamespace
 
 import pytest
 from typer.testing import CliRunner
 
 from llm_numba import LLM
-from llm_numba.bench import engine as bench_engine
-from llm_numba.bench import engine_peers
 from llm_numba.bench.budget import Budget
 from llm_numba.bench.engine import PARTS, EngineSettings, measure
 from llm_numba.bench.engine_fusion import variants
-from llm_numba.bench.engine_peers import peer_results
 from llm_numba.bench.engine_persistent import persistent_results
 from llm_numba.bench.engine_serving import IdleTime, meet_batches, meet_prompts, serve
 from llm_numba.bench.engine_steps import DecodePlan, EngineTimer, make_known, widths
 from llm_numba.cli.app import app
 from llm_numba.errors import CacheError, LLMNumbaError
-from llm_numba.models import Execution, resolve_model
+from llm_numba.models import Execution
 from llm_numba.runtime import Graph, gpu_problem
 
 MODEL = "random:tiny"
@@ -224,7 +216,7 @@ def test_a_step_that_is_launched_kernel_by_kernel_counts_if_that_takes_as_long(m
     assert idle_share(monkeypatch, Machine(3, 0.5, eager=True), 3) == 1
 
 
-# -- Fusion and peers ----------------------------------------------------------------------------
+# -- Many requests, fusion, the persistent kernel ------------------------------------------------
 
 
 def test_each_variant_switches_one_thing_more():
@@ -239,124 +231,6 @@ def test_each_variant_switches_one_thing_more():
         }
         before = variant.execution
     assert before == Execution(overlap_launches=True)
-
-
-def test_without_transformers_there_is_no_peer(monkeypatch):
-    monkeypatch.setattr(engine_peers.importlib.util, "find_spec", lambda name: None)
-    budget = Budget(60, {"peers": 1})
-    assert list(peer_results(MODEL, 512, 100, budget)) == []
-    why = "PyTorch or Transformers is not installed"
-    assert budget.left_out == {"peer/compiled": why, "peer/eager": why}
-
-
-def _peers(monkeypatch, run):
-    monkeypatch.setattr(engine_peers.importlib.util, "find_spec", lambda name: name)
-    monkeypatch.setattr(engine_peers.subprocess, "run", run)
-    budget = Budget(60, {"peers": 1})
-    found = [result.to_json() for result in peer_results(MODEL, 512, 100, budget)]
-    return found, budget.left_out
-
-
-LINE = json.dumps({"name": "eager", "versions": {"torch": "1"}, "seconds": [0.01, 0.02, 0.03]})
-
-
-def test_what_transformers_needed_comes_in_milliseconds(monkeypatch):
-    def run(command, **_):
-        return subprocess.CompletedProcess(command, 0, f"{LINE}\n".encode())
-
-    (found,), _ = _peers(monkeypatch, run)
-    assert (found["name"], found["median"], found["unit"]) == ("peer/eager", 20.0, "ms")
-    assert found["shape"]["mean_ms"] == pytest.approx(20.0)
-    assert found["shape"]["torch"] == "1"
-
-
-def test_a_peer_that_takes_too_long_leaves_what_it_had_printed(monkeypatch):
-    def run(command, timeout, **_):
-        assert 59 < timeout <= 60
-        raise subprocess.TimeoutExpired(command, timeout, output=f"{LINE}\n{LINE[:9]}".encode())
-
-    found, left_out = _peers(monkeypatch, run)
-    assert [each["name"] for each in found] == ["peer/eager"]
-    assert left_out == {"peer/compiled": "its time was up"}
-
-
-def test_a_peer_that_fails_leaves_its_last_word(monkeypatch):
-    def run(command, stderr, **_):
-        stderr.write("Traceback:\n  many lines\nOutOfMemoryError: CUDA out of memory.\n")
-        return subprocess.CompletedProcess(command, 1, b"")
-
-    why = "OutOfMemoryError: CUDA out of memory."
-    assert _peers(monkeypatch, run) == ([], {"peer/compiled": why, "peer/eager": why})
-
-
-class PretendModel:
-    """A model of Transformers that cannot be compiled."""
-
-    config_class = staticmethod(lambda **fields: SimpleNamespace(vocab_size=7))
-
-    def __init__(self, config):
-        pass
-
-    def eval(self):
-        return self
-
-
-def test_where_nothing_can_be_compiled_the_other_peer_still_runs(monkeypatch, capsys):
-    torch = SimpleNamespace(
-        bfloat16=None, set_default_dtype=lambda dtype: None, device=lambda name: nullcontext(),
-        randint=lambda most, shape, device: shape, __version__="1",
-    )  # fmt: skip
-    architecture = resolve_model(MODEL) / "config.json"
-    name = json.loads(architecture.read_text())["architectures"][0]
-    transformers = SimpleNamespace(__version__="2", **{name: PretendModel})
-    monkeypatch.setitem(sys.modules, "torch", torch)
-    monkeypatch.setitem(sys.modules, "transformers", transformers)
-
-    def token_times(model, prompt, count, options):
-        if options:
-            raise RuntimeError("no compiler")
-        # Half of what counts lies behind the context, and the warm-up before it.
-        assert (prompt, count) == ((1, 40 - 15 - 20), 20 + 30 + 1)
-        return list(range(count))
-
-    monkeypatch.setattr(engine_peers, "_token_times", token_times)
-    (found,) = engine_peers.measure_here(str(resolve_model(MODEL)), 40, 100)
-    assert found == {
-        "name": "eager", "versions": {"torch": "1", "transformers": "2"}, "seconds": [1] * 30
-    }  # fmt: skip
-    assert "RuntimeError: no compiler" in capsys.readouterr().err
-
-
-# -- Time, and what there is none for ------------------------------------------------------------
-
-
-def test_parts_end_one_after_the_other_and_leave_what_they_do_not_need():
-    now = [100.0]
-    budget = Budget(60, {"first": 1, "second": 2, "third": 3}, clock=lambda: now[0])
-    ends = [budget.seconds_left(part) for part in ("first", "second", "third", None)]
-    assert ends == [10, 30, 60, 60]
-    now[0] += 12
-    assert budget.seconds_left("first") == 0
-    assert not budget.allows("first/b", "first")
-    assert budget.allows("first/important")
-    assert budget.seconds_left("second") == 18
-    assert budget.left_out == {"first/b": "its time was up"}
-
-
-def test_shares_are_of_the_parts_that_are_asked_for():
-    assert sum(PARTS.values()) == pytest.approx(1)
-    settings = EngineSettings(MODEL, "cpu", parts=("prefill", "decode"))
-    budget = settings.budget(600)
-    assert budget.seconds_left("decode") == pytest.approx(500, abs=1)
-    assert budget.seconds_left("prefill") == pytest.approx(600, abs=1)
-
-
-def test_what_is_asked_for_most_comes_first():
-    points = EngineSettings("random:llama-3-8b").points
-    assert points[:6] == [(1, 512), (1, 8192), (8, 512), (8, 8192), (32, 512), (32, 8192)]
-    assert len(points) == len(set(points)) == 18
-    few = EngineSettings(MODEL, batches=(4, 32), contexts=(128,))
-    assert few.points == [(32, 512), (4, 512), (4, 128), (32, 128)]
 
 
 def test_a_run_meets_steps_of_all_sizes_before(monkeypatch):
@@ -385,114 +259,6 @@ def test_what_the_engine_hands_out_is_taken_at_each_step(llm, monkeypatch):
     assert max(waiting) == 1
 
 
-class Hurry(Budget):
-    """A budget of a part that is over from the beginning, while there is time for all others."""
-
-    def __init__(self, part):
-        super().__init__(600, PARTS)
-        self._ends[part] = 0
-
-
-def _names(settings, budget):
-    return [result.name for result in measure(settings, budget)]
-
-
-QUICK = {"batches": (1, 4), "contexts": (32,), "context": 100, "prompts": (20,), "warmup": 1,
-         "steps": 3, "requests": 2, "point_seconds": 0.0, "lengths": (4, 8)}  # fmt: skip
-
-
-def test_points_that_must_be_there_have_the_time_of_all():
-    settings = EngineSettings(
-        MODEL, "cpu", parts=("decode",), first_batches=(4,), first_contexts=(100,), **QUICK
-    )
-    budget = Hurry("decode")
-    names = _names(settings, budget)
-    assert [name for name in names if name.startswith("decode")] == ["decode/batch=4/context=100"]
-    assert sorted(budget.left_out) == ["decode/batch=1/context=100", "decode/batch=1/context=32"]
-
-
-@pytest.mark.parametrize("part", ["prefill", "fusion", "serving"])
-def test_a_part_without_time_is_left_out(part):
-    budget = Hurry(part)
-    names = _names(EngineSettings(MODEL, "cpu", parts=(part,), **QUICK), budget)
-    assert not [name for name in names if not name.startswith("memory")]
-    assert {name.split("/")[0] for name in budget.left_out} == {
-        "first_token" if part == "prefill" else part
-    }
-
-
-def test_requests_end_when_time_is_up(llm):
-    before = llm.engine.stats().num_free_blocks
-    answers = iter([True] * 5 + [False])
-    assert list(serve(EngineTimer(llm), 4, (4, 30), 0, 2, lambda: next(answers))) == []
-    assert llm.engine.stats().num_free_blocks == before
-    assert not llm.engine.running
-
-
-def test_a_part_that_fails_takes_nothing_from_the_others(monkeypatch):
-    def fail(*_):
-        raise RuntimeError("device lost")
-        yield
-
-    monkeypatch.setattr(bench_engine, "fusion_results", fail)
-    parts = ("prefill", "fusion", "serving")
-    settings = EngineSettings(MODEL, "cpu", parts=parts, **QUICK)
-    budget = settings.budget(600)
-    names = _names(settings, budget)
-    assert {"first_token/tokens=20", "serving/all"} <= set(names)
-    assert budget.left_out == {"fusion": "RuntimeError: device lost"}
-
-
-def test_a_model_is_gone_before_the_next_part(monkeypatch):
-    alive = weakref.WeakSet()
-
-    def load(*arguments, **options):
-        assert not alive
-        llm = LLM(*arguments, **options)
-        alive.add(llm.engine.runner)
-        return llm
-
-    monkeypatch.setattr(bench_engine, "LLM", load)
-    names = _names(EngineSettings(MODEL, "cpu", **QUICK), Budget(600, PARTS))
-    assert "serving/all" in names
-
-
-def test_when_time_is_up_the_record_has_what_there_is(tmp_path):
-    path = tmp_path / "engine.json"
-    arguments = ["bench", "engine", "-m", MODEL, "--device", "cpu", "--out", str(path), *TINY]
-    result = CliRunner().invoke(app, [*arguments, "--limit", "0"])
-    assert result.exit_code == 0, result.output
-    record = json.loads(path.read_text())
-    names = [each["name"] for each in record["results"]]
-    assert names == ["memory_speed", "memory/weights", "memory/KV cache"]
-    assert record["left_out"]["serving"] == "its time was up"
-    assert "Left out: serving: its time was up" in result.stderr
-
-
-# -- Mistakes ------------------------------------------------------------------------------------
-
-
-def test_an_unknown_part_is_refused():
-    with pytest.raises(LLMNumbaError, match="There is no part 'dance'"):
-        EngineSettings(MODEL, "cpu", parts=("decode", "dance"))
-
-
-@pytest.mark.parametrize(
-    ("arguments", "cause"),
-    [(["--device", "cuda"], "device='cuda' cannot be used"),
-     (["--device", "cpu", "-m", "random:nothing"], "There is no shape 'nothing'"),
-     (["--device", "cpu", "-m", MODEL, "--batches", "1,x"], "--batches 1,x is no list"),
-     (["--device", "cpu", "-m", MODEL, "--only", "dance"], "There is no part 'dance'")],
-)  # fmt: skip
-def test_mistakes_are_told_in_a_sentence(arguments, cause, tmp_path):
-    out = str(tmp_path / "engine.json")
-    result = CliRunner().invoke(app, ["bench", "engine", *arguments, "--out", out])
-    assert result.exit_code == 2
-    assert cause in result.stderr
-    assert "Fix:" in result.stderr
-    assert not (tmp_path / "engine.json").exists()
-
-
 def test_every_batch_size_is_met_before_many_requests(llm, monkeypatch):
     sizes = []
     step = llm.engine.step
@@ -504,20 +270,6 @@ def test_every_batch_size_is_met_before_many_requests(llm, monkeypatch):
     monkeypatch.setattr(llm.engine, "step", note)
     meet_batches(EngineTimer(llm), 4, 64)
     assert sizes == [0, 3, 2, 1]  # those that are left over from the step before
-
-
-def test_a_request_that_fails_ends_the_measurement_with_its_error(llm, monkeypatch):
-    step = llm.engine.step
-
-    def fail():
-        step()
-        for sequence in llm.engine.running:
-            sequence.request.metrics.num_generated_tokens = 0
-            sequence.request.error = CacheError("It broke.", "Mend it.")
-
-    monkeypatch.setattr(llm.engine, "step", fail)
-    with pytest.raises(CacheError, match="It broke"):
-        EngineTimer(llm).decode(1, DecodePlan.around(40, 1, 5))
 
 
 def test_the_persistent_kernel_is_compared_at_each_context_that_fits():
@@ -544,3 +296,41 @@ def test_a_record_says_why_the_persistent_kernel_did_not_run():
     names = [each.name for each in measure(settings, budget)]
     assert "persistent/context=32/graph" in names
     assert "not of the Llama family" in budget.left_out["persistent"]
+
+
+# -- Mistakes ------------------------------------------------------------------------------------
+
+
+def test_an_unknown_part_is_refused():
+    with pytest.raises(LLMNumbaError, match="There is no part 'dance'"):
+        EngineSettings(MODEL, "cpu", parts=("decode", "dance"))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "cause"),
+    [(["--device", "cuda"], "device='cuda' cannot be used"),
+     (["--device", "cpu", "-m", "random:nothing"], "There is no shape 'nothing'"),
+     (["--device", "cpu", "-m", MODEL, "--batches", "1,x"], "--batches 1,x is no list"),
+     (["--device", "cpu", "-m", MODEL, "--only", "dance"], "There is no part 'dance'")],
+)  # fmt: skip
+def test_mistakes_are_told_in_a_sentence(arguments, cause, tmp_path):
+    out = str(tmp_path / "engine.json")
+    result = CliRunner().invoke(app, ["bench", "engine", *arguments, "--out", out])
+    assert result.exit_code == 2
+    assert cause in result.stderr
+    assert "Fix:" in result.stderr
+    assert not (tmp_path / "engine.json").exists()
+
+
+def test_a_request_that_fails_ends_the_measurement_with_its_error(llm, monkeypatch):
+    step = llm.engine.step
+
+    def fail():
+        step()
+        for sequence in llm.engine.running:
+            sequence.request.metrics.num_generated_tokens = 0
+            sequence.request.error = CacheError("It broke.", "Mend it.")
+
+    monkeypatch.setattr(llm.engine, "step", fail)
+    with pytest.raises(CacheError, match="It broke"):
+        EngineTimer(llm).decode(1, DecodePlan.around(40, 1, 5))

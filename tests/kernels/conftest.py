@@ -7,7 +7,7 @@ import pytest
 
 from llm_numba.runtime import gpu_problem
 
-# What several modules of tests share: `attention_cases`.
+# What several modules of tests share: `attention_cases`, `gemv_cases`.
 sys.path.insert(0, str(Path(__file__).parent))
 
 

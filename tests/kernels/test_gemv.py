@@ -1,22 +1,15 @@
 """Every step of the GEMV ladder against the reference in float64, and what each costs.
 
-Bound. A sum of K products in float32, in whatever order, is off by at most about K u times the sum
-of the products' magnitudes, with u = 2^-24 (Higham, "Accuracy and Stability of Numerical
-Algorithms", 3.1). A tensor core adds 17 numbers at a time and cuts each off, by 2 u of the largest
-at most: that makes 34 u for 16 numbers, or 17/8 K u. A norm before it rounds each product once
-more, or to two bfloat16 with an error of 2^-16; and its factor comes of a sum of K squares under a
-root, which halves the error: another K u / 2, and a few u in all. What follows has slopes of at
-most 1.13 (GELU's), and what is stored is rounded once more, by half an eps.
+The bound on the error is derived in ``gemv_cases``.
 """
 
-import ml_dtypes
 import numpy as np
 import pytest
+from gemv_cases import STEPS, assert_near, numbers, run
 
-from llm_numba import reference
 from llm_numba.errors import KernelArgumentError
 from llm_numba.kernels.activation import ACTIVATIONS
-from llm_numba.kernels.gemv import LADDER, MAX_ROWS, gemv, most_rows
+from llm_numba.kernels.gemv import LADDER, MAX_ROWS, gemv
 from llm_numba.kernels.gemv_plans import (
     TILES,
     candidates,
@@ -24,75 +17,20 @@ from llm_numba.kernels.gemv_plans import (
     plan_tile,
     rows_compiled,
     rule,
-    tile_for,
     warps_of_row,
-    warps_of_tile,
 )
 from llm_numba.kernels.gemv_tensor import Tile
 from llm_numba.runtime import (
-    intercept,
     kernel_view,
     launch_all,
-    overlapping,
     to_device,
     to_host,
 )
-from llm_numba.runtime.offline import compile_to_ptx, compiler_problem, resources, signature_of
+from llm_numba.runtime.offline import compiler_problem, resources
 from llm_numba.simulator import simulate
 
-STEPS = [step.name for step in LADDER.steps]
 each_step = pytest.mark.parametrize("step", STEPS)
 each_dtype = pytest.mark.parametrize("dtype", LADDER.dtypes)
-
-U = 2.0**-24
-
-
-def numbers(*shape, dtype="float32"):
-    return np.random.default_rng(list(shape)).normal(size=shape).astype(dtype)
-
-
-def exact(array):
-    return None if array is None else array.astype(np.float64)
-
-
-def run(x, weight, bias=None, *, device, residual=None, norm_weight=None, **kwargs):
-    def place(each):
-        return None if each is None else to_device(each, device)
-
-    operands = {"residual": place(residual), "norm_weight": place(norm_weight)}
-    return to_host(gemv(place(x), place(weight), place(bias), **operands, **kwargs))
-
-
-def assert_near(
-    y, x, weight, bias=None, *, activation=None, residual=None, norm_weight=None, eps=0.0,
-    step=STEPS[-1],
-):  # fmt: skip
-    """Assert that y is the linear layer of x, to the bound above."""
-    may_be_tensor = step == "tensor" and x.itemsize == 2
-    of_sums, of_products = (17 / 8, 2.0**-16) if may_be_tensor else (1, 0)
-    x, weight, bias, residual, gain = map(exact, (x, weight, bias, residual, norm_weight))
-    options = {"activation": activation, "residual": residual}
-    truth = reference.linear(x, weight, bias, norm_weight=gain, eps=eps, **options)
-    if gain is not None:
-        x = reference.rms_norm(x, gain, eps)
-    shift = 0 if bias is None else bias
-    product, magnitudes = x @ weight.T + shift, np.abs(x) @ np.abs(weight).T + np.abs(shift)
-    bound = (((of_sums + 0.5) * x.shape[1] + 8) * U + of_products) * magnitudes
-    if activation == "silu_mul":
-        of_gate, of_up = np.split(bound, 2, axis=1)
-        gate, up = np.split(product, 2, axis=1)
-        gate = reference.silu(gate)
-        of_gate = 1.1 * of_gate + 8 * U * np.abs(gate)
-        bound = of_gate * (np.abs(up) + of_up) + np.abs(gate) * of_up
-    elif activation is not None:
-        bound = 1.13 * bound + 8 * U * (1 + magnitudes)
-    stored = ml_dtypes.finfo(y.dtype)
-    bound += (2 * U + float(stored.eps) / 2) * np.abs(truth) + float(stored.smallest_subnormal)
-    if residual is not None:
-        bound += U * np.abs(residual)
-    error = np.abs(exact(y) - truth)
-    assert (error <= bound).all(), (error / bound).max()
-
 
 # -- Every step ---------------------------------------------------------------------------------
 
@@ -281,72 +219,6 @@ def test_arrays_may_begin_anywhere(dtype, device):
         assert_near(to_host(gemv(*places)), x, weight)
 
 
-# -- Tensor cores ---------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("M", "N", "K", "dtype"),
-    [(1, 17, 8, "float16"), (8, 16, 4096, "float16"), (13, 40, 72, "bfloat16"),
-     (32, 33, 296, "float16")],
-)  # fmt: skip
-@pytest.mark.parametrize("activation", [None, "silu_mul"])
-def test_tensor_cores_take_any_number_of_rows_to_32(M, N, K, dtype, activation, device):
-    N += N % 2
-    x, weight = numbers(M, K, dtype=dtype), numbers(N, K, dtype=dtype)
-    bias = numbers(N, dtype=dtype)
-    options = {"activation": activation}
-    y = run(x, weight, bias, device=device, out_dtype="float32", **options)
-    assert_near(y, x, weight, bias, **options)
-
-
-def kernels_of(x, weight, **options):
-    launches = []
-    with intercept(launches.append):
-        gemv(x, weight, **options)
-    return {launch.kernel.py_func.__name__ for launch in launches}
-
-
-def test_what_tensor_cores_cannot_multiply_is_left_to_the_step_before(monkeypatch):
-    def here(*shape, dtype):
-        return to_device(np.ones(shape, dtype), "sim")
-
-    for dtype, K, normed, kernel in [
-        ("bfloat16", 64, False, "gemv_tensor"),
-        ("float16", 64, False, "gemv_tensor"),
-        ("bfloat16", 64, True, "gemv_tensor"),
-        ("float16", 64, True, "gemv_split"),
-        ("float32", 64, False, "gemv_split"),
-        ("bfloat16", 63, False, "gemv_warp"),
-    ]:
-        x, weight = here(2, K, dtype=dtype), here(6, K, dtype=dtype)
-        options = {"norm_weight": here(K, dtype=dtype) if normed else None}
-        assert kernels_of(x, weight, **options) == {kernel}
-    monkeypatch.setattr("llm_numba.kernels.gemv_plans.has_capability", lambda array, least: False)
-    x, weight = here(2, 64, dtype="bfloat16"), here(6, 64, dtype="bfloat16")
-    assert kernels_of(x, weight) == {"gemv_split"}
-    assert most_rows(x, weight) == MAX_ROWS
-
-
-def test_a_norm_s_product_may_be_too_large_for_halves(device):
-    """x times the norm's weight is 2^19 here, and float16 ends at 2^16."""
-    x, weight = np.full((2, 64), 1024, "float16"), np.eye(6, 64).astype("float16")
-    y = run(x, weight, norm_weight=np.full(64, 512, "float16"), device=device)
-    np.testing.assert_array_equal(y, np.full((2, 6), 512, "float16"))
-
-
-@pytest.mark.parametrize("value", [np.inf, np.nan])
-def test_what_is_beyond_the_end_of_a_row_is_not_multiplied(value):
-    """The row's last packets are not whole for all lanes, and behind them lies no number."""
-    M, N, K = 2, 3, 264
-    places = []
-    for rows in (M, N):
-        whole = np.full(rows * K + 512, value, "bfloat16")
-        whole[: rows * K] = numbers(rows * K, dtype="bfloat16")
-        places.append(to_device(whole, "sim")[: rows * K].reshape(rows, K))
-    x, weight = places
-    assert_near(to_host(gemv(x, weight)), to_host(x), to_host(weight))
-
-
 # -- What it costs --------------------------------------------------------------------------------
 
 
@@ -408,42 +280,6 @@ def test_sums_and_packets_stay_in_registers(M):
         assert not found.float64
 
 
-@pytest.mark.ptx
-@pytest.mark.parametrize("M", [8, 16, 32])
-def test_fragments_stay_in_registers(M):
-    if problem := compiler_problem():
-        pytest.skip(problem)
-    names = {"x": (M, 64), "weight": (8, 64), "norm_weight": (64,), "out": (M, 4)}
-    arrays = {name: to_device(np.zeros(each, "uint16"), "sim") for name, each in names.items()}
-    arrays = {name: array.view("bfloat16") for name, array in arrays.items()}
-    warps = 8 if M == 8 else 4
-    for early in (False, True):
-        with overlapping(early):
-            for norm_weight in (None, arrays["norm_weight"]):
-                options = arrays | {"norm_weight": norm_weight, "activation": "silu_mul"}
-                (launch,) = plan_tile(tile_for(M), warps=warps, **options)
-                found = resources(launch, (9, 0))
-                assert found.stack_bytes == found.spill_stores == found.spill_loads == 0
-                assert not found.float64
-
-
-@pytest.mark.ptx
-def test_weights_are_on_their_way_before_the_wait():
-    """Loads of what the kernel calls constant (``.nc``) would be moved behind it, by ptxas."""
-    if problem := compiler_problem():
-        pytest.skip(problem)
-    x, weight, out = (to_device(np.zeros(n, "uint16"), "sim") for n in ((2, 64), (8, 64), (2, 8)))
-    arrays = {"x": x, "weight": weight, "out": out}
-    arrays = {name: array.view("bfloat16") for name, array in arrays.items()}
-    with overlapping():
-        (launch,) = plan_tile(TILES[0], **arrays)
-    text = compile_to_ptx(launch.kernel, signature_of(launch), (9, 0))
-    before, _, behind = text.partition("griddepcontrol.wait")
-    assert "ld.global.nc" not in text
-    assert before.count("ld.global.L1::no_allocate") == TILES[0].groups * TILES[0].packets
-    assert behind.count("ld.global.L1::no_allocate") >= TILES[0].groups * TILES[0].packets
-
-
 # -- The rule -------------------------------------------------------------------------------------
 
 
@@ -459,13 +295,6 @@ def test_the_rule_is_a_candidate_and_fits_the_row(N, K, dtype):
         # No lane of a full turn is without a packet, unless the row is shorter than a warp's.
         width = config.packets * warps * 32 * (4 if dtype == "float32" else 8)
         assert width <= K or (config.packets, warps) == (1, 1)
-
-
-def test_warps_share_a_tile_so_that_blocks_run_at_a_time():
-    one, _, four = TILES
-    shapes = [(2048, 2048), (4096, 4096), (6144, 4096), (28672, 4096), (16, 64), (16, 8)]
-    assert [warps_of_tile(one, *shape) for shape in shapes] == [16, 8, 4, 8, 2, 1]
-    assert [warps_of_tile(four, *shape) for shape in shapes] == [8, 4, 4, 4, 2, 1]
 
 
 def test_a_matrix_of_few_long_rows_is_shared_by_more_warps():
