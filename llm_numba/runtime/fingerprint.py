@@ -6,7 +6,8 @@ Python these are
 - the bytecode and the constants of its function, and the options of ``@cuda.jit``;
 - what its closure holds: constants that a factory chose, device functions it was given;
 - the globals that it names, constants and device functions, and what those name in their turn;
-- of intrinsics, which write LLVM as they please, all source files of their directory;
+- of intrinsics, which write LLVM as they please, their source file, and those beside it that it
+  imports, directly or not;
 - the types of its arguments and the GPU's compute capability;
 - Python, Numba and NumPy, NVIDIA's compilers, the driver, and Numba's settings.
 
@@ -16,10 +17,13 @@ know makes the kernel one without a fingerprint: it is compiled anew by each pro
 mistaken for another.
 """
 
+import ast
 import dis
 import functools
 import hashlib
 import os
+import re
+import struct
 import sys
 import sysconfig
 from importlib import metadata
@@ -29,6 +33,7 @@ from typing import Any
 
 import numpy as np
 from numba.cuda import types
+from numba.cuda.cudadrv.libs import get_cudalib
 from numba.cuda.dispatcher import CUDADispatcher
 from numba.cuda.extending import _Intrinsic
 
@@ -36,6 +41,10 @@ from numba.cuda.extending import _Intrinsic
 _PACKAGES = ("numba", "numba-cuda", "llvmlite", "numpy", "ml_dtypes", "cuda-bindings", "cuda-core")
 _VERSIONED = {name.replace("-", "_") for name in _PACKAGES} | {"cuda"}
 _COMPILERS = ("nvvm", "nvJitLink", "nvrtc")
+_ELF64_LITTLE_ENDIAN = b"\x7fELF\x02\x01"
+_NOTES = 4  # a program header's kind
+# Lengths of name and number (a SHA-1), the note's kind, its name; the number.
+_BUILD_ID = re.compile(rb"\x04\0\0\0\x14\0\0\0\x03\0\0\0GNU\0(.{20})", re.DOTALL)
 _STANDARD = {sysconfig.get_path(name) for name in ("stdlib", "platstdlib")}
 _SCALARS = (bool, int, float, complex, str, bytes, type(None), type(...), np.generic, np.dtype)
 
@@ -82,15 +91,45 @@ def environment() -> str:
 
 
 def _library(name: str) -> str:
-    # By its file: the version that NVVM states of itself has not changed in years.
+    # By its build: the version that NVVM states of itself has not changed in years. And not by its
+    # place: which of several copies is loaded, and so compiles, depends on what was imported first.
     from cuda import pathfinder
 
     try:
-        path = Path(pathfinder.load_nvidia_dynamic_lib(name).abs_path).resolve()
-        status = path.stat()
+        if name == "nvvm":  # Numba looks for it in more places
+            path = Path(get_cudalib(name))
+        else:
+            path = Path(pathfinder.load_nvidia_dynamic_lib(name).abs_path)
+        return f"{name} {_build_id(path) or _state_of(path)}"
     except (pathfinder.DynamicLibNotFoundError, OSError, TypeError):
         return f"{name} unknown"
+
+
+def _state_of(path: Path) -> str:
+    path = path.resolve()
+    status = path.stat()
     return f"{path} {status.st_size} {status.st_mtime_ns}"
+
+
+def _build_id(path: Path) -> str | None:
+    """Read what a linker noted in a library to tell builds apart; None if there is no such note.
+
+    Source: "ELF-64 Object File Format", program header table; ``ld --build-id``.
+    """
+    with path.open("rb") as file:
+        header = file.read(64)
+        if len(header) < 64 or not header.startswith(_ELF64_LITTLE_ENDIAN):
+            return None
+        (table,) = struct.unpack_from("<Q", header, 32)
+        entry_bytes, count = struct.unpack_from("<HH", header, 54)
+        for number in range(count):
+            file.seek(table + number * entry_bytes)
+            kind, _, begin, _, _, num_bytes = struct.unpack("<IIQQQQ", file.read(40))
+            if kind == _NOTES:
+                file.seek(begin)
+                if found := _BUILD_ID.search(file.read(num_bytes)):
+                    return found[1].hex()
+    return None
 
 
 def _driver_version() -> int | None:
@@ -162,7 +201,7 @@ class _Walk:
             self._function(value.py_func, lines=bool(value.targetoptions.get("lineinfo")))
         elif isinstance(value, _Intrinsic):
             source = Path(value._defn.__code__.co_filename)
-            self.text("intrinsic", value._name, _sources(source.parent))
+            self.text("intrinsic", value._name, _sources(source))
             # Its globals are in those files, and objects of LLVM among them.
             self._function(value._defn, with_globals=False)
         elif isinstance(value, FunctionType):
@@ -244,9 +283,27 @@ def _is_standard(name: str) -> bool:
 
 
 @functools.cache
-def _sources(directory: Path) -> str:
-    """Digest the Python files of a directory."""
+def _sources(path: Path) -> str:
+    """Digest a Python file, and those beside it that it imports, directly or not."""
+    found, waiting = {path}, [path]
+    while waiting:
+        new = _imported_beside(waiting.pop()) - found
+        found |= new
+        waiting += new
     digest = hashlib.sha256()
-    for path in sorted(directory.glob("*.py")):
-        digest.update(hashlib.sha256(path.read_bytes()).digest())
+    for each in sorted(found):
+        digest.update(hashlib.sha256(each.read_bytes()).digest())
     return digest.hexdigest()
+
+
+@functools.cache
+def _imported_beside(path: Path) -> frozenset[Path]:
+    """Find the files beside a file that bear the name of something that it imports."""
+    names = set()
+    for node in ast.walk(ast.parse(path.read_bytes())):
+        if isinstance(node, ast.ImportFrom):
+            names.add(node.module or "")
+        if isinstance(node, ast.Import | ast.ImportFrom):
+            names |= {alias.name for alias in node.names}
+    files = (path.with_name(f"{name.rpartition('.')[2]}.py") for name in names)
+    return frozenset(each for each in files if each.exists())

@@ -2,14 +2,18 @@
 
 import importlib
 import os
+import struct
 import subprocess
 import sys
 import types as python_types
 from importlib import metadata
+from pathlib import Path
 
 import pytest
+from cuda import pathfinder
 from numba.cuda import types
 
+from llm_numba.kernels import ptx
 from llm_numba.kernels.ladder import all_ladders
 from llm_numba.runtime import fingerprint as module
 from llm_numba.runtime.fingerprint import environment, fingerprint
@@ -151,6 +155,45 @@ def test_another_file_of_nvvm_another_driver_and_a_setting_of_numbas_count(monke
     assert len(keys) == 4
 
 
+def library(build):
+    """As much of a shared library as tells its build: two segments, the second one of notes."""
+    notes = b"\x04\0\0\0\x04\0\0\0\x01\0\0\0GNU\0\0\0\0\0"  # one of another kind
+    notes += b"\x04\0\0\0\x14\0\0\0\x03\0\0\0GNU\0" + build
+    header = struct.pack("<6s26xQ14xHH6x", b"\x7fELF\x02\x01", 64, 56, 2)
+    code = struct.pack("<II6Q", 1, 5, 0, 0, 0, 176, 176, 1)
+    return header + code + struct.pack("<II6Q", 4, 4, 176, 0, 0, len(notes), len(notes), 4) + notes
+
+
+def test_a_compiler_is_known_by_its_build_wherever_it_lies(tmp_path, monkeypatch):
+    found = {}
+    for place, data in {
+        "a": library(b"\n" * 20),
+        "copy of a": library(b"\n" * 20),
+        "b": library(b"b" * 20),
+        "none": library(b"")[:-16],
+        "another none": library(b"")[:-16],
+        "short": b"\x7fELF",
+    }.items():
+        path = tmp_path / place
+        path.write_bytes(data)
+        loaded = python_types.SimpleNamespace(abs_path=str(path))
+        monkeypatch.setattr(pathfinder, "load_nvidia_dynamic_lib", lambda name, it=loaded: it)
+        found[place] = module._library("nvJitLink")
+    assert found["a"] == f"nvJitLink {'0a' * 20}" == found["copy of a"]
+    assert len(set(found.values())) == len(found) - 1
+
+
+def test_the_nvvm_that_numba_finds_counts(tmp_path, monkeypatch):
+    (tmp_path / "libnvvm.so").write_bytes(library(b"v" * 20))
+    monkeypatch.setattr(module, "get_cudalib", lambda name: str(tmp_path / f"lib{name}.so"))
+    assert module._library("nvvm") == f"nvvm {'76' * 20}"
+
+
+def test_a_compiler_that_is_not_there_is_said_to_be_unknown(tmp_path, monkeypatch):
+    monkeypatch.setattr(module, "get_cudalib", lambda name: str(tmp_path / name))
+    assert module._library("nvvm") == "nvvm unknown"
+
+
 INTRINSIC = """
 from numba.cuda.extending import intrinsic
 from helpers import emit
@@ -181,20 +224,36 @@ def _forgotten(tmp_path):
 
 
 @pytest.mark.usefixtures("_forgotten")
-@pytest.mark.parametrize("changed", ["intrinsics.py", "helpers.py"])
-def test_all_files_beside_an_intrinsic_count(changed, tmp_path, monkeypatch):
+@pytest.mark.parametrize(
+    ("changed", "counts"),
+    [("intrinsics.py", True), ("helpers.py", True), ("deeper.py", True), ("others.py", False)],
+)
+def test_the_files_beside_an_intrinsic_that_it_imports_count(
+    changed, counts, tmp_path, monkeypatch
+):
+    files = {
+        "intrinsics.py": INTRINSIC,
+        "helpers.py": "import deeper\n\ndef emit(builder, x):\n    return deeper.add(builder, x)\n",
+        "deeper.py": "def add(builder, x):\n    return builder.add(x, x)\n",
+        "others.py": "import intrinsics\n",
+    }
     found = []
     for number, line in enumerate(["", "X = 1\n"]):
         folder = tmp_path / str(number)
         folder.mkdir()
-        (folder / "intrinsics.py").write_text(INTRINSIC)
-        (folder / "helpers.py").write_text("def emit(builder, x):\n    return builder.add(x, x)\n")
-        (folder / changed).write_text((folder / changed).read_text() + line)
+        for name, text in files.items():
+            (folder / name).write_text(text + line * (name == changed))
         monkeypatch.syspath_prepend(folder)
-        for name in ("intrinsics", "helpers"):
-            monkeypatch.delitem(sys.modules, name, raising=False)
+        for name in files:
+            monkeypatch.delitem(sys.modules, Path(name).stem, raising=False)
         found.append(key(USES_INTRINSIC.format(name="intrinsics")))
-    assert found[0] != found[1]
+    assert (found[0] != found[1]) == counts
+
+
+def test_of_the_instructions_files_a_kernel_counts_what_it_needs():
+    names = {each.stem for each in module._imported_beside(Path(ptx.tensor.__file__))}
+    assert names == {"elements"}
+    assert module._sources(Path(ptx.tensor.__file__)) != module._sources(Path(ptx.special.__file__))
 
 
 @pytest.mark.usefixtures("_forgotten")
