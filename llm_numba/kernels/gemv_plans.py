@@ -20,7 +20,7 @@ from llm_numba.kernels.gemv_packets import (
     vectorised_kernel,
 )
 from llm_numba.kernels.gemv_scalar import naive_kernel, warp_kernel
-from llm_numba.kernels.gemv_tensor import GROUP, SPAN, Tile, tensor_kernel
+from llm_numba.kernels.gemv_tensor import GROUP, ROWS, SPAN, Tile, tensor_kernel
 from llm_numba.kernels.reduce import WARP
 from llm_numba.runtime import Launch, empty, has_capability, may_overlap, storage_dtype
 
@@ -34,7 +34,7 @@ _MOST_WARPS = 4  # that share a row; four times as many where rows are few
 _BUSY_WARPS = 2048  # 16 on each of 128 SMs
 
 TENSOR_CORES = (8, 0)  # the capability that has those of bfloat16
-TILES = (Tile(2, 1, 4), Tile(2, 2, 4), Tile(2, 4, 2))  # by the rows of x
+TILES = (Tile(1, 4), Tile(2, 4), Tile(4, 2))  # by the rows of x
 _SMS = 132
 
 
@@ -112,8 +112,7 @@ def plan_tile(tile: Tile, *, warps: int | None = None, **operands: Any) -> tuple
     if warps is None:
         warps = warps_of_tile(tile, *weight.shape)
     kernel = tensor_kernel(tile, warps, gated, normed, may_overlap())
-    outputs = GROUP * tile.groups // (2 if gated else 1)
-    grid = (math.ceil(out.shape[1] / outputs),)
+    grid = (math.ceil(out.shape[1] / (ROWS // 2 if gated else ROWS)),)
     return (Launch(kernel, grid, (WARP, warps), args_of(**operands)),)
 
 
@@ -223,7 +222,7 @@ def warps_of_tile(tile: Tile, N: int, K: int) -> int:
     int
         A power of two; no more than have numbers along K.
     """
-    blocks = math.ceil(N / (GROUP * tile.groups))
+    blocks = math.ceil(N / ROWS)
     if tile.columns > 1:
         warps = 8 if blocks <= _SMS else 4
     else:

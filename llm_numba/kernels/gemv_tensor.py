@@ -41,6 +41,8 @@ from llm_numba.kernels.unrolled import unrolled
 from llm_numba.runtime import starts_early
 
 GROUP = 8  # rows that a warp's lanes have at a time: of x, and of weights
+GROUPS = 2  # of weights in a tile: what one instruction takes; with a gate, the first is the gate's
+ROWS = GROUP * GROUPS
 SPAN = 32  # numbers along K that a warp has of each: 16 bytes in each of four lanes
 
 # Threads of an SM that there shall be registers for, by the columns of a tile.
@@ -48,30 +50,26 @@ _RESIDENT = {1: 512, 2: 384, 4: 384}
 
 
 class Tile(NamedTuple):
-    """What a warp of :func:`tensor_kernel` multiplies at a time.
+    """What a warp of :func:`tensor_kernel` multiplies at a time: 16 rows of weights by rows of x.
 
     Attributes
     ----------
-    groups : int
-        Of 8 rows of weights: an even number. With a gate, half of them are the gate's.
     columns : int
         Of 8 rows of x.
     packets : int
         Of each row of weights that a lane has under way.
     """
 
-    groups: int
     columns: int
     packets: int
 
 
 @functools.cache
-def load_group(tile: Tile, step: int) -> Any:
+def load_group(step: int) -> Any:
     """Make the device function that loads a packet of one row of weights in each lane.
 
     Parameters
     ----------
-    tile : Tile
     step : int
         Numbers along K from one packet of a lane to its next.
 
@@ -84,9 +82,9 @@ def load_group(tile: Tile, step: int) -> Any:
 
     @cuda.jit(device=True, forceinline=True)
     def load(i, operands):
-        """Load packet i // groups of the row in group i % groups, or zeros beyond its end."""
+        """Load packet i // 2 of the row in group i % 2, or zeros beyond its end."""
         weight, begin, k, held = operands
-        p, r = i // tile.groups, i % tile.groups
+        p, r = i // GROUPS, i % GROUPS
         k += p * step
         words = ptx.load_raw16_or_zeros(weight, begin[r] + k, k < weight.shape[1])
         for w in range(4):
@@ -95,34 +93,21 @@ def load_group(tile: Tile, step: int) -> Any:
     return load
 
 
-@functools.cache
-def multiply_half(tile: Tile) -> Any:
-    """Make the device function that multiplies half of a packet of two groups by that of x.
+@cuda.jit(device=True, forceinline=True)
+def multiply_half(i, operands):
+    """Multiply words 0 and 1 of both groups' packets by those of x if i is 0, 2 and 3 if it is 1.
 
-    Parameters
-    ----------
-    tile : Tile
-
-    Returns
-    -------
-    device function
-        Takes a number, two for each pair of groups, and operands: the packets, which of them, a
-        column of 8 rows of x, the lane's 4 words of it, and where the sums are.
+    Operands are x, for its type, the packets, which of them, a column of 8 rows of x, the lane's 4
+    words of it, and where the sums are.
     """
-
-    @cuda.jit(device=True, forceinline=True)
-    def multiply(i, operands):
-        """Multiply words 0 and 1 of pair i // 2, or words 2 and 3 if i is odd."""
-        x, held, p, column, words, total = operands
-        r, w = i // 2 * 2, i % 2 * 2
-        a = held[p, r, w], held[p, r + 1, w], held[p, r, w + 1], held[p, r + 1, w + 1]
-        b = (words[2], words[3]) if w else (words[0], words[1])
-        at = r // 2 * tile.columns + column
-        c = ptx.mma_16x8x16(x, a, b, (total[at, 0], total[at, 1], total[at, 2], total[at, 3]))
-        for e in range(4):
-            total[at, e] = c[e]
-
-    return multiply
+    x, held, p, column, words, total = operands
+    w = 2 * i
+    a = held[p, 0, w], held[p, 1, w], held[p, 0, w + 1], held[p, 1, w + 1]
+    b = (words[2], words[3]) if w else (words[0], words[1])
+    sums = total[column, 0], total[column, 1], total[column, 2], total[column, 3]
+    c = ptx.mma_16x8x16(x, a, b, sums)
+    for e in range(4):
+        total[column, e] = c[e]
 
 
 @functools.cache
@@ -142,7 +127,7 @@ def multiply_column(tile: Tile, step: int, normed: bool) -> Any:
         Takes the number of a column, column by column and then along K, and the operands that the
         kernel below passes.
     """
-    multiply_all = unrolled(tile.groups, multiply_half(tile))
+    multiply_all = unrolled(2, multiply_half)
 
     @cuda.jit(device=True, forceinline=True)
     def multiply(i, operands):
@@ -189,12 +174,11 @@ def tensor_kernel(tile: Tile, warps: int, gated: bool, normed: bool, early: bool
     -------
     kernel
     """
-    groups, columns, packets = tile
-    ROWS, THREADS, STEP = GROUP * groups, WARP * warps, SPAN * warps
-    OUTPUTS, SUMS = ROWS // 2 if gated else ROWS, groups // 2 * columns
-    M = GROUP * columns
-    load_one, multiply_one = load_group(tile, STEP), multiply_column(tile, STEP, normed)
-    load_next, load_all = unrolled(groups, load_one), unrolled(groups * packets, load_one)
+    columns, packets = tile
+    THREADS, STEP, M = WARP * warps, SPAN * warps, GROUP * columns
+    OUTPUTS = ROWS // 2 if gated else ROWS
+    load_one, multiply_one = load_group(STEP), multiply_column(tile, STEP, normed)
+    load_next, load_all = unrolled(GROUPS, load_one), unrolled(GROUPS * packets, load_one)
     multiply_next = unrolled(columns, multiply_one)
     finish = add_and_store(warps, OUTPUTS, gated, normed)
 
@@ -203,7 +187,7 @@ def tensor_kernel(tile: Tile, warps: int, gated: bool, normed: bool, early: bool
         """Multiply packet p of all rows, and send for the one that takes its place."""
         weight, begin, x, of_x, norm_weight, k, held, total, square = operands
         multiply_next(p * columns, (x, of_x, norm_weight, k, held, total, square))
-        load_next(p * groups, (weight, begin, k + packets * STEP, held))
+        load_next(p * GROUPS, (weight, begin, k + packets * STEP, held))
 
     turn = unrolled(packets, multiply_and_load)
 
@@ -212,25 +196,24 @@ def tensor_kernel(tile: Tile, warps: int, gated: bool, normed: bool, early: bool
         """Keep packets of all rows of the tile under way, and multiply each as it comes."""
         if early:
             ptx.release_next_kernel()
-        held = cuda.local.array((packets, groups, 4), uint32)
-        total = cuda.local.array((SUMS, 4), float32)
+        held = cuda.local.array((packets, GROUPS, 4), uint32)
+        total = cuda.local.array((columns, 4), float32)
         square = cuda.local.array(columns, float32)
-        begin, of_x = cuda.local.array(groups, int64), cuda.local.array(columns, int64)
+        begin, of_x = cuda.local.array(GROUPS, int64), cuda.local.array(columns, int64)
         partial = cuda.shared.array((warps, ROWS, M), float32)
         squares = cuda.shared.array((warps, M), float32)
         lane, warp = cuda.threadIdx.x, cuda.threadIdx.y
         g, t = lane // 4, lane % 4
         K, outputs, first = weight.shape[1], out.shape[1], SPAN * warp + 8 * t
-        for r in range(groups):
+        for r in range(GROUPS):
             row = min(cuda.blockIdx.x * OUTPUTS + GROUP * r % OUTPUTS + g, outputs - 1)
             begin[r] = (row + outputs if GROUP * r >= OUTPUTS else row) * K
         load_all(0, (weight, begin, first, held))
         for column in range(columns):
             of_x[column] = min(GROUP * column + g, x.shape[0] - 1) * K
             square[column] = float32(0)
-        for s in range(SUMS):
             for i in range(4):
-                total[s, i] = float32(0)
+                total[column, i] = float32(0)
         if early:
             ptx.await_previous_kernel()
 
@@ -238,10 +221,10 @@ def tensor_kernel(tile: Tile, warps: int, gated: bool, normed: bool, early: bool
             k = start + first
             turn(0, (weight, begin, x, of_x, norm_weight, k, held, total, square))
 
-        for s in range(SUMS):
-            row, m = s // columns * 2 * GROUP + g, s % columns * GROUP + 2 * t
+        for column in range(columns):
             for i in range(4):
-                partial[warp, row + i // 2 * GROUP, m + i % 2] = total[s, i]
+                m = GROUP * column + 2 * t + i % 2
+                partial[warp, g + i // 2 * GROUP, m] = total[column, i]
         for column in range(columns if normed else 0):
             squared = square[column]
             squared += cuda.shfl_xor_sync(FULL_WARP, squared, 1)

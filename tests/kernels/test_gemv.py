@@ -166,7 +166,7 @@ def test_no_tile_changes_the_order_of_additions():
     x, weight = numbers(M, K, dtype=dtype), numbers(N, K, dtype=dtype)
     operands = {"x": x, "weight": weight, "out": np.full((M, N), np.nan, "float32")}
     results = []
-    for tile in (TILES[0], Tile(4, 1, 1), Tile(2, 1, 3)):
+    for tile in (TILES[0], Tile(1, 1), Tile(1, 3)):
         on_device = {name: to_device(value, "sim") for name, value in operands.items()}
         launch_all(plan_tile(tile, warps=8, **on_device))
         results.append(to_host(on_device["out"]))

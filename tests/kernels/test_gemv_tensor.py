@@ -9,6 +9,7 @@ from gemv_cases import assert_near, numbers, run
 
 from llm_numba.kernels.gemv import MAX_ROWS, gemv, most_rows
 from llm_numba.kernels.gemv_plans import TILES, plan_tile, tile_for, warps_of_tile
+from llm_numba.kernels.gemv_tensor import GROUPS
 from llm_numba.runtime import intercept, overlapping, to_device, to_host
 from llm_numba.runtime.offline import compile_to_ptx, compiler_problem, resources, signature_of
 
@@ -108,8 +109,8 @@ def test_weights_are_on_their_way_before_the_wait():
     text = compile_to_ptx(launch.kernel, signature_of(launch), (9, 0))
     before, _, behind = text.partition("griddepcontrol.wait")
     assert "ld.global.nc" not in text
-    assert before.count("ld.global.L1::no_allocate") == TILES[0].groups * TILES[0].packets
-    assert behind.count("ld.global.L1::no_allocate") >= TILES[0].groups * TILES[0].packets
+    assert before.count("ld.global.L1::no_allocate") == GROUPS * TILES[0].packets
+    assert behind.count("ld.global.L1::no_allocate") >= GROUPS * TILES[0].packets
 
 
 def test_warps_share_a_tile_so_that_blocks_run_at_a_time():
