@@ -220,7 +220,9 @@ class Engine:
             self._is_stepping = True
             self._advance()
         except Exception as cause:
-            raise self._fail(cause) from cause
+            with interrupts.deferred():
+                failure = self._fail(cause)
+            raise failure from cause
         except BaseException:
             # Ctrl-C ends the requests of whoever was stepping. The others lose the steps on their
             # way, but no token: the numbers that samples are drawn by depend on the position only.

@@ -4,6 +4,7 @@ Ctrl-C ends the requests of whoever was stepping; a fault of one request that re
 fails all of them. After each the engine goes on as if nothing had been.
 """
 
+import signal
 import weakref
 
 import numpy as np
@@ -199,6 +200,25 @@ def test_a_step_that_fails_ends_all_requests_with_its_cause_and_the_engine_start
     assert blocks_in_use(llm) == 0
     assert llm.engine.runner.kv_cache.allocator.num_kept == 0, "half-written blocks are forgotten"
     assert [llm.generate(prompt, greedy())[0].outputs for prompt in prompts] == expected
+
+
+def test_ctrl_c_while_a_failed_step_is_put_in_order_waits_until_it_is(
+    tiny_llm, blocks_in_use, monkeypatch: pytest.MonkeyPatch
+):
+    allocator = tiny_llm.engine.runner.kv_cache.allocator
+    clear = allocator.clear
+
+    def interrupted():
+        signal.raise_signal(signal.SIGINT)
+        clear()
+
+    with monkeypatch.context() as patch:
+        patch.setattr(tiny_llm.engine.runner.model, "forward", lambda *_: 1 // 0)
+        patch.setattr(allocator, "clear", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            tiny_llm.generate("Tom", greedy())
+    assert blocks_in_use(tiny_llm) == 0
+    assert tiny_llm.generate("Tom", greedy())[0].error is None
 
 
 def test_other_streams_get_the_error_of_the_step_too(tiny_llm, monkeypatch: pytest.MonkeyPatch):
