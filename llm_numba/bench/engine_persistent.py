@@ -30,7 +30,7 @@ def persistent_results(
     load : callable
         Makes the model, given ``persistent``.
     contexts : tuple of int
-        In the order of their weight. Those that the model has no room for are left out.
+        The most important first. Those that the model has no room for are left out.
     warmup, steps : int
         Uncounted and counted steps of each measurement.
     seconds : float
@@ -65,6 +65,6 @@ def persistent_results(
                 summarize([1e3 * each for each in times.seconds], "ms", warmup=times.warmup),
                 {"batch": 1, "context": context, "way": name},
             )
-        # Two models of the size of the GPU's memory do not fit at a time.
+        # Each one's KV cache takes what the GPU has left: two do not fit at a time.
         del llm, timer
         give_memory_back()

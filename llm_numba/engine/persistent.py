@@ -111,16 +111,16 @@ def shape_of(model: Decoder, block_size: int) -> Shape:
     config, width = model.config, VECTOR[storage_dtype(model.lm_head)]
     room = room_of(model.lm_head)
     shape = Shape(
-        config.hidden_size,
-        config.intermediate_size,
-        config.num_layers,
-        config.num_heads,
-        config.num_kv_heads,
-        config.head_dim,
-        config.vocab_size,
-        block_size,
-        width,
-        max(room.multiprocessors, config.num_kv_heads),
+        hidden=config.hidden_size,
+        inner=config.intermediate_size,
+        layers=config.num_layers,
+        heads=config.num_heads,
+        kv_heads=config.num_kv_heads,
+        head_dim=config.head_dim,
+        vocabulary=config.vocab_size,
+        block_size=block_size,
+        width=width,
+        blocks=max(room.multiprocessors, config.num_kv_heads),
     ).fitted(room.shared_bytes)
     if shape is None:
         raise _refusal(f"its vectors leave no room in {room.shared_bytes} bytes of shared memory")

@@ -53,8 +53,9 @@ def joined_bytes(layout):
 def can_join(layout):
     """Tell whether the step has a kernel for a layout.
 
-    Its lanes must have a packet each, for folds of equal halves, a tile must not reach beyond a
-    block of the cache, a lane must keep whole quads of numbers, and any GPU have room for it.
+    Each lane must have one packet of a position, or folds would not be of equal halves. A tile must
+    lie in one block of the cache. A lane must keep whole quads of numbers behind the fold, which it
+    stores 16 bytes at a time. And there must be room for the parts on any GPU.
 
     Parameters
     ----------
@@ -94,7 +95,8 @@ def tile_functions(layout):
     lanes, rows = layout.lanes, layout.rows
     lanes_of_head, held = lanes // heads, heads * width
     kept = held // rows
-    copies = max(1, lanes // (heads * loads))
+    # Lanes of a head that hold the same score, of which a sum may count one.
+    copies = max(1, lanes_of_head // loads)
     add_rows = exchange(held, rows, lanes)
 
     @cuda.jit(device=True)
@@ -113,7 +115,10 @@ def tile_functions(layout):
 
     @cuda.jit(device=True)
     def over_rows(value, larger):
-        """Add a number over the lanes of a head in all rows, or find the largest."""
+        """Add a number over the lanes of a head in all rows, or find the largest.
+
+        Neighbours in a row differ in their low bits of the lane, those of other rows in high ones.
+        """
         for distance in (1, 2, 4, 8, 16):
             if distance < lanes_of_head or distance >= lanes:
                 other = cuda.shfl_xor_sync(FULL_WARP, value, distance)

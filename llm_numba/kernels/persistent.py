@@ -137,8 +137,9 @@ def taker(shape, matrix, following, normed):
     -------
     device function
         Takes a meeting, a stream, the vector in memory, (norms, which of them, eps), where the
-        vector goes and where partial sums do, how many units were used, and how many asked for.
-        Returns the factor that normalises the vector, or 1, and how many were asked for then.
+        vector goes and where partial sums do, `used`, and `asked`: see
+        :mod:`~llm_numba.kernels.persistent_stream`. Returns the factor that normalises the vector,
+        or 1, and the new `asked`.
     """
     warps, columns = shape.warps, matrix.columns
     load, put, words_held = _bringer(shape, columns, normed)
@@ -253,11 +254,20 @@ def chooser(shape):
 
 @functools.cache
 def layer_walker(shape):
-    """Make the function that walks through a layer; and say how many units a warp has of one.
+    """Make the function that walks through a layer.
 
     Parameters
     ----------
     shape : Shape
+
+    Returns
+    -------
+    device function
+        Takes the layer's number, its place in the arena (`base`), the warp's shares of its first
+        matrix (`here`) and of what comes after the layer, the counts `before` and `asked`, and what
+        the kernel has; returns the new `asked`.
+    uint32
+        Units that a warp has of a layer.
     """
     qkv_matrix, out_matrix, gate_matrix, down_matrix = shape.matrices
     project = stage(shape, qkv_matrix, out_matrix, store_row, normed=True)

@@ -6,8 +6,19 @@
              used         in use       on their way               only while a meeting lasts
 
 A unit belongs to a warp, and each lane of it copies what it will use itself. So nobody waits for
-anybody. Units are counted from the start of a step, through all matrices, as *used* and *asked*
-for; a matrix's last units are followed by the next one's first.
+anybody. A matrix's last units are followed by the next one's first. What the functions count:
+
+=========  =======================================================================================
+asked      units that the warp has asked for since the step began, through all matrices
+before     units that it had used when this matrix began, counted in the same way; `used` at a
+           meeting, where it has not begun the matrix
+number     of a unit in this matrix: `before` + `number` is its number in the step
+ahead      units that were asked for, and come after those used
+turn       a warp's rows are `warps` apart; this one is its n-th
+chunk      a row is longer than a unit; this is its n-th
+=========  =======================================================================================
+
+Each function below is made for a matrix and the one that follows, whose sizes are constants in it.
 
 How many are on their way is kept low: a multiprocessor's loads are answered in turn, and behind
 much that was asked for, a flag or a vector that all blocks wait for comes microseconds late. While
@@ -99,10 +110,9 @@ def asker(shape, matrix, following):
     Returns
     -------
     device function
-        Takes a stream, the number of a unit of the matrix, and how many were asked for before, in
-        the whole step. Makes a group of copies in any case: so the number of groups tells which
-        unit has arrived. A stream is a tuple: ring, arena, the warp's :func:`share` of the matrix
-        and of the following one.
+        Takes a stream, the number of a unit of the matrix, and `asked`. Makes a group of copies
+        in any case: so the number of groups tells which unit has arrived. A stream is a tuple:
+        ring, arena, the warp's :func:`share` of the matrix and of the following one.
     """
     units = shape.units(matrix)
     ask_here, ask_there = _ask_for(shape, _as_read(matrix)), _ask_for(shape, _as_read(following))
@@ -170,10 +180,11 @@ def waiter(shape, matrix, following):
     Returns
     -------
     device function
-        Takes a meeting (flags, a number, and how many arrivals it takes), a stream, how many units
-        were used, and how many asked for; returns how many were asked for then.
+        Takes a meeting (flags, a number, and how many arrivals it takes), a stream, `used`, and
+        `asked`; returns the new `asked`.
     """
     ask, looks_a_unit = asker(shape, matrix, following), shape.looks
+    # Neither more than the ring holds, nor more than there is of the two matrices.
     most = min(shape.slots, shape.units(matrix) + shape.units(following))
 
     @cuda.jit(device=True)
@@ -203,11 +214,10 @@ def multiplier(shape, matrix, following):
     Returns
     -------
     device function
-        Takes a stream, the vector, the number of the row's first unit, how many units were used
-        before this matrix, and how many were asked for. The vector lies in *planes* of four
-        numbers of each packet: so the 16 bytes that a warp's lanes load at once lie side by side,
-        and no two lanes meet in a bank. Returns the product, in each lane, and how many were asked
-        for then.
+        Takes a stream, the vector, the number of the row's first unit, `before`, and `asked`. The
+        vector lies in *planes* of four numbers of each packet: so the 16 bytes that a warp's lanes
+        load at once lie side by side, and no two lanes meet in a bank. Returns the product, in each
+        lane, and the new `asked`.
     """
     chunks, unit, width = shape.chunks(matrix), shape.unit, shape.width
     slots, ring_size = uint32(shape.slots), shape.slots * shape.unit
@@ -265,8 +275,8 @@ def keeper(shape, matrix, following):
     Returns
     -------
     device function
-        Takes a stream, the unit's number in the matrix, how many units were used before the
-        matrix, and how many were asked for; returns how many were asked for then.
+        Takes a stream, the unit's number in the matrix, `before`, and `asked`; returns the new
+        `asked`.
     """
     ask, flight, slots = asker(shape, matrix, following), shape.flight, shape.slots
     last = shape.units(matrix) + shape.units(following)
