@@ -27,6 +27,8 @@ from figure_directive import figure_nodes
 from sphinx.application import Sphinx
 from sphinx.util.docutils import SphinxDirective
 
+from llm_numba.models import bundled_models
+
 Results = dict[str, dict[str, Any]]  # by name
 
 
@@ -43,17 +45,22 @@ class EngineTable(SphinxDirective):
         model = self.arguments[0]
         pattern = f"engine_*_{model}.json"
         if not find(self.env, pattern):
-            words = f"Not measured yet: `llm-numba bench engine -m random:{model}` does."
-            return self.parse_text_to_nodes(f"*{words}*")
+            return self.parse_text_to_nodes(f"*Not measured yet: `{self.command(model)}` does.*")
         record = load(self.env, pattern)
         results = {each["name"]: each for each in record["results"]}
         lines = type(self).make(results)
         missing = left_out(record, self.prefixes)
         if not lines:
-            return self.parse_text_to_nodes(f"*Not in the record.* {missing}")
+            words = missing or f"`{self.command(model)}` measures it."
+            return self.parse_text_to_nodes(f"*Not in the record.* {words}")
         below = ["", missing, "", "{.provenance}", on_gpu(record)]
         made = self.parse_text_to_nodes("\n".join([*lines, *below]))
         return [*self.pictures(results), *made]
+
+    def command(self, model: str) -> str:
+        """Return what measures a model, which may be bundled or a shape."""
+        name = model if model in bundled_models() else f"random:{model}"
+        return f"llm-numba bench engine -m {name}"
 
     def pictures(self, results: Results) -> list[nodes.Node]:
         """Return what stands before the table."""

@@ -7,8 +7,8 @@
     ```{ladder-summary}
     ```
 
-The first names points of the benchmark, a table each. The second has a row for each point, with its
-first and its last step.
+The first names points of the benchmark, a table each; beneath stands which of their steps a record
+is too old for. The second has a row for each point, with its first and its last step.
 """
 
 from typing import Any
@@ -18,6 +18,8 @@ from docutils import nodes
 from sphinx.application import Sphinx
 from sphinx.errors import ExtensionError
 from sphinx.util.docutils import SphinxDirective
+
+from llm_numba.bench.kernel_points import POINTS
 
 RECORDS = "kernels_*.json"
 # Of a result's shape: not its sizes.
@@ -41,7 +43,7 @@ class LadderTimings(SphinxDirective):
         eager = record["settings"]["pytorch"]
         lines: list[str] = []
         for point in (name.strip() for name in self.arguments[0].split(",")):
-            lines += [*_table(point, results, eager.get(point)), ""]
+            lines += [*_table(point, results, eager.get(point)), "", _missing(point, results), ""]
         lines += ["{.provenance}", on_gpu(record)]
         return self.parse_text_to_nodes("\n".join(lines))
 
@@ -69,6 +71,14 @@ class LadderSummary(SphinxDirective):
             lines.append(f"| {' | '.join(cells)} |")
         lines += ["", "{.provenance}", on_gpu(record)]
         return self.parse_text_to_nodes("\n".join(lines))
+
+
+def _missing(point: str, results: dict[str, dict[str, Any]]) -> str:
+    """Say which steps the benchmark measures by now, and the record lacks; "" if none."""
+    measured = next(each for each in POINTS if each.name == point)
+    steps = measured.steps or tuple(step.name for step in measured.ladder.steps)
+    missing = [f"`{step}`" for step in steps if f"{point}/{step}" not in results]
+    return f"*Not in the record: {', '.join(missing)}.*" if missing else ""
 
 
 def _speed(result: dict[str, Any]) -> str:
