@@ -19,7 +19,7 @@ from sphinx.application import Sphinx
 from sphinx.errors import ExtensionError
 from sphinx.util.docutils import SphinxDirective
 
-from llm_numba.bench.kernel_points import POINTS
+from llm_numba.bench.points import POINTS
 
 RECORDS = "kernels_*.json"
 # Of a result's shape: not its sizes.
