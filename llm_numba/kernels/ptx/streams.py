@@ -157,7 +157,8 @@ def load_raw16_or_zeros(typing_context, array, index, present):
     As :func:`load16_stream`, of raw words. But the compiler moves it neither past another such
     load nor past a wait: so many loads are under way as were written one after the other.
 
-    Instruction: ``ld.global.nc.L1::no_allocate.v4.u32`` with a predicate. Capability: sm_70.
+    Instruction: ``ld.global.L1::no_allocate.v4.u32`` with a predicate; ``.nc`` would let it be
+    moved. Capability: sm_70.
 
     Parameters
     ----------
