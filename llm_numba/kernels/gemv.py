@@ -2,9 +2,9 @@ r"""The linear layer for few rows, as a ladder: a vector or a few, times all wei
 
 .. math:: C = \mathrm{act}(\mathrm{norm}(A) W^T + b) + R
 
-A is [M, K] with M up to 8, W is [N, K] as checkpoints store it: float32, float16 or bfloat16,
-products summed in float32. 2 M N K FLOPs, and N K weights to be read once: memory is the ceiling
-by far. So nothing counts but that W comes in as fast as the memory gives it:
+A is [M, K] with M up to 8, in the last step up to 32. W is [N, K] as checkpoints store it: float32,
+float16 or bfloat16, products summed in float32. 2 M N K FLOPs, and N K weights to be read once:
+memory is the ceiling by far. So nothing counts but that W comes in as fast as the memory gives it:
 
 ==============  ==================  =============  ==========================================
 step            sectors a request   reads of x     under way in a lane, before it multiplies
@@ -28,7 +28,7 @@ step            sectors a request   reads of x     under way in a lane, before i
 x lies in a cache, and is read there once for each row of W, or for several at a time. Norm and
 what follows the product cost next to nothing: :mod:`~llm_numba.kernels.gemv_epilogue`. The fast
 steps are in :mod:`~llm_numba.kernels.gemv_packets` and :mod:`~llm_numba.kernels.gemv_tensor`; the
-last one takes up to 32 rows of halves.
+last one is for halves.
 
 References
 ----------

@@ -4,6 +4,9 @@ Two numbers have no best value that reasoning finds: how many rows of weights a 
 time, and how many packets of each. They are the :class:`~llm_numba.kernels.gemv_packets.Config`,
 for which there is a rule here and a table that may overrule it. How many warps share a row is no
 such number. It decides in which order products are added, so it follows from N and K alone.
+
+Tensor cores take rows of weights by the 16. What else a warp of them has under way is a
+:class:`~llm_numba.kernels.gemv_tensor.Tile`, chosen by M alone.
 """
 
 import math
@@ -35,7 +38,7 @@ _BUSY_WARPS = 2048  # 16 on each of 128 SMs
 
 TENSOR_CORES = (8, 0)  # the capability that has those of bfloat16
 TILES = (Tile(1, 4), Tile(2, 4), Tile(4, 2))  # by the rows of x
-_SMS = 132
+_SMS = 132  # of an H100
 
 
 def plan_naive(**operands: Any) -> tuple[Launch, ...]:
@@ -64,7 +67,7 @@ def plan_in_flight(**operands: Any) -> tuple[Launch, ...]:
 
 
 def plan_config(config: Config, *, warps: int | None = None, **operands: Any) -> tuple[Launch, ...]:
-    """Plan the last step.
+    """Plan the fifth step.
 
     Parameters
     ----------
