@@ -34,7 +34,7 @@ FEWER_ORDERS = {
     "attention_sketch-separate": 1,
 }
 # Of these ladders, one takes some seconds.
-SOME_ORDERS = {"sample": 10, "paged_decode": 12, "gemm": 20, "gemv": 20}
+SOME_ORDERS = {"sample": 5, "paged_decode": 8, "gemm": 16, "gemv": 20, "attention": 25}
 
 
 def run(ladder, step, **options):
