@@ -1,5 +1,6 @@
 """What the engine's tests share: a count of blocks in use, and engines with odd cache sizes."""
 
+import signal
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -12,6 +13,14 @@ from llm_numba.runtime import gpu_problem
 
 # What several modules of tests share: `decoding`.
 sys.path.insert(0, str(Path(__file__).parent))
+
+
+@pytest.fixture
+def ctrl_c() -> Iterator[None]:
+    """Python's own handler, also where a shell in the background has switched Ctrl-C off."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
 
 
 @pytest.fixture(scope="session")

@@ -19,15 +19,8 @@ from llm_numba.errors import EngineError
 from .fake import new_engine
 from .test_simulation import ENGINES, MAX_MODEL_LEN, Day
 
+pytestmark = pytest.mark.usefixtures("ctrl_c")
 ALONE = contextlib.nullcontext()
-
-
-@pytest.fixture(autouse=True)
-def ctrl_c() -> Iterator[None]:
-    """Python's own handler, also where a shell in the background has switched Ctrl-C off."""
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    yield
-    signal.signal(signal.SIGINT, before)
 
 
 @contextlib.contextmanager

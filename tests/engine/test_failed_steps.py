@@ -202,6 +202,7 @@ def test_a_step_that_fails_ends_all_requests_with_its_cause_and_the_engine_start
     assert [llm.generate(prompt, greedy())[0].outputs for prompt in prompts] == expected
 
 
+@pytest.mark.usefixtures("ctrl_c")
 def test_ctrl_c_while_a_failed_step_is_put_in_order_waits_until_it_is(
     tiny_llm, blocks_in_use, monkeypatch: pytest.MonkeyPatch
 ):
