@@ -60,8 +60,9 @@ class Arena:
         import cupy
 
         dtype = np.dtype(dtype)
-        piece = _Piece(self, int(np.prod(shape)) * dtype.itemsize)
-        return cupy.ndarray(shape, dtype, _pointer(piece, piece.begin, piece.num_bytes))
+        num_bytes = int(np.prod(shape)) * dtype.itemsize
+        place = self.take(num_bytes)
+        return cupy.ndarray(shape, dtype, _pointer(_Piece(self, place), place[1], num_bytes))
 
     def view(self, array: Array) -> Array:
         """Return an array that does not keep its memory from being handed out again.
@@ -136,10 +137,8 @@ class Arena:
 class _Piece:
     """What an array of an arena owns."""
 
-    def __init__(self, arena: Arena, num_bytes: int) -> None:
-        self._arena, self.num_bytes = arena, num_bytes
-        self._place = arena.take(num_bytes)
-        self.begin = self._place[1]
+    def __init__(self, arena: Arena, place: tuple[int, int, int]) -> None:
+        self._arena, self._place = arena, place
 
     def __del__(self) -> None:
         self._arena.give_back(*self._place)

@@ -16,6 +16,30 @@ from numpy.typing import DTypeLike
 from llm_numba.runtime.arrays import Array, kind_of, to_host
 
 
+class _Copied:
+    """When the copies that a stream holds are made; their memory lives until then.
+
+    Only a GPU has it: Python cannot raise in ``__del__``, so a Ctrl-C that comes there is lost.
+    """
+
+    def __init__(self, *memory: np.ndarray) -> None:
+        import cupy
+
+        self._memory = memory
+        # One that was never recorded is over.
+        self._event = cupy.cuda.Event(disable_timing=True)
+
+    def after(self, stream: Any) -> None:
+        stream.record(self._event)
+
+    def wait(self) -> None:
+        self._event.synchronize()
+
+    def __del__(self) -> None:
+        with contextlib.suppress(Exception):  # the GPU may have failed long since
+            self._event.synchronize()
+
+
 class DoubleBuffer:
     """Two buffers of the host, in turn: one is filled while the other may still be copied.
 
@@ -31,8 +55,8 @@ class DoubleBuffer:
     def __init__(self, size: int, dtype: DTypeLike, like: Array) -> None:
         self._buffers = [_host_buffer(size, dtype, like) for _ in range(2)]
         self._addresses = [ctypes.c_void_p(buffer.ctypes.data) for buffer in self._buffers]
-        # One that was never recorded is over.
-        self._copied = [_event() if kind_of(like) == "cuda" else None for _ in range(2)]
+        is_gpu = kind_of(like) == "cuda"
+        self._copied = [_Copied(buffer) for buffer in self._buffers] if is_gpu else None
         self._turn = 0
 
     def next_buffer(self) -> np.ndarray:
@@ -44,8 +68,8 @@ class DoubleBuffer:
             Holds anything.
         """
         self._turn = 1 - self._turn
-        if self._copied[self._turn] is not None:
-            self._copied[self._turn].synchronize()
+        if self._copied is not None:
+            self._copied[self._turn].wait()
         return self._buffers[self._turn]
 
     def send(self, target: Array) -> None:
@@ -56,18 +80,14 @@ class DoubleBuffer:
         target : cupy.ndarray, SimulatedArray or ndarray
             One-dimensional and contiguous.
         """
-        if kind_of(target) != "cuda":
+        if self._copied is None:
             target[...] = self._buffers[self._turn][: target.size]
             return
         import cupy
 
         stream = cupy.cuda.get_current_stream()
         target.data.copy_from_host_async(self._addresses[self._turn], target.nbytes, stream)
-        stream.record(self._copied[self._turn])
-
-    def __del__(self) -> None:
-        for event in self._copied:
-            _let_pass(event)
+        self._copied[self._turn].after(stream)
 
 
 class Download:
@@ -81,7 +101,7 @@ class Download:
     """
 
     def __init__(self, arrays: Sequence[Array]) -> None:
-        self._event: Any = None
+        self._copied: _Copied | None = None
         if not arrays or kind_of(arrays[0]) != "cuda":
             self._copies = [to_host(array) for array in arrays]
             return
@@ -94,7 +114,8 @@ class Download:
             address = ctypes.c_void_p(copy.ctypes.data)
             array.data.copy_to_host_async(address, array.nbytes, stream)
             self._copies.append(copy)
-        self._event = stream.record(_event())
+        self._copied = _Copied(*self._copies)
+        self._copied.after(stream)
 
     def wait(self) -> list[np.ndarray]:
         """Wait until these arrays have come, and for nothing that was queued after them.
@@ -103,13 +124,10 @@ class Download:
         -------
         list of ndarray
         """
-        if self._event is not None:
-            self._event.synchronize()
-            self._event = None
+        if self._copied is not None:
+            self._copied.wait()
+            self._copied = None
         return self._copies
-
-    def __del__(self) -> None:
-        _let_pass(self._event)
 
 
 def _host_buffer(size: int, dtype: DTypeLike, like: Array) -> np.ndarray:
@@ -120,16 +138,3 @@ def _host_buffer(size: int, dtype: DTypeLike, like: Array) -> np.ndarray:
 
     memory = cupy.cuda.alloc_pinned_memory(max(1, size * dtype.itemsize))
     return np.frombuffer(memory, dtype, size)
-
-
-def _let_pass(event: Any) -> None:
-    """Wait for a copy that nobody asks for any more: its memory is about to be somebody else's."""
-    if event is not None:
-        with contextlib.suppress(Exception):  # the GPU may have failed long since
-            event.synchronize()
-
-
-def _event() -> Any:
-    import cupy
-
-    return cupy.cuda.Event(disable_timing=True)
