@@ -18,6 +18,7 @@ from safetensors.numpy import save_file
 from llm_numba import LLM
 from llm_numba.models import parse_config
 from llm_numba.models.llama import llama_tensors
+from llm_numba.runtime import gpu_problem
 
 TINY_CONFIG = {
     "architectures": ["LlamaForCausalLM"],
@@ -84,7 +85,9 @@ SANITISED = bool(os.environ.get("LLM_NUMBA_UNPOOLED"))
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
-    """Skip what compute-sanitizer itself makes impossible."""
+    """Skip what cannot run here: without a GPU, or because compute-sanitizer is in the way."""
+    if item.get_closest_marker("gpu") and (problem := gpu_problem()):
+        pytest.skip(f"no GPU here: {problem}")
     mark = item.get_closest_marker("unsanitised")
     if SANITISED and mark:
         pytest.skip(f"under compute-sanitizer {mark.kwargs['reason']}")
