@@ -300,7 +300,7 @@ def _decode(
         yield Result(
             f"decode/{name}",
             f"a decode step, batch {batch}, context {context}",
-            summarize([1e3 * each for each in seconds], "ms", warmup=times.warmup),
+            times.milliseconds,
             shape,
             at_most=_AT_MOST_MS.get(key),
         )

@@ -12,7 +12,6 @@ from dataclasses import dataclass, fields
 from llm_numba.bench.budget import Budget
 from llm_numba.bench.engine_steps import DecodePlan, EngineTimer
 from llm_numba.bench.record import Result
-from llm_numba.bench.timing import summarize
 from llm_numba.engine import LLM
 from llm_numba.models import Execution
 
@@ -102,7 +101,7 @@ def fusion_results(
             yield Result(
                 f"fusion/batch={batch}/{variant.name}",
                 f"batch {batch}: {variant.what}",
-                summarize([1e3 * each for each in times.seconds], "ms", warmup=times.warmup),
+                times.milliseconds,
                 {"batch": batch, "context": near, "what": variant.what},
             )
         # Two models of the size of the GPU's memory do not fit at a time.

@@ -6,7 +6,6 @@ from llm_numba.bench.budget import Budget
 from llm_numba.bench.engine_fusion import give_memory_back
 from llm_numba.bench.engine_steps import DecodePlan, EngineTimer
 from llm_numba.bench.record import Result
-from llm_numba.bench.timing import summarize
 from llm_numba.engine import LLM
 
 _WAYS = {"graph": "a graph of kernels", "kernel": "one persistent kernel"}
@@ -62,7 +61,7 @@ def persistent_results(
             yield Result(
                 key,
                 f"context {context}: {what}",
-                summarize([1e3 * each for each in times.seconds], "ms", warmup=times.warmup),
+                times.milliseconds,
                 {"batch": 1, "context": context, "way": name},
             )
         # Each one's KV cache takes what the GPU has left: two do not fit at a time.

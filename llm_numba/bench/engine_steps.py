@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from llm_numba.bench.timing import Statistic, summarize
 from llm_numba.engine import LLM, SamplingParams
 from llm_numba.engine.request import Request
 from llm_numba.errors import CacheError
@@ -82,6 +83,11 @@ class DecodeTimes:
 
     seconds: list[float]
     warmup: int
+
+    @property
+    def milliseconds(self) -> Statistic:
+        """What a record keeps of them."""
+        return summarize([1e3 * each for each in self.seconds], "ms", warmup=self.warmup)
 
 
 class EngineTimer:
