@@ -121,7 +121,8 @@ def _syncwarp(lanes: Lanes, mask: Any = None) -> None:
 
 
 @twin(cuda.threadfence, cuda.threadfence_block, cuda.threadfence_system)
-def _fence(lanes: Lanes) -> None:
+def fence(lanes: Lanes) -> None:
+    """Let others who learn of what comes next know what these lanes wrote before."""
     if lanes.machine.watched:
         lanes.machine.observer.fence(lanes)
 

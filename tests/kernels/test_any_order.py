@@ -33,7 +33,7 @@ FEWER_ORDERS = {
     "attention_sketch-sketch": 1,
     "attention_sketch-separate": 1,
 }
-# Of these ladders, one takes some seconds.
+# Of these ladders, one takes a second, or some.
 SOME_ORDERS = {"sample": 5, "paged_decode": 8, "gemm": 16, "gemv": 20, "attention": 25}
 
 

@@ -26,6 +26,7 @@ from numba.cuda.extending import intrinsic
 from llm_numba.kernels.ptx.elements import WORD
 from llm_numba.simulator.atomics import Update
 from llm_numba.simulator.twins import twin
+from llm_numba.simulator.twins_cuda import fence
 
 _POINTER = WORD.as_pointer(1)
 _ACQUIRE = ir.InlineAsm(
@@ -138,8 +139,7 @@ def add_release(typing_context, array, index, value):
 
 @twin(add_release)
 def _(lanes, array, index, value):
-    if lanes.machine.observer is not None:
-        lanes.machine.observer.fence(lanes)
+    fence(lanes)
     lanes.atomic(array.ravel(), index, _SUM, np.asarray(value).astype(np.int32)[()])
 
 
@@ -175,12 +175,9 @@ def add_acq_rel(typing_context, array, index, value):
 
 @twin(add_acq_rel, loads=True)
 def _(lanes, array, index, value):
-    observer = lanes.machine.observer
-    if observer is not None:
-        observer.fence(lanes)
+    fence(lanes)
     found = lanes.atomic(array.ravel(), index, _SUM, np.asarray(value).astype(np.int32)[()])
-    if observer is not None:
-        observer.fence(lanes)
+    fence(lanes)
     return found
 
 
