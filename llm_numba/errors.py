@@ -77,5 +77,9 @@ class EngineError(LLMNumbaError):
     """The engine cannot go on, or is used in a way that it does not allow."""
 
 
+class ParallelError(LLMNumbaError):
+    """Ranks do not fit together, cannot reach each other, or one of them has failed."""
+
+
 class DependencyError(LLMNumbaError):
     """An optional package is needed and not installed."""

@@ -1,0 +1,8 @@
+"""Several ranks, one model: how programs that run side by side exchange arrays."""
+
+from llm_numba.parallel.alone import Alone
+from llm_numba.parallel.communicator import Communicator, Transfer
+from llm_numba.parallel.summing import Reduction
+from llm_numba.parallel.threads import run_ranks
+
+__all__ = ["Alone", "Communicator", "Reduction", "Transfer", "run_ranks"]

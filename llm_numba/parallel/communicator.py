@@ -1,0 +1,397 @@
+"""What ranks say to each other, whichever wire carries it.
+
+A *rank* is one of P programs that run the same code on parts of one model. A communicator is a
+group of them. All ranks of a group call the same operations in the same order::
+
+    before            rank 0     rank 1        after            rank 0     rank 1
+    all_reduce        a          b                              a + b      a + b
+    all_gather        a          b                              a b        a b
+    reduce_scatter    a0 a1      b0 b1                          a0 + b0    a1 + b1
+    broadcast         a          ?                              a          a
+
+An all-reduce is a reduce-scatter and then an all-gather; it often travels as these two.
+
+A sum of floating-point numbers depends on their order. Every communicator adds in the order of
+ranks or in another that is the same for all of them: each rank then holds the same bits, and takes
+the same decisions from them without asking the others.
+"""
+
+from abc import ABC, abstractmethod
+from typing import Any
+
+import numpy as np
+
+from llm_numba.errors import ParallelError
+from llm_numba.parallel.summing import Reduction, combine
+from llm_numba.runtime import Array, empty, kind_of, storage_dtype, to_host, write_to
+
+# What a communicator can add. All else it moves as bytes.
+_NUMBERS = {"float16", "bfloat16", "float32", "float64"} | {
+    f"{sign}int{bits}" for sign in ("", "u") for bits in (8, 16, 32, 64)
+}
+
+
+class Transfer(ABC):
+    """A message under way."""
+
+    @abstractmethod
+    def wait(self) -> Array:
+        """Wait until the array may be read and written again, and return it."""
+
+
+class Communicator(ABC):
+    """A group of ranks that exchange arrays.
+
+    Arrays are C-contiguous, of the host or a device, and of the same shape and dtype on all ranks
+    that take part. Work on a GPU is ordered on the current stream, as everywhere.
+
+    Attributes
+    ----------
+    name : str
+        What carries the arrays: ``"alone"``, ``"threads"``, ``"mpi-staged"``.
+    rank : int
+        This rank's number in the group, from 0.
+    size : int
+        The number of ranks.
+    """
+
+    name: str
+    rank: int
+    size: int
+
+    def all_reduce(self, x: Array, op: Reduction = "sum") -> Array:
+        """Add up an array over all ranks, in place.
+
+        Parameters
+        ----------
+        x : array
+            Of numbers. Those of 16 bits are added in float32 and rounded once.
+        op : {"sum", "max"}
+
+        Returns
+        -------
+        array
+            `x`, which then has the same bits on every rank.
+
+        Raises
+        ------
+        ParallelError
+            If `x` is not contiguous or holds no numbers, or if another rank has failed.
+        """
+        self._check_numbers("all_reduce", x)
+        if self.size > 1 and x.size:
+            self._all_reduce(x, op)
+        return x
+
+    def all_gather(self, x: Array) -> Array:
+        """Put the arrays of all ranks one after another.
+
+        Parameters
+        ----------
+        x : array [n, ...]
+
+        Returns
+        -------
+        array [P n, ...]
+            A new one, rank 0's part first.
+
+        Raises
+        ------
+        ParallelError
+            If `x` is not contiguous or has no axis, or if another rank has failed.
+        """
+        self._check("all_gather", x)
+        if x.ndim == 0:
+            raise ParallelError(
+                "all_gather got an array without an axis.", "Give a single number the shape [1]."
+            )
+        out = empty((self.size * x.shape[0], *x.shape[1:]), x.dtype, like=x)
+        if self.size == 1:
+            out[...] = x
+        elif x.size:
+            self._all_gather(x, out)
+        return out
+
+    def reduce_scatter(self, x: Array) -> Array:
+        """Add up an array over all ranks, and give each rank its part of the sum.
+
+        Parameters
+        ----------
+        x : array [P n, ...]
+            Of numbers. Those of 16 bits are added in float32 and rounded once.
+
+        Returns
+        -------
+        array [n, ...]
+            A new one: rows ``rank * n`` to ``(rank + 1) * n`` of the sum.
+
+        Raises
+        ------
+        ParallelError
+            If `x` is not contiguous, holds no numbers or does not divide into P parts, or if
+            another rank has failed.
+        """
+        self._check_numbers("reduce_scatter", x)
+        if x.ndim == 0 or x.shape[0] % self.size:
+            raise ParallelError(
+                f"reduce_scatter cannot divide shape {list(x.shape)} among {self.size} ranks.",
+                "Its first axis must be a multiple of the number of ranks.",
+            )
+        out = empty((x.shape[0] // self.size, *x.shape[1:]), x.dtype, like=x)
+        if self.size == 1:
+            out[...] = x
+        elif x.size:
+            self._reduce_scatter(x, out)
+        return out
+
+    def broadcast(self, x: Array, root: int = 0) -> Array:
+        """Give all ranks what one of them has, in place.
+
+        Parameters
+        ----------
+        x : array
+        root : int
+            The rank that has it.
+
+        Returns
+        -------
+        array
+            `x`.
+
+        Raises
+        ------
+        ParallelError
+            If `x` is not contiguous, if there is no such rank, or if another rank has failed.
+        """
+        self._check("broadcast", x)
+        self._check_rank(root)
+        if self.size > 1 and x.size:
+            self._broadcast(x, root)
+        return x
+
+    def send(self, x: Array, to: int) -> None:
+        """Send an array to another rank, which must receive it.
+
+        Returns when `x` may be written again. That can be as late as the other rank's
+        :meth:`receive`: two ranks that both send first wait for ever.
+
+        Parameters
+        ----------
+        x : array
+        to : int
+
+        Raises
+        ------
+        ParallelError
+            See :meth:`start_send`.
+        """
+        self.start_send(x, to).wait()
+
+    def receive(self, out: Array, source: int) -> Array:
+        """Receive an array that another rank sends.
+
+        Parameters
+        ----------
+        out : array
+            Of the shape and dtype that is sent.
+        source : int
+
+        Returns
+        -------
+        array
+            `out`.
+
+        Raises
+        ------
+        ParallelError
+            See :meth:`start_receive`.
+        """
+        return self.start_receive(out, source).wait()
+
+    @abstractmethod
+    def start_send(self, x: Array, to: int) -> Transfer:
+        """Begin to send an array; it must not be written before the transfer is waited for.
+
+        Messages between two ranks arrive in the order in which they were begun.
+
+        Parameters
+        ----------
+        x : array
+        to : int
+
+        Raises
+        ------
+        ParallelError
+            If `x` is not contiguous, if there is no such other rank, or, here or in ``wait``, if
+            another rank has failed.
+        """
+
+    @abstractmethod
+    def start_receive(self, out: Array, source: int) -> Transfer:
+        """Begin to receive an array; it is there when the transfer has been waited for.
+
+        Parameters
+        ----------
+        out : array
+            Of the shape and dtype that is sent.
+        source : int
+
+        Raises
+        ------
+        ParallelError
+            If `out` is not contiguous, if there is no such other rank, or, here or in ``wait``,
+            if the message is another one or if another rank has failed.
+        """
+
+    def barrier(self) -> None:
+        """Wait until all ranks are here.
+
+        Raises
+        ------
+        ParallelError
+            If another rank has failed.
+        """
+        self._meet("barrier", None)
+
+    def tell(self, value: Any, root: int = 0, *, patient: bool = False) -> Any:
+        """Give all ranks a small Python object that one of them has.
+
+        Parameters
+        ----------
+        value : object
+            Anything that pickles. Only that of `root` counts.
+        root : int
+        patient : bool
+            However long the others wait for `root`, it has not stalled: it may have nothing to
+            do.
+
+        Returns
+        -------
+        object
+            What `root` gave.
+
+        Raises
+        ------
+        ParallelError
+            If there is no such rank, or if another rank has failed.
+        """
+        self._check_rank(root)
+        return value if self.size == 1 else self._tell(value, root, patient)
+
+    def exchange(self, value: Any) -> list[Any]:
+        """Give all ranks the small Python objects of all ranks.
+
+        Parameters
+        ----------
+        value : object
+            Anything that pickles.
+
+        Returns
+        -------
+        list of object
+            Rank 0's first.
+
+        Raises
+        ------
+        ParallelError
+            If another rank has failed.
+        """
+        return self._meet("exchange", value)
+
+    @abstractmethod
+    def split(self, colour: int) -> "Communicator":
+        """Form smaller groups: of all ranks that give the same colour.
+
+        Parameters
+        ----------
+        colour : int
+
+        Returns
+        -------
+        Communicator
+            This rank's group, in which ranks keep their order.
+
+        Raises
+        ------
+        ParallelError
+            If another rank has failed.
+        """
+
+    @abstractmethod
+    def _meet(self, what: str, value: Any, *, patient: bool = False) -> list[Any]:
+        """Give all ranks the values of all. `what` is the same for all: the operation's name."""
+
+    # Each operation made of `_meet`. A wire overrides what it carries better. Arguments are
+    # checked, arrays are not empty, and there is another rank.
+
+    def _all_reduce(self, x: Array, op: Reduction) -> None:
+        write_to(x, combine(self._meet(named("all_reduce", x, op), to_host(x)), op))
+
+    def _all_gather(self, x: Array, out: Array) -> None:
+        write_to(out, np.concatenate(self._meet(named("all_gather", x), to_host(x))))
+
+    def _reduce_scatter(self, x: Array, out: Array) -> None:
+        begin = self.rank * out.shape[0]
+        parts = self._meet(named("reduce_scatter", x), to_host(x))
+        write_to(out, combine(part[begin : begin + out.shape[0]] for part in parts))
+
+    def _broadcast(self, x: Array, root: int) -> None:
+        mine = to_host(x) if self.rank == root else None
+        value = self._meet(named("broadcast", x, f"from rank {root}"), mine)[root]
+        if self.rank != root:
+            write_to(x, value)
+
+    def _tell(self, value: Any, root: int, patient: bool) -> Any:
+        mine = value if self.rank == root else None
+        # The one that tells may be idle; it need not be patient with those that are told.
+        patient = patient and self.rank != root
+        return self._meet(f"tell from rank {root}", mine, patient=patient)[root]
+
+    def _check(self, what: str, x: Array) -> None:
+        if kind_of(x) is None:
+            raise ParallelError(
+                f"{what} got a {type(x).__name__}, which is no array.",
+                "Use tell or exchange for other objects.",
+            )
+        if not x.flags.c_contiguous:
+            raise ParallelError(
+                f"{what} got an array of shape {list(x.shape)} with gaps or in another order.",
+                "Give it a C-contiguous array.",
+            )
+
+    def _check_numbers(self, what: str, x: Array) -> None:
+        self._check(what, x)
+        if storage_dtype(x) not in _NUMBERS:
+            raise ParallelError(
+                f"{what} cannot add numbers of the format {storage_dtype(x)}.",
+                "Give it integers, float16, bfloat16, float32 or float64.",
+            )
+
+    def _check_rank(self, rank: int) -> None:
+        if not 0 <= rank < self.size:
+            raise ParallelError(
+                f"There is no rank {rank} among {self.size}.",
+                f"Ranks are numbered from 0 to {self.size - 1}.",
+            )
+
+    def _check_message(self, what: str, x: Array, other: int) -> None:
+        self._check(what, x)
+        self._check_rank(other)
+        if other == self.rank:
+            raise ParallelError(
+                f"Rank {other} was asked to {what} a message of its own.", "Name another rank."
+            )
+
+
+def named(operation: str, x: Array, *more: object) -> str:
+    """Name an operation for messages: ``all_reduce of 4x32 float32``.
+
+    Parameters
+    ----------
+    operation : str
+    x : array
+    more : object
+        What else must be the same on all ranks.
+    """
+    shape = "x".join(map(str, x.shape)) or "1"
+    return " ".join(map(str, (operation, "of", shape, storage_dtype(x), *more)))
