@@ -102,6 +102,12 @@ def _each_allocation_by_itself() -> None:
         cupy.cuda.set_allocator(None)
 
 
+@pytest.fixture(params=["sim", pytest.param("cuda", marks=pytest.mark.gpu)])
+def device(request: pytest.FixtureRequest) -> str:
+    """A device that runs kernels: the simulator always, a GPU where there is one."""
+    return request.param
+
+
 @pytest.fixture
 def tiny_checkpoint(tmp_path: Path) -> Callable[..., Path]:
     """A factory of tiny checkpoints; keyword arguments change config.json."""

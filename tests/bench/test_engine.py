@@ -16,7 +16,7 @@ from llm_numba.bench.engine_steps import DecodePlan, EngineTimer, make_known, wi
 from llm_numba.cli.app import app
 from llm_numba.errors import CacheError, LLMNumbaError
 from llm_numba.models import Execution
-from llm_numba.runtime import Graph, gpu_problem
+from llm_numba.runtime import Graph
 
 MODEL = "random:tiny"
 TINY = ("--batches", "1,4", "--contexts", "32,100,9999", "--prompts", "20", "--warmup", "3",
@@ -289,7 +289,6 @@ def test_the_persistent_kernel_is_compared_at_each_context_that_fits():
 
 
 @pytest.mark.gpu
-@pytest.mark.skipif(gpu_problem() is not None, reason=f"no GPU here: {gpu_problem()}")
 def test_a_record_says_why_the_persistent_kernel_did_not_run():
     budget = Budget(600, PARTS)
     settings = EngineSettings("random:gpt2", contexts=(32,), parts=("persistent",), steps=5)

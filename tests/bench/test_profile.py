@@ -22,7 +22,6 @@ from llm_numba.bench.profile_traffic import (
 )
 from llm_numba.kvcache import PagedKVCache
 from llm_numba.models import load_model, open_model, resolve_model
-from llm_numba.runtime import gpu_problem
 
 BLOCK = 16
 GOLDEN = Path(__file__).parents[1] / "golden/fixtures"
@@ -245,14 +244,7 @@ def test_durations_have_the_unit_that_suits_them(seconds, shown):
     assert duration(seconds) == shown
 
 
-@pytest.fixture
-def gpu():
-    if problem := gpu_problem():
-        pytest.skip(f"no kernel runs on a GPU here: {problem}")
-
-
 @pytest.mark.gpu
-@pytest.mark.usefixtures("gpu")
 @pytest.mark.unsanitised(reason="CUPTI has another user, and one at a time is its rule")
 def test_a_gpu_times_each_kernel_in_its_place():
     from llm_numba.bench.profile_clocks import GPUClock
@@ -271,7 +263,6 @@ def test_a_gpu_times_each_kernel_in_its_place():
 
 
 @pytest.mark.gpu
-@pytest.mark.usefixtures("gpu")
 @pytest.mark.unsanitised(reason="CUPTI has another user, and one at a time is its rule")
 def test_the_names_that_cupti_notes_are_those_that_were_launched():
     from llm_numba.bench.cupti import cupti

@@ -9,7 +9,7 @@ from typer.testing import CliRunner
 
 from llm_numba.bench import sweep
 from llm_numba.cli.app import app
-from llm_numba.runtime import Launch, gpu_problem
+from llm_numba.runtime import Launch
 
 
 @cuda.jit(launch_bounds=256, fastmath=True)
@@ -50,7 +50,6 @@ def test_a_kernel_that_is_not_swept_is_named():
 
 
 @pytest.mark.gpu
-@pytest.mark.skipif(gpu_problem() is not None, reason=f"no GPU here: {gpu_problem()}")
 def test_a_limit_shows_in_what_the_compiler_made(monkeypatch):
     monkeypatch.setattr("llm_numba.bench.kernels._ROTATED_BYTES", 0)
     monkeypatch.setattr(sweep, "REGISTER_LIMITS", {"gemv": (None, 32)})

@@ -9,7 +9,6 @@ from typing import Any
 import pytest
 
 from llm_numba import LLM
-from llm_numba.runtime import gpu_problem
 
 # What several modules of tests share: `decoding`.
 sys.path.insert(0, str(Path(__file__).parent))
@@ -49,11 +48,3 @@ def new_llm(tiny_dir: Path) -> Callable[..., LLM]:
         return LLM(tiny_dir, **{"device": "cpu", **options})
 
     return new
-
-
-@pytest.fixture(params=["sim", pytest.param("cuda", marks=pytest.mark.gpu)])
-def device(request: pytest.FixtureRequest) -> str:
-    """A device that runs kernels: the simulator always, a GPU where there is one."""
-    if request.param == "cuda" and (problem := gpu_problem()):
-        pytest.skip(f"no kernel runs on a GPU here: {problem}")
-    return request.param

@@ -15,7 +15,7 @@ from llm_numba.engine.runner import ModelRunner
 from llm_numba.engine.step import NOT_FINITE
 from llm_numba.errors import EngineError
 from llm_numba.kvcache import PagedKVCache
-from llm_numba.runtime import gpu_problem, intercept, launch_all, to_host
+from llm_numba.runtime import intercept, launch_all, to_host
 
 MAX_SEQS, MAX_LEN, BLOCK = 9, 90, 4
 SAMPLED = {"temperature": 1.0, "top_k": 20, "top_p": 0.9}
@@ -40,13 +40,6 @@ def new_runner(tiny_model):
         return ModelRunner(model, cache, MAX_SEQS, MAX_LEN, **options)
 
     return new
-
-
-@pytest.fixture
-def gpu() -> str:
-    if problem := gpu_problem():
-        pytest.skip(f"no kernel runs on a GPU here: {problem}")
-    return "cuda"
 
 
 def play(runner, seed: int, num_steps: int, *, ahead: bool, fields=({}, SAMPLED)) -> list[list]:
@@ -151,28 +144,28 @@ def test_a_step_of_unfinished_prompts_samples_nothing(new_runner, device):
 
 @pytest.mark.gpu
 @pytest.mark.parametrize("seed", range(3))
-def test_graphs_give_the_tokens_of_single_launches(new_runner, gpu, seed):
+def test_graphs_give_the_tokens_of_single_launches(new_runner, seed):
     """Most buckets are met more than once: launched, captured, replayed."""
     fields = ({}, SAMPLED, PENALIZED | SAMPLED, {"logprobs": 2})
     expected = play(new_runner("cpu"), seed, 80, ahead=False, fields=fields)
     for enforce_eager in (True, False):
-        runner = new_runner(gpu, enforce_eager=enforce_eager)
+        runner = new_runner("cuda", enforce_eager=enforce_eager)
         assert play(runner, seed, 80, ahead=False, fields=fields) == expected
         assert bool(runner._decode._graphs) is not enforce_eager
 
 
 @pytest.mark.gpu
 @pytest.mark.parametrize("seed", range(3))
-def test_graphs_may_run_ahead_of_their_readers(new_runner, gpu, seed):
+def test_graphs_may_run_ahead_of_their_readers(new_runner, seed):
     expected = play(new_runner("cpu"), seed, 80, ahead=False)
-    assert play(new_runner(gpu), seed, 80, ahead=True) == expected
+    assert play(new_runner("cuda"), seed, 80, ahead=True) == expected
 
 
 @pytest.mark.gpu
 @pytest.mark.parametrize("model", ["storyteller", "tiny"])
-def test_logits_out_of_a_graph_are_those_of_single_launches_to_the_bit(tiny_dir, gpu, model):
+def test_logits_out_of_a_graph_are_those_of_single_launches_to_the_bit(tiny_dir, model):
     """Five sequences in a bucket of eight; the first run is launched, the others are replayed."""
-    llm = LLM(tiny_dir if model == "tiny" else model, device=gpu, max_num_seqs=8)
+    llm = LLM(tiny_dir if model == "tiny" else model, device="cuda", max_num_seqs=8)
     prompts = [list(range(1, length)) for length in (3, 9, 21, 2, 40)]
 
     def bits(enforce_eager: bool) -> list[np.ndarray]:
@@ -195,8 +188,8 @@ def test_logits_out_of_a_graph_are_those_of_single_launches_to_the_bit(tiny_dir,
 
 
 @pytest.mark.gpu
-def test_a_warm_runner_captures_nothing_more_and_takes_no_more_memory(new_runner, gpu):
-    runner, seen = new_runner(gpu), []
+def test_a_warm_runner_captures_nothing_more_and_takes_no_more_memory(new_runner):
+    runner, seen = new_runner("cuda"), []
     runner.warm_up(lambda done, total: seen.append((done, total)))
     assert seen == [(i, len(seen)) for i in range(1, len(seen) + 1)]
     graphs, num_bytes = dict(runner._decode._graphs), runner._decode.arena.num_bytes
@@ -208,7 +201,7 @@ def test_a_warm_runner_captures_nothing_more_and_takes_no_more_memory(new_runner
 
 @pytest.mark.gpu
 @pytest.mark.parametrize("enforce_eager", [False, True])
-def test_an_engine_short_of_everything_answers_as_the_cpu(tiny_dir, gpu, enforce_eager):
+def test_an_engine_short_of_everything_answers_as_the_cpu(tiny_dir, enforce_eager):
     """Prompts in pieces, requests that wait for rows, and pre-emption for want of blocks."""
     rng = np.random.default_rng(11)
     prompts = [rng.integers(1, 250, rng.integers(1, 40)).tolist() for _ in range(24)]
@@ -226,7 +219,7 @@ def test_an_engine_short_of_everything_answers_as_the_cpu(tiny_dir, gpu, enforce
         ]
         for options in (
             {"device": "cpu"},
-            {"device": gpu, "enforce_eager": enforce_eager, **tight},
+            {"device": "cuda", "enforce_eager": enforce_eager, **tight},
         )
     ]
     assert answers[0] == answers[1]
@@ -264,11 +257,11 @@ def test_warming_up_leaves_a_running_request_its_token_in_flight(new_runner, mon
 
 
 @pytest.mark.gpu
-def test_a_stream_goes_on_where_it_was_after_all_graphs_were_captured(tiny_dir, gpu):
-    llm = LLM(tiny_dir, device=gpu, max_num_seqs=2, max_model_len=40)
+def test_a_stream_goes_on_where_it_was_after_all_graphs_were_captured(tiny_dir):
+    llm = LLM(tiny_dir, device="cuda", max_num_seqs=2, max_model_len=40)
     params = SamplingParams(seed=3, max_tokens=12, ignore_eos=True)
     alone = llm.generate([5, 6, 7], params)[0].outputs[0].token_ids
-    llm = LLM(tiny_dir, device=gpu, max_num_seqs=2, max_model_len=40)
+    llm = LLM(tiny_dir, device="cuda", max_num_seqs=2, max_model_len=40)
     stream = llm.stream([5, 6, 7], params)
     tokens = list(next(stream).token_ids)
     llm.warm_up()
@@ -316,12 +309,10 @@ def test_a_failed_step_leaves_a_runner_that_goes_on(new_runner, device, monkeypa
 
 @pytest.mark.gpu
 @pytest.mark.unsanitised(reason="there is no pool, and CuPy names a want of memory otherwise")
-def test_a_step_for_which_memory_is_short_says_so_and_the_next_one_runs(
-    new_runner, gpu, monkeypatch
-):
+def test_a_step_for_which_memory_is_short_says_so_and_the_next_one_runs(new_runner, monkeypatch):
     import cupy
 
-    runner = new_runner(gpu)
+    runner = new_runner("cuda")
     expected = play(runner, 6, 10, ahead=True)
     (sequence,) = new_sequences(runner.kv_cache, [1, 2])
     with monkeypatch.context() as patch:
@@ -334,10 +325,10 @@ def test_a_step_for_which_memory_is_short_says_so_and_the_next_one_runs(
 
 
 @pytest.mark.gpu
-def test_a_capture_that_fails_leaves_a_runner_that_captures_again(new_runner, gpu, monkeypatch):
+def test_a_capture_that_fails_leaves_a_runner_that_captures_again(new_runner, monkeypatch):
     import cupy
 
-    runner = new_runner(gpu)
+    runner = new_runner("cuda")
     (sequence,) = new_sequences(runner.kv_cache, [1, 2])
     take(runner.submit(step_of([prefill(sequence.request)])).wait())
     forward, calls = runner.model.forward, itertools.count()

@@ -18,7 +18,7 @@ import pytest
 from llm_numba.errors import EngineError
 from llm_numba.kvcache import PagedKVCache
 from llm_numba.models import Decoder, Execution, ForwardBatch, load_model, open_model
-from llm_numba.runtime import gpu_problem, intercept, overlapping, to_host, upload
+from llm_numba.runtime import intercept, overlapping, to_host, upload
 
 FIXTURES = Path(__file__).parents[1] / "golden" / "fixtures"
 FAMILIES = ("llama3", "qwen2", "qwen3", "gpt2")
@@ -49,8 +49,6 @@ def without(*names: str) -> Execution:
 
 @functools.cache
 def model_of(family: str, execution: Execution, dtype: str, device: str = "cpu") -> Decoder:
-    if device == "cuda" and (problem := gpu_problem()):
-        pytest.skip(f"no kernel runs on a GPU here: {problem}")
     files = open_model(FIXTURES / family)
     return load_model(files, np.dtype(dtype), LENGTH, device=device, execution=execution)
 

@@ -14,7 +14,7 @@ from llm_numba.models import (
     resolve_model,
 )
 from llm_numba.models.random import SHAPES_DIR
-from llm_numba.runtime import gpu_problem, kind_of, to_host
+from llm_numba.runtime import kind_of, to_host
 
 # Of the models that the shapes are named after: parameters as their makers count them.
 PARAMETERS = {
@@ -25,13 +25,6 @@ PARAMETERS = {
     "llama-3.2-1b": 1_235_814_400,
     "qwen3-0.6b": 596_049_920,
 }
-
-
-@pytest.fixture(params=["sim", pytest.param("cuda", marks=pytest.mark.gpu)])
-def device(request):
-    if request.param == "cuda" and (problem := gpu_problem()):
-        pytest.skip(f"no kernel runs on a GPU here: {problem}")
-    return request.param
 
 
 def load(shape, dtype="float32", device="cpu", progress=None):

@@ -10,19 +10,13 @@ from safetensors.numpy import load_file, save_file
 from llm_numba.errors import CheckpointError
 from llm_numba.models import Checkpoint, load_model, open_model, resolve_model
 from llm_numba.models.weights import FileWeights
-from llm_numba.runtime import gpu_problem, kind_of, staging, to_host
+from llm_numba.runtime import kind_of, staging, to_host
 
 STORAGE = {"BF16": ml_dtypes.bfloat16, "F16": np.float16, "F32": np.float32, "F64": np.float64}
 
 
-@pytest.fixture
-def _gpu():
-    if problem := gpu_problem():
-        pytest.skip(f"no kernel runs on a GPU here: {problem}")
-
-
 @pytest.fixture(params=[64, 4096, staging.PIECE_BYTES], ids=["tiny", "small", "usual"])
-def _pieces(request, monkeypatch, _gpu):
+def _pieces(request, monkeypatch):
     monkeypatch.setattr(staging, "PIECE_BYTES", request.param)
 
 
@@ -91,7 +85,6 @@ def test_a_file_that_shrinks_while_it_is_read_is_an_error(tmp_path):
 
 
 @pytest.mark.gpu
-@pytest.mark.usefixtures("_gpu")
 def test_an_error_of_the_caller_is_the_one_that_is_seen(tmp_path):
     save_file({"w": random(300, 200)}, tmp_path / "model.safetensors")
     load = FileWeights(Checkpoint(tmp_path), np.dtype("bfloat16"), device="cuda")
@@ -100,7 +93,6 @@ def test_an_error_of_the_caller_is_the_one_that_is_seen(tmp_path):
 
 
 @pytest.mark.gpu
-@pytest.mark.usefixtures("_gpu")
 @pytest.mark.unsanitised(reason="memory comes from no pool, which this test looks at")
 @pytest.mark.parametrize("model", ["storyteller", "random:tiny"])
 def test_a_model_takes_the_memory_of_its_weights_at_once(model):

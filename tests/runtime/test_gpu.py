@@ -15,7 +15,6 @@ from llm_numba.runtime import (
     capture,
     empty,
     empty_like,
-    gpu_problem,
     kind_of,
     launch,
     storage_dtype,
@@ -24,12 +23,6 @@ from llm_numba.runtime import (
 )
 
 pytestmark = pytest.mark.gpu
-
-
-@pytest.fixture(autouse=True)
-def _needs_a_gpu():
-    if problem := gpu_problem():
-        pytest.skip(f"no kernel runs on a GPU here: {problem}")
 
 
 @cuda.jit

@@ -7,15 +7,7 @@ import pytest
 from numba import cuda
 
 from llm_numba.kernels import ptx
-from llm_numba.runtime import (
-    capture,
-    gpu_problem,
-    launch,
-    overlapping,
-    starts_early,
-    to_device,
-    to_host,
-)
+from llm_numba.runtime import capture, launch, overlapping, starts_early, to_device, to_host
 from llm_numba.runtime.overlap import begins_early
 
 
@@ -72,7 +64,6 @@ def test_in_the_simulator_a_kernel_begins_when_the_one_before_has_ended():
 
 
 @pytest.mark.gpu
-@pytest.mark.skipif(gpu_problem() is not None, reason=f"no GPU here: {gpu_problem()}")
 @pytest.mark.parametrize("graph", [False, True])
 def test_a_chain_on_a_gpu_gives_what_it_gives_without_overlap(graph):
     """200 kernels, each of which reads what the one before wrote, and some that do not wait."""

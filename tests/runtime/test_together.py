@@ -6,18 +6,8 @@ from numba import cuda
 
 from llm_numba.errors import LaunchError
 from llm_numba.kernels import ptx
-from llm_numba.runtime import (
-    capture,
-    gpu_problem,
-    launch,
-    starts_together,
-    to_device,
-    to_host,
-    zeros,
-)
+from llm_numba.runtime import capture, launch, starts_together, to_device, to_host, zeros
 from llm_numba.runtime.together import must_start_together
-
-on_gpu = pytest.mark.skipif(gpu_problem() is not None, reason=f"no GPU here: {gpu_problem()}")
 
 
 @starts_together
@@ -47,7 +37,6 @@ def test_in_the_simulator_all_blocks_run_side_by_side():
 
 
 @pytest.mark.gpu
-@on_gpu
 @pytest.mark.parametrize("graph", [False, True])
 def test_blocks_that_fit_meet(graph):
     flag, seen = zeros(1, np.int32, "cuda"), zeros(20, np.int32, "cuda")
@@ -61,7 +50,6 @@ def test_blocks_that_fit_meet(graph):
 
 
 @pytest.mark.gpu
-@on_gpu
 def test_too_many_blocks_are_an_error_and_no_endless_wait():
     flag, seen = to_device(np.zeros(1, "i4"), "cuda"), zeros(100_000, np.int32, "cuda")
     with pytest.raises(LaunchError, match=r"100000 blocks of kernel 'meet' .* no room"):

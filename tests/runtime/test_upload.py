@@ -8,14 +8,7 @@ import numpy as np
 import pytest
 
 from llm_numba.errors import DeviceError, KernelArgumentError
-from llm_numba.runtime import gpu_problem, kind_of, to_device, to_host, upload, write_to, zeros
-
-
-@pytest.fixture(params=["sim", pytest.param("cuda", marks=pytest.mark.gpu)])
-def device(request: pytest.FixtureRequest) -> str:
-    if request.param == "cuda" and (problem := gpu_problem()):
-        pytest.skip(f"no kernel runs on a GPU here: {problem}")
-    return request.param
+from llm_numba.runtime import kind_of, to_device, to_host, upload, write_to, zeros
 
 
 def address(array) -> int:

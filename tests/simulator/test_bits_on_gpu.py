@@ -6,12 +6,7 @@ import pytest
 
 from llm_numba import runtime
 
-pytestmark = [
-    pytest.mark.gpu,
-    pytest.mark.skipif(
-        runtime.gpu_problem() is not None, reason=f"no GPU to compare with: {runtime.gpu_problem()}"
-    ),
-]
+pytestmark = pytest.mark.gpu
 
 
 def on_both(kernel, grid, block, inputs, out):
