@@ -23,7 +23,7 @@ from llm_numba.bench.engine_fusion import fusion_results, give_memory_back
 from llm_numba.bench.engine_peers import peer_results
 from llm_numba.bench.engine_persistent import persistent_results
 from llm_numba.bench.engine_serving import serve
-from llm_numba.bench.engine_steps import DecodePlan, EngineTimer
+from llm_numba.bench.engine_steps import SHORT_CONTEXT, DecodePlan, EngineTimer
 from llm_numba.bench.profile_traffic import StepShape, step_traffic, weight_bytes
 from llm_numba.bench.record import Result
 from llm_numba.bench.timing import summarize
@@ -57,7 +57,9 @@ class EngineSettings:
     parts : tuple of str
         Of :data:`PARTS`.
     batches, contexts : tuple of int
-        All batches are measured at `context`, all contexts at the least batch and at `batch`.
+        All batches are measured at `context`, all contexts at the least batch and at `batch`. A
+        context of all that the model takes is measured as near to that as steps have room, and
+        named after where that is.
     context, batch : int
         The classic table's.
     first_batches, first_contexts : tuple of int
@@ -79,7 +81,7 @@ class EngineSettings:
     Raises
     ------
     LLMNumbaError
-        If a part is unknown.
+        If a part is unknown, or a context too short for steps around it.
     """
 
     model: str
@@ -104,6 +106,11 @@ class EngineSettings:
         if unknown := set(self.parts) - set(PARTS):
             raise LLMNumbaError(
                 f"There is no part {min(unknown)!r}.", f"Choose from: {', '.join(PARTS)}."
+            )
+        if (shortest := min(*self.contexts, self.context)) < 4:
+            raise LLMNumbaError(
+                f"A context of {shortest} has no room for a prompt and steps behind it.",
+                "Give contexts of at least 4 tokens.",
             )
 
     def to_json(self) -> dict[str, Any]:
@@ -269,17 +276,15 @@ def _decode(
 ) -> Iterator[Result]:
     runner = timer.llm.engine.runner
     first_points = settings.first_points
-    for batch, context in settings.points:
-        name = f"batch={batch}/context={context}"
+    for point in settings.points:
+        batch, asked = point
         longest = timer.llm.max_model_len
-        if context + 2 > longest:
-            budget.left_out[f"decode/{name}"] = "the model's context is shorter"
+        plan = DecodePlan.around(asked, settings.warmup, settings.steps, longest)
+        context, part = plan.context, None if point in first_points else "decode"
+        name, key = f"batch={batch}/context={context}", (settings.model, batch, asked)
+        if obstacle := timer.obstacle(batch, plan):
+            budget.left_out[f"decode/{name}"] = obstacle
             continue
-        plan = DecodePlan.around(context, settings.warmup, settings.steps, longest)
-        if not timer.fits(batch, plan):
-            budget.left_out[f"decode/{name}"] = "it does not fit into the KV cache"
-            continue
-        part = None if (batch, context) in first_points else "decode"
         if not budget.allows(f"decode/{name}", part):
             continue
         times = timer.decode(batch, plan, settings.point_seconds)
@@ -287,7 +292,6 @@ def _decode(
         mean = float(np.mean(seconds))
         moved = step_traffic(runner.model, runner.kv_cache, StepShape(batch, 1, context))
         share = 100 * moved.num_bytes / mean / (1e9 * speed)
-        key = (settings.model, batch, context)
         shape = {
             "batch": batch,
             "context": context,
@@ -317,7 +321,7 @@ def _prefill(timer: EngineTimer, settings: EngineSettings, budget: Budget) -> It
     for tokens in settings.prompts:
         name = f"first_token/tokens={tokens}"
         if tokens >= timer.llm.max_model_len:
-            budget.left_out[name] = "the model's context is shorter"
+            budget.left_out[name] = SHORT_CONTEXT
             continue
         if not budget.allows(name, "prefill"):
             continue

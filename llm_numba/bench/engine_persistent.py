@@ -29,7 +29,7 @@ def persistent_results(
     load : callable
         Makes the model, given ``persistent``.
     contexts : tuple of int
-        The most important first. Those that the model has no room for are left out.
+        The most important first. Those that the model or its cache has no room for are left out.
     warmup, steps : int
         Uncounted and counted steps of each measurement.
     seconds : float
@@ -53,16 +53,19 @@ def persistent_results(
         llm = load(persistent=name == "kernel")
         timer = EngineTimer(llm, seed)
         for context in dict.fromkeys((*contexts, _SHORTEST)):
-            key = f"persistent/context={context}/{name}"
-            if context + 2 > llm.max_model_len or not budget.allows(key, "persistent"):
-                continue
             plan = DecodePlan.around(context, warmup, steps, llm.max_model_len)
+            key = f"persistent/context={plan.context}/{name}"
+            if obstacle := timer.obstacle(1, plan):
+                budget.left_out[key] = obstacle
+                continue
+            if not budget.allows(key, "persistent"):
+                continue
             times = timer.decode(1, plan, seconds)
             yield Result(
                 key,
-                f"context {context}: {what}",
+                f"context {plan.context}: {what}",
                 times.milliseconds,
-                {"batch": 1, "context": context, "way": name},
+                {"batch": 1, "context": plan.context, "way": name},
             )
         # Each one's KV cache takes what the GPU has left: two do not fit at a time.
         del llm, timer

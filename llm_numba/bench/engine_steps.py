@@ -25,6 +25,9 @@ _FEWEST_STEPS = 20
 _GLIMPSE = 2  # steps that are enough to have a graph captured
 _AHEAD = 1  # steps that an engine may be ahead of what it hands out
 
+# Why something is left out.
+SHORT_CONTEXT = "the model's context is shorter"
+
 
 @dataclass(frozen=True)
 class DecodePlan:
@@ -43,6 +46,11 @@ class DecodePlan:
     steps: int
 
     @property
+    def context(self) -> int:
+        """Tokens of a sequence in the middle of the counted steps."""
+        return self.prompt_tokens + 1 + self.warmup + self.steps // 2
+
+    @property
     def final_tokens(self) -> int:
         """Length of a sequence behind the last step."""
         return self.prompt_tokens + 1 + self.warmup + self.steps + _AHEAD
@@ -56,13 +64,17 @@ class DecodePlan:
         Parameters
         ----------
         context : int
-            Tokens of a sequence in the middle of the counted steps, at least 4.
+            Tokens of a sequence in the middle of the counted steps, at least 4. One so near the
+            longest that not even 20 steps have room behind it gives way.
         warmup, steps : int
             As many as are wanted; a short context, or one near the longest, has room for fewer.
         longest : int, optional
-            The longest sequence that the engine takes.
+            The longest sequence that the engine takes. A context beyond it stays as it is.
         """
         if longest is not None:
+            if context <= longest:
+                nearest = longest - 1 - _AHEAD - min(steps, _FEWEST_STEPS) // 2
+                context = min(context, max(nearest, longest // 2))
             steps = min(steps, 2 * (longest - context - 1 - _AHEAD))
         steps = max(1, min(steps, context))
         warmup = max(0, min(warmup, context - steps // 2 - 2))
@@ -115,17 +127,20 @@ class EngineTimer:
         """The engine's."""
         return self._engine.runner.kv_cache
 
-    def fits(self, batch: int, plan: DecodePlan) -> bool:
-        """Whether the cache and the context hold a measurement.
+    def obstacle(self, batch: int, plan: DecodePlan) -> str | None:
+        """Say why a measurement is not possible; None if it is.
 
         Parameters
         ----------
         batch : int
         plan : DecodePlan
         """
+        if plan.final_tokens > self.llm.max_model_len:
+            return SHORT_CONTEXT
         blocks = batch * self.kv_cache.blocks_for(plan.final_tokens)
-        room = self.kv_cache.allocator.num_blocks
-        return blocks <= room and plan.final_tokens <= self.llm.max_model_len
+        if blocks > self.kv_cache.allocator.num_blocks:
+            return "it does not fit into the KV cache"
+        return None
 
     def decode(self, batch: int, plan: DecodePlan, budget_seconds: float = 60.0) -> "DecodeTimes":
         """Time steps in which each sequence gets one token.
@@ -146,11 +161,12 @@ class EngineTimer:
         Raises
         ------
         CacheError
-            If they do not fit into the cache together.
+            If they do not fit into the cache together, or one is longer than the model's context.
         """
-        if not self.fits(batch, plan):
+        if obstacle := self.obstacle(batch, plan):
             raise CacheError(
-                f"{batch} sequences of {plan.final_tokens} tokens do not fit into the KV cache.",
+                f"A batch of {batch} sequences, {plan.final_tokens} tokens each, cannot be timed: "
+                f"{obstacle}.",
                 "Lower batch or context, or give the cache more blocks.",
             )
         for tokens in widths(plan, self.kv_cache.block_size):

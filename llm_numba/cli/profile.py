@@ -134,7 +134,7 @@ def _profiles(
     ]
     profiles = [
         dataclasses.replace(
-            profile_step(runner.model, runner.kv_cache, StepShape(batch, 1, context), clock),
+            profile_step(runner.model, runner.kv_cache, StepShape(batch, 1, plan.context), clock),
             engine_seconds=seconds,
         )
         for batch, seconds in zip(batches, engine_seconds, strict=True)

@@ -21,6 +21,7 @@ from llm_numba.runtime import Graph
 MODEL = "random:tiny"
 TINY = ("--batches", "1,4", "--contexts", "32,100,9999", "--prompts", "20", "--warmup", "3",
         "--steps", "8", "--requests", "3", "--seconds", "0.1")  # fmt: skip
+STEP = ("decode", "transfer")
 
 
 @pytest.fixture(scope="module")
@@ -43,6 +44,8 @@ def llm():
 def test_everything_is_measured_but_what_does_not_fit(record):
     assert [result["name"] for result in record["results"]] == [
         "memory_speed",
+        # The default context is all that the model takes: 4 of the 8 steps lie behind this one.
+        *(f"{each}/batch={batch}/context=506" for batch in (1, 4) for each in STEP),
         "decode/batch=1/context=32", "transfer/batch=1/context=32",
         "decode/batch=1/context=100", "transfer/batch=1/context=100",
         "first_token/tokens=20",
@@ -50,11 +53,7 @@ def test_everything_is_measured_but_what_does_not_fit(record):
         *(f"fusion/batch=1/{variant.name}" for variant in variants()),
         "serving/all", "serving/answers", "serving/waste",
     ]  # fmt: skip
-    # The model takes 512 tokens; these are the default context, and one that was asked for.
-    assert record["left_out"] == {
-        f"decode/batch={batch}/context={context}": "the model's context is shorter"
-        for batch, context in [(1, 512), (4, 512), (1, 9999)]
-    }
+    assert record["left_out"] == {"decode/batch=1/context=9999": "the model's context is shorter"}
 
 
 def test_every_figure_is_ordered_and_finite(record):
@@ -94,13 +93,31 @@ def test_counted_steps_lie_around_the_context(context, warmup, steps):
     assert plan.warmup <= warmup
     assert 1 <= plan.steps <= steps
     # The prompt, the token that comes with it, the warm-up, and half of what counts.
-    assert plan.prompt_tokens + 1 + plan.warmup + plan.steps // 2 == context
+    assert plan.prompt_tokens + 1 + plan.warmup + plan.steps // 2 == plan.context == context
 
 
 def test_near_the_longest_sequence_there_are_fewer_steps():
     plan = DecodePlan.around(500, 100, 500, longest=512)
     assert plan.steps == 20
     assert plan.final_tokens <= 512
+
+
+@pytest.mark.parametrize("context", [8190, 8191, 8192])
+def test_a_context_of_all_that_a_model_takes_gives_way_until_some_steps_fit(context):
+    plan = DecodePlan.around(context, 100, 500, longest=8192)
+    assert (plan.context, plan.warmup, plan.steps) == (8180, 100, 20)
+    assert plan.final_tokens <= 8192
+    assert DecodePlan.around(context, 0, 6, longest=8192).context == 8187
+    assert DecodePlan.around(8193, 100, 500, longest=8192).context == 8193
+
+
+@pytest.mark.parametrize("longest", [8, 12, 20, 30, 512])
+def test_a_short_model_has_room_for_a_step_around_any_context(longest):
+    for context in range(4, longest + 1):
+        plan = DecodePlan.around(context, 100, 500, longest)
+        assert plan.prompt_tokens >= 1
+        assert plan.steps >= 1
+        assert plan.final_tokens <= longest
 
 
 def test_steps_give_each_sequence_a_token_and_leave_nothing_behind(llm):
@@ -137,9 +154,11 @@ def test_what_does_not_fit_together_is_refused(llm):
     timer = EngineTimer(llm)
     plan = DecodePlan.around(500, 0, 5)
     room = timer.kv_cache.allocator.num_blocks * timer.kv_cache.block_size
-    assert not timer.fits(room // 400, plan)
-    with pytest.raises(CacheError, match="do not fit into the KV cache"):
+    assert timer.obstacle(1, plan) is None
+    with pytest.raises(CacheError, match="it does not fit into the KV cache"):
         timer.decode(room // 400, plan)
+    with pytest.raises(CacheError, match="the model's context is shorter"):
+        timer.decode(1, DecodePlan.around(600, 0, 5))
 
 
 def test_the_clock_is_asked_around_each_step(llm):
@@ -278,7 +297,8 @@ def test_the_persistent_kernel_is_compared_at_each_context_that_fits():
         return LLM(MODEL, device="cpu", max_num_seqs=1)
 
     made: list[bool] = []
-    plan = {"warmup": 2, "steps": 4, "seconds": 0.1, "seed": 0, "budget": Budget(600, PARTS)}
+    budget = Budget(600, PARTS)
+    plan = {"warmup": 2, "steps": 4, "seconds": 0.1, "seed": 0, "budget": budget}
     found = list(persistent_results(load, (32, 9999), **plan))
     assert made == [False, True]
     assert [each.name for each in found] == [
@@ -286,6 +306,10 @@ def test_the_persistent_kernel_is_compared_at_each_context_that_fits():
         "persistent/context=32/kernel", "persistent/context=16/kernel",
     ]  # fmt: skip
     assert all(each.statistic.unit == "ms" and each.statistic.n == 4 for each in found)
+    assert budget.left_out == {
+        f"persistent/context=9999/{way}": "the model's context is shorter"
+        for way in ("graph", "kernel")
+    }
 
 
 @pytest.mark.gpu
@@ -303,6 +327,11 @@ def test_a_record_says_why_the_persistent_kernel_did_not_run():
 def test_an_unknown_part_is_refused():
     with pytest.raises(LLMNumbaError, match="There is no part 'dance'"):
         EngineSettings(MODEL, "cpu", parts=("decode", "dance"))
+
+
+def test_a_context_without_room_for_a_prompt_is_refused():
+    with pytest.raises(LLMNumbaError, match="A context of 3 has no room"):
+        EngineSettings(MODEL, "cpu", contexts=(512, 3))
 
 
 @pytest.mark.parametrize(

@@ -86,8 +86,8 @@ def test_all_sequences_of_a_large_batch_decode_together(monkeypatch):
     ("arguments", "cause"),
     [(["--device", "cuda"], "device='cuda' cannot be used"),
      (["--device", "sim"], "it has no time"),
-     (["--context", "600"], "do not fit into the KV cache"),
-     (["--batch", "20", "--num-blocks", "40"], "do not fit into the KV cache"),
+     (["--context", "600"], "the model's context is shorter"),
+     (["--batch", "20", "--num-blocks", "40"], "the model's context is shorter"),
      (["--prefill", "513"], "is more than the 512 tokens"),
      (["--out", "/"], "cannot be written")],
 )  # fmt: skip
