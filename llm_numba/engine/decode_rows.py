@@ -11,8 +11,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from llm_numba.engine.request import Sequence
-from llm_numba.engine.sampler import sampling_fields
 from llm_numba.engine.step import IN_FLIGHT, Work
+from llm_numba.engine.step_inputs import sampling_fields
 from llm_numba.kvcache import PagedKVCache
 
 # The rows of the matrix of words; the last ones change with each step.

@@ -6,17 +6,18 @@ the next one begins with stay on the device, in the rows where the step before s
 
 import numpy as np
 
-from llm_numba import ops
 from llm_numba.engine import faults
 from llm_numba.engine.decode_graphs import DecodeGraphs, Mode, Progress
 from llm_numba.engine.decode_rows import Bucket
+from llm_numba.engine.executor import Executor
 from llm_numba.engine.request import Sequence
 from llm_numba.engine.sampler import find_logprobs, is_eager, report_logprobs, sample_tokens
-from llm_numba.engine.step import IN_FLIGHT, Sampled, Step, Work
+from llm_numba.engine.step import Sampled, Step, Work
+from llm_numba.engine.step_inputs import batch_inputs, sampling_inputs, text_inputs
 from llm_numba.errors import EngineError
 from llm_numba.kvcache import BlockTable, PagedKVCache
-from llm_numba.models import Decoder, ForwardBatch
-from llm_numba.runtime import Array, Download, kind_of, to_host, upload
+from llm_numba.models import Decoder
+from llm_numba.runtime import Array, Download, kind_of, to_host
 
 
 class ModelRunner:
@@ -55,6 +56,7 @@ class ModelRunner:
         self.model = model
         self.kv_cache = kv_cache
         self.depth = 0
+        self._executor = Executor(model, kv_cache)
         self._decode: DecodeGraphs | None = None
         self._samplers: list[Sequence] = []  # of the last step
         self._sources: dict[Sequence, int] = {}  # where it put their tokens
@@ -135,9 +137,9 @@ class ModelRunner:
         start = table.num_tokens
         try:
             slots = table.append_slots(len(token_ids))
-            batch = self._batch([(token_ids, start, slots, table)], [0] * len(token_ids))
+            batch = text_inputs(token_ids, start, slots, table)
             with faults.reported("a prompt's logits"):
-                return to_host(self.model.logits(self.model.forward(batch, self.kv_cache)))
+                return to_host(self._executor.logits(batch, self._executor.forward(batch)))
         except BaseException:
             # Also for Ctrl-C: a table must never claim a token whose key was not written.
             table.truncate(start)
@@ -171,68 +173,15 @@ class ModelRunner:
             return []
         before = self._before()
         out = None if self._decode is None else before[: len(samplers)]
-        draws = [
-            work.start + len(work.token_ids) - len(work.sequence.request.prompt_token_ids)
-            for work in works
-            for _ in work.samplers
-        ]
-        in_flight = [
-            self._sources[work.sequence] if work.token_ids[-1] == IN_FLIGHT else -1
-            for work in works
-            for _ in work.samplers
-        ]
-        self._sampled = sample_tokens(logits, samplers, draws, in_flight, before, out)
-        return [self._sampled, *find_logprobs(logits, self._sampled, samplers)]
+        asked = sampling_inputs(works, self._sources, self.model.config.vocab_size)
+        self._sampled = sample_tokens(logits, asked, before, out)
+        return [self._sampled, *find_logprobs(logits, self._sampled, asked.num_logprobs)]
 
     def _logits(self, works: list[Work]) -> Array | None:
         """Run the model, kernel by kernel; score what follows, a row for each sampler."""
-        sources = [
-            self._sources[work.sequence] if token == IN_FLIGHT else 0
-            for work in works
-            for token in work.token_ids
-        ]
-        batch = self._batch(
-            [(w.token_ids, w.start, w.slots, w.sequence.table) for w in works], sources
-        )
-        hidden = self.model.forward(batch, self.kv_cache)
-        ends = np.cumsum([len(work.token_ids) for work in works])
-        sampling = [i for i, work in enumerate(works) if work.samplers]
-        if not sampling:
-            return None
-        if len(sampling) < len(hidden):
-            hidden = self._rows(hidden, ends[sampling] - 1)
-        logits = self.model.logits(hidden)
-        # The samples of one prompt part here: each draws from the same row.
-        rows = [row for row, i in enumerate(sampling) for _ in works[i].samplers]
-        return logits if len(rows) == len(sampling) else self._rows(logits, rows)
-
-    def _rows(self, x: Array, indices: np.ndarray | list[int]) -> Array:
-        """Pick rows of a device's array by indices on the host."""
-        return ops.embedding(*upload([np.asarray(indices, np.int32)], like=x), x)
-
-    def _batch(
-        self, work: list[tuple[list[int], int, list[int], BlockTable]], sources: list[int]
-    ) -> ForwardBatch:
-        token_ids: list[int] = []
-        positions: list[int] = []
-        slots: list[int] = []
-        starts = [0]
-        for new_ids, start, new_slots, _ in work:
-            token_ids += new_ids
-            positions += range(start, start + len(new_ids))
-            slots += new_slots
-            starts.append(len(token_ids))
-        width = max(len(table.blocks) for *_, table in work)
-        block_tables = np.zeros((len(work), width), np.int32)
-        for row, (*_, table) in zip(block_tables, work, strict=True):
-            row[: len(table.blocks)] = table.blocks
-        context_lens = [start + len(new_ids) for new_ids, start, *_ in work]
-        lists = (token_ids, sources, positions, slots, block_tables, starts, context_lens)
-        arrays = [np.asarray(values, np.int32) for values in lists]
-        tokens, places, *others = upload(arrays, like=self.model.lm_head)
-        if IN_FLIGHT in token_ids:
-            tokens = ops.fill_in_tokens(tokens, places, self._before())
-        return ForwardBatch(tokens, *others)
+        batch = batch_inputs(works, self._sources)
+        hidden = self._executor.forward(batch, self._before())
+        return self._executor.logits(batch, hidden) if len(batch.drawn) else None
 
 
 class SubmittedStep:

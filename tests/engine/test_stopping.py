@@ -104,7 +104,7 @@ def write(tiny_llm: LLM, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Compl
             script = tiny_llm.tokenizer.encode(script, add_special_tokens=False)
         monkeypatch.setattr(
             "llm_numba.engine.runner.sample_tokens",
-            lambda logits, sequences, draws, *_: np.array([script[draw] for draw in draws]),
+            lambda logits, asked, *_: np.array([script[draw] for draw in asked.draws]),
         )
         params = SamplingParams(**{"max_tokens": len(script), **fields})
         chunks = list(tiny_llm.stream("prompt", params))
