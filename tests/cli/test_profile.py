@@ -87,7 +87,7 @@ def test_all_sequences_of_a_large_batch_decode_together(monkeypatch):
     [(["--device", "cuda"], "device='cuda' cannot be used"),
      (["--device", "sim"], "it has no time"),
      (["--context", "600"], "the model's context is shorter"),
-     (["--batch", "20", "--num-blocks", "40"], "the model's context is shorter"),
+     (["--batch", "20", "--num-blocks", "40"], "it does not fit into the KV cache"),
      (["--prefill", "513"], "is more than the 512 tokens"),
      (["--out", "/"], "cannot be written")],
 )  # fmt: skip
