@@ -63,7 +63,8 @@ class PersistentDecoder:
         batch : ForwardBatch
             Of one token.
         out : int64 [1], optional
-            Where the most likely next token goes, the first of equals.
+            Where the most likely next token goes, the first of equals;
+            :data:`~llm_numba.engine.step.NOT_FINITE` if the largest logit is not a finite number.
 
         Returns
         -------

@@ -32,7 +32,7 @@ from llm_numba.kernels.persistent_stream import (
 )
 from llm_numba.kernels.reduce import warp_sum
 from llm_numba.kernels.rows import MAX_WARPS
-from llm_numba.kernels.sampling_numbers import column_of_ranked, key_of, ranked
+from llm_numba.kernels.sampling_numbers import column_of_ranked, has_finite_maximum, key_of, ranked
 from llm_numba.kernels.sampling_parts import LEAST_RANK, max_over_block, max_over_warp
 from llm_numba.runtime import starts_together
 
@@ -246,7 +246,7 @@ def chooser(shape):
                 rank = max(rank, best[b])
             rank = max_over_warp(rank)
             if cuda.threadIdx.x == 0:
-                out[0] = column_of_ranked(rank)
+                out[0] = column_of_ranked(rank) if has_finite_maximum(rank) else -1
                 epoch[0] += 1
 
     return choose

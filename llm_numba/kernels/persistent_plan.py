@@ -117,7 +117,8 @@ def plan(
     space : Workspace
     logits : float32 [V]
     out : int64 [1]
-        The most likely token, the first of equals.
+        The most likely token, the first of equals; -1 if the largest logit is not a finite number,
+        or any is NaN.
 
     Returns
     -------

@@ -146,6 +146,22 @@ def test_a_step_has_the_same_bits_again(models, device):
     np.testing.assert_array_equal(again, first)
 
 
+@pytest.mark.parametrize("wrong", [np.nan, np.inf, -np.inf])
+def test_there_is_no_token_where_the_largest_logit_is_not_finite(wrong, models, device):
+    """As in `argmax`: an engine must hear that a model is broken, by whatever kernel."""
+    model = model_of(models, USUAL, "float32", device)
+    weights, caches = model.on_device
+    norms = model.norms.copy()
+    norms[-1] = wrong
+    model.on_device = weights._replace(norms=model.put(norms)), caches
+    try:
+        logits, chosen = model.step(7, 50)
+    finally:
+        model.on_device = weights, caches
+    assert not np.isfinite(logits.max())
+    assert chosen.tolist() == [-1]
+
+
 def test_counters_may_overflow(models, device):
     """After so many steps that the next one's arrivals are counted past 2**31."""
     model = model_of(models, USUAL, "float32", device)
