@@ -53,9 +53,14 @@ class TensorInfo:
         return int(np.prod(self.shape, dtype=np.int64))
 
     @property
+    def itemsize(self) -> int:
+        """Bytes of a number on disk; 0 for a format we do not read."""
+        return STORAGE_BYTES.get(self.storage, 0)
+
+    @property
     def num_bytes(self) -> int:
         """Bytes on disk; 0 for a format we do not read."""
-        return self.num_elements * STORAGE_BYTES.get(self.storage, 0)
+        return self.num_elements * self.itemsize
 
     @property
     def dtype(self) -> np.dtype:

@@ -4,6 +4,9 @@ A model asks by the names of a checkpoint, and says which tensors it wants stack
 value as one product, gate and up as another. The answer lies on the device, in the format that it
 computes in. :class:`FileWeights` reads it from safetensors files, :class:`RandomWeights` makes it
 up.
+
+Where several ranks share a model each asks for the same names, and gets its *windows* of them:
+ranges of rows, or of columns. Nothing else is read.
 """
 
 import contextlib
@@ -11,6 +14,7 @@ import hashlib
 import math
 import os
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Self
 
@@ -19,6 +23,7 @@ from safetensors import safe_open
 
 from llm_numba import ops
 from llm_numba.models.checkpoint import Checkpoint, Progress, TensorInfo, open_safetensors
+from llm_numba.models.split import Window
 from llm_numba.reference.random_weights import SPREAD
 from llm_numba.runtime import Array, reserve_gpu_memory, to_device, write_to, zeros
 from llm_numba.runtime.staging import Staging
@@ -42,6 +47,9 @@ class WeightLoader(ABC):
     dtype : dtype
     progress : callable(name, done_bytes, total_bytes), optional
     device : {"cpu", "cuda", "sim"}
+    windows : mapping of str to tuple of Window, optional
+        What to bring of each tensor, see :func:`llm_numba.models.split.windows_of`; by default all
+        of all.
     """
 
     def __init__(
@@ -50,25 +58,29 @@ class WeightLoader(ABC):
         dtype: np.dtype,
         progress: Progress | None = None,
         device: str = "cpu",
+        windows: Mapping[str, tuple[Window, ...]] | None = None,
     ) -> None:
         self._tensors = checkpoint.tensors
+        self._windows = windows or {
+            name: (tuple(map(range, info.shape)),) for name, info in checkpoint.tensors.items()
+        }
         self._dtype = dtype
         self._device = device
         self._progress = progress
-        self._total = sum(info.num_bytes for info in checkpoint.tensors.values())
+        self._total = sum(map(self._stored_bytes, self._windows))
         self._done = 0
         self._exits = contextlib.ExitStack()
 
     def __enter__(self) -> Self:
         if self._device == "cuda":
-            sizes = (info.num_elements * self._dtype.itemsize for info in self._tensors.values())
+            sizes = (self._num_elements(name) * self._dtype.itemsize for name in self._windows)
             reserve_gpu_memory(sum(-(-size // _GRANULE) * _GRANULE for size in sizes))
         return self
 
     def __exit__(self, *error: Any) -> bool | None:
         return self._exits.__exit__(*error)
 
-    def __call__(self, *names: str, transpose: bool = False) -> Array:
+    def __call__(self, *names: str, transpose: bool = False) -> Array | None:
         """Bring tensors, stacked along their first axis.
 
         Parameters
@@ -80,21 +92,30 @@ class WeightLoader(ABC):
 
         Returns
         -------
-        array of the device
-            Contiguous, in the compute format.
+        array of the device or None
+            Contiguous, in the compute format; None where another rank holds it all.
         """
-        shapes = [self._tensors[name].shape for name in names]
+        pieces = [(name, window) for name in names for window in self._windows[name]]
+        if not pieces:
+            return None
+        shapes = [tuple(map(len, window)) for _, window in pieces]
         shapes = [shape[::-1] for shape in shapes] if transpose else shapes
         rows = sum(shape[0] for shape in shapes)
         out = zeros((rows, *shapes[0][1:]), self._dtype, self._device)
         row = 0
-        for name, shape in zip(names, shapes, strict=True):
-            self._fill(out[row : row + shape[0]], name, transpose)
+        for (name, window), shape in zip(pieces, shapes, strict=True):
+            self._fill(out[row : row + shape[0]], name, window, transpose)
             row += shape[0]
-            self._done += self._tensors[name].num_bytes
+            self._done += math.prod(shape) * self._tensors[name].itemsize
             if self._progress:
                 self._progress(name, self._done, self._total)
         return out
+
+    def _num_elements(self, name: str) -> int:
+        return sum(math.prod(map(len, window)) for window in self._windows[name])
+
+    def _stored_bytes(self, name: str) -> int:
+        return self._num_elements(name) * self._tensors[name].itemsize
 
     def place(self, array: np.ndarray) -> Array:
         """Bring an array of the host to where the weights are.
@@ -111,8 +132,8 @@ class WeightLoader(ABC):
         return array if self._device == "cpu" else to_device(array, self._device)
 
     @abstractmethod
-    def _fill(self, out: Array, name: str, transpose: bool) -> None:
-        """Write a tensor, transposed or not, into its rows of a stack."""
+    def _fill(self, out: Array, name: str, window: Window, transpose: bool) -> None:
+        """Write a window of a tensor, transposed or not, into its rows of a stack."""
 
 
 class FileWeights(WeightLoader):
@@ -120,7 +141,8 @@ class FileWeights(WeightLoader):
 
     For the CPU and the simulator files are mapped into memory, and copied and converted tensor by
     tensor. For a GPU they are read in pieces, on the way while the next are read, and converted
-    where they land: see :mod:`llm_numba.runtime.staging`.
+    where they land: see :mod:`llm_numba.runtime.staging`. That takes what lies in one piece, as
+    rows do; columns go through the mapped file.
     """
 
     _staging: Staging | None = None
@@ -136,31 +158,36 @@ class FileWeights(WeightLoader):
             self._staging = self._exits.enter_context(Staging(self._total))
         return self
 
-    def _fill(self, out: Array, name: str, transpose: bool) -> None:
+    def _fill(self, out: Array, name: str, window: Window, transpose: bool) -> None:
         info = self._tensors[name]
-        if self._staging is None or info.dtype == np.float64:
-            tensor = self._map(name, info)
+        in_one_piece = all(map(_is_whole, window[1:], info.shape[1:]))
+        if self._staging is None or info.dtype == np.float64 or not in_one_piece:
+            tensor = self._map(name, info, window)
             write_to(out, tensor.T if transpose else tensor)
         elif transpose:
-            stored = zeros(info.shape, self._dtype, self._device)
-            self._send(info, stored)
+            stored = zeros(tuple(map(len, window)), self._dtype, self._device)
+            self._send(info, window, stored)
             self._staging.wait()
             ops.transpose(stored, out=out)
         else:
-            self._send(info, out)
+            self._send(info, window, out)
 
-    def _send(self, info: TensorInfo, target: Array) -> None:
+    def _send(self, info: TensorInfo, window: Window, target: Array) -> None:
         if info.path not in self._files:
             self._files[info.path] = os.open(info.path, os.O_RDONLY)
-        file = self._files[info.path]
-        self._staging.send(file, info.begin, target, info.dtype, ops.convert)
+        row_bytes = math.prod(info.shape[1:]) * info.itemsize
+        begin = info.begin + window[0].start * row_bytes
+        self._staging.send(self._files[info.path], begin, target, info.dtype, ops.convert)
 
-    def _map(self, name: str, info: TensorInfo) -> np.ndarray:
+    def _map(self, name: str, info: TensorInfo, window: Window) -> np.ndarray:
         if info.path != self._mapped_path or self._read_since_open > REOPEN_AFTER_BYTES:
             self._mapped, self._mapped_path = open_safetensors(info.path), info.path
             self._read_since_open = 0
-        self._read_since_open += info.num_bytes
-        return self._mapped.get_tensor(name)
+        self._read_since_open += math.prod(map(len, window)) * info.itemsize
+        if all(map(_is_whole, window, info.shape)):
+            return self._mapped.get_tensor(name)
+        part = tuple(slice(indices.start, indices.stop) for indices in window)
+        return self._mapped.get_slice(name)[part]
 
 
 class RandomWeights(WeightLoader):
@@ -174,12 +201,17 @@ class RandomWeights(WeightLoader):
     layer, and logits too, be the model small or large.
     """
 
-    def _fill(self, out: Array, name: str, transpose: bool) -> None:
+    def _fill(self, out: Array, name: str, window: Window, transpose: bool) -> None:
         key = int.from_bytes(hashlib.blake2b(name.encode(), digest_size=8).digest(), "little")
+        shape = self._tensors[name].shape
+        if transpose:
+            shape, window = shape[::-1], window[::-1]
+        # Numbers are counted along the rows of the whole tensor.
+        place = {"first": window[-1].start + window[0].start * shape[-1], "pitch": shape[-1]}
         if out.ndim > 1:
-            ops.fill_random(out, key, _step(out.shape[-1]))
+            ops.fill_random(out, key, _step(shape[-1]), **place)
         elif name.endswith(".bias"):
-            ops.fill_random(out, key, _step(_BIAS_INPUTS))
+            ops.fill_random(out, key, _step(_BIAS_INPUTS), first=window[0].start)
         else:
             ops.fill_random(out, key, 0.0, centre=1.0)
 
@@ -190,3 +222,7 @@ _BIAS_INPUTS = 4096
 
 def _step(inputs: int) -> float:
     return 2.0 ** -round(math.log2(SPREAD * math.sqrt(inputs)))
+
+
+def _is_whole(indices: range, length: int) -> bool:
+    return len(indices) == length

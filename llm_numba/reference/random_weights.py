@@ -36,19 +36,32 @@ SPREAD = ((256**2 - 1) / 3) ** 0.5
 _TURN_CALLS = 1 << 15
 
 
-def fill_random(out: np.ndarray, key: int, step: float, centre: float = 0.0) -> np.ndarray:
-    """Fill an array with random numbers, in place.
+def fill_random(
+    out: np.ndarray,
+    key: int,
+    step: float,
+    centre: float = 0.0,
+    *,
+    first: int = 0,
+    pitch: int | None = None,
+) -> np.ndarray:
+    """Fill an array with random numbers, in place: with all of a tensor's, or a window of them.
 
     Parameters
     ----------
     out : float [...]
-        C-contiguous, of less than 2^36 numbers.
+        C-contiguous; the tensor has less than 2^36 numbers.
     key : int
         Of 64 bits: another key, other numbers.
     step : float
         s: half of what neighbouring values are apart.
     centre : float
         c: their mean.
+    first : int
+        Which of the tensor's numbers comes first.
+    pitch : int, optional
+        How many numbers of the tensor a row of `out` begins behind the row before; by default its
+        length: then there are no gaps.
 
     Returns
     -------
@@ -56,15 +69,27 @@ def fill_random(out: np.ndarray, key: int, step: float, centre: float = 0.0) -> 
         `out`.
     """
     flat = out.reshape(-1)
+    length = out.shape[-1] if pitch is not None and pitch != out.shape[-1] else flat.size
+    for row, begin in enumerate(range(0, flat.size, max(1, length))):
+        _fill_run(flat[begin : begin + length], first + row * (pitch or 0), key, step, centre)
+    return out
+
+
+def _fill_run(out: np.ndarray, first: int, key: int, step: float, centre: float) -> None:
+    """Fill an array [n] with numbers that follow one another."""
     group = LANES * BYTES
+    # Turns begin where a group does, but for the first.
     turn = _TURN_CALLS * BYTES
-    for begin in range(0, flat.size, turn):
-        piece = flat[begin : begin + turn]
-        calls = -(-piece.size // group) * LANES
-        first = begin // BYTES
-        words = philox4x32((np.arange(first, first + calls, dtype=np.uint64), 0, 0, 0), key)
+    begin, place = 0, first
+    while begin < out.size:
+        skipped = place % group
+        piece = out[begin : begin + turn - skipped]
+        calls = -(-(skipped + piece.size) // group) * LANES
+        call = place // group * LANES
+        words = philox4x32((np.arange(call, call + calls, dtype=np.uint64), 0, 0, 0), key)
         # [group, call in it, byte of it]; the numbers of a group are in the order [byte, call].
         each = np.stack(words, axis=-1).astype("<u4").view(np.uint8).reshape(-1, LANES, BYTES)
-        numbers = 2 * each.transpose(0, 2, 1).reshape(-1)[: piece.size].astype(np.int16) - 255
+        numbers = each.transpose(0, 2, 1).reshape(-1)[skipped : skipped + piece.size]
+        numbers = 2 * numbers.astype(np.int16) - 255
         piece[...] = np.float32(centre) + numbers.astype(np.float32) * np.float32(step)
-    return out
+        begin, place = begin + piece.size, place + piece.size
