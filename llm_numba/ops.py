@@ -38,10 +38,13 @@ __all__ = [
     "add_rms_norm",
     "apply_penalties",
     "argmax",
+    "argmax_of_parts",
+    "argmax_part",
     "causal_attention",
     "convert",
     "copy_blocks",
     "embedding",
+    "embedding_part",
     "embedding_with_positions",
     "fill_in_tokens",
     "fill_random",
@@ -190,3 +193,8 @@ apply_penalties = _twins(reference.apply_penalties, "sampling_penalties")
 sample_tokens = _twins(reference.sample_tokens, "sampling")
 top_logprobs = _twins(reference.top_logprobs, "sampling_logprobs")
 log_softmax = _twins(reference.log_softmax, "sampling_logprobs")
+
+# Both ends of a model whose vocabulary is spread over ranks.
+embedding_part = _twins(reference.embedding_part, "vocabulary")
+argmax_part = _twins(reference.argmax_part, "vocabulary")
+argmax_of_parts = _twins(reference.argmax_of_parts, "vocabulary")

@@ -86,9 +86,25 @@ def argmax(logits: Any, *, out: Any = None, stream: Any = None) -> Any:
 
 
 def _argmax_plan(logits: Any, out: Any) -> tuple[Launch, ...]:
-    nothing, no_masses = _histogram(logits, 0)
-    best, first = _best_plan(logits, nothing, nothing, no_masses, nothing)
+    best, first = best_plan(logits)
     return first, Launch(row_argmax, (-(-len(logits) // 4),), (32, 4), (logits, best, out))
+
+
+def best_plan(logits: Any) -> tuple[Any, Launch]:
+    """Plan the read that finds the largest logit of each share of a row, and nothing else.
+
+    Parameters
+    ----------
+    logits : array [B, V]
+
+    Returns
+    -------
+    best : int64 [B, shares]
+        What the launch writes, see :func:`llm_numba.kernels.sampling_parts.row_best`.
+    launch : Launch
+    """
+    nothing, no_masses = _histogram(logits, 0)
+    return _best_plan(logits, nothing, nothing, no_masses, nothing)
 
 
 def sample_tokens(

@@ -15,6 +15,8 @@ from llm_numba.models.loading import (
     resolve_model,
 )
 from llm_numba.models.random import random_shapes
+from llm_numba.models.shares import rank_shapes, split_model
+from llm_numba.models.split import rank_config
 from llm_numba.models.tensors import tensor_shapes
 from llm_numba.models.tokenizer import IncrementalDetokenizer, Tokenizer
 
@@ -37,6 +39,9 @@ __all__ = [
     "open_model",
     "parse_config",
     "random_shapes",
+    "rank_config",
+    "rank_shapes",
     "resolve_model",
+    "split_model",
     "tensor_shapes",
 ]

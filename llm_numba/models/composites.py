@@ -23,12 +23,81 @@ class Composites:
     Parameters
     ----------
     config : ModelConfig
+        What is here: where ranks share a model, a rank's part of it.
     execution : Execution
     """
 
     def __init__(self, config: ModelConfig, execution: Execution) -> None:
         self.config = config
         self.execution = execution
+
+    def embed(
+        self,
+        token_ids: Array,
+        weight: Array,
+        positions: Array | None = None,
+        position_weight: Array | None = None,
+    ) -> Array:
+        """Begin the residual stream.
+
+        Parameters
+        ----------
+        token_ids : int [N]
+        weight : float [V, E]
+        positions : int [N], optional
+        position_weight : float [T, E], optional
+            Learned positions, of the models that have them.
+
+        Returns
+        -------
+        float [N, E]
+        """
+        if position_weight is None:
+            return ops.embedding(token_ids, weight)
+        return ops.embedding_with_positions(token_ids, positions, weight, position_weight)
+
+    def close(self, x: Array, weight: Array, bias: Array | None, residual: Array) -> Array:
+        """Multiply what a block made, and add it to the residual stream.
+
+        Parameters
+        ----------
+        x : float [M, K]
+        weight : float [E, K]
+        bias : float [E] or None
+        residual : float [M, E]
+
+        Returns
+        -------
+        float [M, E]
+        """
+        return self.product(x, weight, bias, residual=residual)
+
+    def whole_rows(self, scores: Array) -> Array:
+        """Make logits of the whole vocabulary of those that are here.
+
+        Parameters
+        ----------
+        scores : float [N, V]
+
+        Returns
+        -------
+        float [N, V]
+        """
+        return scores
+
+    def best_tokens(self, scores: Array) -> Array:
+        """Pick the token with the largest logit, the first of equals.
+
+        Parameters
+        ----------
+        scores : float [N, V]
+
+        Returns
+        -------
+        int64 [N]
+            -1 where the largest logit is not a finite number, or any is NaN.
+        """
+        return ops.argmax(scores)
 
     def product(
         self,

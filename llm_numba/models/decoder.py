@@ -6,55 +6,96 @@ import numpy as np
 
 from llm_numba.kvcache import PagedKVCache
 from llm_numba.models.batch import ForwardBatch
-from llm_numba.models.composites import Composites
 from llm_numba.models.config import ModelConfig
 from llm_numba.models.execution import Execution
+from llm_numba.models.split import rank_config
+from llm_numba.models.tensor_parallel import composites_of
+from llm_numba.parallel import Partition
 from llm_numba.runtime import Array
 
 
 class Decoder(ABC):
-    """A model as the engine sees it.
+    """A model as the engine sees it, or the part of one that a rank holds.
 
     Parameters
     ----------
     config : ModelConfig
-    lm_head : float [V, E]
+        Of the whole model.
+    lm_head : float [V/P, E] or None
+        The rows of this rank's tokens; None before the last stage.
+    anchor : float array
+        Any weight that is here.
     execution : Execution
+    partition : Partition
 
     Attributes
     ----------
+    config : ModelConfig
+        Of what is here, see :func:`llm_numba.models.split.rank_config`.
     composites : Composites
         What layers are made of.
+    lm_head : float [V/P, E] or None
+        None before the last stage.
+    anchor : float array
+        Inputs go where it lies, in the format that it has.
     logits_dtype : str
         float32, or float64 where the weights are.
     """
 
-    def __init__(self, config: ModelConfig, lm_head: Array, execution: Execution) -> None:
-        self.config = config
+    def __init__(
+        self,
+        config: ModelConfig,
+        lm_head: Array | None,
+        anchor: Array,
+        execution: Execution,
+        partition: Partition,
+    ) -> None:
+        self.config = rank_config(config, partition)
         self.execution = execution
-        self.composites = Composites(config, execution)
+        self.partition = partition
+        self.composites = composites_of(self.config, execution, partition)
         self.lm_head = lm_head
+        self.anchor = anchor
         # 16 bits cannot tell apart tokens that are nearly as likely as each other.
-        self.logits_dtype = np.promote_types(lm_head.dtype, np.float32).name
+        self.logits_dtype = np.promote_types(anchor.dtype, np.float32).name
 
     @abstractmethod
-    def forward(self, batch: ForwardBatch, kv_cache: PagedKVCache) -> Array:
-        """Run every layer over the new tokens and store their keys and values.
+    def forward(
+        self, batch: ForwardBatch, kv_cache: PagedKVCache, hidden: Array | None = None
+    ) -> Array:
+        """Run the layers over the new tokens and store their keys and values.
 
         Parameters
         ----------
         batch : ForwardBatch
         kv_cache : PagedKVCache
+            Of the layers that are here, which count from 0.
+        hidden : float [N, E], optional
+            What the stage before returned; None on the first.
 
         Returns
         -------
         float [N, E]
-            The residual stream behind the last layer.
+            The residual stream behind the last layer that is here, the same on all tensor ranks.
         """
 
     @abstractmethod
+    def scores(self, hidden: Array) -> Array:
+        """Score the tokens whose rows of the LM head are here as the next one.
+
+        Parameters
+        ----------
+        hidden : float [N, E]
+            As of :meth:`logits`.
+
+        Returns
+        -------
+        float32 [N, V/P]
+            float64 where the weights are.
+        """
+
     def logits(self, hidden: Array) -> Array:
-        """Score every token of the vocabulary as the next one.
+        """Score every token of the vocabulary as the next one; on the last stage.
 
         Parameters
         ----------
@@ -64,5 +105,24 @@ class Decoder(ABC):
         Returns
         -------
         float32 [N, V]
-            float64 where the weights are.
+            float64 where the weights are. The same on all tensor ranks.
         """
+        return self.composites.whole_rows(self.scores(hidden))
+
+    def argmax(self, hidden: Array) -> Array:
+        """Pick the most likely token, the first of equals; on the last stage.
+
+        Ranks that share the vocabulary do not gather its logits for it.
+
+        Parameters
+        ----------
+        hidden : float [N, E]
+            As of :meth:`logits`.
+
+        Returns
+        -------
+        int64 [N]
+            -1 where the largest logit is not a finite number, or any is NaN. The same on all
+            tensor ranks.
+        """
+        return self.composites.best_tokens(self.scores(hidden))

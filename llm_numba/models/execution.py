@@ -1,8 +1,11 @@
 """How a model runs: which operations go together, and whether a token's bits depend on others."""
 
 from dataclasses import dataclass
+from typing import Literal
 
 from llm_numba.errors import EngineError
+
+LAYOUTS = ("megatron", "gather")
 
 
 @dataclass(frozen=True)
@@ -34,11 +37,16 @@ class Execution:
     overlap_launches : bool
         In decoding steps kernels start, and load weights, while the ones before them end; else
         each waits for the end of the one before. Not a bit changes. Off by default.
+    tensor_layout : {"megatron", "gather"}
+        Of several ranks that share each layer, how its products are cut: by columns and then by
+        rows, with one all-reduce a block; or all by columns, with an all-gather before and after
+        the product that ends a block. See :mod:`llm_numba.models.tensor_parallel`.
 
     Raises
     ------
     EngineError
-        If RoPE and the KV write are to be fused and the product before them is not.
+        If RoPE and the KV write are to be fused and the product before them is not, or there is no
+        such layout.
     """
 
     batch_invariant: bool = False
@@ -48,6 +56,7 @@ class Execution:
     fuse_rope_kv: bool = True
     fuse_sampling: bool = True
     overlap_launches: bool = False
+    tensor_layout: Literal["megatron", "gather"] = "megatron"
 
     def __post_init__(self) -> None:
         """Refuse what no operation can do."""
@@ -56,4 +65,9 @@ class Execution:
                 "fuse_rope_kv=True takes queries, keys and values from one array, and "
                 "fuse_qkv=False makes three.",
                 "Switch fuse_rope_kv off, too, or fuse_qkv on.",
+            )
+        if self.tensor_layout not in LAYOUTS:
+            raise EngineError(
+                f"tensor_layout={self.tensor_layout!r} is no layout of tensor parallelism.",
+                f"There are: {', '.join(LAYOUTS)}.",
             )

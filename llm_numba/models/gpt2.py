@@ -21,15 +21,19 @@ from llm_numba.models.config import ModelConfig
 from llm_numba.models.decoder import Decoder
 from llm_numba.models.execution import Execution
 from llm_numba.models.weights import WeightLoader
+from llm_numba.parallel import Partition
 from llm_numba.runtime import Array
 
 
 @dataclass(frozen=True)
 class Affine:
-    """A weight with its bias: of a linear layer, [N, K] and [N]; of a LayerNorm, [E] and [E]."""
+    """A weight with its bias: of a linear layer, [N, K] and [N]; of a LayerNorm, [E] and [E].
+
+    Where ranks share a model, one alone has the bias of a product that they add up.
+    """
 
     weight: Array
-    bias: Array
+    bias: Array | None
 
 
 @dataclass(frozen=True)
@@ -54,17 +58,25 @@ class GPT2Model(Decoder):
     prefix : str
         What tensor names begin with: "transformer." or, in the original files, nothing.
     execution : Execution
+    partition : Partition
     """
 
     def __init__(
-        self, config: ModelConfig, load: WeightLoader, prefix: str, execution: Execution
+        self,
+        config: ModelConfig,
+        load: WeightLoader,
+        prefix: str,
+        execution: Execution,
+        partition: Partition,
     ) -> None:
         def affine(name: str, transpose: bool = False) -> Affine:
             weight = load(f"{prefix}{name}.weight", transpose=transpose)
             return Affine(weight, load(f"{prefix}{name}.bias"))
 
-        self.wte = load(f"{prefix}wte.weight")
-        self.wpe = load(f"{prefix}wpe.weight")
+        tied = config.tie_word_embeddings
+        first, last = partition.is_first, partition.is_last
+        self.wte = load(f"{prefix}wte.weight") if first or (last and tied) else None
+        self.wpe = load(f"{prefix}wpe.weight") if first else None
         self.layers = [
             GPT2Layer(
                 norm_1=affine(f"h.{i}.ln_1"),
@@ -74,31 +86,34 @@ class GPT2Model(Decoder):
                 up=affine(f"h.{i}.mlp.c_fc", transpose=True),
                 down=affine(f"h.{i}.mlp.c_proj", transpose=True),
             )
-            for i in range(config.num_layers)
+            for i in partition.layers
         ]
-        self.final_norm = affine("ln_f")
-        tied = config.tie_word_embeddings
-        super().__init__(config, self.wte if tied else load("lm_head.weight"), execution)
+        self.final_norm = affine("ln_f") if last else None
+        lm_head = self.wte if tied and last else load("lm_head.weight") if last else None
+        super().__init__(config, lm_head, self.layers[0].qkv.weight, execution, partition)
 
-    def forward(self, batch: ForwardBatch, kv_cache: PagedKVCache) -> Array:
-        """Run every layer; see :meth:`Decoder.forward`."""
-        run, activation = self.composites, self.config.activation
-        r = ops.embedding_with_positions(batch.token_ids, batch.positions, self.wte, self.wpe)
+    def forward(
+        self, batch: ForwardBatch, kv_cache: PagedKVCache, hidden: Array | None = None
+    ) -> Array:
+        """Run the layers; see :meth:`Decoder.forward`."""
+        run, activation, r = self.composites, self.config.activation, hidden
+        if r is None:
+            r = run.embed(batch.token_ids, self.wte, batch.positions, self.wpe)
         for i, layer in enumerate(self.layers):
             qkv = run.qkv(self._norm(r, layer.norm_1), layer.qkv.weight, layer.qkv.bias)
             # Positions came with the embedding: nothing turns here.
             mixed = run.attention(i, qkv, batch, kv_cache)
-            r = run.product(mixed, layer.out.weight, layer.out.bias, residual=r)
+            r = run.close(mixed, layer.out.weight, layer.out.bias, r)
             x = self._norm(r, layer.norm_2)
             x = run.product(x, layer.up.weight, layer.up.bias, activation=activation)
-            r = run.product(x, layer.down.weight, layer.down.bias, residual=r)
+            r = run.close(x, layer.down.weight, layer.down.bias, r)
         return r
 
     def _norm(self, r: Array, norm: Affine) -> Array:
         return ops.layer_norm(r, norm.weight, norm.bias, self.config.norm_eps)
 
-    def logits(self, hidden: Array) -> Array:
-        """Score the next token; see :meth:`Decoder.logits`."""
+    def scores(self, hidden: Array) -> Array:
+        """Score the next token; see :meth:`Decoder.scores`."""
         x = self._norm(hidden, self.final_norm)
         return self.composites.product(x, self.lm_head, out_dtype=self.logits_dtype)
 

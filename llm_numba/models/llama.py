@@ -24,12 +24,13 @@ from llm_numba.models.config import ModelConfig
 from llm_numba.models.decoder import Decoder
 from llm_numba.models.execution import Execution
 from llm_numba.models.weights import WeightLoader
+from llm_numba.parallel import Partition
 from llm_numba.runtime import Array
 
 
 @dataclass(frozen=True)
 class LlamaLayer:
-    """One layer's weights.
+    """One layer's weights; where ranks share them, H, G and F are a rank's.
 
     Attributes
     ----------
@@ -69,17 +70,25 @@ class LlamaModel(Decoder):
     num_positions : int
         How many positions RoPE is tabulated for.
     execution : Execution
+    partition : Partition
     """
 
     def __init__(
-        self, config: ModelConfig, load: WeightLoader, num_positions: int, execution: Execution
+        self,
+        config: ModelConfig,
+        load: WeightLoader,
+        num_positions: int,
+        execution: Execution,
+        partition: Partition,
     ) -> None:
-        self.embed_tokens = load("model.embed_tokens.weight")
-        self.layers = [_load_layer(config, load, i) for i in range(config.num_layers)]
-        self.final_norm = load("model.norm.weight")
         tied = config.tie_word_embeddings
-        lm_head = self.embed_tokens if tied else load("lm_head.weight")
-        super().__init__(config, lm_head, execution)
+        first, last = partition.is_first, partition.is_last
+        has_table = first or (last and tied)
+        self.embed_tokens = load("model.embed_tokens.weight") if has_table else None
+        self.layers = [_load_layer(config, load, i) for i in partition.layers]
+        self.final_norm = load("model.norm.weight") if last else None
+        lm_head = self.embed_tokens if tied and last else load("lm_head.weight") if last else None
+        super().__init__(config, lm_head, self.layers[0].qkv, execution, partition)
         scaling = config.rope_scaling
         frequencies = ops.rope_frequencies(
             config.head_dim, config.rope_theta, scaling, num_positions
@@ -89,21 +98,23 @@ class LlamaModel(Decoder):
         tables = ops.rope_tables(frequencies, num_positions, self.logits_dtype, factor)
         self.cos, self.sin = map(load.place, tables)
 
-    def forward(self, batch: ForwardBatch, kv_cache: PagedKVCache) -> Array:
-        """Run every layer; see :meth:`Decoder.forward`."""
+    def forward(
+        self, batch: ForwardBatch, kv_cache: PagedKVCache, hidden: Array | None = None
+    ) -> Array:
+        """Run the layers; see :meth:`Decoder.forward`."""
         run, tables = self.composites, (self.cos, self.sin)
-        r = ops.embedding(batch.token_ids, self.embed_tokens)
+        r = run.embed(batch.token_ids, self.embed_tokens) if hidden is None else hidden
         for i, layer in enumerate(self.layers):
             qkv = run.qkv(r, layer.qkv, layer.qkv_bias, layer.input_norm)
             head_norms = (layer.q_norm, layer.k_norm)
             mixed = run.attention(i, qkv, batch, kv_cache, tables, head_norms)
-            r = run.product(mixed, layer.out, layer.out_bias, residual=r)
+            r = run.close(mixed, layer.out, layer.out_bias, r)
             inner = run.gated(r, layer.gate_up, layer.gate_up_bias, layer.post_attention_norm)
-            r = run.product(inner, layer.down, layer.down_bias, residual=r)
+            r = run.close(inner, layer.down, layer.down_bias, r)
         return r
 
-    def logits(self, hidden: Array) -> Array:
-        """Score the next token; see :meth:`Decoder.logits`."""
+    def scores(self, hidden: Array) -> Array:
+        """Score the next token; see :meth:`Decoder.scores`."""
         return self.composites.product(
             hidden, self.lm_head, norm=self.final_norm, out_dtype=self.logits_dtype
         )

@@ -17,7 +17,9 @@ from llm_numba.models.families import load_config
 from llm_numba.models.gpt2 import GPT2Model, gpt2_ignores, gpt2_tensors
 from llm_numba.models.llama import LlamaModel, llama_ignores, llama_tensors
 from llm_numba.models.random import PREFIX, SHAPES_DIR, RandomCheckpoint, resolve_shape
+from llm_numba.models.split import check_division, windows_of
 from llm_numba.models.weights import FileWeights, RandomWeights, WeightLoader
+from llm_numba.parallel import Partition
 
 BUNDLED_DIR = Path(__file__).parent / "bundled"
 
@@ -103,12 +105,12 @@ class ModelFiles:
     ----------
     config : ModelConfig
     checkpoint : Checkpoint
-    build : callable(WeightLoader, num_positions, Execution) -> Decoder
+    build : callable(WeightLoader, num_positions, Execution, Partition) -> Decoder
     """
 
     config: ModelConfig
     checkpoint: Checkpoint
-    build: Callable[[WeightLoader, int, Execution], Decoder]
+    build: Callable[[WeightLoader, int, Execution, Partition], Decoder]
 
 
 def open_checkpoint(directory: Path) -> Checkpoint:
@@ -154,7 +156,7 @@ def open_model(directory: Path) -> ModelFiles:
         return ModelFiles(
             config,
             checkpoint,
-            lambda load, num_positions, execution: GPT2Model(config, load, prefix, execution),
+            lambda load, num_positions, *more: GPT2Model(config, load, prefix, *more),
         )
     checkpoint.validate(llama_tensors(config), llama_ignores)
     return ModelFiles(config, checkpoint, functools.partial(LlamaModel, config))
@@ -167,8 +169,9 @@ def load_model(
     progress: Progress | None = None,
     device: str = "cpu",
     execution: Execution | None = None,
+    partition: Partition | None = None,
 ) -> Decoder:
-    """Read the weights, or make them up.
+    """Read the weights, or make them up: all, or those that a rank holds.
 
     Parameters
     ----------
@@ -183,10 +186,23 @@ def load_model(
     execution : Execution, optional
         How the model runs; by default with everything fused.
 
+    partition : Partition, optional
+        What this rank holds, see :func:`llm_numba.models.split_model`; by default everything.
+
     Returns
     -------
     Decoder
+
+    Raises
+    ------
+    ConfigError
+        If the model cannot be divided that way.
     """
+    execution = execution or Execution()
+    partition = partition or Partition.whole(files.config)
+    check_division(files.config, partition.tensor.size, execution.tensor_layout)
+    shapes = {name: info.shape for name, info in files.checkpoint.tensors.items()}
+    windows = windows_of(shapes, files.config, partition, execution.tensor_layout)
     loader = RandomWeights if isinstance(files.checkpoint, RandomCheckpoint) else FileWeights
-    with loader(files.checkpoint, dtype, progress, device) as load:
-        return files.build(load, num_positions, execution or Execution())
+    with loader(files.checkpoint, dtype, progress, device, windows) as load:
+        return files.build(load, num_positions, execution, partition)

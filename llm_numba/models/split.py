@@ -16,17 +16,13 @@ Parallelism", 2019, section 3.
 """
 
 import dataclasses
-import math
 import re
-from collections import Counter
 from collections.abc import Mapping
 from typing import NamedTuple
 
 from llm_numba.errors import ConfigError
 from llm_numba.models.config import ModelConfig
-from llm_numba.models.tensors import tensor_shapes
-from llm_numba.parallel import Communicator
-from llm_numba.parallel.partition import Partition, balanced_stages
+from llm_numba.parallel import Partition
 
 Shape = tuple[int, ...]
 # Of a stored tensor, along each axis which indices.
@@ -74,59 +70,6 @@ _LAYER = re.compile(r"(?:^|\.)(?:layers|h)\.(\d+)\.")
 _EMBEDDINGS = ("embed_tokens.weight", "wte.weight")
 
 
-def split_model(
-    config: ModelConfig, tensor: Communicator, stage: int = 0, num_stages: int = 1
-) -> Partition:
-    """Divide a model among ranks: evenly inside of layers, by bytes among stages.
-
-    Parameters
-    ----------
-    config : ModelConfig
-        Of the whole model.
-    tensor : Communicator
-        The ranks that share this rank's stage.
-    stage, num_stages : int
-        This rank's stage, from 0, and R.
-
-    Returns
-    -------
-    Partition
-        What this rank gets.
-
-    Raises
-    ------
-    ConfigError
-        If heads or the inner numbers of the MLP do not divide.
-    ParallelError
-        If there are more stages than layers.
-    """
-    check_division(config, tensor.size)
-    layers = balanced_stages(layer_weights(config), num_stages)[stage]
-    return Partition(tensor, layers, config.num_layers)
-
-
-def layer_weights(config: ModelConfig) -> list[int]:
-    """Count the numbers of each layer, embedding and LM head with the layers beside them.
-
-    A tied embedding counts at both ends: the first stage looks up its rows, the last multiplies by
-    them.
-
-    Parameters
-    ----------
-    config : ModelConfig
-
-    Returns
-    -------
-    list of int
-        Of L. In bytes it is the same times the size of a number.
-    """
-    counts: Counter[int] = Counter()
-    for name, shape in tensor_shapes(config).items():
-        for layer in _layers_of(name, config):
-            counts[layer] += math.prod(shape)
-    return [counts[layer] for layer in range(config.num_layers)]
-
-
 def check_division(config: ModelConfig, ranks: int, layout: str = "megatron") -> None:
     """Refuse a number of tensor ranks that a model cannot be divided among.
 
@@ -165,6 +108,8 @@ def _problem(config: ModelConfig, ranks: int, layout: str) -> str | None:
         return f"the {config.intermediate_size} inner numbers of its MLP do not divide"
     if layout == "gather" and config.hidden_size % ranks:
         return f"its hidden size of {config.hidden_size} does not divide"
+    if config.vocab_size < ranks:
+        return f"it has {config.vocab_size} tokens"
     return None
 
 
@@ -218,12 +163,25 @@ def windows_of(
     return {
         name: _windows(name, shape, config, partition, layout)
         for name, shape in shapes.items()
-        if held.intersection(_layers_of(name, config))
+        if held.intersection(layers_of(name, config))
     }
 
 
-def _layers_of(name: str, config: ModelConfig) -> tuple[int, ...]:
-    """Return the layers beside which a tensor is needed: its own, the first, the last, or both."""
+def layers_of(name: str, config: ModelConfig) -> tuple[int, ...]:
+    """Return the layers beside which a tensor is needed.
+
+    Parameters
+    ----------
+    name : str
+    config : ModelConfig
+        Of the whole model.
+
+    Returns
+    -------
+    tuple of int
+        Its own; of others the first or the last. Of a tied embedding both: the first stage looks up
+        its rows, the last multiplies by them.
+    """
     if found := _LAYER.search(name):
         return (int(found[1]),)
     last = config.num_layers - 1
@@ -238,7 +196,7 @@ def _windows(
     whole = tuple(range(length) for length in shape)
     module, kind = name.rsplit(".", 1)
     cut = next((cut for end, cut in _CUTS.items() if module.endswith(end)), None)
-    if cut is None:
+    if cut is None or partition.tensor.size == 1:
         return (whole,)
     axis = 0 if kind == "bias" else cut.outputs
     unit = cut.unit

@@ -2,7 +2,16 @@
 
 from llm_numba.parallel.alone import Alone
 from llm_numba.parallel.communicator import Communicator, Transfer
+from llm_numba.parallel.partition import Partition, balanced_stages
 from llm_numba.parallel.summing import Reduction
 from llm_numba.parallel.threads import run_ranks
 
-__all__ = ["Alone", "Communicator", "Reduction", "Transfer", "run_ranks"]
+__all__ = [
+    "Alone",
+    "Communicator",
+    "Partition",
+    "Reduction",
+    "Transfer",
+    "balanced_stages",
+    "run_ranks",
+]

@@ -15,7 +15,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from llm_numba.errors import ParallelError
-from llm_numba.parallel.communicator import Alone, Communicator
+from llm_numba.parallel.alone import Alone
+from llm_numba.parallel.communicator import Communicator
 
 
 @dataclass(frozen=True)

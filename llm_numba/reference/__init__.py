@@ -48,6 +48,7 @@ from llm_numba.reference.sampling import (
 from llm_numba.reference.softmax import log_softmax, softmax
 from llm_numba.reference.tokens import fill_in_tokens
 from llm_numba.reference.transpose import transpose
+from llm_numba.reference.vocabulary import argmax_of_parts, argmax_part, embedding_part
 
 __all__ = [
     "RopeScaling",
@@ -56,10 +57,13 @@ __all__ = [
     "add_rms_norm",
     "apply_penalties",
     "argmax",
+    "argmax_of_parts",
+    "argmax_part",
     "causal_attention",
     "convert",
     "copy_blocks",
     "embedding",
+    "embedding_part",
     "embedding_with_positions",
     "fill_in_tokens",
     "fill_random",

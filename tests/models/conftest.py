@@ -2,12 +2,16 @@
 
 import json
 import struct
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 from safetensors.numpy import save_file
+
+# What several modules of tests share: `splitting`.
+sys.path.insert(0, str(Path(__file__).parent))
 
 Tensors = dict[str, np.ndarray]
 

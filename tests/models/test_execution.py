@@ -23,7 +23,9 @@ from llm_numba.runtime import intercept, overlapping, to_host, upload
 FIXTURES = Path(__file__).parents[1] / "golden" / "fixtures"
 FAMILIES = ("llama3", "qwen2", "qwen3", "gpt2")
 SWITCHES = [
-    field.name for field in dataclasses.fields(Execution) if field.name != "batch_invariant"
+    field.name
+    for field in dataclasses.fields(Execution)
+    if field.type is bool and field.name != "batch_invariant"
 ]
 LENGTH, BLOCK_SIZE = 40, 4
 

@@ -1,0 +1,178 @@
+r"""What ranks that share each layer do otherwise than one that has it all.
+
+They hold parts of the weights, cut as :mod:`llm_numba.models.split` says, and the whole residual
+stream each, with the same bits. Inside of a block everybody works on heads, or on inner numbers of
+the MLP, of his own. Two layouts differ in how a block ends, and so in what is sent:
+
+``megatron``
+    The closing product has the weights for this rank's inputs. It makes a part of each number of
+    the result; one all-reduce adds them up.
+
+``gather``
+    The closing product has the weights for this rank's outputs. It needs all inputs, so they are
+    gathered first, and then its results. No sum is ever split.
+
+Source: Shoeybi et al., "Megatron-LM", 2019, section 3.
+"""
+
+from llm_numba import ops
+from llm_numba.models.composites import Composites
+from llm_numba.models.config import ModelConfig
+from llm_numba.models.execution import Execution
+from llm_numba.parallel import Partition
+from llm_numba.runtime import Array, empty
+
+
+class TensorParallel(Composites):
+    """Operations of one of P ranks, in the layout ``megatron``.
+
+    Parameters
+    ----------
+    config : ModelConfig
+        The rank's part.
+    execution : Execution
+    partition : Partition
+    """
+
+    def __init__(self, config: ModelConfig, execution: Execution, partition: Partition) -> None:
+        super().__init__(config, execution)
+        self.tensor = partition.tensor
+        self.vocabulary = partition.shares(config.vocab_size)
+
+    @property
+    def first_token(self) -> int:
+        """The token of the first row that this rank has of embedding and LM head."""
+        return self.vocabulary[self.tensor.rank].start
+
+    def embed(
+        self,
+        token_ids: Array,
+        weight: Array,
+        positions: Array | None = None,
+        position_weight: Array | None = None,
+    ) -> Array:
+        """Begin the residual stream, see :meth:`Composites.embed`; `weight` is [V/P, E].
+
+        Parameters
+        ----------
+        token_ids : int [N]
+        weight : float [V/P, E]
+        positions : int [N], optional
+        position_weight : float [T, E], optional
+            On rank 0 alone, which adds it for all.
+
+        Returns
+        -------
+        float [N, E]
+        """
+        r = ops.embedding_part(token_ids, weight, self.first_token)
+        if position_weight is not None:
+            r = ops.add(r, ops.embedding(positions, position_weight))
+        return self.tensor.all_reduce(r)
+
+    def close(self, x: Array, weight: Array, bias: Array | None, residual: Array) -> Array:
+        """Multiply what a block made, and add it to the residual stream.
+
+        Parameters
+        ----------
+        x : float [M, K/P]
+        weight : float [E, K/P]
+        bias : float [E] or None
+            On rank 0 alone.
+        residual : float [M, E]
+            Added by rank 0 alone, in the epilogue of its product: else it would count P times.
+
+        Returns
+        -------
+        float [M, E]
+        """
+        mine = residual if self.tensor.rank == 0 else None
+        return self.tensor.all_reduce(self.product(x, weight, bias, residual=mine))
+
+    def whole_rows(self, scores: Array) -> Array:
+        """Gather the logits of all ranks.
+
+        Parameters
+        ----------
+        scores : float [N, V/P]
+
+        Returns
+        -------
+        float [N, V]
+        """
+        return self._gather(scores, self.vocabulary)
+
+    def best_tokens(self, scores: Array) -> Array:
+        """Pick the token with the largest logit; two numbers a row and rank are sent.
+
+        Parameters
+        ----------
+        scores : float [N, V/P]
+
+        Returns
+        -------
+        int64 [N]
+            See :meth:`Composites.best_tokens`.
+        """
+        found = self.tensor.all_gather(ops.argmax_part(scores, self.first_token))
+        return ops.argmax_of_parts(found.reshape(self.tensor.size, -1, 2))
+
+    def _gather(self, part: Array, columns: list[range]) -> Array:
+        """Put the columns of all ranks side by side; `columns` says which each rank has."""
+        rows, widest = len(part), max(map(len, columns))
+        sent = part
+        if part.shape[1] < widest:
+            # Everybody sends as much; nobody reads what is too much.
+            sent = empty((rows, widest), part.dtype, like=part)
+            sent[:, : part.shape[1]] = part
+        parts = self.tensor.all_gather(sent).reshape(len(columns), rows, widest)
+        out = empty((rows, columns[-1].stop), part.dtype, like=part)
+        for each, place in zip(parts, columns, strict=True):
+            out[:, place.start : place.stop] = each[:, : len(place)]
+        return out
+
+
+class GatherParallel(TensorParallel):
+    """Operations of one of P ranks, in the layout ``gather``; parameters as of the other."""
+
+    def close(self, x: Array, weight: Array, bias: Array | None, residual: Array) -> Array:
+        """Multiply what a block made, and add it to the residual stream.
+
+        Parameters
+        ----------
+        x : float [M, K/P]
+        weight : float [E/P, K]
+        bias : float [E/P] or None
+        residual : float [M, E]
+
+        Returns
+        -------
+        float [M, E]
+        """
+        y = self.product(self._gather_even(x), weight, bias)
+        return ops.add(self._gather_even(y), residual)
+
+    def _gather_even(self, part: Array) -> Array:
+        width = part.shape[1]
+        ranks = range(self.tensor.size)
+        return self._gather(part, [range(p * width, (p + 1) * width) for p in ranks])
+
+
+def composites_of(config: ModelConfig, execution: Execution, partition: Partition) -> Composites:
+    """Choose the operations of a rank.
+
+    Parameters
+    ----------
+    config : ModelConfig
+        The rank's part.
+    execution : Execution
+    partition : Partition
+
+    Returns
+    -------
+    Composites
+    """
+    if partition.tensor.size == 1:
+        return Composites(config, execution)
+    layout = {"megatron": TensorParallel, "gather": GatherParallel}[execution.tensor_layout]
+    return layout(config, execution, partition)
