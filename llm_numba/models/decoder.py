@@ -23,8 +23,6 @@ class Decoder(ABC):
         Of the whole model.
     lm_head : float [V/P, E] or None
         The rows of this rank's tokens; None before the last stage.
-    anchor : float array
-        Any weight that is here.
     execution : Execution
     partition : Partition
 
@@ -36,8 +34,6 @@ class Decoder(ABC):
         What layers are made of.
     lm_head : float [V/P, E] or None
         None before the last stage.
-    anchor : float array
-        Inputs go where it lies, in the format that it has.
     logits_dtype : str
         float32, or float64 where the weights are.
     """
@@ -46,7 +42,6 @@ class Decoder(ABC):
         self,
         config: ModelConfig,
         lm_head: Array | None,
-        anchor: Array,
         execution: Execution,
         partition: Partition,
     ) -> None:
@@ -55,9 +50,13 @@ class Decoder(ABC):
         self.partition = partition
         self.composites = composites_of(self.config, execution, partition)
         self.lm_head = lm_head
-        self.anchor = anchor
         # 16 bits cannot tell apart tokens that are nearly as likely as each other.
-        self.logits_dtype = np.promote_types(anchor.dtype, np.float32).name
+        self.logits_dtype = np.promote_types(self.anchor.dtype, np.float32).name
+
+    @property
+    @abstractmethod
+    def anchor(self) -> Array:
+        """A weight that every stage has: inputs go where it lies, in the format that it has."""
 
     @abstractmethod
     def forward(

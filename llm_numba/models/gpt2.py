@@ -90,7 +90,12 @@ class GPT2Model(Decoder):
         ]
         self.final_norm = affine("ln_f") if last else None
         lm_head = self.wte if tied and last else load("lm_head.weight") if last else None
-        super().__init__(config, lm_head, self.layers[0].qkv.weight, execution, partition)
+        super().__init__(config, lm_head, execution, partition)
+
+    @property
+    def anchor(self) -> Array:
+        """Return a weight; see :meth:`Decoder.anchor`."""
+        return self.layers[0].qkv.weight
 
     def forward(
         self, batch: ForwardBatch, kv_cache: PagedKVCache, hidden: Array | None = None

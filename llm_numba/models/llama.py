@@ -88,7 +88,7 @@ class LlamaModel(Decoder):
         self.layers = [_load_layer(config, load, i) for i in partition.layers]
         self.final_norm = load("model.norm.weight") if last else None
         lm_head = self.embed_tokens if tied and last else load("lm_head.weight") if last else None
-        super().__init__(config, lm_head, self.layers[0].qkv, execution, partition)
+        super().__init__(config, lm_head, execution, partition)
         scaling = config.rope_scaling
         frequencies = ops.rope_frequencies(
             config.head_dim, config.rope_theta, scaling, num_positions
@@ -97,6 +97,11 @@ class LlamaModel(Decoder):
         factor = ops.rope_attention_factor(scaling)
         tables = ops.rope_tables(frequencies, num_positions, self.logits_dtype, factor)
         self.cos, self.sin = map(load.place, tables)
+
+    @property
+    def anchor(self) -> Array:
+        """Return a weight; see :meth:`Decoder.anchor`."""
+        return self.layers[0].qkv
 
     def forward(
         self, batch: ForwardBatch, kv_cache: PagedKVCache, hidden: Array | None = None

@@ -136,5 +136,5 @@ def weights_of(model: Decoder) -> Iterator[tuple[str, Array]]:
                 yield from walk(f"{name}.{field}", getattr(value, field))
 
     for name, value in vars(model).items():
-        if name not in ("config", "execution", "partition", "anchor", "cos", "sin"):
+        if name not in ("config", "execution", "partition", "cos", "sin"):
             yield from walk(name, value)
