@@ -153,9 +153,11 @@ class PreparedLaunch:
         config = _config(self._form, stream)
         if _nvtx:
             _nvtx.RangePush(self._name)
-        (status,) = driver.cuLaunchKernelEx(config, self._function, self._address, 0)
-        if _nvtx:
-            _nvtx.RangePop()
+        try:
+            (status,) = driver.cuLaunchKernelEx(config, self._function, self._address, 0)
+        finally:
+            if _nvtx:
+                _nvtx.RangePop()
         if status:
             raise cupy.cuda.driver.CUDADriverError(int(status))
 

@@ -126,8 +126,13 @@ class Staging:
         # All at once, and before anybody reads: to pin holds up everything else.
         self._pinned = _PinnedMemory(2 * threads * PIECE_BYTES)
         self._pairs: queue.SimpleQueue[tuple[_Buffer, _Buffer]] = queue.SimpleQueue()
-        for first in range(0, 2 * threads, 2):
-            self._pairs.put((_Buffer(self._pinned, first), _Buffer(self._pinned, first + 1)))
+        try:
+            for first in range(0, 2 * threads, 2):
+                self._pairs.put((_Buffer(self._pinned, first), _Buffer(self._pinned, first + 1)))
+        except BaseException:
+            # Nobody has come in yet, so nobody will go out: pages would stay pinned for good.
+            self._pinned.free()
+            raise
         self._own = threading.local()
         self._threads = ThreadPoolExecutor(threads, "upload")
 

@@ -108,6 +108,17 @@ def test_each_gpu_has_its_own(scaling, gpu):
     assert scale.calls == 3
 
 
+def test_ctrl_c_while_the_driver_works_leaves_no_range_of_a_profiler_open(scaling, gpu):
+    def interrupt():
+        raise KeyboardInterrupt
+
+    scaling(array(), 3.0)
+    gpu.before_launch = interrupt
+    with pytest.raises(KeyboardInterrupt):
+        scaling(array(), 3.0)
+    assert gpu.ranges == ["scaled", "end"] * 3
+
+
 def test_errors_are_raised_each_time(scaling, gpu):
     for _ in range(2):
         with pytest.raises(KernelArgumentError, match="negative"):

@@ -208,6 +208,18 @@ def test_what_fails_in_a_thread_is_told_who_waits(gpu, file):
         upload.send(file.fileno(), 0, target, np.dtype(np.uint16), fail)
 
 
+def test_what_was_pinned_is_given_back_where_a_buffer_cannot_be_made(gpu, monkeypatch):
+    def fail(memory, number):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(staging, "_Buffer", fail)
+    with pytest.raises(KeyboardInterrupt):
+        Staging(50_000)
+    assert gpu.most_pinned > 0
+    assert not gpu.pinned
+    gpu.streams.clear()  # nothing was allocated on it
+
+
 def test_nothing_has_to_be_sent(gpu):
     with Staging(50_000) as upload:
         upload.wait()
