@@ -65,6 +65,59 @@ def test_a_long_array_is_one_sequence_whatever_the_turns_it_is_made_in():
     assert abs(long.mean()) < 6 * SPREAD / long.size**0.5
 
 
+WINDOWS = {
+    "rows": (slice(3, 7), slice(None)),
+    "one row": (slice(4, 5), slice(None)),
+    "columns": (slice(None), slice(100, 171)),
+    "the first columns": (slice(None), slice(0, 85)),
+    "some of both": (slice(2, 6), slice(31, 65)),
+    "nothing": (slice(4, 4), slice(None)),
+    "the last number": (slice(8, 9), slice(170, 171)),
+}
+
+
+@each_dtype
+@pytest.mark.parametrize("window", WINDOWS)
+def test_a_window_has_the_bits_that_the_whole_has_there(window, dtype):
+    whole = by_hand(9 * 171).reshape(9, 171)
+    window = WINDOWS[window]
+    out = np.zeros(whole[window].shape, dtype)
+    rows, columns = (each.indices(n)[0] for each, n in zip(window, whole.shape, strict=True))
+    place = {"first": rows * 171 + columns, "pitch": 171}
+    assert reference.fill_random(out, KEY, 1.0, **place) is out
+    np.testing.assert_array_equal(out, whole[window].astype(dtype))
+
+
+@each_dtype
+@pytest.mark.parametrize("window", WINDOWS)
+def test_the_kernel_makes_the_references_bits_of_a_window(window, dtype, device):
+    rows, columns = (each.indices(n)[:2] for each, n in zip(WINDOWS[window], (9, 171), strict=True))
+    shape = rows[1] - rows[0], columns[1] - columns[0]
+    place = {"first": rows[0] * 171 + columns[0], "pitch": 171}
+    out = zeros(shape, dtype, device)
+    assert fill_random(out, KEY, 2.0**-12, **place) is out
+    expected = reference.fill_random(np.zeros(shape, dtype), KEY, 2.0**-12, **place)
+    np.testing.assert_array_equal(to_host(out).view("u1"), expected.view("u1"))
+
+
+def test_a_window_without_gaps_begins_anywhere(device):
+    out = to_host(fill_random(zeros(700, "float32", device), KEY, 1.0, first=1000))
+    np.testing.assert_array_equal(out, by_hand(1700)[1000:])
+
+
+def test_a_window_far_into_a_long_tensor_is_made_by_itself():
+    """Turns of the reference begin where groups do, wherever the window does."""
+    whole = reference.fill_random(np.zeros(1_200_000, np.float32), KEY, 1.0)
+    found = reference.fill_random(np.zeros(700_000, np.float32), KEY, 1.0, first=333_333)
+    np.testing.assert_array_equal(found, whole[333_333:1_033_333])
+
+
+@pytest.mark.parametrize(("name", "value"), [("first", -1), ("first", 1 << 36), ("pitch", 3)])
+def test_windows_outside_of_the_tensor_are_refused(name, value):
+    with pytest.raises(KernelArgumentError, match=f"'{name}'"):
+        fill_random(zeros((2, 4), "float32", "sim"), KEY, 1.0, **{name: value})
+
+
 def test_another_key_makes_other_numbers():
     one, other = (reference.fill_random(np.zeros(4096), key, 1.0) for key in (KEY, KEY ^ 1 << 40))
     # Independent numbers of 256 values agree in 16 of 4096 places, give or take 4.
@@ -77,11 +130,12 @@ def test_numbers_that_no_kernel_stores_are_refused(device):
 
 
 @pytest.mark.ptx
-def test_the_kernel_compiles_without_float64_and_without_a_stack():
+@pytest.mark.parametrize("place", [{}, {"first": 5, "pitch": 9}], ids=["whole", "window"])
+def test_the_kernel_compiles_without_float64_and_without_a_stack(place):
     if problem := compiler_problem():
         pytest.skip(problem)
     launches = []
     with intercept(launches.append):
-        fill_random(to_device(np.zeros(4, np.float16), "sim"), KEY, 1.0)
+        fill_random(to_device(np.zeros((2, 4), np.float16), "sim"), KEY, 1.0, **place)
     found = resources(launches[0], (9, 0))
     assert (found.stack_bytes, found.spill_stores, found.float64) == (0, 0, ())

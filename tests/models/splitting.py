@@ -2,7 +2,7 @@
 
 import functools
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -80,10 +80,12 @@ class Reader:
 PIECES = (tokens(9), tokens(1, 1), tokens(2, 2))
 
 
-def scored(model: Decoder, device: str = "cpu") -> tuple[np.ndarray, np.ndarray]:
-    """Logits and best tokens of a prompt, and of two pieces more that see it in the cache."""
+def scored(
+    model: Decoder, pieces: Sequence[list[int]] = PIECES, device: str = "cpu"
+) -> tuple[np.ndarray, np.ndarray]:
+    """Logits and best tokens of a prompt, and of pieces more that see it in the cache."""
     reader = Reader(model, device)
-    streams = [reader.read(piece) for piece in PIECES]
+    streams = [reader.read(piece) for piece in pieces]
     logits, best = (
         np.concatenate([to_host(score(r)) for r in streams])
         for score in (model.logits, model.argmax)

@@ -68,15 +68,12 @@ def test_ranks_give_the_logits_of_the_whole_model(family, ranks, dtype, layout):
 @pytest.mark.parametrize("vocab_size", [271, 5])
 def test_a_vocabulary_need_not_divide(tiny_checkpoint, vocab_size):
     files = open_model(tiny_checkpoint(vocab_size=vocab_size, num_key_value_heads=1))
-    model = load(files)
     pieces = [[each % vocab_size for each in piece] for piece in PIECES]
 
     def read(model):
-        reader = Reader(model)
-        streams = [reader.read(piece) for piece in pieces]
-        return model.logits(streams[-1]), model.argmax(streams[-1])
+        return scored(model, pieces)
 
-    hold(in_parts(files, 4, read), read(model), "float64")
+    hold(in_parts(files, 4, read), read(load(files)), "float64")
 
 
 @each_layout
