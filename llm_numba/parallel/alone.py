@@ -18,8 +18,11 @@ class Alone(Communicator):
         """Return this group, see :meth:`Communicator.split`."""
         return self
 
-    def _meet(self, what: str, value: Any, *, patient: bool = False) -> list[Any]:
+    def _meet(self, what: str, value: Any) -> list[Any]:
         return [value]
+
+    def _tell(self, value: Any, root: int, patient: bool) -> Any:
+        return value
 
     def start_send(self, x: Array, to: int) -> Transfer:
         """Raise :class:`ParallelError`: there is nobody to send to."""

@@ -276,7 +276,7 @@ class Communicator(ABC):
             If there is no such rank, or if another rank has failed.
         """
         self._check_rank(root)
-        return value if self.size == 1 else self._tell(value, root, patient)
+        return self._tell(value, root, patient)
 
     def exchange(self, value: Any) -> list[Any]:
         """Give all ranks the small Python objects of all ranks.
@@ -318,7 +318,7 @@ class Communicator(ABC):
         """
 
     @abstractmethod
-    def _meet(self, what: str, value: Any, *, patient: bool = False) -> list[Any]:
+    def _meet(self, what: str, value: Any) -> list[Any]:
         """Give all ranks the values of all. `what` is the same for all: the operation's name."""
 
     # Each operation made of `_meet`. A wire overrides what it carries better. Arguments are
@@ -341,11 +341,8 @@ class Communicator(ABC):
         if self.rank != root:
             write_to(x, value)
 
-    def _tell(self, value: Any, root: int, patient: bool) -> Any:
-        mine = value if self.rank == root else None
-        # The one that tells may be idle; it need not be patient with those that are told.
-        patient = patient and self.rank != root
-        return self._meet(f"tell from rank {root}", mine, patient=patient)[root]
+    @abstractmethod
+    def _tell(self, value: Any, root: int, patient: bool) -> Any: ...
 
     def _check(self, what: str, x: Array) -> None:
         if kind_of(x) is None:

@@ -230,6 +230,12 @@ class ThreadCommunicator(Communicator):
         self._receives[source] += 1
         return _Receiving(self._group, key, out)
 
+    def _tell(self, value: Any, root: int, patient: bool) -> Any:
+        mine = value if self.rank == root else None
+        # The one that tells may be idle; it need not be patient with those that are told.
+        patient = patient and self.rank != root
+        return self._meet(f"tell from rank {root}", mine, patient=patient)[root]
+
     def _meet(self, what: str, value: Any, *, patient: bool = False) -> list[Any]:
         group, session = self._group, self._group.session
         # As over MPI: what one rank does to an object is no business of the others.

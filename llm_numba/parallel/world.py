@@ -1,0 +1,126 @@
+"""All ranks that were started together, and their common beginning and end."""
+
+import atexit
+import socket
+import sys
+from types import TracebackType
+from typing import Any
+
+from llm_numba.parallel.board import Board, State
+from llm_numba.parallel.faults import end_all, guard
+from llm_numba.parallel.launch import start_mpi
+from llm_numba.parallel.staged import StagedCommunicator
+from llm_numba.parallel.watch import StallError, Watch
+
+_world: "World | None" = None
+
+
+class World:
+    """The ranks of MPI.
+
+    Parameters
+    ----------
+    wanted : int
+        How many there should be; for messages.
+    limit_s : float
+        For how many seconds one may wait for another.
+
+    Attributes
+    ----------
+    communicator : StagedCommunicator
+        All of them.
+    watch : Watch
+
+    Raises
+    ------
+    DependencyError
+        If mpi4py is not installed.
+    ParallelError
+        If it finds no MPI, or not the ranks that were launched.
+    """
+
+    def __init__(self, wanted: int, limit_s: float) -> None:
+        self._mpi = start_mpi(wanted)
+        everybody = self._mpi.COMM_WORLD
+        rank = everybody.Get_rank()
+        hosts = everybody.allgather(socket.gethostname())
+        self.watch = Watch(rank, hosts, _shared_board(self._mpi), limit_s)
+        self.communicator = StagedCommunicator(
+            self._mpi, everybody.Dup(), self.watch, range(everybody.Get_size())
+        )
+        everybody.Barrier()
+        guard(self.watch)
+        sys.excepthook = self._end_by
+        # MPI's own end, which comes after this, waits without limit.
+        atexit.register(self._meet_at_the_end)
+
+    def end_all(self, error: BaseException) -> None:
+        """End all ranks because of an exception of this one; does not return.
+
+        Parameters
+        ----------
+        error : BaseException
+        """
+        end_all(self._mpi, self.watch, error)
+
+    def _end_by(
+        self, kind: type[BaseException], error: BaseException, trace: TracebackType | None
+    ) -> None:
+        self.end_all(error)
+
+    def _meet_at_the_end(self) -> None:
+        request = self._mpi.COMM_WORLD.Ibarrier()
+        others = range(self.communicator.size)
+        try:
+            self.watch.wait(request.Test, "the end of the program", others)
+        except StallError as error:
+            self.end_all(error)
+        self.watch.note(State.ENDED, "the end of the program")
+
+
+def start_world(wanted: int, limit_s: float) -> World:
+    """Return the one world of this program, started when first asked for.
+
+    Parameters
+    ----------
+    wanted, limit_s
+        See :class:`World`. The time limit is the last one that was given.
+    """
+    global _world
+    if _world is None:
+        _world = World(wanted, limit_s)
+    _world.watch.limit_s = limit_s
+    return _world
+
+
+def end_world(error: BaseException) -> None:
+    """End all ranks because of an exception of this one; return if it is the only one.
+
+    Parameters
+    ----------
+    error : BaseException
+    """
+    if _world is not None:
+        _world.end_all(error)
+
+
+def _shared_board(mpi: Any) -> Board:
+    """Make the board of this host: its first rank does, the others open it."""
+    everybody = mpi.COMM_WORLD
+    host = everybody.Split_type(mpi.COMM_TYPE_SHARED, everybody.Get_rank())
+    path = Board.create(host.Get_size()) if host.Get_rank() == 0 else None
+    path = host.bcast(path)
+    members = host.allgather(everybody.Get_rank())
+    try:
+        board = Board(path, members)
+    except OSError:  # a container of its own, with a /dev/shm of its own
+        board = None
+    alone = not all(host.allgather(board is not None))
+    if host.Get_rank() == 0:
+        path.unlink()
+    if alone:
+        path = Board.create(1)
+        board = Board(path, [everybody.Get_rank()])
+        path.unlink()
+    host.Free()
+    return board

@@ -1,0 +1,165 @@
+"""Every rank: does all that a communicator can, and knows what must come out.
+
+Run by test_staged.py under mpirun. A failed assertion ends all ranks.
+"""
+
+import itertools
+import sys
+
+import ml_dtypes
+import numpy as np
+import pytest
+
+from llm_numba.errors import ParallelError
+from llm_numba.parallel import Communicator, Mesh
+from llm_numba.parallel.world import start_world
+from llm_numba.runtime import kind_of, to_device, to_host
+
+FORMATS = ["float32", "float64", "float16", ml_dtypes.bfloat16, "int8", "int32", "int64"]
+# Odd, empty, less than one number a rank, below and above the size from which two steps are taken.
+SHAPES = [(1,), (3, 5), (0, 4), (2, 0), (7, 11, 13), (257, 1031)]
+
+
+def values_of(rank: int, shape: tuple[int, ...], dtype: object) -> np.ndarray:
+    """Numbers whose sum shows the order in which they were added."""
+    rng = np.random.default_rng([rank, *shape])
+    return (rng.normal(size=shape) * 10.0 ** rng.integers(-1, 2, shape)).astype(dtype)
+
+
+def summed(parts: list[np.ndarray]) -> np.ndarray:
+    """The sum from rank 0 on, one rounding to 16 bits."""
+    dtype = parts[0].dtype
+    wide = np.float32 if dtype.itemsize == 2 else dtype
+    total = parts[0].astype(wide)
+    for part in parts[1:]:
+        total = total + part.astype(wide)
+    return total.astype(dtype)
+
+
+def check_collectives(comm: Communicator) -> None:
+    """All operations, in all formats and shapes."""
+    for dtype, shape in itertools.product(FORMATS, SHAPES):
+        if shape == SHAPES[-1] and dtype not in ("float32", ml_dtypes.bfloat16):
+            continue  # only for time: sizes do not depend on the format
+        parts = [values_of(rank, shape, dtype) for rank in range(comm.size)]
+        x = parts[comm.rank].copy()
+        assert comm.all_reduce(x) is x
+        assert x.tobytes() == summed(parts).tobytes(), (dtype, shape)
+        x = parts[comm.rank].copy()
+        comm.all_reduce(x, "max")
+        assert np.array_equal(x, np.max(np.stack(parts).astype(np.float64), axis=0)), (dtype, shape)
+
+        whole = np.concatenate(parts)
+        gathered = comm.all_gather(parts[comm.rank])
+        assert gathered.dtype == whole.dtype
+        assert np.array_equal(gathered, whole), (dtype, shape)
+        wholes = [np.roll(whole, rank) for rank in range(comm.size)]
+        part = comm.reduce_scatter(wholes[comm.rank])
+        expected = np.split(summed(wholes), comm.size)[comm.rank]
+        assert part.tobytes() == expected.tobytes(), (dtype, shape)
+
+        for root in (0, comm.size - 1):
+            x = parts[comm.rank].copy()
+            assert comm.broadcast(x, root) is x
+            assert np.array_equal(x, parts[root]), (dtype, shape)
+
+
+def check_messages(comm: Communicator) -> None:
+    """A ring in both directions, in order, and of all shapes."""
+    after, before = (comm.rank + 1) % comm.size, (comm.rank - 1) % comm.size
+    for dtype, shape in itertools.product([np.float32, ml_dtypes.bfloat16, np.bool_], SHAPES):
+        sent = [values_of(comm.rank + 10 * i, shape, dtype) for i in range(3)]
+        outs = [np.empty(shape, dtype) for _ in range(3)]
+        receives = [comm.start_receive(out, before) for out in outs]
+        sends = [comm.start_send(x, after) for x in sent]
+        for i, (receive, send) in reversed(list(enumerate(zip(receives, sends, strict=True)))):
+            assert receive.wait() is outs[i]
+            assert send.wait() is sent[i]
+            assert np.array_equal(outs[i], values_of(before + 10 * i, shape, dtype))
+    # Another length than the receiver expects.
+    if comm.rank == 0:
+        comm.send(np.zeros(3, np.float32), 1)
+    elif comm.rank == 1:
+        with pytest.raises(ParallelError, match="Rank 0 sent 12 bytes, and receive of 4 float32 n"):
+            comm.receive(np.zeros(4, np.float32), 0)
+
+
+def check_objects(comm: Communicator) -> None:
+    """Small ones, and ones that do not fit the first message."""
+    for length in (0, 10, 4000, 4090, 5000, 100_000):
+        for root in range(comm.size):
+            value = {"text": "x" * (length + root)} if comm.rank == root else None
+            assert comm.tell(value, root, patient=True) == {"text": "x" * (length + root)}
+        values = comm.exchange(("y" * length * comm.rank, comm.rank))
+        assert values == [("y" * length * rank, rank) for rank in range(comm.size)]
+
+
+def check_simulator(comm: Communicator) -> None:
+    """Arrays of the simulated device stay there."""
+    host = values_of(comm.rank, (5, 3), np.float16)
+    x = to_device(host, "sim")
+    gathered, total = comm.all_gather(x), comm.all_reduce(x)
+    assert kind_of(gathered) == kind_of(total) == "sim"
+    parts = [values_of(rank, (5, 3), np.float16) for rank in range(comm.size)]
+    assert np.array_equal(to_host(gathered), np.concatenate(parts))
+    assert np.array_equal(to_host(total), summed(parts))
+
+
+def check_groups(comm: Communicator) -> None:
+    """Groups at the same time, each with operations of its own, and groups of groups."""
+    half = comm.split(comm.rank % 2)
+    for turn in range(1 + comm.rank % 2):
+        x = np.int64([10**comm.rank])
+        half.all_reduce(x)
+        expected = sum(10**rank for rank in range(comm.rank % 2, comm.size, 2))
+        assert x[0] == expected, turn
+    assert half.name == ("mpi-staged" if half.size > 1 else "alone")
+    assert half.split(half.rank).size == 1
+
+
+def check_repetition(comm: Communicator) -> None:
+    """A thousand sums one after another: none may see the numbers of the next."""
+    x = np.empty(37, np.float32)
+    for turn in range(1000):
+        x[:] = turn + comm.rank
+        comm.all_reduce(x)
+        assert np.all(x == comm.size * turn + comm.size * (comm.size - 1) // 2), turn
+
+
+def check_mesh(ranks: int) -> None:
+    """Who is where in every mesh of so many ranks."""
+    for tp in (tp for tp in range(1, ranks + 1) if ranks % tp == 0):
+        mesh = Mesh(tp, ranks // tp)
+        rank = mesh.world.rank
+        assert (mesh.stage, mesh.num_stages, mesh.is_leader) == (rank // tp, ranks // tp, rank == 0)
+        assert (mesh.tensor.size, mesh.tensor.rank) == (tp, rank % tp)
+        assert (mesh.pipeline.size, mesh.pipeline.rank) == (ranks // tp, rank // tp)
+        assert mesh.ranks_on_host == ranks
+        members = mesh.tensor.exchange(rank)
+        assert members == list(range(rank - rank % tp, rank - rank % tp + tp))
+        assert mesh.pipeline.exchange(rank) == list(range(rank % tp, ranks, tp))
+        mesh.agree({"the same": [1, 2]})
+        text = f"Rank {ranks - 1} differs from rank 0 in the weights: True, and on rank 0 False"
+        with pytest.raises(ParallelError, match=text):
+            mesh.agree({"the same": 1, "the weights": rank == ranks - 1})
+
+
+if __name__ == "__main__":
+    size = int(sys.argv[1])
+    world = start_world(size, 60.0).communicator
+    assert world.size == size
+    for check in (
+        check_collectives,
+        check_messages,
+        check_objects,
+        check_simulator,
+        check_groups,
+        check_repetition,
+    ):
+        check(world)
+        world.barrier()
+        if world.rank == 0:
+            print(check.__name__, flush=True)
+    check_mesh(size)
+    if world.rank == 0:
+        print("all is well")

@@ -1,0 +1,97 @@
+"""Run a program as several ranks, whatever becomes of it, and see that nobody is left."""
+
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+import uuid
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+PROGRAMS = Path(__file__).parent / "programs"
+# By this the processes of a run are known, wherever they have gone.
+_MARK = "LLM_NUMBA_TEST_RUN"
+# A start of four ranks takes two seconds, and ten on a machine that does other things.
+_PATIENCE_S = 90
+
+
+@dataclass(frozen=True)
+class Ended:
+    """How a run went: its exit code, what it wrote, and the processes that outlived it."""
+
+    code: int
+    out: str
+    err: str
+    seconds: float
+    orphans: list[int]
+
+
+def environment(folder: Path | str, **more: str) -> dict[str, str]:
+    """The environment of a run with files of its own, of which nothing stays behind."""
+    launcher = ("OMPI_", "PMIX_", "PMI_", "PRTE_", "SLURM_", "LLM_NUMBA_")
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(launcher)}
+    paths = [str(ROOT), os.environ.get("PYTHONPATH", "")]
+    return kept | {
+        "PYTHONPATH": os.pathsep.join(filter(None, paths)),
+        "OPENBLAS_NUM_THREADS": "1",
+        "CUDA_VISIBLE_DEVICES": "",
+        "TMPDIR": str(folder),
+        # Containers are often run as root, which Open MPI asks about twice.
+        "OMPI_ALLOW_RUN_AS_ROOT": "1",
+        "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1",
+        # Looking for networks takes a second, and one machine needs none.
+        "OMPI_MCA_pml": "ob1",
+        "OMPI_MCA_btl": "self,sm",
+        "OMPI_MCA_btl_sm_backing_directory": str(folder),
+        **more,
+    }
+
+
+def mpirun(ranks: int, *command: str | Path, **more: str) -> Ended:
+    """Run a Python program, or a module with ``-m``, under mpirun; `more` are variables."""
+    # Paths of sockets must be short; those of pytest are not.
+    folder = tempfile.mkdtemp(prefix="llm")
+    mark = uuid.uuid4().hex
+    begin = time.monotonic()
+    child = subprocess.Popen(
+        ["mpirun", "-n", str(ranks), "--oversubscribe", sys.executable, *map(str, command)],
+        env=environment(folder, **more) | {_MARK: mark},
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        errors="replace",
+    )
+    try:
+        out, err = child.communicate(timeout=_PATIENCE_S)
+        seconds = time.monotonic() - begin
+        orphans = _left(mark)
+        return Ended(child.returncode, out, err, seconds, orphans)
+    finally:
+        child.kill()
+        for process in _left(mark):
+            os.kill(process, 9)
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _left(mark: str, patience_s: float = 3.0) -> list[int]:
+    """The processes of a run that are still there; what was just killed takes a moment to go."""
+    end = time.monotonic() + patience_s
+    while (left := _marked(mark)) and time.monotonic() < end:
+        time.sleep(0.05)
+    return left
+
+
+def _marked(mark: str) -> list[int]:
+    found = []
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            # What has ended and waits for its parent has no environment any more.
+            if f"{_MARK}={mark}".encode() in (folder / "environ").read_bytes():
+                found.append(int(folder.name))
+        except OSError:
+            continue
+    return found

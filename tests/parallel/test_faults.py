@@ -1,0 +1,103 @@
+"""However one rank ends, all others end soon after, and somebody says which one it was."""
+
+import pytest
+from ranks import PROGRAMS
+
+# As short as a busy machine allows.
+LIMIT_S = 2
+# What the others may take to end: from the fault, or from the end of the time limit. And what
+# starting four ranks takes on a machine that does other things, too.
+END_S = 10
+START_S = 10
+
+
+@pytest.fixture(name="fail")
+def _fail(mpirun):
+    def fail(way):
+        ended = mpirun(4, PROGRAMS / "failing.py", way, LLM_NUMBA_STALL_S=str(LIMIT_S))
+        assert ended.orphans == []
+        assert ended.seconds < START_S + LIMIT_S + END_S
+        return ended
+
+    return fail
+
+
+def test_without_a_fault_all_come_to_the_end(fail):
+    ended = fail("idle")
+    assert ended.code == 0, ended.err
+    assert ended.out.split("\n")[:-1] == ["the end"] * 4
+    assert ended.err == ""
+
+
+def test_a_rank_that_raises_shows_its_traceback_and_its_number(fail):
+    ended = fail("raise")
+    assert ended.code == 1
+    assert "KeyError: 'no such layer'\nError on rank 2: it has failed" in ended.err
+    assert ended.err.count("Error on rank") == 1
+
+
+def test_a_mistake_is_told_by_cause_and_remedy(fail):
+    ended = fail("a mistake")
+    assert ended.code == 2
+    assert "Error on rank 2: The prompt is empty.\n  Fix: Give it a word.\n" in ended.err
+    assert "Traceback" not in ended.err
+
+
+def test_what_all_ranks_say_is_said_once(fail):
+    ended = fail("all raise")
+    assert ended.code == 2
+    assert ended.err.count("The prompt is empty.") == 1
+
+
+def test_ranks_with_different_models_do_not_begin(fail):
+    ended = fail("differ")
+    assert ended.code == 2
+    cause = "Rank 1 differs from rank 0 in the weights: 'those of rank 1', and on rank 0 'all oth"
+    assert ended.err.count(cause) == 1
+
+
+@pytest.mark.parametrize(("way", "code"), [("exit", 7), ("return", 2)])
+def test_a_rank_that_leaves_early_takes_the_others_along(fail, way, code):
+    ended = fail(way)
+    assert ended.code == code
+    if way == "return":
+        # It waits for the others at the end of the program, they for it elsewhere.
+        assert "Ranks wait for each other" in ended.err
+        assert "rank 1 in the end of the program" in ended.err
+
+
+def test_a_rank_that_is_killed_is_named(fail):
+    ended = fail("kill")
+    assert ended.code != 0
+    assert "rank 2" in ended.err
+
+
+@pytest.mark.parametrize("way", ["sleep", "stop"])
+def test_a_rank_that_stalls_is_named_by_one_of_those_that_wait(fail, way):
+    ended = fail(way)
+    assert ended.code == 2
+    causes = [line for line in ended.err.splitlines() if line.startswith("Error on rank")]
+    assert len(causes) == 1, ended.err
+    assert "Rank 2 did not come to" in causes[0]
+    assert "was last in all_reduce of 4x32 float32 sum, its communication number" in causes[0]
+    assert "py-spy dump --pid" in ended.err
+
+
+def test_ranks_that_wait_in_a_circle_are_told_where(fail):
+    ended = fail("wait in a circle")
+    assert ended.code == 2
+    for rank in range(4):
+        assert f"rank {rank} in receive of 4x32 float32" in ended.err
+
+
+def test_a_launcher_that_is_killed_leaves_nobody_behind(fail):
+    # Its pipes are closed when the last rank has gone.
+    assert fail("kill the launcher").code == -9
+
+
+def test_too_few_ranks_are_told_once(fail):
+    ended = fail("at the start")
+    assert ended.code == 2
+    cause = "Error on rank 0: A mesh of tp=3 x pp=5 needs 15 ranks, and there are 4."
+    assert ended.err.count("15 ranks") == 1
+    assert f"{cause}\n  Fix: Start 15: mpirun -n 15.\n" in ended.err

