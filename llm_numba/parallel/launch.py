@@ -27,7 +27,7 @@ _SILENCE_S = 1.0
 
 
 @dataclass(frozen=True)
-class Launch:
+class Launched:
     """What a launcher says about this program.
 
     Attributes
@@ -44,11 +44,11 @@ class Launch:
     size: int
 
 
-def launched() -> Launch | None:
+def launched() -> Launched | None:
     """Return what the environment says of a launcher, or None if nothing has launched this."""
     for launcher, rank, size in _VARIABLES:
         if os.environ.get(size, "").isdigit():
-            return Launch(launcher, int(os.environ.get(rank, "0")), int(os.environ[size]))
+            return Launched(launcher, int(os.environ.get(rank, "0")), int(os.environ[size]))
     return None
 
 
