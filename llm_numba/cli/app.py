@@ -16,6 +16,7 @@ from llm_numba.cli.evaluate import evaluate
 from llm_numba.cli.generate import generate
 from llm_numba.cli.microscope import microscope
 from llm_numba.cli.models import models
+from llm_numba.cli.plan import plan
 from llm_numba.cli.profile import profile
 from llm_numba.cli.tune import tune
 from llm_numba.errors import LLMNumbaError
@@ -67,6 +68,7 @@ app.command()(doctor)
 app.command()(cache)
 app.command()(microscope)
 app.command()(profile)
+app.command()(plan)
 app.command()(tune)
 app.command("eval")(evaluate)
 app.add_typer(bench)

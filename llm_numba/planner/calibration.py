@@ -1,0 +1,226 @@
+"""The kernel table, made from records of kernels: never from one of an engine.
+
+Kernels timed alone (``kernels_*.json``) come first. What is not there is taken from profiles
+(``profile_*.json``), where the GPU notes begin and end of each kernel within a step. Each law is
+the straight line with the least relative errors; the largest of them is kept with it.
+"""
+
+from collections import defaultdict
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import numpy as np
+
+from llm_numba.bench.record import read_record
+from llm_numba.errors import LLMNumbaError
+from llm_numba.planner.table import KernelTable, Law, ProductLaw
+
+Record = dict[str, Any]
+# Amount, seconds, and the name of the time.
+Times = list[tuple[float, float, str]]
+
+_SHORT = ("rope_and_write_kv", "embedding", "argmax", "fill_in_tokens")
+# Steps of the GEMV ladder, by the units that multiply; and of the attention of decoding steps.
+_GEMV_STEPS = {"split": "ordinary", "tensor": "tensor"}
+_DECODE_STEPS = ("split", "joined")
+_PROMPT_STEP = "attention/bfloat16/paged"
+
+
+def read_records(directory: Path, gpu: str) -> list[Record]:
+    """Read the records of kernels and profiles of a GPU.
+
+    Parameters
+    ----------
+    directory : Path
+        ``docs/results`` of a checkout.
+    gpu : str
+        As in the names of files, ``nvidia-h100-80gb-hbm3``.
+
+    Returns
+    -------
+    list of dict
+        Records, each with its ``file``; kernels first.
+
+    Raises
+    ------
+    LLMNumbaError
+        If there is no record of kernels.
+    """
+    paths = [
+        path
+        for pattern in (f"kernels_{gpu}.json", f"profile_{gpu}_*.json")
+        for path in sorted(directory.glob(pattern))
+    ]
+    records = [read_record(path) | {"file": path.name} for path in paths]
+    if not any(each["benchmark"] == "kernels" for each in records):
+        raise LLMNumbaError(
+            f"{directory} has no record of kernels on {gpu}.",
+            "Make one on a machine with that GPU: llm-numba bench kernels.",
+        )
+    return records
+
+
+def calibrate(records: list[Record]) -> KernelTable:
+    """Make a table.
+
+    Parameters
+    ----------
+    records : list of dict
+        As :func:`read_records` returns them.
+
+    Returns
+    -------
+    KernelTable
+    """
+    kernels = [each for each in records if each["benchmark"] == "kernels"]
+    profiles = [each for each in records if each["benchmark"] == "profile"]
+    copy = 1e9 * median(_result(each, "copy")["median"] for each in kernels)
+    alone, within = _gemv_times(kernels), _product_times(profiles)
+    operations = _operation_times(profiles)
+    attention = _decode_times(kernels) + operations["paged_attention", "decode"]
+    prompt = _prompt_times(kernels) + operations["paged_attention", "prefill"]
+    return KernelTable(
+        gpu=kernels[0]["environment"]["gpus"][0]["name"],
+        sources=tuple(_source(each) for each in records),
+        copy_bytes_per_second=copy,
+        products=_product_laws(within | alone),
+        decode_attention=fit(attention),
+        prompt_attention=fit(prompt),
+        short={name: _short_law(operations[name, "decode"], copy) for name in _SHORT},
+    )
+
+
+def fit(times: Times) -> Law:
+    """Fit ``constant + slope * amount`` with the least sum of squared relative errors.
+
+    Parameters
+    ----------
+    times : list of (float, float, str)
+        Amounts, seconds and names; of two amounts at least.
+
+    Returns
+    -------
+    Law
+    """
+    amounts, seconds = (np.array(column, float) for column in list(zip(*times, strict=True))[:2])
+    terms = np.stack([1 / seconds, amounts / seconds], axis=1)
+    constant, slope = np.linalg.lstsq(terms, np.ones(len(times)), rcond=None)[0]
+    off = np.abs((constant + slope * amounts) / seconds - 1).max()
+    return Law(float(constant), float(slope), float(off), tuple(name for *_, name in times))
+
+
+def _product_laws(by_rows: dict[tuple[int, str], Times]) -> tuple[ProductLaw, ...]:
+    """Fit a law for each number of rows; one shape alone has the constant of one row."""
+    laws: dict[tuple[int, str], Law] = {}
+    for key in sorted(by_rows):
+        times = by_rows[key]
+        if len({amount for amount, *_ in times}) > 1:
+            laws[key] = fit(times)
+        else:
+            constant = laws[1, "ordinary"].constant
+            slope = median((seconds - constant) / amount for amount, seconds, _ in times)
+            laws[key] = Law(constant, slope, times=tuple(name for *_, name in times))
+    return tuple(ProductLaw(rows, units, law) for (rows, units), law in laws.items())
+
+
+def _short_law(times: Times, bytes_per_second: float) -> Law:
+    """Fit only the constant: bytes are so few that their slope would be noise."""
+    constant = median(seconds - num_bytes / bytes_per_second for num_bytes, seconds, _ in times)
+    off = max(abs((constant + n / bytes_per_second) / seconds - 1) for n, seconds, _ in times)
+    return Law(constant, 1 / bytes_per_second, off, tuple(name for *_, name in times))
+
+
+def _gemv_times(kernels: list[Record]) -> dict[tuple[int, str], Times]:
+    found: dict[tuple[int, str], Times] = defaultdict(list)
+    for record, result in _results(kernels):
+        point, _, step = result["name"].rpartition("/")
+        shape = result["shape"]
+        if not point.startswith("gemv_") or step not in _GEMV_STEPS:
+            continue
+        # With few rows the ordinary step is what the engine runs only up to two.
+        if (shape["M"] > 2) == (_GEMV_STEPS[step] == "tensor"):
+            weights = shape["N"] * shape["K"]
+            time = (weights, 1e-6 * shape["microseconds"], _name(record, result))
+            found[shape["M"], _GEMV_STEPS[step]].append(time)
+    return dict(found)
+
+
+def _product_times(profiles: list[Record]) -> dict[tuple[int, str], Times]:
+    found: dict[tuple[int, str], Times] = defaultdict(list)
+    for record, result, operation, seconds in _operations(profiles):
+        if operation["name"] != "linear":
+            continue
+        shape = result["shape"]
+        # A prompt's last row alone is scored.
+        scored = operation["weight"] == "lm_head"
+        rows = shape["batch"] * (1 if scored else shape["new_tokens"])
+        units = "tensor" if any("tensor" in each for each in operation["kernels"]) else "ordinary"
+        name = f"{_name(record, result)} {operation['weight']}"
+        found[rows, units].append((operation["flops"] / 2 / rows, seconds, name))
+    return dict(found)
+
+
+def _operation_times(profiles: list[Record]) -> dict[tuple[str, str], Times]:
+    """Gather what is no product, by its name and the phase of its step."""
+    found: dict[tuple[str, str], Times] = defaultdict(list)
+    for record, result, operation, seconds in _operations(profiles):
+        name, phase, traffic = operation["name"], result["phase"], operation["traffic"]
+        if name != "paged_attention":
+            amount = sum(traffic.values())
+        else:
+            amount = operation["flops"] if phase == "prefill" else traffic["kv"]
+        found[name, phase].append((amount, seconds, f"{_name(record, result)} {name}"))
+    return found
+
+
+def _decode_times(kernels: list[Record]) -> Times:
+    return [
+        (2 * s["B"] * s["T"] * s["G"] * s["D"] * 2, 1e-6 * s["microseconds"], _name(record, result))
+        for record, result in _results(kernels)
+        for s in (result["shape"],)
+        if result["name"].startswith("paged_decode") and result["name"].endswith(_DECODE_STEPS)
+    ]
+
+
+def _prompt_times(kernels: list[Record]) -> Times:
+    return [
+        (result["shape"]["flops"], 1e-6 * result["shape"]["microseconds"], _name(record, result))
+        for record, result in _results(kernels)
+        if result["name"] == _PROMPT_STEP
+    ]
+
+
+def _operations(
+    profiles: list[Record],
+) -> Iterator[tuple[Record, dict[str, Any], dict[str, Any], float]]:
+    """Yield one of each kind of operation with its median time over all layers."""
+    for record, result in _results(profiles):
+        alike: dict[tuple[str, str], list[dict[str, Any]]] = defaultdict(list)
+        for operation in result["operations"]:
+            alike[operation["name"], operation["weight"]].append(operation)
+        for group in alike.values():
+            seconds = (sum(end - begin for begin, end in each["spans"]) for each in group)
+            yield record, result, group[0], median(seconds)
+
+
+def _results(records: Iterable[Record]) -> Iterator[tuple[Record, dict[str, Any]]]:
+    # A share of the copy, or of a peer, has the same shape and is no time of its own.
+    for record in records:
+        for result in record["results"]:
+            if not result["name"].startswith("of_"):
+                yield record, result
+
+
+def _result(record: Record, name: str) -> dict[str, Any]:
+    return next(each for each in record["results"] if each["name"] == name)
+
+
+def _name(record: Record, result: dict[str, Any]) -> str:
+    return f"{record['file'].removesuffix('.json')} {result['name']}"
+
+
+def _source(record: Record) -> dict[str, str]:
+    commit = (record["environment"]["git"] or {}).get("commit", "")
+    return {"file": record["file"], "date": record["date"], "commit": commit}

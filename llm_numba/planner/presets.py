@@ -1,0 +1,56 @@
+"""Splits that articles and courses talk about, ready to be planned."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from llm_numba.errors import LLMNumbaError
+
+
+@dataclass(frozen=True)
+class Preset:
+    """A question by name.
+
+    Attributes
+    ----------
+    what : str
+        In a few words.
+    asked : dict
+        Model, GPU, and fields of :class:`~llm_numba.planner.Question`.
+    """
+
+    what: str
+    asked: dict[str, Any]
+
+
+_SEVENTY = {"model": "llama-3-70b", "gpu": "h100", "batch": 32, "context": 4096}
+_THIRTEEN = {"model": "llama-2-13b", "gpu": "rtx-4090", "tp": 4, "context": 64, "prompt": 32}
+
+PRESETS = {
+    "70b-tp8-pp2": Preset("70B on 16 GPUs, two hosts", _SEVENTY | {"tp": 8, "pp": 2}),
+    "70b-tp8-pp4": Preset("70B on 32 GPUs, four hosts", _SEVENTY | {"tp": 8, "pp": 4}),
+    "13b-one-by-one": Preset(
+        "13B on four 24 GB cards, requests of 32 and 32 tokens, one after the other",
+        _THIRTEEN | {"batch": 1},
+    ),
+    "13b-batch": Preset(
+        "13B on four 24 GB cards, 256 requests of 32 and 32 tokens at a time",
+        _THIRTEEN | {"batch": 256},
+    ),
+}
+
+
+def find_preset(name: str) -> Preset:
+    """Return a preset by its name.
+
+    Parameters
+    ----------
+    name : str
+
+    Raises
+    ------
+    LLMNumbaError
+        If there is none of that name.
+    """
+    if name not in PRESETS:
+        raise LLMNumbaError(f"There is no preset {name!r}.", f"Choose from: {', '.join(PRESETS)}.")
+    return PRESETS[name]

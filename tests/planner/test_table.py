@@ -1,0 +1,142 @@
+"""The kernel table: what the records give, and what is made of it between and beyond."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from llm_numba.errors import LLMNumbaError
+from llm_numba.planner import GPUS, KernelTable, find_gpu, find_link, packaged_table
+from llm_numba.planner.calibration import calibrate, fit, read_records
+from llm_numba.planner.table import Law, ProductLaw, between
+
+RESULTS = Path(__file__).parents[2] / "docs" / "results"
+
+
+def nearly(found, expected):
+    """Compare JSON values; fits may differ in the last digits from one LAPACK to another."""
+    if isinstance(expected, dict):
+        assert found.keys() == expected.keys()
+        for key in expected:
+            nearly(found[key], expected[key])
+    elif isinstance(expected, list | tuple):
+        assert len(found) == len(expected)
+        for one, other in zip(found, expected, strict=True):
+            nearly(one, other)
+    elif isinstance(expected, float):
+        assert found == pytest.approx(expected, rel=1e-6, abs=1e-12)
+    else:
+        assert found == expected
+
+
+def test_the_packaged_table_is_what_the_records_give(table):
+    # A new record? python -m llm_numba.planner makes the table anew.
+    made = calibrate(read_records(RESULTS, "nvidia-h100-80gb-hbm3"))
+    nearly(made.to_json(), table.to_json())
+
+
+def test_the_table_comes_of_kernels_alone(table):
+    assert table.sources
+    assert all(each["file"].startswith(("kernels_", "profile_")) for each in table.sources)
+    assert all(each["commit"] for each in table.sources)
+    assert all(each.law.times for each in table.products)
+
+
+def test_a_table_is_the_same_after_json(table):
+    assert KernelTable.from_json(json.loads(json.dumps(table.to_json()))) == table
+
+
+def test_a_law_goes_through_times_that_lie_on_a_line():
+    law = fit([(0.0, 2e-6, "a"), (10.0, 3e-6, "b"), (100.0, 12e-6, "c")])
+    assert (law.constant, law.slope) == (pytest.approx(2e-6), pytest.approx(1e-7))
+    assert law.worst_fit < 1e-9
+    assert law.times == ("a", "b", "c")
+    assert law.seconds(50) == pytest.approx(7e-6)
+
+
+def test_between_two_numbers_of_rows_laws_go_in_a_straight_line():
+    laws = {1: Law(1.0, 2.0), 33: Law(5.0, 10.0)}
+    assert between(laws, 1) == laws[1]
+    assert between(laws, 17) == Law(3.0, 6.0)
+    assert between(laws, 33) == laws[33]
+    assert between(laws, 66) == Law(5.0, 20.0)
+
+
+def few_rows(table, *tensor):
+    return replace(table, products=(*table.products, *tensor))
+
+
+def test_tensor_cores_that_were_not_measured_are_taken_for_one_row(table):
+    bare = replace(table, products=tuple(x for x in table.products if x.units == "ordinary"))
+    assert bare.assumes_tensor_cores(8)
+    assert not bare.assumes_tensor_cores(1)
+    assert not bare.assumes_tensor_cores(33)
+    assert bare.product(32) == bare.product(1)
+    assert bare.product(32, tensor_cores=False).slope > bare.product(32).slope
+
+
+def test_tensor_cores_that_were_measured_are_taken_as_they_were(table):
+    one = table.product(1)
+    measured = few_rows(table, ProductLaw(32, "tensor", Law(one.constant, 3 * one.slope)))
+    assert not measured.assumes_tensor_cores(32)
+    assert measured.product(32).slope == pytest.approx(3 * one.slope)
+    assert one.slope < measured.product(16).slope < 3 * one.slope
+    assert measured.product(64) == table.product(64)
+
+
+@given(st.integers(1, 5000), st.integers(1, 5000), st.booleans())
+def test_more_rows_are_never_faster(one, other, tensor_cores):
+    table = packaged_table()
+    few, many = sorted((one, other))
+    slow, fast = (table.product(rows, tensor_cores) for rows in (many, few))
+    assert fast.seconds(1e7) <= slow.seconds(1e7) * (1 + 1e-12)
+
+
+def test_on_the_measured_gpu_nothing_is_scaled(table):
+    assert table.scaled(find_gpu("h100")) is table
+    assert not table.scaled_from
+
+
+def test_slopes_are_scaled_by_what_binds_them_and_constants_stay(table):
+    scaled = table.scaled(find_gpu("a100"))
+    memory, arithmetic = 3.35e12 / 2.039e12, 67e12 / 19.5e12
+    assert scaled.scaled_from == table.gpu
+    for factor, found, before in (
+        (memory, scaled.product(1), table.product(1)),
+        (arithmetic, scaled.product(512), table.product(512)),
+        (memory, scaled.decode_attention, table.decode_attention),
+        (arithmetic, scaled.prompt_attention, table.prompt_attention),
+    ):
+        assert found.slope == pytest.approx(factor * before.slope)
+        assert found.constant == before.constant
+    assert scaled.copy_bytes_per_second == pytest.approx(table.copy_bytes_per_second / memory)
+
+
+def test_a_card_with_much_arithmetic_must_still_read_its_weights(table):
+    scaled = table.scaled(find_gpu("l4"))
+    # Its memory is 11 times slower, its arithmetic twice: 33 rows are bound by memory there.
+    assert scaled.product(33).slope == scaled.product(1).slope
+    assert table.product(33).slope > table.product(1).slope
+
+
+@pytest.mark.parametrize("name", GPUS)
+def test_each_gpu_says_where_its_figures_are_from(name):
+    gpu = find_gpu(name)
+    assert gpu.source
+    assert find_link(gpu.inside).source
+    assert find_link(gpu.outside).source
+
+
+def test_unknown_names_are_refused():
+    with pytest.raises(LLMNumbaError, match="h100, h200"):
+        find_gpu("tpu")
+    with pytest.raises(LLMNumbaError, match="nvlink-4"):
+        find_link("rope")
+
+
+def test_a_directory_without_records_is_refused(tmp_path):
+    with pytest.raises(LLMNumbaError, match="llm-numba bench kernels"):
+        read_records(tmp_path, "nvidia-h100-80gb-hbm3")
