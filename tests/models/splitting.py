@@ -106,11 +106,11 @@ def in_parts(
     **options: Any,
 ) -> list[Any]:
     """Load a model on tensor-parallel ranks, and return what a function makes of each part."""
+    options.setdefault("execution", Execution(tensor_layout=layout))
 
     def run(tensor: Communicator) -> Any:
         partition = split_model(files.config, tensor)
-        execution = Execution(tensor_layout=layout)
-        return function(load(files, dtype, execution=execution, partition=partition, **options))
+        return function(load(files, dtype, partition=partition, **options))
 
     return run_ranks(ranks, run)
 

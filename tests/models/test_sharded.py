@@ -65,6 +65,17 @@ def test_ranks_give_the_logits_of_the_whole_model(family, ranks, dtype, layout):
     hold(in_parts(files, ranks, scored, dtype, layout), scored(load(files, dtype)), dtype)
 
 
+@each_layout
+@pytest.mark.parametrize("family", ["qwen3-biases", "llama-biases", "gpt2"])
+def test_ranks_with_nothing_fused(family, layout):
+    """Then biases, activations and residuals are operations of their own."""
+    switches = ("fuse_qkv", "fuse_gate_up", "fuse_norms", "fuse_rope_kv")
+    apart = Execution(tensor_layout=layout, **dict.fromkeys(switches, False))
+    files = files_of(family)
+    ranks = 3 if family == "gpt2" else 2
+    hold(in_parts(files, ranks, scored, execution=apart), scored(load(files)), "float64")
+
+
 @pytest.mark.parametrize("vocab_size", [271, 5])
 def test_a_vocabulary_need_not_divide(tiny_checkpoint, vocab_size):
     files = open_model(tiny_checkpoint(vocab_size=vocab_size, num_key_value_heads=1))
