@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import ml_dtypes  # noqa: F401  teaches NumPy the name "bfloat16", which safetensors asks for
 import numpy as np
@@ -18,6 +18,7 @@ from safetensors import SafetensorError, safe_open
 
 from llm_numba.errors import CheckpointError
 from llm_numba.models.fields import read_json
+from llm_numba.models.split import Window
 
 Progress = Callable[[str, int, int], None]
 
@@ -68,6 +69,24 @@ class TensorInfo:
         return np.dtype(_DTYPES[self.storage])
 
 
+class Source(NamedTuple):
+    """Where a window of a tensor, or a part of one, is stored.
+
+    Attributes
+    ----------
+    info : TensorInfo
+        Of a stored array, which may be a part of the tensor.
+    window : Window
+        Of that array.
+    place : tuple of slice
+        Where it goes in the window that was asked for.
+    """
+
+    info: TensorInfo
+    window: Window
+    place: tuple[slice, ...]
+
+
 class Checkpoint:
     """The tensors of a checkpoint directory, by name; nothing is read but headers.
 
@@ -89,7 +108,7 @@ class Checkpoint:
         self.directory = directory
         self.tensors: dict[str, TensorInfo] = {}
         for path in self._files():
-            self._read_header(path)
+            self.tensors |= read_infos(path)
 
     @property
     def stored_dtype(self) -> str:
@@ -133,15 +152,20 @@ class Checkpoint:
             shards.append(self.directory / name)
         return shards
 
-    def _read_header(self, path: Path) -> None:
-        # The library's own check: whoever passes it has offsets that are in order, without gaps.
-        with open_safetensors(path):
-            pass
-        data, header = read_header(path)
-        for name, entry in header.items():
-            if name != "__metadata__":
-                begin = data + entry["data_offsets"][0]
-                self.tensors[name] = TensorInfo(path, tuple(entry["shape"]), entry["dtype"], begin)
+    def sources(self, name: str, window: Window) -> list[Source]:
+        """Say where a window of a tensor is stored.
+
+        Parameters
+        ----------
+        name : str
+        window : Window
+
+        Returns
+        -------
+        list of Source
+            Together the window, without overlaps.
+        """
+        return [Source(self.tensors[name], window, (slice(None),) * len(window))]
 
     def validate(
         self, expected: dict[str, tuple[int, ...]], ignored: Callable[[str], bool]
@@ -213,6 +237,35 @@ def open_safetensors(path: Path) -> safe_open:
         raise CheckpointError(
             f"{path} cannot be read: {_damage(path) or failure}.", "Download that file again."
         ) from None
+
+
+def read_infos(path: Path) -> dict[str, TensorInfo]:
+    """Read what a safetensors file holds.
+
+    Parameters
+    ----------
+    path : Path
+
+    Returns
+    -------
+    dict of str to TensorInfo
+
+    Raises
+    ------
+    CheckpointError
+        If it cannot be read or is damaged.
+    """
+    # The library's own check: whoever passes it has offsets that are in order, without gaps.
+    with open_safetensors(path):
+        pass
+    data, header = read_header(path)
+    return {
+        name: TensorInfo(
+            path, tuple(entry["shape"]), entry["dtype"], data + entry["data_offsets"][0]
+        )
+        for name, entry in header.items()
+        if name != "__metadata__"
+    }
 
 
 def read_header(path: Path) -> tuple[int, dict[str, Any]]:

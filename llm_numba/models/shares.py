@@ -6,11 +6,11 @@ from collections import Counter
 from llm_numba.models.config import ModelConfig
 from llm_numba.models.split import Shape, check_division, layers_of, windows_of
 from llm_numba.models.tensors import tensor_shapes
-from llm_numba.parallel import Communicator, Partition, balanced_stages
+from llm_numba.parallel import Communicator, Partition, Seat, balanced_stages
 
 
 def split_model(
-    config: ModelConfig, tensor: Communicator, stage: int = 0, num_stages: int = 1
+    config: ModelConfig, tensor: Communicator | Seat, stage: int = 0, num_stages: int = 1
 ) -> Partition:
     """Divide a model among ranks: evenly inside of layers, by bytes among stages.
 
@@ -18,7 +18,7 @@ def split_model(
     ----------
     config : ModelConfig
         Of the whole model.
-    tensor : Communicator
+    tensor : Communicator or Seat
         The ranks that share this rank's stage.
     stage, num_stages : int
         This rank's stage, from 0, and R.

@@ -19,17 +19,15 @@ from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
-from safetensors import safe_open
 
 from llm_numba import ops
-from llm_numba.models.checkpoint import Checkpoint, Progress, TensorInfo, open_safetensors
+from llm_numba.models.checkpoint import Checkpoint, Progress, Source
+from llm_numba.models.reading import TensorReader
 from llm_numba.models.split import Window
 from llm_numba.reference.random_weights import SPREAD
 from llm_numba.runtime import Array, reserve_gpu_memory, to_device, write_to, zeros
 from llm_numba.runtime.staging import Staging
 
-# A mapped page counts as memory in use until its file is closed; files are reopened this often.
-REOPEN_AFTER_BYTES = 1 << 20
 # What CuPy rounds the size of an array up to.
 _GRANULE = 512
 
@@ -60,6 +58,7 @@ class WeightLoader(ABC):
         device: str = "cpu",
         windows: Mapping[str, tuple[Window, ...]] | None = None,
     ) -> None:
+        self._checkpoint = checkpoint
         self._tensors = checkpoint.tensors
         self._windows = windows or {
             name: (tuple(map(range, info.shape)),) for name, info in checkpoint.tensors.items()
@@ -146,9 +145,10 @@ class FileWeights(WeightLoader):
     """
 
     _staging: Staging | None = None
-    _mapped: safe_open | None = None
-    _mapped_path: Path | None = None
-    _read_since_open = 0
+
+    def __init__(self, checkpoint: Checkpoint, *args: Any, **kwargs: Any) -> None:
+        super().__init__(checkpoint, *args, **kwargs)
+        self._read = TensorReader(checkpoint)
 
     def __enter__(self) -> Self:
         super().__enter__()
@@ -159,35 +159,25 @@ class FileWeights(WeightLoader):
         return self
 
     def _fill(self, out: Array, name: str, window: Window, transpose: bool) -> None:
-        info = self._tensors[name]
-        in_one_piece = all(map(_is_whole, window[1:], info.shape[1:]))
-        if self._staging is None or info.dtype == np.float64 or not in_one_piece:
-            tensor = self._map(name, info, window)
+        sources = self._checkpoint.sources(name, window)
+        if self._staging is None or not _in_one_piece(sources):
+            tensor = self._read(name, window)
             write_to(out, tensor.T if transpose else tensor)
         elif transpose:
             stored = zeros(tuple(map(len, window)), self._dtype, self._device)
-            self._send(info, window, stored)
+            self._send(sources[0], stored)
             self._staging.wait()
             ops.transpose(stored, out=out)
         else:
-            self._send(info, window, out)
+            self._send(sources[0], out)
 
-    def _send(self, info: TensorInfo, window: Window, target: Array) -> None:
+    def _send(self, source: Source, target: Array) -> None:
+        info = source.info
         if info.path not in self._files:
             self._files[info.path] = os.open(info.path, os.O_RDONLY)
         row_bytes = math.prod(info.shape[1:]) * info.itemsize
-        begin = info.begin + window[0].start * row_bytes
+        begin = info.begin + source.window[0].start * row_bytes
         self._staging.send(self._files[info.path], begin, target, info.dtype, ops.convert)
-
-    def _map(self, name: str, info: TensorInfo, window: Window) -> np.ndarray:
-        if info.path != self._mapped_path or self._read_since_open > REOPEN_AFTER_BYTES:
-            self._mapped, self._mapped_path = open_safetensors(info.path), info.path
-            self._read_since_open = 0
-        self._read_since_open += math.prod(map(len, window)) * info.itemsize
-        if all(map(_is_whole, window, info.shape)):
-            return self._mapped.get_tensor(name)
-        part = tuple(slice(indices.start, indices.stop) for indices in window)
-        return self._mapped.get_slice(name)[part]
 
 
 class RandomWeights(WeightLoader):
@@ -224,5 +214,9 @@ def _step(inputs: int) -> float:
     return 2.0 ** -round(math.log2(SPREAD * math.sqrt(inputs)))
 
 
-def _is_whole(indices: range, length: int) -> bool:
-    return len(indices) == length
+def _in_one_piece(sources: list[Source]) -> bool:
+    """Tell whether bytes lie one behind the other in a file, in a format that a GPU converts."""
+    if len(sources) > 1:
+        return False
+    info, window, _ = sources[0]
+    return tuple(map(len, window[1:])) == info.shape[1:] and info.dtype != np.float64

@@ -3,7 +3,7 @@
 from llm_numba.parallel.alone import Alone
 from llm_numba.parallel.communicator import Communicator, Transfer
 from llm_numba.parallel.mesh import Mesh
-from llm_numba.parallel.partition import Partition, balanced_stages
+from llm_numba.parallel.partition import Partition, Seat, balanced_stages
 from llm_numba.parallel.summing import Reduction
 from llm_numba.parallel.threads import run_ranks
 from llm_numba.parallel.world import end_world
@@ -14,6 +14,7 @@ __all__ = [
     "Mesh",
     "Partition",
     "Reduction",
+    "Seat",
     "Transfer",
     "balanced_stages",
     "end_world",

@@ -20,20 +20,36 @@ from llm_numba.parallel.communicator import Communicator
 
 
 @dataclass(frozen=True)
+class Seat:
+    """The place of a tensor rank, for those who ask what is there and send nothing.
+
+    Attributes
+    ----------
+    rank : int
+    size : int
+        P.
+    """
+
+    rank: int
+    size: int
+
+
+@dataclass(frozen=True)
 class Partition:
     """The part of a model that a rank holds.
 
     Attributes
     ----------
-    tensor : Communicator
-        The P ranks that hold parts of the same layers.
+    tensor : Communicator or Seat
+        The P ranks that hold parts of the same layers. A model that runs needs them to
+        communicate.
     layers : range
         Of the stage.
     num_layers : int
         Of the whole model.
     """
 
-    tensor: Communicator
+    tensor: Communicator | Seat
     layers: range
     num_layers: int
 

@@ -8,9 +8,8 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
-import llm_numba.models.weights as weights_module
 from llm_numba import LLM
-from llm_numba.models import Checkpoint, load_config, load_model, open_model
+from llm_numba.models import Checkpoint, load_config, load_model, open_model, reading
 from llm_numba.models.gpt2 import gpt2_tensors
 from llm_numba.models.weights import FileWeights
 from llm_numba.runtime import kind_of, to_host
@@ -118,10 +117,10 @@ def test_a_file_is_reopened_once_enough_was_read_so_that_its_pages_are_let_go(
     tensors = {f"t{i}": numbers(2, 3) + i for i in range(10)}
     save_file(tensors, tmp_path / "model.safetensors")
     checkpoint = Checkpoint(tmp_path)
-    opened, open_file = [], weights_module.open_safetensors
-    monkeypatch.setattr(weights_module, "REOPEN_AFTER_BYTES", 32)
+    opened, open_file = [], reading.open_safetensors
+    monkeypatch.setattr(reading, "REOPEN_AFTER_BYTES", 32)
     monkeypatch.setattr(
-        weights_module, "open_safetensors", lambda path: opened.append(path) or open_file(path)
+        reading, "open_safetensors", lambda path: opened.append(path) or open_file(path)
     )
     load = FileWeights(checkpoint, np.dtype(np.float32))
     for name, tensor in tensors.items():

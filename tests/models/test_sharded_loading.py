@@ -2,7 +2,6 @@
 
 import os
 import tracemalloc
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -22,11 +21,17 @@ from splitting import (
     write_shape,
 )
 
-import llm_numba.models.weights as weights_module
-from llm_numba.models import load_model, open_model, rank_shapes, split_model, tensor_shapes
+from llm_numba.models import (
+    load_model,
+    open_model,
+    rank_shapes,
+    reading,
+    split_model,
+    tensor_shapes,
+)
 from llm_numba.models.split import windows_of
 from llm_numba.models.weights import FileWeights, RandomWeights
-from llm_numba.parallel import Alone, Partition
+from llm_numba.parallel import Alone, Partition, Seat
 from llm_numba.runtime import gpu_problem, kind_of, to_host
 
 CASES = [
@@ -42,7 +47,7 @@ TURNED = ("c_attn.weight", "c_proj.weight", "c_fc.weight")
 
 def seat(config, rank, ranks, stage=0, num_stages=1):
     """The partition of one of some ranks, without the others."""
-    return split_model(config, SimpleNamespace(rank=rank, size=ranks), stage, num_stages)
+    return split_model(config, Seat(rank, ranks), stage, num_stages)
 
 
 def stored(family):
@@ -158,9 +163,9 @@ def test_ranks_beyond_the_kv_heads_share_them():
 
 def test_a_stage_opens_no_file_of_other_stages(monkeypatch):
     files = files_of("qwen2-layer-types")
-    opened, open_file = set(), weights_module.open_safetensors
+    opened, open_file = set(), reading.open_safetensors
     monkeypatch.setattr(
-        weights_module, "open_safetensors", lambda path: opened.add(path) or open_file(path)
+        reading, "open_safetensors", lambda path: opened.add(path) or open_file(path)
     )
     for stage in range(2):
         opened.clear()

@@ -10,11 +10,11 @@ from hypothesis import strategies as st
 from llm_numba.errors import ParallelError
 from llm_numba.models import load_config, resolve_model, tensor_shapes
 from llm_numba.models.shares import layer_weights
-from llm_numba.parallel import Alone, Partition, balanced_stages
+from llm_numba.parallel import Alone, Partition, Seat, balanced_stages
 
 
 def seat(rank: int, size: int) -> Partition:
-    return Partition(SimpleNamespace(rank=rank, size=size), range(3), 3)
+    return Partition(Seat(rank, size), range(3), 3)
 
 
 @given(st.integers(0, 200), st.integers(1, 9))
