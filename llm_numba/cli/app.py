@@ -30,6 +30,10 @@ class Commands(TyperGroup):
         try:
             return super().invoke(ctx)
         except LLMNumbaError as error:
+            from llm_numba.parallel import end_world
+
+            # Of several ranks one tells it, and takes the others along.
+            end_world(error)
             report(error)
             raise typer.Exit(2) from error
 

