@@ -20,6 +20,7 @@ from llm_numba.models.families import load_config
 from llm_numba.models.gpt2 import GPT2Model, gpt2_tensors
 from llm_numba.models.llama import LlamaModel, llama_tensors
 from llm_numba.ops import Call
+from llm_numba.parallel import Partition
 from llm_numba.runtime import empty, intercept, launch, may_overlap, overlapping
 
 KERNELS = Path(kernels.__file__).parent
@@ -280,7 +281,8 @@ def new_model(family, execution):
     load.place = lambda table: new(table.shape, table.dtype)
     cache = (9, 4, config.num_kv_heads, config.head_dim)
     layers = [(new(cache), new(cache)) for _ in range(config.num_layers)]
-    model = (GPT2Model if is_gpt2 else LlamaModel)(config, load, last, execution)
+    family_of = GPT2Model if is_gpt2 else LlamaModel
+    model = family_of(config, load, last, execution, Partition.whole(config))
     return model, SimpleNamespace(layers=layers), arrays
 
 
