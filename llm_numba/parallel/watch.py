@@ -2,7 +2,8 @@
 
 MPI's own waits spin: they ask again and again, at full speed, whether the message is there. On a
 machine with fewer cores than ranks the rank that waits then takes the core from the one that it
-waits for. So a wait here asks a few times at once, for messages that are nearly there, and then
+waits for. So a wait here spins only for as long as it costs nobody anything: a millisecond if each
+rank of the host has a core, otherwise just long enough for a message that is nearly there. Then it
 sleeps between questions: an eighth of the time that it has waited already, which makes no wait
 longer by more than that.
 
@@ -21,7 +22,8 @@ from llm_numba.parallel.board import Board, Note, State
 
 LIMIT_VARIABLE = "LLM_NUMBA_STALL_S"
 _LIMIT_S = 60.0
-_QUESTIONS_AT_ONCE = 20
+_SPIN_S = 1e-3
+_SPIN_CROWDED_S = 20e-6
 _SHORTEST_SLEEP_S = 10e-6
 _LONGEST_SLEEP_S = 1e-3
 
@@ -82,6 +84,7 @@ class Watch:
         self.hosts = hosts
         self.board = board
         self.limit_s = limit_s
+        self._spin_s = _SPIN_S if len(board.ranks) <= _cores() else _SPIN_CROWDED_S
         self._count = 0
         self._what = "its start"
         self._stalled: StallError | None = None
@@ -131,15 +134,19 @@ class Watch:
         if self._stalled:
             raise self._stalled
         self._count += 1
-        if not any(done() for _ in range(_QUESTIONS_AT_ONCE)):
-            self.note(State.IDLE if patient else State.WAITING, what)
-            begin = time.monotonic()
-            while not done():
-                waited = time.monotonic() - begin
-                if waited > self.limit_s and not patient:
-                    self._stalled = self._verdict(what, members)
-                    raise self._stalled
-                time.sleep(min(max(waited / 8, _SHORTEST_SLEEP_S), _LONGEST_SLEEP_S))
+        begin = time.monotonic()
+        noted = False
+        while not done():
+            waited = time.monotonic() - begin
+            if waited < self._spin_s:
+                continue
+            if not noted:
+                self.note(State.IDLE if patient else State.WAITING, what)
+                noted = True
+            if waited > self.limit_s and not patient:
+                self._stalled = self._verdict(what, members)
+                raise self._stalled
+            time.sleep(min(max(waited / 8, _SHORTEST_SLEEP_S), _LONGEST_SLEEP_S))
         self.note(State.WORKING, what)
 
     def _verdict(self, what: str, members: Sequence[int]) -> StallError:
@@ -200,6 +207,13 @@ def ranks(numbers: Sequence[int]) -> str:
     numbers : sequence of int
     """
     return f"{'Rank' if len(numbers) == 1 else 'Ranks'} {', '.join(map(str, numbers))}"
+
+
+def _cores() -> int:
+    # Those that this process may use: containers and batch systems give fewer than there are.
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 def _longer() -> str:

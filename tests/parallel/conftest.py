@@ -10,7 +10,7 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from ranks import Ended, mpirun
+from ranks import Ended, mpirun, search_path
 
 
 @pytest.fixture(name="mpirun", scope="session")
@@ -18,6 +18,6 @@ def _mpirun() -> Callable[..., Ended]:
     """:func:`ranks.mpirun`, where there is an MPI."""
     if importlib.util.find_spec("mpi4py") is None:
         pytest.skip("mpi4py is not installed: pip install 'llm-numba[mpi]'")
-    if not shutil.which("mpirun"):
-        pytest.skip("there is no mpirun on PATH: pip install 'llm-numba[mpi]'")
+    if not shutil.which("mpirun", path=search_path()):
+        pytest.skip("there is no mpirun: pip install 'llm-numba[mpi]'")
     return mpirun

@@ -7,6 +7,7 @@ import sys
 import tempfile
 import time
 import uuid
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -29,12 +30,18 @@ class Ended:
     orphans: list[int]
 
 
+def search_path() -> str:
+    """Where mpirun is looked for: first beside this Python, whose environment may not be active."""
+    return os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
+
+
 def environment(folder: Path | str, **more: str) -> dict[str, str]:
     """The environment of a run with files of its own, of which nothing stays behind."""
     launcher = ("OMPI_", "PMIX_", "PMI_", "PRTE_", "SLURM_", "LLM_NUMBA_")
     kept = {name: value for name, value in os.environ.items() if not name.startswith(launcher)}
     paths = [str(ROOT), os.environ.get("PYTHONPATH", "")]
     return kept | {
+        "PATH": search_path(),
         "PYTHONPATH": os.pathsep.join(filter(None, paths)),
         "OPENBLAS_NUM_THREADS": "1",
         "CUDA_VISIBLE_DEVICES": "",
@@ -50,14 +57,16 @@ def environment(folder: Path | str, **more: str) -> dict[str, str]:
     }
 
 
-def mpirun(ranks: int, *command: str | Path, **more: str) -> Ended:
+def mpirun(ranks: int, *command: str | Path, options: Sequence[str] = (), **more: str) -> Ended:
     """Run a Python program, or a module with ``-m``, under mpirun; `more` are variables."""
+    launcher = shutil.which("mpirun", path=search_path())
     # Paths of sockets must be short; those of pytest are not.
     folder = tempfile.mkdtemp(prefix="llm")
     mark = uuid.uuid4().hex
     begin = time.monotonic()
+    start = [launcher, "-n", str(ranks), "--oversubscribe", *options]
     child = subprocess.Popen(
-        ["mpirun", "-n", str(ranks), "--oversubscribe", sys.executable, *map(str, command)],
+        [*start, sys.executable, *map(str, command)],
         env=environment(folder, **more) | {_MARK: mark},
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,

