@@ -18,6 +18,7 @@ from llm_numba.cli.microscope import microscope
 from llm_numba.cli.models import models
 from llm_numba.cli.plan import plan
 from llm_numba.cli.profile import profile
+from llm_numba.cli.shard import shard
 from llm_numba.cli.tune import tune
 from llm_numba.errors import LLMNumbaError
 
@@ -68,6 +69,7 @@ app.command()(demo)
 app.command()(generate)
 app.command()(chat)
 app.command()(models)
+app.command()(shard)
 app.command()(doctor)
 app.command()(cache)
 app.command()(microscope)

@@ -15,6 +15,7 @@ from llm_numba.models.loading import (
     resolve_model,
 )
 from llm_numba.models.random import random_shapes
+from llm_numba.models.shard_writer import write_shards
 from llm_numba.models.shares import rank_shapes, split_model
 from llm_numba.models.split import rank_config
 from llm_numba.models.tensors import tensor_shapes
@@ -44,4 +45,5 @@ __all__ = [
     "resolve_model",
     "split_model",
     "tensor_shapes",
+    "write_shards",
 ]

@@ -17,6 +17,7 @@ from llm_numba.models.families import load_config
 from llm_numba.models.gpt2 import GPT2Model, gpt2_ignores, gpt2_tensors
 from llm_numba.models.llama import LlamaModel, llama_ignores, llama_tensors
 from llm_numba.models.random import PREFIX, SHAPES_DIR, RandomCheckpoint, resolve_shape
+from llm_numba.models.shards import SPLIT_FILE, ShardedCheckpoint
 from llm_numba.models.split import check_division, windows_of
 from llm_numba.models.weights import FileWeights, RandomWeights, WeightLoader
 from llm_numba.parallel import Partition
@@ -126,10 +127,14 @@ def open_checkpoint(directory: Path) -> Checkpoint:
 
     Raises
     ------
+    ConfigError
+        If a shape or shards lack a sound ``config.json``.
     CheckpointError
         If files are missing or damaged.
     """
-    return (RandomCheckpoint if directory.parent == SHAPES_DIR else Checkpoint)(directory)
+    if directory.parent == SHAPES_DIR:
+        return RandomCheckpoint(directory)
+    return (ShardedCheckpoint if (directory / SPLIT_FILE).exists() else Checkpoint)(directory)
 
 
 def open_model(directory: Path) -> ModelFiles:

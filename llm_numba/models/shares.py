@@ -4,7 +4,7 @@ import math
 from collections import Counter
 
 from llm_numba.models.config import ModelConfig
-from llm_numba.models.split import Shape, check_division, layers_of, windows_of
+from llm_numba.models.split import Shape, check_division, layers_of, stacked_shape, windows_of
 from llm_numba.models.tensors import tensor_shapes
 from llm_numba.parallel import Communicator, Partition, Seat, balanced_stages
 
@@ -79,10 +79,4 @@ def rank_shapes(
         As they are stored, cut to what the rank holds.
     """
     windows = windows_of(tensor_shapes(config), config, partition, layout)
-    shapes = {}
-    for name, parts in windows.items():
-        lengths = [tuple(map(len, part)) for part in parts]
-        if lengths:
-            # Several lie side by side along the axis of outputs, in GPT-2's files the last.
-            shapes[name] = (*lengths[0][:-1], sum(shape[-1] for shape in lengths))
-    return shapes
+    return {name: stacked_shape(parts) for name, parts in windows.items() if parts}

@@ -167,6 +167,22 @@ def windows_of(
     }
 
 
+def stacked_shape(windows: tuple[Window, ...]) -> Shape:
+    """Return the shape of windows of one tensor that lie side by side, along the last axis.
+
+    Parameters
+    ----------
+    windows : tuple of Window
+        At least one.
+
+    Returns
+    -------
+    tuple of int
+    """
+    shapes = [tuple(map(len, window)) for window in windows]
+    return (*shapes[0][:-1], sum(shape[-1] for shape in shapes))
+
+
 def layers_of(name: str, config: ModelConfig) -> tuple[int, ...]:
     """Return the layers beside which a tensor is needed.
 
@@ -221,7 +237,7 @@ def _ranges(unit: str, config: ModelConfig, partition: Partition) -> list[range]
     if unit == "queries, keys, values":
         first_key = config.num_heads * head
         first_value = first_key + config.num_kv_heads * head
-        return [queries, _moved(keys, first_key), _moved(keys, first_value)]
+        return [queries, moved(keys, first_key), moved(keys, first_value)]
     return [
         {
             "queries": queries,
@@ -237,5 +253,16 @@ def _scaled(indices: range, factor: int) -> range:
     return range(indices.start * factor, indices.stop * factor)
 
 
-def _moved(indices: range, distance: int) -> range:
+def moved(indices: range, distance: int) -> range:
+    """Return a range that lies further on.
+
+    Parameters
+    ----------
+    indices : range
+    distance : int
+
+    Returns
+    -------
+    range
+    """
     return range(indices.start + distance, indices.stop + distance)

@@ -8,7 +8,7 @@ import pytest
 import llm_numba
 from llm_numba.cli import console
 
-COMMANDS = ["demo", "generate", "chat", "models", "doctor", "eval", "bench"]
+COMMANDS = ["demo", "generate", "chat", "models", "doctor", "shard", "eval", "bench"]
 
 
 def test_version(cli):
