@@ -28,6 +28,7 @@ extensions = [
     "mathml",
     "microscope_output",
     "parity_table",
+    "plan_tables",
     "profile_pages",
     "questions",
     "recall_table",

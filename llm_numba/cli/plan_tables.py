@@ -180,7 +180,7 @@ def _memory_table(plan: "Plan") -> "Table":
 
     def columns(memory: "RankMemory") -> tuple[int, ...]:
         other = memory.buffers + memory.reserve
-        return memory.weights, memory.kv_cache, memory.activations, other, memory.taken
+        return memory.weights, memory.kv, memory.activations, other, memory.taken
 
     for sizes, group in itertools.groupby(plan.memories, key=columns):
         alike = [memory.rank for memory in group]
@@ -208,7 +208,7 @@ def _time_table(plan: "Plan") -> "Table":
         table.add_row(
             styled(name, "bold"),
             str(rounds.micro_batches),
-            f"{rounds.waiting:.0%}",
+            f"{rounds.idle:.0%}",
             figure(1e3 * rounds.seconds),
             figure(rate),
             figure(rate / plan.question.batch),
@@ -227,11 +227,12 @@ def _time_table(plan: "Plan") -> "Table":
 
 
 def _memory_json(memory: "RankMemory") -> dict[str, Any]:
-    parts = ("weights", "kv_cache", "activations", "buffers", "reserve", "taken", "limit")
+    parts = ("weights", "activations", "buffers", "reserve", "taken", "limit")
     layers = memory.rank.partition.layers
     return {
         "first_layer": layers.start,
         "num_layers": len(layers),
+        "kv_cache_bytes": memory.kv,
         **{f"{part}_bytes": getattr(memory, part) for part in parts},
     }
 
@@ -239,7 +240,7 @@ def _memory_json(memory: "RankMemory") -> dict[str, Any]:
 def _rounds_json(plan: "Plan", rounds: "Rounds") -> dict[str, Any]:
     return {
         "micro_batches": rounds.micro_batches,
-        "waiting": rounds.waiting,
+        "idle": rounds.idle,
         "ms": 1e3 * rounds.seconds,
         "tokens_per_second": plan.tokens_per_second(rounds),
         "slowest_stage_us": {part: 1e6 * getattr(rounds.slowest, part) for part in _PARTS},

@@ -34,7 +34,7 @@ class RankMemory:
     Attributes
     ----------
     rank : Rank
-    weights, kv_cache, activations, buffers, reserve : int
+    weights, kv, activations, buffers, reserve : int
         The KV cache is that of all sequences at their longest; the reserve is the CUDA context and
         the code of kernels.
     limit : int
@@ -45,7 +45,7 @@ class RankMemory:
 
     rank: Rank
     weights: int
-    kv_cache: int
+    kv: int
     activations: int
     buffers: int
     reserve: int
@@ -56,7 +56,7 @@ class RankMemory:
     @property
     def taken(self) -> int:
         """All of it."""
-        return self.weights + self.kv_cache + self.activations + self.buffers + self.reserve
+        return self.weights + self.kv + self.activations + self.buffers + self.reserve
 
     @property
     def fits(self) -> bool:
@@ -99,10 +99,10 @@ def rank_memory(
     blocks = room.blocks_per_sequence * room.max_num_seqs
     left = limit - needs.num_bytes - buffers
     # One more than sequences get, for rows that only fill up a batch.
-    kv_cache = (blocks + 1) * room.block_bytes
+    kv = (blocks + 1) * room.block_bytes
     affordable = max(0, left // room.block_bytes - 1)
     return RankMemory(
-        rank, weights, kv_cache, activations, buffers, needs.reserve, limit, blocks, affordable
+        rank, weights, kv, activations, buffers, needs.reserve, limit, blocks, affordable
     )
 
 
@@ -183,10 +183,10 @@ def _too_large(split: Split, worst: RankMemory, options: MemoryOptions) -> Engin
     )
     cause = (
         f"A GPU of stage {rank.stage} would have to hold {gib(worst.taken)} (tp={split.tp}, "
-        f"pp={split.pp}: {parts}, and a KV cache of {gib(worst.kv_cache)}), and may take "
+        f"pp={split.pp}: {parts}, and a KV cache of {gib(worst.kv)}), and may take "
         f"{gib(worst.limit)}."
     )
-    if worst.taken - worst.kv_cache > worst.limit:
+    if worst.taken - worst.kv > worst.limit:
         return EngineError(cause, "Raise tp or pp, or take a GPU with more memory.")
     fitting = worst.blocks_affordable // (worst.blocks_needed // options.max_num_seqs)
     fewer = (

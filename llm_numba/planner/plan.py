@@ -32,7 +32,7 @@ from llm_numba.planner.collectives import Exchange, LinkTable, send
 from llm_numba.planner.gpus import GPU, Link, find_link
 from llm_numba.planner.memory import RankMemory, plan_stages
 from llm_numba.planner.split import Split, cut
-from llm_numba.planner.steps import StageTime, Work, stage_time
+from llm_numba.planner.steps import Load, StageTime, stage_time
 from llm_numba.planner.table import KernelTable
 
 
@@ -136,7 +136,7 @@ class Rounds:
         return self.steps * (self.slowest.seconds + self.hop)
 
     @property
-    def waiting(self) -> float:
+    def idle(self) -> float:
         """The part of a round that the slowest stage waits: the bubble."""
         return 1 - self.micro_batches / self.steps
 
@@ -241,7 +241,7 @@ class _Clock:
         self._ranks = [last for _, last in split.outermost]
         self._exchange = Exchange(question.tp, self.tensor_link, measured)
 
-    def rounds(self, work: Work, micro_batches: int, interleaved: bool) -> Rounds:
+    def rounds(self, load: Load, micro_batches: int, interleaved: bool) -> Rounds:
         question = self._question
         times: dict[tuple, StageTime] = {}
         stages = []
@@ -250,9 +250,9 @@ class _Clock:
             alike = (rank.config.windows, part.is_first, part.is_last)
             if alike not in times:
                 tensor_cores = question.tensor_cores
-                times[alike] = stage_time(rank, work, self._table, self._exchange, tensor_cores)
+                times[alike] = stage_time(rank, load, self._table, self._exchange, tensor_cores)
             stages.append(times[alike])
-        message = work.rows * question.config.hidden_size * question.dtype.itemsize
+        message = load.rows * question.config.hidden_size * question.dtype.itemsize
         # Each tensor rank sends to its counterpart, all at a time, each over a link of its own.
         hop = send(message, self.pipeline_link) if question.pp > 1 else 0.0
         return Rounds(interleaved, micro_batches, tuple(stages), hop)
@@ -267,7 +267,7 @@ class _Clock:
             # More than twice as many as stages shorten no round.
             numbers = range(min(batch, 2 * question.pp), 0, -1)
             tried = {math.ceil(batch / M): M for M in numbers}
-        choices = (self.rounds(Work(size, 1, context), M, interleaved) for size, M in tried.items())
+        choices = (self.rounds(Load(size, 1, context), M, interleaved) for size, M in tried.items())
         return min(choices, key=lambda each: each.seconds)
 
 
@@ -312,7 +312,7 @@ def make_plan(question: Question, table: KernelTable, measured: LinkTable | None
         drained=clock.shortest(interleaved=False),
         interleaved=clock.shortest(interleaved=True),
         # A piece is taken to see all of the prompt, as the last one does.
-        prompt=clock.rounds(Work(1, math.ceil(tokens / pieces), tokens), pieces, interleaved=False),
+        prompt=clock.rounds(Load(1, math.ceil(tokens / pieces), tokens), pieces, interleaved=False),
     )
 
 

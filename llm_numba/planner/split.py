@@ -9,27 +9,12 @@ same family; so all arithmetic about one GPU serves for many.
 import functools
 import math
 from dataclasses import dataclass, replace
-from typing import NamedTuple
 
 from llm_numba.errors import ParallelError
 from llm_numba.models import ModelConfig, rank_config, rank_shapes
 from llm_numba.models.shares import layer_weights
 from llm_numba.models.split import check_division
-from llm_numba.parallel import Partition, balanced_stages
-
-
-class Seat(NamedTuple):
-    """A rank on paper: it has a number, and exchanges nothing.
-
-    Attributes
-    ----------
-    rank : int
-    size : int
-        P.
-    """
-
-    rank: int
-    size: int
+from llm_numba.parallel import Partition, Seat, balanced_stages
 
 
 @dataclass(frozen=True)
@@ -40,7 +25,7 @@ class Rank:
     ----------
     stage : int
     partition : Partition
-        Its tensor ranks are on paper.
+        Its tensor ranks are seats: they exchange nothing.
     config : ModelConfig
         Of the part: heads, KV heads, inner numbers and layers are the rank's own. The vocabulary is
         whole where the LM head is, because each tensor rank gets all logits to draw from; elsewhere

@@ -18,7 +18,7 @@ _BEST = 8  # bytes of a rank's best token: a value and an index
 
 
 @dataclass(frozen=True)
-class Work:
+class Load:
     """What a step computes.
 
     Attributes
@@ -64,14 +64,14 @@ class StageTime:
 
 
 def stage_time(
-    rank: Rank, work: Work, table: KernelTable, exchange: Exchange, tensor_cores: bool = True
+    rank: Rank, load: Load, table: KernelTable, exchange: Exchange, tensor_cores: bool = True
 ) -> StageTime:
     """Add up the operations of a rank's step.
 
     Parameters
     ----------
     rank : Rank
-    work : Work
+    load : Load
     table : KernelTable
         Of its GPU.
     exchange : Exchange
@@ -83,7 +83,7 @@ def stage_time(
     -------
     StageTime
     """
-    config, rows = rank.config, work.rows
+    config, rows = rank.config, load.rows
     law = table.product(rows, tensor_cores)
     products = sum(law.seconds(weights) for weights in layer_weights(config))
     heads = config.num_heads + 2 * config.num_kv_heads
@@ -92,7 +92,7 @@ def stage_time(
     short = table.short["rope_and_write_kv"].seconds(turned)
     message = rows * config.hidden_size * _ITEM
     layers = config.num_layers
-    attention = sum(_attention(config, work, table, window) for window in config.windows)
+    attention = sum(_attention(config, load, table, window) for window in config.windows)
     other, exchanges = layers * short, 2 * layers * exchange.all_reduce(message)
     if rank.partition.is_first:
         other += table.short["fill_in_tokens"].seconds(4 * rows)
@@ -100,7 +100,7 @@ def stage_time(
         exchanges += exchange.all_reduce(message)
     if rank.partition.is_last:
         # Of each sequence the last token is scored.
-        scored = work.sequences
+        scored = load.sequences
         head = table.product(scored, tensor_cores)
         other += head.seconds(rank.num_vocab_rows * config.hidden_size)
         other += table.short["argmax"].seconds(4 * scored * rank.num_vocab_rows)
@@ -121,12 +121,12 @@ def layer_weights(config: ModelConfig) -> tuple[int, ...]:
     return (H + 2 * G) * D * E, H * D * E, gated * F * E, F * E
 
 
-def _attention(config: ModelConfig, work: Work, table: KernelTable, window: int | None) -> float:
+def _attention(config: ModelConfig, load: Load, table: KernelTable, window: int | None) -> float:
     """Return the seconds of one layer's attention."""
-    D, S, T = config.head_dim, work.new_tokens, work.context
+    D, S, T = config.head_dim, load.new_tokens, load.context
     if S == 1:
         seen = T if window is None else min(T, window)
-        num_bytes = work.sequences * seen * 2 * config.num_kv_heads * D * _ITEM
+        num_bytes = load.sequences * seen * 2 * config.num_kv_heads * D * _ITEM
         return table.decode_attention.seconds(num_bytes)
     first = T - S + 1
     if window is None or window >= T:
@@ -134,4 +134,4 @@ def _attention(config: ModelConfig, work: Work, table: KernelTable, window: int 
     else:
         pairs = sum(min(window, seen) for seen in range(first, T + 1))
     # Scores and the sum of values: a multiplication and an addition for each.
-    return table.prompt_attention.seconds(4 * config.num_heads * D * work.sequences * pairs)
+    return table.prompt_attention.seconds(4 * config.num_heads * D * load.sequences * pairs)

@@ -26,7 +26,7 @@ def test_on_one_gpu_it_is_the_plan_of_the_engine(name, batch, context):
         theirs.needs.activations,
         theirs.needs.reserve,
     )
-    assert (mine.blocks_needed, mine.kv_cache) == (theirs.num_blocks, theirs.kv_cache)
+    assert (mine.blocks_needed, mine.kv) == (theirs.num_blocks, theirs.kv_cache)
     assert (mine.taken, mine.limit) == (theirs.taken, theirs.limit)
 
 
@@ -49,7 +49,7 @@ def test_a_rank_of_70b_by_hand():
     # Two bytes a parameter; RoPE's table of 4,096 positions, D = 128, in float32.
     assert memory.weights == 2 * split.rank(1, 0).num_parameters + 4096 * 128 * 4
     # Keys and values of 21 layers, one KV head of 128, 16 tokens a block, one block to spare.
-    assert memory.kv_cache == (32 * 256 + 1) * 16 * 2 * 21 * 128 * 2
+    assert memory.kv == (32 * 256 + 1) * 16 * 2 * 21 * 128 * 2
     # All-reduce, from the stage before, to the stage behind: two of 2,048 rows each.
     assert memory.buffers == 3 * 2 * 2048 * 8192 * 2
     ends = [rank_memory(split, split.rank(r, 0), BFLOAT16, options, CARD) for r in (0, 3)]

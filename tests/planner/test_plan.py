@@ -15,7 +15,7 @@ from llm_numba.planner.check import GOAL, compare, is_of_table
 from llm_numba.planner.collectives import LinkTable, all_reduce, send
 from llm_numba.planner.gpus import LINKS
 from llm_numba.planner.presets import PRESETS
-from llm_numba.planner.steps import StageTime, Work, layer_weights
+from llm_numba.planner.steps import Load, StageTime, layer_weights
 from llm_numba.planner.sweep import Point, assumptions, frontier, splits, sweep
 
 from .conftest import BFLOAT16, shape
@@ -46,7 +46,7 @@ def test_one_token_of_8b_on_one_gpu_by_hand(asked, table):
     )
     assert plan.drained.seconds == pytest.approx(32 * layer + ends)
     assert plan.drained.seconds == plan.interleaved.seconds
-    assert plan.drained.waiting == 0
+    assert plan.drained.idle == 0
     assert plan.tokens_per_second(plan.drained) == pytest.approx(1 / plan.drained.seconds)
 
 
@@ -113,11 +113,11 @@ def test_rounds_by_hand():
     drained = Rounds(False, 3, (stage,) * 4, 0.5)
     assert drained.steps == 6
     assert drained.seconds == 6 * 10.5
-    assert drained.waiting == pytest.approx((4 - 1) / (3 + 4 - 1))
+    assert drained.idle == pytest.approx((4 - 1) / (3 + 4 - 1))
     interleaved = replace(drained, interleaved=True)
     assert interleaved.seconds == 4 * 10.5
-    assert interleaved.waiting == pytest.approx(1 / 4)
-    assert replace(interleaved, micro_batches=8).waiting == 0
+    assert interleaved.idle == pytest.approx(1 / 4)
+    assert replace(interleaved, micro_batches=8).idle == 0
 
 
 def test_stages_send_the_residual_stream(asked, table):
@@ -301,5 +301,5 @@ def test_a_step_of_a_window_sees_no_further(asked, table):
 
 
 def test_work_counts_its_rows():
-    assert Work(3, 4, 10).rows == 12
+    assert Load(3, 4, 10).rows == 12
     assert math.isclose(StageTime(1, 2, 3, 4).seconds, 10)

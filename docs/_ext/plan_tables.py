@@ -1,0 +1,261 @@
+"""Tables and pictures of the page on planning, worked out while the site is built.
+
+::
+
+    ```{plan-laws}
+    ```
+    ```{plan-hardware}
+    ```
+    ```{plan-comparisons}
+    ```
+    ```{plan-presets}
+    ```
+    ```{plan-claims}
+    ```
+    ```{plan-command} --model llama-3-70b --tp 8
+    ```
+    ```{plan-sweep} llama-3-70b h100 4096
+    :alt: what a reader who cannot see it should know
+    ```
+
+All but the command's text are Markdown tables. Comparisons are with every record of an engine that
+the table's GPU ran.
+"""
+
+import base64
+import json
+import shlex
+from collections.abc import Callable, Iterator
+from html import escape
+from typing import Any, ClassVar
+
+import ml_dtypes
+import numpy as np
+from bench_records import RESULTS, figure
+from docutils import nodes
+from docutils.parsers.rst import directives
+from sphinx.application import Sphinx
+from sphinx.util.docutils import SphinxDirective
+
+from llm_numba.models import load_config
+from llm_numba.models.random import resolve_shape
+from llm_numba.planner import GPUS, LINKS, Plan, Question, find_gpu, make_plan, packaged_table
+from llm_numba.planner.check import Comparison, compare, is_of_table
+from llm_numba.planner.claims import answer_claims
+from llm_numba.planner.picture import draw
+from llm_numba.planner.presets import PRESETS
+from llm_numba.planner.sweep import assumptions, frontier, sweep
+
+_WIDTH = 88
+
+
+def rows(headings: str, lines: list[list[str]]) -> list[str]:
+    """Return a Markdown table; a heading that ends with ":" is of numbers."""
+    names = headings.split(" | ")
+    marks = ["--:" if name.endswith(":") else "---" for name in names]
+    titles = [name.removesuffix(":") for name in names]
+    return [f"| {' | '.join(each)} |" for each in (titles, marks, *lines)]
+
+
+def laws() -> list[str]:
+    """Show what the kernel table says, and of how many times."""
+    table = packaged_table()
+    lines = [
+        [
+            f"product of {each.rows} row{'s' * (each.rows > 1)}, {each.units} cores",
+            f"{1e6 * each.law.constant:.1f} µs",
+            f"{1e12 * each.law.slope:.3g} ps a weight",
+            *_fit(each.law),
+        ]
+        for each in table.products
+    ]
+    decode, prompt = table.decode_attention, table.prompt_attention
+    speed, rate = 1 / decode.slope / 1e12, 1 / prompt.slope / 1e12
+    constant = "{:.1f} µs"
+    lines += [
+        ["attention, decoding", constant.format(1e6 * decode.constant), f"{speed:.2f} TB/s",
+         *_fit(decode)],
+        ["attention, prompt", constant.format(1e6 * prompt.constant), f"{rate:.1f} TFLOP/s",
+         *_fit(prompt)],
+    ]  # fmt: skip
+    copy = f"{table.copy_bytes_per_second / 1e12:.2f} TB/s"
+    for name, law in table.short.items():
+        lines.append([f"`{name}`", constant.format(1e6 * law.constant), copy, *_fit(law)])
+    made = ", ".join(
+        f"`{each['file']}` ({each['date'][:10]}, commit `{each['commit'][:12]}`)"
+        for each in table.sources
+    )
+    headings = "kernel | constant: | then: | times: | worst fit:"
+    return [*rows(headings, lines), "", "{.provenance}", f"{table.gpu}. Records: {made}."]
+
+
+def _fit(law: Any) -> tuple[str, str]:
+    return str(len(law.times)), f"{law.worst_fit:.0%}" if len(law.times) > 1 else "-"
+
+
+def hardware() -> list[str]:
+    """Show GPUs and links with where their figures are from."""
+    cards = [
+        [
+            f"`{gpu.name}`",
+            f"{gpu.memory_bytes / 1e9:.1f} GB",
+            f"{gpu.bytes_per_second / 1e12:.2f} TB/s",
+            f"{gpu.flops / 1e12:.1f} TFLOP/s",
+            f"`{gpu.inside}`",
+            f"`{gpu.outside}`",
+            gpu.source,
+        ]
+        for gpu in GPUS.values()
+    ]
+    links = [
+        [f"`{link.name}`", f"{link.bytes_per_second / 1e9:g} GB/s",
+         f"{1e6 * link.latency:g} µs", link.source]
+        for link in LINKS.values()
+    ]  # fmt: skip
+    of_cards = "GPU | memory: | its speed: | float32: | in a host | between hosts | source"
+    of_links = "link | one direction: | a message: | source of the speed"
+    return [*rows(of_cards, cards), "", *rows(of_links, links)]
+
+
+def comparisons() -> list[str]:
+    """Hold the plan against every measured step of every engine record."""
+    table, found = packaged_table(), []
+    for path in sorted(RESULTS.glob("engine_*.json")):
+        record = json.loads(path.read_text())
+        if is_of_table(record, table):
+            found += compare(record, path.name, table)
+    numbers = {reason: i for i, reason in enumerate(_reasons(found), start=1)}
+    lines = [
+        [
+            _model(each),
+            each.what + (" °" if each.same_step else ""),
+            f"{each.measured:.3f}",
+            f"{each.planned:.3f}",
+            f"{100 * each.off:+.1f} %" if each.holds else f"**{100 * each.off:+.1f} %**",
+            f"({numbers[each.reason]})" if each.reason else "",
+        ]
+        for each in found
+    ]
+    held = sum(each.holds for each in found)
+    notes = [f"({number}) {reason[0].upper()}{reason[1:]}.\n" for reason, number in numbers.items()]
+    headings = "model | measured | ms: | planned: | off: | why"
+    return [
+        f"{held} of {len(found)} are within 15 %.",
+        "",
+        *rows(headings, lines),
+        "",
+        "° Times of kernels of this very step are in the table, from a profile.",
+        "",
+        *notes,
+    ]
+
+
+def _reasons(found: list[Comparison]) -> Iterator[str]:
+    yield from dict.fromkeys(each.reason for each in found if each.reason)
+
+
+def _model(found: Comparison) -> str:
+    return found.record.removesuffix(".json").rpartition("_")[2]
+
+
+def presets() -> list[str]:
+    """Plan the well-known cases."""
+    lines = []
+    for name, preset in PRESETS.items():
+        asked = dict(preset.asked)
+        plan = planned(asked.pop("model"), asked.pop("gpu"), **asked)
+        rounds = plan.interleaved
+        lines.append([
+            f"`{name}`",
+            preset.what,
+            f"{plan.fullest.taken / 2**30:.1f} GiB",
+            f"{figure(1e3 * plan.prompt.seconds)} ms",
+            f"{figure(1e3 * rounds.seconds)} ms",
+            figure(plan.tokens_per_second(rounds)),
+        ])  # fmt: skip
+    headings = "preset | what | fullest GPU: | first token: | a token: | tokens/s:"
+    return rows(headings, lines)
+
+
+def claims() -> list[str]:
+    """Answer what is often said."""
+    lines = [
+        [each.words, each.found, f"**{each.verdict}**"] for each in answer_claims(packaged_table())
+    ]
+    return rows("it is said | planned | verdict", lines)
+
+
+def planned(model: str, gpu: str, **asked: Any) -> Plan:
+    """Plan a shape in bfloat16."""
+    return make_plan(question(model, gpu, **asked), packaged_table())
+
+
+def question(model: str, gpu: str, **asked: Any) -> Question:
+    """Ask about a shape in bfloat16."""
+    config = load_config(resolve_shape(model))
+    return Question(config, np.dtype(ml_dtypes.bfloat16), find_gpu(gpu), **asked)
+
+
+class PlanTable(SphinxDirective):
+    """A table, made by a function."""
+
+    make: ClassVar[Callable[[], list[str]]]
+
+    def run(self) -> list[nodes.Node]:
+        """Parse the generated Markdown in place."""
+        for path in RESULTS.glob("engine_*.json"):
+            self.env.note_dependency(str(path))
+        return self.parse_text_to_nodes("\n".join(type(self).make()))
+
+
+class PlanCommand(SphinxDirective):
+    """What ``llm-numba plan`` prints with some options."""
+
+    required_arguments = 1
+    final_argument_whitespace = True
+
+    def run(self) -> list[nodes.Node]:
+        """Run the command in this process."""
+        from typer.testing import CliRunner
+
+        from llm_numba.cli.app import app
+
+        words = ["plan", *shlex.split(self.arguments[0])]
+        size = {"COLUMNS": str(_WIDTH), "TERM": "dumb"}
+        result = CliRunner().invoke(app, words, env=size, prog_name="llm-numba")
+        if result.exit_code:
+            raise self.error(result.output)
+        lines = [f"$ llm-numba {' '.join(words)}", *map(str.rstrip, result.stdout.splitlines())]
+        text = "\n".join(lines)
+        return [nodes.literal_block(text, text, language="console")]
+
+
+class PlanSweep(SphinxDirective):
+    """The picture of a sweep, and what it assumes: ``MODEL GPU CONTEXT``."""
+
+    required_arguments = 3
+    option_spec: ClassVar = {"alt": directives.unchanged_required}
+
+    def run(self) -> list[nodes.Node]:
+        """Draw it as ``llm-numba plan --sweep --svg`` does."""
+        model, gpu, context = self.arguments
+        asked, table = question(model, gpu, context=int(context)), packaged_table()
+        points = list(sweep(asked, table))
+        svg = draw(points, f"{model} on {asked.gpu.title}, context {asked.context:,}")
+        # As an image of its own: the page's styles are not for it.
+        data = base64.b64encode(svg.encode()).decode()
+        alt = escape(self.options["alt"], quote=True)
+        html = f'<figure><img alt="{alt}" src="data:image/svg+xml;base64,{data}"></figure>'
+        assumed = " ".join(assumptions(asked, table, frontier(points)))
+        below = self.parse_text_to_nodes(f"{{.provenance}}\n{assumed}")
+        return [nodes.raw("", html, format="html"), *below]
+
+
+def setup(app: Sphinx) -> dict[str, Any]:
+    """Register the directives."""
+    for make in (laws, hardware, comparisons, presets, claims):
+        directive = type(f"Plan{make.__name__.title()}", (PlanTable,), {"make": staticmethod(make)})
+        app.add_directive(f"plan-{make.__name__}", directive)
+    app.add_directive("plan-command", PlanCommand)
+    app.add_directive("plan-sweep", PlanSweep)
+    return {"parallel_read_safe": True, "parallel_write_safe": True}
