@@ -4,6 +4,8 @@
 
     ```{plan-laws}
     ```
+    ```{plan-example}
+    ```
     ```{plan-hardware}
     ```
     ```{plan-comparisons}
@@ -44,6 +46,7 @@ from llm_numba.planner.check import Comparison, compare, is_of_table
 from llm_numba.planner.claims import answer_claims
 from llm_numba.planner.picture import draw
 from llm_numba.planner.presets import PRESETS
+from llm_numba.planner.steps import layer_weights
 from llm_numba.planner.sweep import assumptions, frontier, sweep
 
 _WIDTH = 88
@@ -93,6 +96,41 @@ def _fit(law: Any) -> tuple[str, str]:
     return str(len(law.times)), f"{law.worst_fit:.0%}" if len(law.times) > 1 else "-"
 
 
+def example() -> list[str]:
+    """Add up a token of 8B on one GPU, line by line."""
+    table, plan = packaged_table(), planned("llama-3-8b", "h100", context=512)
+    config, row = plan.question.config, packaged_table().product(1)
+    L, D = config.num_layers, config.head_dim
+    weights = zip(
+        ("Q, K and V", "output", "gate and up", "down"), layer_weights(config), strict=True
+    )
+    kv = 512 * 2 * config.num_kv_heads * D * 2
+    turned = 2 * (config.num_heads + 2 * config.num_kv_heads) * D * 2
+    head = config.vocab_size * config.hidden_size
+    short = table.short
+    parts = [
+        *((f"product: {name}", f"{count / 1e6:,.1f} M weights", L, row.seconds(count))
+          for name, count in weights),
+        ("RoPE and KV write", f"{turned / 1e3:.1f} kB", L,
+         short["rope_and_write_kv"].seconds(turned)),
+        ("attention", f"{kv / 1e6:.2f} MB", L, table.decode_attention.seconds(kv)),
+        ("inputs", "", 1, short["fill_in_tokens"].seconds(4)),
+        ("embedding", "one row", 1, short["embedding"].seconds(4 * config.hidden_size)),
+        ("product: LM head", f"{head / 1e6:,.1f} M weights", 1, row.seconds(head)),
+        ("likeliest token", f"{config.vocab_size:,} logits", 1,
+         short["argmax"].seconds(4 * config.vocab_size)),
+    ]  # fmt: skip
+    lines = [
+        [name, amount, f"{1e6 * seconds:.1f} µs", str(times), f"{1e6 * times * seconds:,.0f} µs"]
+        for name, amount, times, seconds in parts
+    ]
+    total = sum(times * seconds for *_, times, seconds in parts)
+    if not np.isclose(total, plan.drained.seconds):
+        raise ValueError("the example does not add up to the plan")
+    lines.append(["**a token**", "", "", "", f"**{1e6 * total:,.0f} µs**"])
+    return rows("kernel | x | c + s x: | times: | together:", lines)
+
+
 def hardware() -> list[str]:
     """Show GPUs and links with where their figures are from."""
     cards = [
@@ -129,8 +167,8 @@ def comparisons() -> list[str]:
         [
             _model(each),
             each.what + (" °" if each.same_step else ""),
-            f"{each.measured:.3f}",
-            f"{each.planned:.3f}",
+            f"{each.measured:.4g} {each.unit}",
+            f"{each.planned:.4g} {each.unit}",
             f"{100 * each.off:+.1f} %" if each.holds else f"**{100 * each.off:+.1f} %**",
             f"({numbers[each.reason]})" if each.reason else "",
         ]
@@ -138,7 +176,7 @@ def comparisons() -> list[str]:
     ]
     held = sum(each.holds for each in found)
     notes = [f"({number}) {reason[0].upper()}{reason[1:]}.\n" for reason, number in numbers.items()]
-    headings = "model | measured | ms: | planned: | off: | why"
+    headings = "model | what | measured: | planned: | off: | why"
     return [
         f"{held} of {len(found)} are within 15 %.",
         "",
@@ -253,7 +291,7 @@ class PlanSweep(SphinxDirective):
 
 def setup(app: Sphinx) -> dict[str, Any]:
     """Register the directives."""
-    for make in (laws, hardware, comparisons, presets, claims):
+    for make in (laws, example, hardware, comparisons, presets, claims):
         directive = type(f"Plan{make.__name__.title()}", (PlanTable,), {"make": staticmethod(make)})
         app.add_directive(f"plan-{make.__name__}", directive)
     app.add_directive("plan-command", PlanCommand)

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 _SPLIT, _LOAD, _HARDWARE = "Split", "Load", "Hardware"
 # What is planned where neither an option nor a preset says so.
-_DEFAULTS: dict[str, Any] = {"model": "llama-3-70b", "gpu": "h100"}
+_DEFAULTS: dict[str, Any] = {"model": "llama-3-8b", "gpu": "h100"}
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,7 @@ class PlanOptions:
         Option(
             "--model",
             "-m",
-            help="Shape, as llama-3-70b; or bundled name, directory, hub id.",
+            help="Shape, as llama-3-70b; or bundled name, directory, hub id; unset: llama-3-8b.",
             show_default=False,
         ),
     ] = None

@@ -100,13 +100,13 @@ def show_comparisons(found: Sequence["Comparison"], *, as_json: bool) -> None:
     if as_json:
         typer.echo(json.dumps([vars(each) | {"off": each.off} for each in found], indent=1))
         return
-    table = _table("Step", "Measured, ms", "Planned", "Off")
+    table = _table("Measured", "", "Planned", "Off")
     for each in found:
         model = each.record.removesuffix(".json").rpartition("_")[2]
         table.add_row(
             styled(f"{model} {each.name}"),
-            f"{each.measured:.3f}",
-            f"{each.planned:.3f}",
+            f"{each.measured:.3f} {each.unit}",
+            f"{each.planned:.3f} {each.unit}",
             styled(f"{each.off:+.1%}", "green" if each.holds else "red"),
         )
     tables().print(table)

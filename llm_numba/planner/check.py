@@ -1,24 +1,29 @@
-"""The plan against measurements: every step of an engine that a record has, on one GPU.
+"""The plan against measurements: steps and memory of engines on one GPU, as records have them.
 
 Engine records are not what the kernel table is made of, so each comparison is a prediction. Only
 where the table has a kernel's time from a profile of the very same step is it less than that, and
 it says so.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
 
 import ml_dtypes
 import numpy as np
 
-from llm_numba.models import load_config
+from llm_numba.engine.memory import MemoryOptions
+from llm_numba.models import ModelConfig, load_config
 from llm_numba.models.random import PREFIX, resolve_shape
 from llm_numba.planner.gpus import find_gpu
+from llm_numba.planner.memory import rank_memory
 from llm_numba.planner.plan import Question, make_plan
+from llm_numba.planner.split import cut
 from llm_numba.planner.table import MEASURED, KernelTable
 
 GOAL = 0.15
+# GiB of the card, for steps whose memory is not the question.
+_ALL_OF_IT = 79.0
 # Kernels for tensor cores came then: older engines multiplied all rows on ordinary units.
 _TENSOR_CORES_SINCE = datetime.fromisoformat("2026-11-22T08:15:45+00:00")
 
@@ -35,8 +40,9 @@ class Comparison:
         As the record says it.
     name : str
         Of the result.
+    unit : str
+        Milliseconds, or GB of memory.
     measured, planned : float
-        Milliseconds.
     reason : str
         Why they differ, where they do by more than the goal; else empty.
     same_step : bool
@@ -46,6 +52,7 @@ class Comparison:
     record: str
     what: str
     name: str
+    unit: str
     measured: float
     planned: float
     reason: str
@@ -63,7 +70,7 @@ class Comparison:
 
 
 def compare(record: dict[str, Any], file: str, table: KernelTable) -> list[Comparison]:
-    """Plan each decoding step and each first token of an engine's record.
+    """Plan each decoding step, each first token and the memory of an engine's record.
 
     Parameters
     ----------
@@ -80,39 +87,54 @@ def compare(record: dict[str, Any], file: str, table: KernelTable) -> list[Compa
     """
     model = record["settings"]["model"]
     config = load_config(resolve_shape(model.removeprefix(PREFIX)))
-    tensor_cores = datetime.fromisoformat(record["date"]) >= _TENSOR_CORES_SINCE
+    question = Question(
+        config,
+        np.dtype(ml_dtypes.bfloat16),
+        find_gpu(MEASURED),
+        tensor_cores=datetime.fromisoformat(record["date"]) >= _TENSOR_CORES_SINCE,
+        gpu_memory_gb=_ALL_OF_IT,
+    )
     comparisons = []
     for result in record["results"]:
         kind, shape = result["name"].partition("/")[0], result["shape"]
         if kind == "decode":
-            asked = {"batch": shape["batch"], "context": shape["context"]}
+            question = replace(
+                question, batch=shape["batch"], context=shape["context"], prompt=None
+            )
+            planned = 1e3 * make_plan(question, table).drained.seconds
             step = result["name"]
         elif kind == "first_token":
-            asked = {"context": shape["tokens"] + 1, "prompt": shape["tokens"]}
-            step = f"prefill/batch=1/context={shape['tokens']}"
+            tokens = shape["tokens"]
+            question = replace(question, batch=1, context=tokens + 1, prompt=tokens)
+            planned = 1e3 * make_plan(question, table).prompt.seconds
+            step = f"prefill/batch=1/context={tokens}"
+        elif result["name"] == "memory/taken":
+            planned, step = _memory(record, config), result["name"]
         else:
             continue
-        question = Question(
-            config,
-            np.dtype(ml_dtypes.bfloat16),
-            find_gpu(MEASURED),
-            tensor_cores=tensor_cores,
-            gpu_memory_gb=79.0,
-            **asked,
-        )
-        plan = make_plan(question, table)
-        seconds = (plan.drained if kind == "decode" else plan.prompt).seconds
         comparison = Comparison(
             file,
             result["what"],
             result["name"],
+            result["unit"],
             result["median"],
-            1e3 * seconds,
+            planned,
             "",
             _is_profiled(table, model, step),
         )
         comparisons.append(_with_reason(comparison, question, table))
     return comparisons
+
+
+def _memory(record: dict[str, Any], config: ModelConfig) -> float:
+    """Plan the GB that the engine of a record takes, whose options are the usual ones."""
+    options = MemoryOptions(
+        config.max_position_embeddings, max_num_seqs=max(record["settings"]["batches"])
+    )
+    split = cut(config)
+    card = record["environment"]["gpus"][0]["memory_bytes"]
+    memory = rank_memory(split, split.rank(0, 0), np.dtype(ml_dtypes.bfloat16), options, card)
+    return memory.taken_by_engine / 1e9
 
 
 def is_of_table(record: dict[str, Any], table: KernelTable) -> bool:
@@ -140,7 +162,9 @@ def _with_reason(found: Comparison, question: Question, table: KernelTable) -> C
     if found.holds:
         return found
     rows = question.batch
-    if found.name.startswith("first_token") and found.off < 0:
+    if found.unit == "GB":
+        reason = "the engine takes memory that the plan does not know of"
+    elif found.name.startswith("first_token") and found.off < 0:
         reason = (
             "a prompt's kernels are launched one by one, and the host took longer than the GPU: "
             "the plan counts the GPU alone"
@@ -152,4 +176,4 @@ def _with_reason(found: Comparison, question: Question, table: KernelTable) -> C
         )
     else:
         reason = "no kernel of this size is in the table"
-    return Comparison(**vars(found) | {"reason": reason})
+    return replace(found, reason=reason)

@@ -59,6 +59,13 @@ class RankMemory:
         return self.weights + self.kv + self.activations + self.buffers + self.reserve
 
     @property
+    def taken_by_engine(self) -> int:
+        """The same with as large a cache as fits, if that is smaller: what an engine takes."""
+        block_bytes = self.kv // (self.blocks_needed + 1)
+        missing = max(0, self.blocks_needed - self.blocks_affordable)
+        return self.taken - missing * block_bytes
+
+    @property
     def fits(self) -> bool:
         """Whether that is no more than the limit."""
         return self.taken <= self.limit

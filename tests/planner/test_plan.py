@@ -72,7 +72,9 @@ def engine_records():
 def test_the_plan_is_what_engines_measured(record, file, table):
     found = compare(record, file, table)
     names = {each["name"] for each in record["results"]}
-    wanted = {name for name in names if name.startswith(("decode/", "first_token/"))}
+    wanted = {
+        name for name in names if name.startswith(("decode/", "first_token/", "memory/taken"))
+    }
     assert {each.name for each in found} == wanted
     for each in found:
         # What misses is a kernel that nobody measured, or a host that a plan does not count.
@@ -87,10 +89,11 @@ def test_a_miss_says_why(table):
     slower = [
         each | {"median": 3 * each["median"]}
         for each in record["results"]
-        if each["name"] in ("decode/batch=1/context=512", "first_token/tokens=512")
+        if each["name"] in ("decode/batch=1/context=512", "first_token/tokens=512", "memory/taken")
     ]
-    decode, first = compare(record | {"results": slower}, path.name, table)
+    decode, first, memory = compare(record | {"results": slower}, path.name, table)
     assert not decode.holds
+    assert "memory" in memory.reason
     assert "in the table" in decode.reason
     assert "host" in first.reason
 
