@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from llm_numba.planner.collectives import LinkTable
 
 _SPLIT, _LOAD, _HARDWARE = "Split", "Load", "Hardware"
+_CONTEXT = 2048
 # What is planned where neither an option nor a preset says so.
 _DEFAULTS: dict[str, Any] = {"model": "llama-3-8b", "gpu": "h100"}
 
@@ -44,7 +45,10 @@ class PlanOptions:
     batch: Annotated[int | None, Option(help="Sequences at a time.", rich_help_panel=_LOAD)] = None
     context: Annotated[
         int | None,
-        Option(help="Tokens of each, prompt and answer; unset: 2048.", rich_help_panel=_LOAD),
+        Option(
+            help="Tokens of each, prompt and answer; unset: 2048, or the model's most.",
+            rich_help_panel=_LOAD,
+        ),
     ] = None
     prompt: Annotated[
         int | None,
@@ -139,6 +143,7 @@ def _question(options: PlanOptions) -> tuple[str, "Question"]:
     name = asked.pop("model")
     config = _config(name)
     dtype = _dtype(asked.pop("dtype", None), config.dtype)
+    asked.setdefault("context", min(_CONTEXT, config.longest_context))
     return name, Question(config, dtype, find_gpu(asked.pop("gpu")), **asked)
 
 

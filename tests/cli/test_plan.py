@@ -43,8 +43,14 @@ def test_one_gpu_assumes_nothing_and_has_one_kind_of_round(cli):
     assert "Assumed" not in result.stdout
 
 
+def test_a_model_with_a_short_context_is_planned_with_all_of_it(cli):
+    facts = json.loads(cli.invoke("plan", "-m", "gpt2", "--json").stdout)
+    assert (facts["context"], facts["prompt"]) == (1024, 512)
+
+
 def test_a_directory_is_a_model_too(cli, tiny):
     facts = json.loads(cli.invoke("plan", "-m", tiny, "--context", 16, "--json").stdout)
+    assert facts["context"] == 16
     assert facts["dtype"] == "bfloat16"  # its weights are float32: times are of 16 bits
     half = cli.invoke("plan", "-m", tiny, "--context", 16, "--dtype", "float16", "--json")
     assert json.loads(half.stdout)["dtype"] == "float16"

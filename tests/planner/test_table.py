@@ -45,6 +45,32 @@ def test_the_table_comes_of_kernels_alone(table):
     assert all(each.law.times for each in table.products)
 
 
+def test_rows_on_tensor_cores_are_taken_from_a_record_that_has_them():
+    def result(step, M, N, K, microseconds):
+        shape = {"M": M, "N": N, "K": K, "microseconds": microseconds}
+        return {"name": f"gemv_{M}x{N}x{K}/bfloat16/{step}", "shape": shape, "unit": "GB/s"}
+
+    records = read_records(RESULTS, "nvidia-h100-80gb-hbm3")
+    one = calibrate(records).product(1)
+    records[0] = records[0] | {
+        "results": [
+            *(each for each in records[0]["results"] if not each["name"].startswith("gemv_8x")),
+            result("tensor", 8, 1000, 1000, 3.0),
+            result("tensor", 8, 2000, 1000, 4.0),
+            result("split", 8, 2000, 1000, 99.0),  # not what the engine runs
+            result("tensor", 32, 5000, 1000, 1e6 * one.constant + 10.0),
+        ]
+    }
+    table = calibrate(records)
+    eight = table.product(8)
+    assert (eight.constant, eight.slope) == (pytest.approx(2e-6), pytest.approx(1e-12))
+    # One shape alone: the constant of one row, and what is left is the slope.
+    thirty_two = table.product(32)
+    assert thirty_two.constant == pytest.approx(one.constant)
+    assert thirty_two.slope == pytest.approx(10e-6 / 5e6)
+    assert table.product(1) == one
+
+
 def test_a_table_is_the_same_after_json(table):
     assert KernelTable.from_json(json.loads(json.dumps(table.to_json()))) == table
 
