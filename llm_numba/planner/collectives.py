@@ -114,8 +114,8 @@ class LinkTable:
         Parameters
         ----------
         record : dict
-            Results whose shape has ``operation``, ``ranks``, ``bytes`` and ``microseconds``. Of
-            several ways to do the same, the fastest counts.
+            Its results in µs whose shape has ``operation``, ``ranks`` and ``bytes``. Of several
+            ways to do the same, the fastest counts.
         source : str
             Its file.
 
@@ -127,17 +127,25 @@ class LinkTable:
         best: dict[tuple[str, int], dict[float, float]] = {}
         for result in record["results"]:
             shape = result.get("shape", {})
-            if {"operation", "ranks", "bytes", "microseconds"} <= shape.keys():
+            if {"operation", "ranks", "bytes"} <= shape.keys() and result["unit"] == "µs":
                 sizes = best.setdefault((shape["operation"], shape["ranks"]), {})
-                seconds = 1e-6 * shape["microseconds"]
+                seconds = 1e-6 * result["median"]
                 sizes[shape["bytes"]] = min(seconds, sizes.get(shape["bytes"], seconds))
         if not best:
             raise LLMNumbaError(
                 f"{source} has no times of exchanges.",
-                "Name a record of `llm-numba bench comm`, whose results say operation, ranks, "
-                "bytes and microseconds.",
+                "Name a record of `llm-numba bench comm`.",
             )
         return cls(source, {key: tuple(sorted(sizes.items())) for key, sizes in best.items()})
+
+    def covers(self, ranks: int) -> bool:
+        """Whether all that tensor ranks exchange was measured with so many.
+
+        Parameters
+        ----------
+        ranks : int
+        """
+        return all((each, ranks) in self.times for each in ("all_reduce", "all_gather"))
 
     def seconds(self, operation: str, ranks: int, num_bytes: float) -> float | None:
         """Return the time of an exchange: in a straight line between two sizes.

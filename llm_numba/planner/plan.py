@@ -336,7 +336,7 @@ def links_of(question: Question, measured: LinkTable | None = None) -> tuple[Lin
     outside = find_link(question.outside or gpu.outside)
     tensor = inside if question.tp <= gpu.gpus_per_host else outside
     pipeline = inside if question.tp * question.pp <= gpu.gpus_per_host else outside
-    if measured is not None:
+    if measured is not None and measured.covers(question.tp):
         tensor = Link(
             tensor.name, tensor.bytes_per_second, tensor.latency, measured.source, measured=True
         )

@@ -66,9 +66,12 @@ def test_an_option_outdoes_the_preset(cli):
 
 
 def test_measured_links_are_taken_from_a_record(cli, tmp_path):
-    shape = {"operation": "all_reduce", "ranks": 2, "bytes": 8192, "microseconds": 1000.0}
+    results = [
+        {"shape": {"operation": each, "ranks": 2, "bytes": 8192}, "unit": "µs", "median": 1000.0}
+        for each in ("all_reduce", "all_gather")
+    ]
     path = tmp_path / "comm_h100.json"
-    path.write_text(json.dumps({"benchmark": "comm", "results": [{"shape": shape}]}))
+    path.write_text(json.dumps({"benchmark": "comm", "results": results}))
     asked = ("plan", "-m", "llama-3-8b", "--tp", 2, "--link-times", path, "--json")
     facts = json.loads(cli.invoke(*asked).stdout)
     assert facts["drained"]["slowest_stage_us"]["exchanges"] > 65_000

@@ -56,15 +56,24 @@ def test_more_bytes_are_never_faster(one, other, ranks):
 
 
 def record(*points):
-    keys = ("operation", "ranks", "bytes", "microseconds")
-    return {"results": [{"shape": dict(zip(keys, point, strict=True))} for point in points]}
+    return {
+        "results": [
+            {
+                "shape": {"operation": operation, "ranks": ranks, "bytes": num_bytes},
+                "unit": unit,
+                "median": median,
+            }
+            for operation, ranks, num_bytes, median, unit in points
+        ]
+    }
 
 
 MEASURED = record(
-    ("all_reduce", 2, 1000, 5.0),
-    ("all_reduce", 2, 1000, 4.0),  # another path, faster
-    ("all_reduce", 2, 3000, 8.0),
-    ("send", 2, 1000, 1.0),
+    ("all_reduce", 2, 1000, 5.0, "µs"),
+    ("all_reduce", 2, 1000, 4.0, "µs"),  # another path, faster
+    ("all_reduce", 2, 1000, 1.0, "GB/s"),  # the same as a rate
+    ("all_reduce", 2, 3000, 8.0, "µs"),
+    ("send", 2, 1000, 1.0, "µs"),
 )
 
 

@@ -167,6 +167,9 @@ def test_measured_links_are_no_assumption(asked, table):
     assert plan.drained.slowest.exchanges == pytest.approx(66e-3)
     assert plan.tensor_link.source == "comm_x.json"
     assert not any("nvlink" in each for each in plan.assumptions)
+    # With four ranks there is still the formula, and it says so.
+    four = make_plan(asked(tp=4), table, LinkTable("comm_x.json", times))
+    assert any("nvlink" in each for each in four.assumptions)
 
 
 def test_what_was_not_measured_is_said(asked, table):
