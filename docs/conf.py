@@ -21,6 +21,7 @@ extensions = [
     # Ours, in docs/_ext.
     "bench_records",
     "cli_reference",
+    "comm_plot",
     "engine_tables",
     "figure_directive",
     "kernel_timings",

@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from llm_numba.cli.bench_comm import comm
 from llm_numba.cli.bench_engine import engine
 from llm_numba.cli.bench_gpu import counters, gpu_tests, kernels, sanitizer, start, sweep
 from llm_numba.cli.bench_resources import resources
@@ -87,6 +88,7 @@ def simulator(
     finish(path)
 
 
+bench.command()(comm)
 bench.command()(counters)
 bench.command()(engine)
 bench.command("gpu-tests")(gpu_tests)

@@ -1,0 +1,148 @@
+"""``mpirun -n 4 llm-numba bench comm``: what it costs ranks to talk, by operation and size.
+
+All ranks run this together. A sample is the time of some calls in a row on the rank that took
+longest, after all have met. Beside the operations stands a copy of the same array within a rank's
+memory, all ranks at once: what passes through main memory cannot be faster.
+
+The *bus bytes* of an operation are what each rank must send if nothing is sent twice; over the time
+they give a bandwidth to compare with a link's.
+"""
+
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+
+import numpy as np
+
+from llm_numba.bench.record import Result
+from llm_numba.bench.timing import summarize
+from llm_numba.parallel import Communicator
+
+_FLOAT32_BYTES = 4
+
+
+@dataclass(frozen=True)
+class CommSettings:
+    """What to run.
+
+    Attributes
+    ----------
+    ranks : int
+        P.
+    samples, warmup : int
+        Counted and uncounted samples of each operation and size.
+    seconds : float
+        What a sample should take: short operations are repeated in it.
+    sizes : tuple of int
+        Bytes of the arrays, multiples of 4.
+    """
+
+    ranks: int
+    samples: int = 21
+    warmup: int = 3
+    seconds: float = 0.02
+    sizes: tuple[int, ...] = tuple(4**k for k in range(3, 13))
+
+    def to_json(self) -> dict:
+        """Return the settings as a JSON object."""
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class _Operation:
+    """How an operation is called on an array, and how often its bytes must be sent by a rank."""
+
+    what: str
+    call: Callable[[Communicator, np.ndarray], object]
+    sent: Callable[[int], float]
+
+
+def _pass_on(comm: Communicator, x: np.ndarray) -> None:
+    transfer = comm.start_send(x, (comm.rank + 1) % comm.size)
+    comm.receive(np.empty_like(x), (comm.rank - 1) % comm.size)
+    transfer.wait()
+
+
+# Sizes are those of the whole array: what all_reduce gets, all_gather returns and
+# reduce_scatter takes.
+_OPERATIONS = {
+    "copy": _Operation("copy in memory", lambda comm, x: x.copy(), lambda P: 0.0),
+    "send": _Operation("to the next rank", _pass_on, lambda P: 1.0),
+    "broadcast": _Operation("broadcast", lambda comm, x: comm.broadcast(x), lambda P: 1.0),
+    "all_gather": _Operation(
+        "all_gather",
+        lambda comm, x: comm.all_gather(x[: x.size // comm.size]),
+        lambda P: (P - 1) / P,
+    ),
+    "reduce_scatter": _Operation(
+        "reduce_scatter",
+        lambda comm, x: comm.reduce_scatter(x[: x.size // comm.size * comm.size]),
+        lambda P: (P - 1) / P,
+    ),
+    # Of zeros: the sums of many calls stay what they are.
+    "all_reduce": _Operation(
+        "all_reduce", lambda comm, x: comm.all_reduce(x), lambda P: 2 * (P - 1) / P
+    ),
+}
+
+
+def measure(comm: Communicator, settings: CommSettings) -> Iterator[Result]:
+    """Run the benchmark on all ranks together.
+
+    Parameters
+    ----------
+    comm : Communicator
+    settings : CommSettings
+
+    Yields
+    ------
+    Result
+        The same on all ranks, as soon as it is measured.
+    """
+    message = {"tokens": list(range(8))}
+    yield _result(comm, settings, "tell", "a small object", 0, lambda: comm.tell(message), 0.0)
+    yield _result(comm, settings, "barrier", "barrier", 0, comm.barrier, 0.0)
+    for name, operation in _OPERATIONS.items():
+        for size in settings.sizes:
+            x = np.zeros(size // _FLOAT32_BYTES, np.float32)
+            yield _result(
+                comm,
+                settings,
+                name,
+                f"{operation.what}, {size:,} bytes",
+                size,
+                lambda x=x, operation=operation: operation.call(comm, x),
+                operation.sent(comm.size) * size,
+            )
+
+
+def _result(
+    comm: Communicator,
+    settings: CommSettings,
+    name: str,
+    what: str,
+    size: int,
+    work: Callable[[], object],
+    sent: float,
+) -> Result:
+    once = max(comm.exchange(_seconds(work, 1)) + comm.exchange(_seconds(work, 1)))
+    calls = max(1, min(1000, int(settings.seconds / once)))
+    samples = []
+    for _ in range(settings.warmup + settings.samples):
+        comm.barrier()
+        samples.append(1e6 * max(comm.exchange(_seconds(work, calls))) / calls)
+    suffix = f"/bytes={size}" if size else ""
+    return Result(
+        f"{comm.name}/ranks={comm.size}/{name}{suffix}",
+        what,
+        summarize(samples[settings.warmup :], "µs", warmup=settings.warmup),
+        {"path": comm.name, "operation": name, "ranks": comm.size, "bytes": size,
+         "bus_bytes": sent, "calls": calls},
+    )  # fmt: skip
+
+
+def _seconds(work: Callable[[], object], calls: int) -> float:
+    begin = time.perf_counter()
+    for _ in range(calls):
+        work()
+    return time.perf_counter() - begin

@@ -1,0 +1,48 @@
+"""``llm-numba bench comm``: each operation at each size, as the slowest rank sees it."""
+
+import time
+
+import pytest
+from typer.testing import CliRunner
+
+from llm_numba.bench import comm as module
+from llm_numba.bench.comm import CommSettings, measure
+from llm_numba.cli.app import app
+from llm_numba.parallel import run_ranks
+
+SETTINGS = CommSettings(3, samples=2, warmup=1, seconds=1e-4, sizes=(64, 1024))
+
+
+def test_all_ranks_measure_the_same():
+    first, *others = run_ranks(3, lambda comm: list(measure(comm, SETTINGS)))
+    assert first == others[0] == others[1]
+    names = [result.name for result in first]
+    assert names[:2] == ["threads/ranks=3/tell", "threads/ranks=3/barrier"]
+    operations = ("copy", "send", "broadcast", "all_gather", "reduce_scatter", "all_reduce")
+    assert names[2:] == [
+        f"threads/ranks=3/{each}/bytes={size}" for each in operations for size in (64, 1024)
+    ]
+    assert {result.statistic.n for result in first} == {2}
+    sent = {result.name.split("/")[2]: result.shape["bus_bytes"] for result in first}
+    assert sent["all_reduce"] == pytest.approx(1024 * 4 / 3)
+    assert sent["all_gather"] == sent["reduce_scatter"] == pytest.approx(1024 * 2 / 3)
+    assert sent["send"] == 1024
+
+
+def test_a_sample_is_the_time_of_the_slowest_rank(monkeypatch):
+    def work(comm, x):
+        time.sleep(0.02 * comm.rank)
+
+    slow = module._Operation("waiting", work, lambda P: 0.0)
+    monkeypatch.setattr(module, "_OPERATIONS", {"wait": slow})
+    settings = CommSettings(3, samples=3, warmup=0, seconds=0.0, sizes=(64,))
+    for results in run_ranks(3, lambda comm: list(measure(comm, settings))):
+        assert results[-1].statistic.p10 > 0.9 * 40e3
+
+
+def test_a_rank_alone_has_nothing_to_measure(monkeypatch):
+    for variable in ("OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "SLURM_STEP_NUM_TASKS"):
+        monkeypatch.delenv(variable, raising=False)
+    result = CliRunner().invoke(app, ["bench", "comm"])
+    assert result.exit_code == 2
+    assert "One rank has nobody to talk to." in result.stderr
