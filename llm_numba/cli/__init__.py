@@ -13,10 +13,16 @@ so a pipe carries the text alone. Exit codes:
 Anything else is a bug of ours and shows its traceback.
 """
 
+import contextlib
 import errno
 import os
 import sys
+import time
+from collections.abc import Callable
+from typing import Any, NoReturn
 
+# How long a rank that has nothing to add leaves to the one that speaks.
+_SILENCE_S = 1.0
 _DISK_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO}
 
 
@@ -30,7 +36,10 @@ def main() -> None:
     try:
         # Imported here, so that Ctrl-C while modules load ends as quietly as later on.
         from llm_numba.cli.app import app
+        from llm_numba.cli.console import is_other_rank
 
+        if is_other_rank():
+            _run_silently(app)
         app(prog_name="llm-numba")
     except KeyboardInterrupt:
         sys.exit(130)
@@ -42,3 +51,18 @@ def main() -> None:
         # What is still buffered cannot be written either; exit must not try.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
+
+
+def _run_silently(app: Callable[..., Any]) -> NoReturn:
+    """Leave it to the first rank to give help, and to say what is wrong with the input."""
+    with open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(nowhere):
+        try:
+            code = app(prog_name="llm-numba", standalone_mode=False) or 0
+        except Exception as error:
+            if not hasattr(error, "exit_code"):
+                raise
+            code = error.exit_code
+    if code:
+        # A launcher ends all ranks when one has failed: let the first say why.
+        time.sleep(_SILENCE_S)
+    sys.exit(code)

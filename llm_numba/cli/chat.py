@@ -7,7 +7,13 @@ from typing import TYPE_CHECKING, Annotated
 from typer import Option
 
 from llm_numba.cli.console import notes, report, styled
-from llm_numba.cli.options import EngineOptions, ModelOptions, SamplingOptions, takes_groups
+from llm_numba.cli.options import (
+    EngineOptions,
+    ModelOptions,
+    RankOptions,
+    SamplingOptions,
+    takes_groups,
+)
 from llm_numba.cli.prose import Prose
 from llm_numba.cli.stats import print_request
 from llm_numba.errors import LLMNumbaError, PromptError
@@ -29,6 +35,7 @@ def chat(
     sampling: SamplingOptions,
     model: ModelOptions,
     engine: EngineOptions,
+    ranks: RankOptions,
 ) -> None:
     """Talk with a model, turn by turn.
 
@@ -36,14 +43,26 @@ def chat(
     leaves. Ctrl-C stops an answer; at the prompt it leaves, with exit code 130. Messages may come
     from a pipe, a line each.
     """
-    sampling.check()
-    llm = model.load(**engine.arguments())
-    interactive = sys.stdin.isatty()
-    conversation = Conversation(
-        llm, sampling.params(llm), system, interactive=interactive, always_stats=stats
-    )
-    if interactive:
-        notes().print(styled(f"Talking with {model.model}. {_HELP}", "dim"), soft_wrap=True)
+    with ranks.join() as mesh:
+        if not mesh.is_leader:
+            model.load(mesh=mesh, **engine.arguments()).follow()
+            return
+        sampling.check()
+        with model.load(mesh=mesh, **engine.arguments()) as llm:
+            params, interactive = sampling.params(llm), sys.stdin.isatty()
+            if interactive:
+                notes().print(styled(f"Talking with {model.model}. {_HELP}", "dim"), soft_wrap=True)
+            talk(Conversation(llm, params, system, interactive=interactive, always_stats=stats))
+
+
+def talk(conversation: "Conversation") -> None:
+    """Answer line after line, until there are no more.
+
+    Parameters
+    ----------
+    conversation : Conversation
+    """
+    interactive = conversation.interactive
     while (line := read_line(interactive)) is not None and line.strip() != "/exit":
         try:
             conversation.take(line.strip())
@@ -93,6 +112,10 @@ class Conversation:
         Ctrl-C stops an answer, not the conversation.
     always_stats : bool
         Show speeds after each answer.
+
+    Attributes
+    ----------
+    interactive : bool
     """
 
     def __init__(
@@ -107,7 +130,7 @@ class Conversation:
         self._llm = llm
         self._params = params
         self._opening = [{"role": "system", "content": system}] if system else []
-        self._interactive = interactive
+        self.interactive = interactive
         self._always_stats = always_stats
         self._messages = list(self._opening)
         self._last: RequestOutput | None = None
@@ -141,7 +164,7 @@ class Conversation:
                     answer += chunk.text
                     self._last = chunk.output or self._last
         except KeyboardInterrupt:
-            if not self._interactive:
+            if not self.interactive:
                 raise
             stopped = True
         finally:

@@ -4,6 +4,7 @@ Models write arbitrary text. It goes to stdout as it is, never through Rich's ma
 terminal without the control characters that could move the cursor or change the title.
 """
 
+import os
 import sys
 import time
 import unicodedata
@@ -81,8 +82,24 @@ def styled(text: str, style: str = "") -> "Text":
     return Text(printable(text), style)
 
 
+def is_other_rank() -> bool:
+    """Whether a launcher has started this as one of several programs, and not the first."""
+    if not any(name.startswith(("OMPI_COMM_WORLD_", "PMI_", "SLURM_STEP_")) for name in os.environ):
+        return False  # as nearly always, and found without loading anything
+    from llm_numba.parallel.launch import launched
+
+    launch = launched()
+    return launch is not None and launch.rank > 0
+
+
 def report(error: LLMNumbaError) -> None:
-    """Print an error's cause and its remedy on stderr, a line each."""
+    """Print an error's cause and its remedy on stderr, a line each.
+
+    Of several ranks the first does: until they have met, all make the same mistakes. Later ones
+    are told by the mesh, with the name of the rank.
+    """
+    if is_other_rank():
+        return
     console = notes()
     for label, style, sentence in (
         ("Error: ", "bold red", error.cause),

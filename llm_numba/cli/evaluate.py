@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 from typer import Option
 
 from llm_numba.cli.console import notes, styled, tables
-from llm_numba.cli.options import EngineOptions, ModelOptions, takes_groups
+from llm_numba.cli.options import EngineOptions, ModelOptions, RankOptions, takes_groups
 from llm_numba.errors import LLMNumbaError
 
 if TYPE_CHECKING:
@@ -37,6 +37,7 @@ def evaluate(
     ] = None,
     model: ModelOptions,
     engine: EngineOptions,
+    ranks: RankOptions,
 ) -> None:
     """Measure recall: questions about held-out stories, answered to the letter or not.
 
@@ -46,30 +47,39 @@ def evaluate(
     from llm_numba.bench.record import provenance, require_writable, write_record
     from llm_numba.train.recall import paired_difference
 
-    other = None if compare is None else read_result(compare, stories, seed)
-    if out is not None:
-        require_writable(out)
-    llm = model.load(**engine.arguments(max_num_seqs=max(batch_size, 64)))
-    result = ask(llm, stories, seed, batch_size, run_on)
-    difference = None if other is None else paired_difference(other, result)
-    if out is not None:
-        settings = {
-            "model": llm.model_dir.name,
-            "device": llm.device,
-            "dtype": str(llm.dtype),
-            "stories": stories,
-            "batch_size": batch_size,
-            "run_on": run_on,
-            "engine": engine.arguments(num_blocks=model.num_blocks, block_size=model.block_size),
-        }
-        record = provenance("eval", settings, commit) | result.to_json()
-        record["preemptions"] = llm.stats().num_preemptions
+    arguments = engine.arguments(max_num_seqs=max(batch_size, 64))
+    with ranks.join() as mesh:
+        if not mesh.is_leader:
+            model.load(mesh=mesh, **arguments).follow()
+            return
+        other = None if compare is None else read_result(compare, stories, seed)
+        if out is not None:
+            require_writable(out)
+        with model.load(mesh=mesh, **arguments) as llm:
+            result = ask(llm, stories, seed, batch_size, run_on)
+        difference = None if other is None else paired_difference(other, result)
+        if out is not None:
+            settings = {
+                "model": llm.model_dir.name,
+                "device": llm.device,
+                "dtype": str(llm.dtype),
+                "stories": stories,
+                "batch_size": batch_size,
+                "run_on": run_on,
+                "tp": ranks.tp,
+                "pp": ranks.pp,
+                "engine": engine.arguments(
+                    num_blocks=model.num_blocks, block_size=model.block_size
+                ),
+            }
+            record = provenance("eval", settings, commit) | result.to_json()
+            record["preemptions"] = llm.stats().num_preemptions
+            if difference is not None:
+                record["compared"] = {"with": compare.name, **asdict(difference)}
+            write_record(out, record)
+        show(result)
         if difference is not None:
-            record["compared"] = {"with": compare.name, **asdict(difference)}
-        write_record(out, record)
-    show(result)
-    if difference is not None:
-        show_difference(difference, compare)
+            show_difference(difference, compare)
 
 
 def ask(

@@ -9,7 +9,13 @@ from typing import TYPE_CHECKING, Annotated
 from typer import Argument, Option
 
 from llm_numba.cli.console import write
-from llm_numba.cli.options import EngineOptions, ModelOptions, SamplingOptions, takes_groups
+from llm_numba.cli.options import (
+    EngineOptions,
+    ModelOptions,
+    RankOptions,
+    SamplingOptions,
+    takes_groups,
+)
 from llm_numba.cli.prompts import as_text, read_prompts
 from llm_numba.cli.stats import print_batch, print_request
 from llm_numba.cli.transcript import Transcript
@@ -68,19 +74,55 @@ def generate(
     sampling: SamplingOptions,
     model: ModelOptions,
     engine: EngineOptions,
+    ranks: RankOptions,
 ) -> None:
     """Go on with a text, token by token.
 
     Several prompts run as one batch; their completions are written one after another.
     """
-    prompts = read_prompts([*(words or []), *(prompt or [])], file, prompts_file, prompt_tokens)
-    sampling.check(n=n, logprobs=logprobs)
-    if logprobs is not None and not as_json:
-        raise SamplingParamsError(
-            f"--logprobs={logprobs} has nowhere to be written.", "Add --json, which writes them."
-        )
-    llm = model.load(**engine.arguments())
-    params = sampling.params(llm, n=n, logprobs=logprobs)
+    with ranks.join() as mesh:
+        if not mesh.is_leader:
+            model.load(mesh=mesh, **engine.arguments()).follow()
+            return
+        prompts = read_prompts([*(words or []), *(prompt or [])], file, prompts_file, prompt_tokens)
+        sampling.check(n=n, logprobs=logprobs)
+        if logprobs is not None and not as_json:
+            raise SamplingParamsError(
+                f"--logprobs={logprobs} has nowhere to be written.",
+                "Add --json, which writes them.",
+            )
+        with model.load(mesh=mesh, **engine.arguments()) as llm:
+            params = sampling.params(llm, n=n, logprobs=logprobs)
+            write_answers(llm, prompts, params, as_json=as_json, echo=echo, stats=stats)
+
+
+def write_answers(
+    llm: "LLM",
+    prompts: list["Prompt"],
+    params: "SamplingParams",
+    *,
+    as_json: bool,
+    echo: bool,
+    stats: bool,
+) -> None:
+    """Go on with all prompts and write what comes.
+
+    Parameters
+    ----------
+    llm : LLM
+        The model.
+    prompts : list of (str or list of int)
+        The batch.
+    params : SamplingParams
+        For all of them.
+    as_json, echo, stats : bool
+        What to write.
+
+    Raises
+    ------
+    LLMNumbaError
+        Of a request that failed, once the others are written.
+    """
     begin = time.perf_counter()
     if as_json:
         outputs = llm.generate(prompts, params)

@@ -21,8 +21,10 @@ from llm_numba.cli.console import loading_bar, waiting
 
 if TYPE_CHECKING:
     from llm_numba.engine import LLM, SamplingParams
+    from llm_numba.parallel import Mesh
 
 _MODEL, _ENGINE = "Model", "Engine"
+_RANKS = "Ranks (started with mpirun -n, as many as TP times PP)"
 _SAMPLING = "Sampling (unset: the model's own defaults)"
 
 
@@ -167,6 +169,38 @@ def _compile_kernels(llm: "LLM") -> None:
     prompt = [0] * min(16, llm.max_model_len - 1)
     if prompt:
         llm.generate([prompt], SamplingParams(max_tokens=2, seed=0, ignore_eos=True))
+
+
+@dataclass(frozen=True)
+class RankOptions:
+    """Over how many ranks the model is spread."""
+
+    tp: Annotated[
+        int,
+        Option(
+            "--tp", help="Tensor parallel: ranks that share each layer.", rich_help_panel=_RANKS
+        ),
+    ] = 1
+    pp: Annotated[
+        int,
+        Option(
+            "--pp",
+            help="Pipeline parallel: stages of layers, one behind the other.",
+            rich_help_panel=_RANKS,
+        ),
+    ] = 1
+
+    def join(self) -> "Mesh":
+        """Meet the other ranks; a program that was started alone is the only one.
+
+        Returns
+        -------
+        Mesh
+            To be used in a ``with`` statement around all that ranks do.
+        """
+        from llm_numba.parallel import Mesh
+
+        return Mesh(self.tp, self.pp)
 
 
 @dataclass(frozen=True)

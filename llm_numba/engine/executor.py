@@ -23,7 +23,9 @@ class Executor:
     def __init__(self, model: Decoder, kv_cache: PagedKVCache) -> None:
         self._model, self._kv_cache = model, kv_cache
 
-    def forward(self, batch: BatchInputs, before: Array | None = None) -> Array:
+    def forward(
+        self, batch: BatchInputs, before: Array | None = None, hidden: Array | None = None
+    ) -> Array:
         """Run the layers over the new tokens.
 
         Parameters
@@ -31,6 +33,8 @@ class Executor:
         batch : BatchInputs
         before : int64 [at least as many rows], optional
             The tokens of the step before, if some of them are in flight.
+        hidden : float [N, E], optional
+            The residual stream as the pipeline stage before left it; None on the first.
 
         Returns
         -------
@@ -39,10 +43,13 @@ class Executor:
         """
         lists = (batch.token_ids, batch.sources, batch.positions, batch.slots)
         shapes = (batch.block_tables, batch.query_starts, batch.context_lens)
-        tokens, places, *others = upload([*lists, *shapes], like=self._model.lm_head)
+        tokens, places, *others = upload([*lists, *shapes], like=self._model.anchor)
         if (batch.token_ids == IN_FLIGHT).any():
             tokens = ops.fill_in_tokens(tokens, places, before)
-        return self._model.forward(ForwardBatch(tokens, *others), self._kv_cache)
+        inputs = ForwardBatch(tokens, *others)
+        if hidden is None:
+            return self._model.forward(inputs, self._kv_cache)
+        return self._model.forward(inputs, self._kv_cache, hidden)
 
     def logits(self, batch: BatchInputs, hidden: Array) -> Array:
         """Score what follows, where somebody asks.
@@ -59,10 +66,26 @@ class Executor:
         float32 [K, V]
             A row for each sampler.
         """
-        if len(batch.scored) < len(hidden):
-            hidden = self._rows(hidden, batch.scored)
-        logits = self._model.logits(hidden)
+        logits = self._model.logits(self._scored(batch, hidden))
         return logits if len(batch.drawn) == len(logits) else self._rows(logits, batch.drawn)
+
+    def argmax(self, batch: BatchInputs, hidden: Array) -> Array:
+        """Choose the most likely tokens, where nothing else is asked for.
+
+        Parameters
+        ----------
+        batch, hidden
+            As for :meth:`logits`.
+
+        Returns
+        -------
+        int64 [K]
+            :data:`~llm_numba.engine.step.NOT_FINITE` where logits are not finite numbers.
+        """
+        return self._model.argmax(self._scored(batch, hidden))
+
+    def _scored(self, batch: BatchInputs, hidden: Array) -> Array:
+        return hidden if len(batch.scored) == len(hidden) else self._rows(hidden, batch.scored)
 
     def _rows(self, x: Array, indices: np.ndarray) -> Array:
         """Pick rows of a device's array by indices on the host."""

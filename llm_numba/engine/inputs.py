@@ -1,12 +1,12 @@
-"""The forms that prompts and conversations may come in, and errors for all others."""
+"""The forms that prompts, conversations and settings may come in, and errors for all others."""
 
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
-from llm_numba.engine.sampling_params import SamplingParams
-from llm_numba.errors import PromptError, SamplingParamsError, TokenizerError
+from llm_numba.engine.sampling_params import PRIORITIES, SamplingParams
+from llm_numba.errors import EngineError, PromptError, SamplingParamsError, TokenizerError
 
 Prompt = str | list[int]
 
@@ -169,3 +169,31 @@ def check_stops(params: SamplingParams, vocab_size: int, *, has_tokenizer: bool)
             "Stop strings are looked for in text, and this model has no tokenizer.json.",
             "Use stop_token_ids, or add the tokenizer to its directory.",
         )
+
+
+def check_counts(max_seqs_by_priority: dict[str, int], **counts: int | None) -> None:
+    """Refuse settings that are no counts.
+
+    Parameters
+    ----------
+    max_seqs_by_priority : dict of str to int
+    **counts
+        By name; None where it was left unset.
+
+    Raises
+    ------
+    EngineError
+        Naming the setting and its range.
+    """
+    unknown = [name for name in max_seqs_by_priority if name not in PRIORITIES]
+    if unknown:
+        raise EngineError(
+            f"max_seqs_by_priority names {unknown[0]!r}, which is no class of requests.",
+            f"Choose among {', '.join(PRIORITIES)}.",
+        )
+    for name, limit in max_seqs_by_priority.items():
+        counts[f"max_seqs_by_priority[{name!r}]"] = limit
+    for name, value in counts.items():
+        whole = isinstance(value, int) and not isinstance(value, bool)
+        if value is not None and (not whole or value < 1):
+            raise EngineError(f"{name}={value!r} is out of range.", f"{name} must be at least 1.")

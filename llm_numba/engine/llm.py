@@ -3,31 +3,36 @@
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 
-from llm_numba.engine import faults
+from llm_numba.engine.building import RunnerOptions, build
 from llm_numba.engine.core import Engine
-from llm_numba.engine.inputs import Prompt, check_messages, pair_prompts, token_id_list
-from llm_numba.engine.memory import MemoryOptions, plan_memory
+from llm_numba.engine.inputs import (
+    Prompt,
+    check_counts,
+    check_messages,
+    pair_prompts,
+    token_id_list,
+)
+from llm_numba.engine.memory import MemoryOptions
 from llm_numba.engine.outputs import CompletionChunk, RequestOutput
 from llm_numba.engine.request import Request
-from llm_numba.engine.runner import ModelRunner
-from llm_numba.engine.sampling_params import PRIORITIES, SamplingParams
+from llm_numba.engine.sampling_params import SamplingParams
+from llm_numba.engine.stage import Stage
 from llm_numba.engine.stats import EngineStats
-from llm_numba.errors import EngineError
-from llm_numba.kvcache import PagedKVCache, gib
+from llm_numba.errors import EngineError, ParallelError
 from llm_numba.models import (
     Execution,
     ModelConfig,
     Tokenizer,
     load_generation_config,
-    load_model,
     open_model,
     resolve_model,
 )
 from llm_numba.models.checkpoint import Progress
+from llm_numba.parallel import Mesh
 from llm_numba.runtime import resolve_device, resolve_dtype
 
 
@@ -80,14 +85,16 @@ class LLM:
     execution : Execution, optional
         What the model fuses, and whether a token's bits may depend on what else is in the batch;
         by default everything, and they may.
+    mesh : Mesh, optional
+        The ranks that hold the model together, each a part. All of them make an ``LLM`` with the
+        same arguments; then rank 0 goes on as if it were alone, and the others :meth:`follow`.
     progress : callable(name, done_bytes, total_bytes), optional
         Called for each tensor while weights are read.
 
     Attributes
     ----------
-    engine : Engine
     memory : MemoryPlan
-        Where its memory goes.
+        Where its memory goes; of several ranks, this one's.
 
     Raises
     ------
@@ -120,21 +127,17 @@ class LLM:
         persistent: bool = False,
         batch_invariant: bool = False,
         execution: Execution | None = None,
+        mesh: Mesh | None = None,
         progress: Progress | None = None,
     ) -> None:
-        for name, value in {
-            "block_size": block_size,
-            "num_blocks": num_blocks,
-            "max_num_seqs": max_num_seqs,
-            "max_num_batched_tokens": max_num_batched_tokens,
-            "max_model_len": max_model_len,
-            **_limits_by_name(max_seqs_by_priority or {}),
-        }.items():
-            whole = isinstance(value, int) and not isinstance(value, bool)
-            if value is not None and (not whole or value < 1):
-                raise EngineError(
-                    f"{name}={value!r} is out of range.", f"{name} must be at least 1."
-                )
+        check_counts(
+            max_seqs_by_priority or {},
+            block_size=block_size,
+            num_blocks=num_blocks,
+            max_num_seqs=max_num_seqs,
+            max_num_batched_tokens=max_num_batched_tokens,
+            max_model_len=max_model_len,
+        )
         self.device = resolve_device(device)
         self.model_dir = resolve_model(model)
         files = open_model(self.model_dir)
@@ -152,50 +155,73 @@ class LLM:
                 "was trained for.",
                 f"Choose at most {longest}.",
             )
-        self.memory = plan_memory(
-            self.config,
-            self.dtype,
-            self.device,
-            MemoryOptions(
-                self.max_model_len,
-                block_size,
-                num_blocks,
-                max_num_seqs,
-                max_num_batched_tokens,
-                gpu_memory_utilization,
-                gpu_memory_gb,
-            ),
+        memory_options = MemoryOptions(
+            self.max_model_len,
+            block_size,
+            num_blocks,
+            max_num_seqs,
+            max_num_batched_tokens,
+            gpu_memory_utilization,
+            gpu_memory_gb,
         )
         # RoPE that stretches ("dynamic", "yarn") depends on the longest sequence.
         identity = f"{self.model_dir} {self.dtype} {self.max_model_len}"
         if batch_invariant:
             execution = replace(execution or Execution(), batch_invariant=True)
-        # Planned for; but another program may have taken memory since.
-        with faults.reported(f"weights, KV cache and activations of {gib(self.memory.taken)}"):
-            kv_cache = PagedKVCache(
-                self.config.num_layers,
-                self.memory.num_blocks,
-                block_size,
-                self.config.num_kv_heads,
-                self.config.head_dim,
-                self.dtype,
-                self.device,
-                identity if enable_prefix_caching else None,
-            )
-            decoder = load_model(
-                files, self.dtype, self.max_model_len, progress, self.device, execution
-            )
-        self.engine = Engine(
-            ModelRunner(
-                decoder, kv_cache, max_num_seqs, self.max_model_len, enforce_eager, persistent
-            ),
-            self._tokenizer,
-            self._generation.eos_token_ids,
-            self.max_model_len,
-            max_num_seqs,
-            max_num_batched_tokens,
-            max_seqs_by_priority,
+        options = RunnerOptions(
+            identity if enable_prefix_caching else None, enforce_eager, persistent, execution
         )
+        runner, self.memory = build(
+            files, self.dtype, self.device, memory_options, options, progress, mesh
+        )
+        self._stage = runner if isinstance(runner, Stage) else None
+        self._engine = (
+            None
+            if self._stage
+            else Engine(
+                runner,
+                self._tokenizer,
+                self._generation.eos_token_ids,
+                self.max_model_len,
+                max_num_seqs,
+                max_num_batched_tokens,
+                max_seqs_by_priority,
+            )
+        )
+
+    @property
+    def engine(self) -> Engine:
+        """What runs the requests; an error where another rank leads."""
+        if self._engine is None:
+            raise ParallelError(
+                "Requests are taken on rank 0 alone; this rank computes its part of them.",
+                "Call llm.follow() here: it returns when rank 0 closes its LLM.",
+            )
+        return self._engine
+
+    @property
+    def leads(self) -> bool:
+        """Whether this rank takes requests: the only one there is, or rank 0 of several."""
+        return self._stage is None
+
+    def follow(self) -> None:
+        """Compute this rank's part of all requests, until rank 0 closes its :class:`LLM`."""
+        if self._stage is None:
+            raise ParallelError(
+                "This rank leads, and none leads it.", "Call generate or chat where llm.leads."
+            )
+        self._stage.follow()
+
+    def close(self) -> None:
+        """Let the ranks go that follow this one, as the end of a ``with`` block does."""
+        if self.leads:
+            self.engine.runner.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
 
     def warm_up(self, progress: Callable[[int, int], None] | None = None) -> None:
         """Capture CUDA graphs now, so that no request waits for one.
@@ -370,13 +396,3 @@ class LLM:
             # Empty text stays empty: BOS alone is no prompt.
             return self.tokenizer.encode(prompt) if prompt else []
         return token_id_list(prompt)
-
-
-def _limits_by_name(limits: dict[str, int]) -> dict[str, int]:
-    unknown = [name for name in limits if name not in PRIORITIES]
-    if unknown:
-        raise EngineError(
-            f"max_seqs_by_priority names {unknown[0]!r}, which is no class of requests.",
-            f"Choose among {', '.join(PRIORITIES)}.",
-        )
-    return {f"max_seqs_by_priority[{name!r}]": limit for name, limit in limits.items()}

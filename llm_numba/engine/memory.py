@@ -15,7 +15,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from llm_numba.kvcache import Needs, Room, gpu_limit, gpu_num_blocks, host_num_blocks
-from llm_numba.models import ModelConfig, tensor_shapes
+from llm_numba.models import ModelConfig, rank_config, rank_shapes, tensor_shapes
+from llm_numba.parallel import Partition
 from llm_numba.runtime import available_memory, gpu_memory
 
 # Measured on an H100: the CUDA context, and the code of the kernels that a model uses.
@@ -43,6 +44,21 @@ class MemoryOptions:
     max_num_batched_tokens: int = 2048
     gpu_memory_utilization: float | None = None
     gpu_memory_gb: float | None = None
+
+
+@dataclass(frozen=True)
+class Part:
+    """What one of several ranks holds.
+
+    Attributes
+    ----------
+    partition : Partition
+    ranks_on_host : int
+        So many share the main memory of its machine.
+    """
+
+    partition: Partition
+    ranks_on_host: int
 
 
 @dataclass(frozen=True)
@@ -83,6 +99,7 @@ def plan_memory(
     device: str,
     options: MemoryOptions,
     card_bytes: int | None = None,
+    part: Part | None = None,
 ) -> MemoryPlan:
     """Work out what an engine will take, and how many blocks its cache gets.
 
@@ -95,6 +112,8 @@ def plan_memory(
     options : MemoryOptions
     card_bytes : int, optional
         Plan for an empty GPU of this size, whatever is in this machine.
+    part : Part, optional
+        What this rank holds, if it does not hold the whole model.
 
     Returns
     -------
@@ -105,7 +124,11 @@ def plan_memory(
     EngineError, CacheError
         If it does not fit: with what is needed, what there is, and what to change.
     """
-    weights = weight_bytes(config, dtype, options.max_model_len)
+    shapes = None
+    if part is not None:
+        shapes = rank_shapes(config, part.partition)
+        config = rank_config(config, part.partition)
+    weights = weight_bytes(config, dtype, options.max_model_len, shapes)
     room = Room(
         kv_bytes_per_token(config, dtype) * options.block_size,
         options.block_size,
@@ -114,7 +137,7 @@ def plan_memory(
     )
     activations = activation_bytes(config, dtype, device, options)
     if device != "cuda":
-        available = available_memory()
+        available = available_memory() // (part.ranks_on_host if part else 1)
         num_blocks = host_num_blocks(available, weights, room, options.num_blocks)
         needs = Needs(weights, activations, 0)
         return MemoryPlan(needs, room.block_bytes, num_blocks, available, available)
@@ -129,7 +152,12 @@ def plan_memory(
     return MemoryPlan(needs, room.block_bytes, num_blocks, total, limit)
 
 
-def weight_bytes(config: ModelConfig, dtype: np.dtype, num_positions: int) -> int:
+def weight_bytes(
+    config: ModelConfig,
+    dtype: np.dtype,
+    num_positions: int,
+    shapes: dict[str, tuple[int, ...]] | None = None,
+) -> int:
     """Return the bytes of a model's weights, RoPE's tables included.
 
     Parameters
@@ -138,8 +166,11 @@ def weight_bytes(config: ModelConfig, dtype: np.dtype, num_positions: int) -> in
     dtype : dtype
     num_positions : int
         The longest context: RoPE has a row of float32 for each.
+    shapes : dict of str to shape, optional
+        Of the tensors, where they are not all of the whole model.
     """
-    parameters = sum(math.prod(shape) for shape in tensor_shapes(config).values())
+    shapes = tensor_shapes(config) if shapes is None else shapes
+    parameters = sum(math.prod(shape) for shape in shapes.values())
     learned_positions = config.architecture == "GPT2LMHeadModel"
     rope = 0 if learned_positions else num_positions * config.head_dim * max(4, dtype.itemsize)
     return parameters * dtype.itemsize + rope

@@ -145,6 +145,9 @@ class ModelRunner:
             table.truncate(start)
             raise
 
+    def close(self) -> None:
+        """Do nothing: no other rank waits."""
+
     def _mode_of(self, samplers: list[Sequence]) -> Mode:
         if not self.model.execution.fuse_sampling or any(map(is_eager, samplers)):
             return "logits"

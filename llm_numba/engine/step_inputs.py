@@ -91,6 +91,30 @@ class SamplingInputs:
     penalties: PenaltyInputs | None
     num_logprobs: int | None
 
+    @property
+    def wants_argmax(self) -> bool:
+        """Whether the most likely tokens are all that is asked for."""
+        plain = self.penalties is None and self.num_logprobs is None
+        return plain and not self.limits["temperature"].any()
+
+
+@dataclass(frozen=True, slots=True)
+class StepInputs:
+    """A whole step: the one message that is sent about it.
+
+    Attributes
+    ----------
+    batch : BatchInputs
+    sampling : SamplingInputs or None
+        None where the logits themselves are asked for.
+    copies : int32 [C, 2]
+        Blocks of the KV cache that are copied first, one after the other: from, to.
+    """
+
+    batch: BatchInputs
+    sampling: SamplingInputs | None
+    copies: np.ndarray
+
 
 def batch_inputs(works: list[Work], sources: dict[Sequence, int]) -> BatchInputs:
     """Lay out the work of a step.

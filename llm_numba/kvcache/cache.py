@@ -66,13 +66,19 @@ class PagedKVCache:
 
     def new_table(self) -> BlockTable:
         """Return an empty block table for a new sequence."""
-        return BlockTable(self.allocator, self.block_size, self._copy_block)
+        return BlockTable(self.allocator, self.block_size, self.copy_block)
 
     def blocks_for(self, num_tokens: int) -> int:
         """Return how many blocks a sequence of that many tokens fills or begins."""
         return count_blocks(num_tokens, self.block_size)
 
-    def _copy_block(self, source: int, target: int) -> None:
+    def copy_block(self, source: int, target: int) -> None:
+        """Copy a block's keys and values in every layer.
+
+        Parameters
+        ----------
+        source, target : int
+        """
         if not self.layers:
             return
         pair = [np.array([source], np.int32), np.array([target], np.int32)]

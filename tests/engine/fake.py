@@ -47,7 +47,7 @@ class FakeCache(PagedKVCache):
         super().__init__(0, num_blocks, block_size, 1, 1, np.dtype(np.float32), identity=identity)
         self.hashes = np.full((num_blocks, block_size), -1, np.int64)
 
-    def _copy_block(self, source: int, target: int) -> None:
+    def copy_block(self, source: int, target: int) -> None:
         self.hashes[target] = self.hashes[source]
 
 

@@ -8,7 +8,7 @@ import pytest
 from decoding import new_sequences, prefill
 
 from llm_numba import LLM
-from llm_numba.engine import llm, memory
+from llm_numba.engine import building, memory
 from llm_numba.engine.memory import MemoryOptions, activation_bytes, layer_bytes, plan_memory
 from llm_numba.errors import CacheError, EngineError
 from llm_numba.models import load_config, resolve_model
@@ -116,7 +116,7 @@ def test_memory_that_went_after_it_was_counted_is_told_at_load(new_llm, monkeypa
     def load(*_):
         raise lost("Out of memory allocating 9 bytes\n(more lines)")
 
-    monkeypatch.setattr(llm, "load_model", load)
+    monkeypatch.setattr(building, "load_model", load)
     with pytest.raises(EngineError) as caught:
         new_llm(num_blocks=20)
     assert "not enough memory for weights, KV cache and activations of" in caught.value.cause

@@ -57,8 +57,17 @@ def environment(folder: Path | str, **more: str) -> dict[str, str]:
     }
 
 
-def mpirun(ranks: int, *command: str | Path, options: Sequence[str] = (), **more: str) -> Ended:
-    """Run a Python program, or a module with ``-m``, under mpirun; `more` are variables."""
+def mpirun(
+    ranks: int,
+    *command: object,
+    options: Sequence[str] = (),
+    stdin: str | None = None,
+    **more: str,
+) -> Ended:
+    """Run a Python program, or a module with ``-m``, under mpirun; `more` are variables.
+
+    Rank 0 reads `stdin`. Open MPI does not always tell it where that ends.
+    """
     launcher = shutil.which("mpirun", path=search_path())
     # Paths of sockets must be short; those of pytest are not.
     folder = tempfile.mkdtemp(prefix="llm")
@@ -68,14 +77,14 @@ def mpirun(ranks: int, *command: str | Path, options: Sequence[str] = (), **more
     child = subprocess.Popen(
         [*start, sys.executable, *map(str, command)],
         env=environment(folder, **more) | {_MARK: mark},
-        stdin=subprocess.DEVNULL,
+        stdin=subprocess.DEVNULL if stdin is None else subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
         errors="replace",
     )
     try:
-        out, err = child.communicate(timeout=_PATIENCE_S)
+        out, err = child.communicate(stdin, timeout=_PATIENCE_S)
         seconds = time.monotonic() - begin
         orphans = _left(mark)
         return Ended(child.returncode, out, err, seconds, orphans)

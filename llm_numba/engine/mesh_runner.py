@@ -1,0 +1,200 @@
+"""Runs the steps of a model that several ranks hold: tells them, takes part, reads the tokens.
+
+It stands in for :class:`~llm_numba.engine.runner.ModelRunner` on rank 0. The scheduler, the block
+tables and the prefix cache are there and nowhere else: block 7 of the cache is block 7 on every
+rank, each with its own layers and heads in it.
+
+What fails before a step is told of concerns rank 0 alone, and the engine goes on. What fails later
+leaves the ranks at different places of the program, from where none can be called back: the run is
+over. (A row of logits that holds NaN or infinity is no failure. It is a result, and ends its own
+request.)
+"""
+
+import atexit
+import contextlib
+from collections import deque
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+
+from llm_numba.engine import interrupts
+from llm_numba.engine.decode_graphs import Progress
+from llm_numba.engine.runner import SubmittedStep
+from llm_numba.engine.stage import Stage
+from llm_numba.engine.step import Step
+from llm_numba.engine.step_inputs import (
+    BatchInputs,
+    SamplingInputs,
+    StepInputs,
+    batch_inputs,
+    sampling_inputs,
+    text_inputs,
+)
+from llm_numba.errors import ParallelError
+from llm_numba.kvcache import BlockTable, PagedKVCache
+from llm_numba.models import Decoder
+from llm_numba.parallel import Mesh
+
+
+class LeadingKVCache(PagedKVCache):
+    """Rank 0's cache: copies of blocks are noted, and made on all ranks with the next step."""
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self._copies: list[tuple[int, int]] = []
+
+    def new_table(self) -> BlockTable:
+        """Return an empty block table for a new sequence."""
+        return BlockTable(self.allocator, self.block_size, self._note_copy)
+
+    def take_copies(self) -> np.ndarray:
+        """Return the copies noted since the last call.
+
+        Returns
+        -------
+        int32 [C, 2]
+            From, to.
+        """
+        copies, self._copies = self._copies, []
+        return np.array(copies, np.int32).reshape(-1, 2)
+
+    def _note_copy(self, source: int, target: int) -> None:
+        self._copies.append((source, target))
+
+
+class MeshRunner:
+    """A model on several ranks, as rank 0 sees it.
+
+    Parameters
+    ----------
+    mesh : Mesh
+    model : Decoder
+        Rank 0's part.
+    kv_cache : LeadingKVCache
+
+    Attributes
+    ----------
+    depth : int
+        As of :class:`~llm_numba.engine.runner.ModelRunner`.
+    """
+
+    def __init__(self, mesh: Mesh, model: Decoder, kv_cache: LeadingKVCache) -> None:
+        self.model = model
+        self.kv_cache = kv_cache
+        self.depth = 0
+        self._world = mesh.world
+        self._is_last = mesh.num_stages == 1
+        self._stage = Stage(mesh, model, kv_cache)
+        self._unread: deque[_Results] = deque()
+        self._is_open = True
+        # A program that ends without a word would leave the other ranks waiting for one.
+        atexit.register(self.close)
+        self._has_parted = False  # ranks are at different places of the program
+
+    def warm_up(self, progress: Progress | None = None) -> None:
+        """Do nothing: there are no graphs."""
+
+    def submit(self, step: Step) -> SubmittedStep:
+        """Let all ranks compute a step.
+
+        Parameters
+        ----------
+        step : step.Step
+            With at least one work.
+
+        Returns
+        -------
+        SubmittedStep
+
+        Raises
+        ------
+        ParallelError
+            If a rank has failed, now or before, or if the ranks were let go.
+        """
+        works = step.works
+        asked = sampling_inputs(works, {}, self.model.config.vocab_size)
+        return SubmittedStep(step.samplers, self._submit(batch_inputs(works, {}), asked))
+
+    def all_logits(self, token_ids: list[int], table: BlockTable) -> np.ndarray:
+        """Compute new tokens of one sequence and score what follows every one of them.
+
+        Parameters
+        ----------
+        token_ids : list of S int
+        table : BlockTable
+
+        Returns
+        -------
+        float [S, V]
+        """
+        start = table.num_tokens
+        try:
+            slots = table.append_slots(len(token_ids))
+            batch = text_inputs(token_ids, start, slots, table)
+            return self._submit(batch, None).wait()[0]
+        except BaseException:
+            table.truncate(start)
+            raise
+
+    def close(self) -> None:
+        """Let the other ranks go; nothing if they were, or if they cannot be reached any more."""
+        atexit.unregister(self.close)
+        if self._is_open and not self._has_parted:
+            self._is_open = False
+            while self._unread:
+                self._unread[0].wait()
+            self._world.tell(None)
+
+    def _submit(self, batch: BatchInputs, asked: SamplingInputs | None) -> "_Results":
+        self._check()
+        # Whoever was to read them may have been interrupted. They come before all later ones.
+        while len(self._unread) > self.depth:
+            self._unread[0].wait()
+        inputs = StepInputs(batch, asked, self.kv_cache.take_copies())
+        submitted = _Results(self, inputs)
+        with self._together():
+            self._world.tell(inputs)
+            results = self._stage.compute(inputs)
+            if self._is_last:
+                submitted.arrays = results
+            else:
+                self._unread.append(submitted)
+        return submitted
+
+    def _check(self) -> None:
+        if not self._is_open:
+            raise ParallelError("The other ranks were let go.", "Make a new LLM on all ranks.")
+        if self._has_parted:
+            raise ParallelError(
+                "A step failed on some of the ranks, and they are at different places now.",
+                "Start all ranks again.",
+            )
+
+    def _read_until(self, wanted: "_Results") -> None:
+        """Receive results in the order in which they are sent."""
+        with self._together():
+            while wanted.arrays is None:
+                oldest = self._unread.popleft()
+                oldest.arrays = self._stage.receive_results(oldest.inputs)
+
+    @contextlib.contextmanager
+    def _together(self) -> Iterator[None]:
+        """Do what other ranks do, too: it is whole, or the ranks have parted."""
+        with interrupts.deferred():
+            self._has_parted = True
+            yield
+            self._has_parted = False
+
+
+class _Results:
+    """What a step gives, once it is there; stands in for a :class:`~llm_numba.runtime.Download`."""
+
+    def __init__(self, runner: MeshRunner, inputs: StepInputs) -> None:
+        self._runner = runner
+        self.inputs = inputs
+        self.arrays: list[np.ndarray] | None = None
+
+    def wait(self) -> list[np.ndarray]:
+        self._runner._read_until(self)
+        return self.arrays

@@ -1,0 +1,162 @@
+"""One rank's part of every step, whichever stage and tensor rank it is.
+
+The residual stream comes in from the stage before and goes out to the stage behind, to the rank
+with the same tensor rank. What the last stage draws goes back to rank 0::
+
+    rank 0 tells   | inputs of step i                                   tokens of step i
+    stage 0        | embedding, layers --- hidden ---+                         ^
+    stage 1        |                                 +--> layers, norm, LM head, sampler
+
+Sends are begun and not waited for: the next step may be computed while they are under way. Two may
+be, so a stage fills one buffer while the other is sent.
+"""
+
+from collections import deque
+from collections.abc import Iterable
+
+import numpy as np
+
+from llm_numba.engine.executor import Executor
+from llm_numba.engine.sampler import find_logprobs, sample_tokens
+from llm_numba.engine.step_inputs import StepInputs
+from llm_numba.kvcache import PagedKVCache
+from llm_numba.models import Decoder
+from llm_numba.parallel import Mesh, Transfer
+from llm_numba.runtime import Array, Download, empty
+
+
+class Stage:
+    """A rank's layers, their KV cache, and its neighbours.
+
+    Parameters
+    ----------
+    mesh : Mesh
+    model : Decoder
+        The rank's part of it.
+    kv_cache : PagedKVCache
+        Of the rank's layers and heads; with as many blocks as that of every other rank.
+    """
+
+    def __init__(self, mesh: Mesh, model: Decoder, kv_cache: PagedKVCache) -> None:
+        self._mesh, self._model, self._kv_cache = mesh, model, kv_cache
+        self._executor = Executor(model, kv_cache)
+        self._is_first = mesh.stage == 0
+        self._is_last = mesh.stage == mesh.num_stages - 1
+        self._hidden: deque[Transfer] = deque()
+        self._results: deque[list[Transfer]] = deque()
+
+    def compute(self, inputs: StepInputs) -> list[np.ndarray]:
+        """Take part in a step.
+
+        Parameters
+        ----------
+        inputs : StepInputs
+            The same on all ranks.
+
+        Returns
+        -------
+        list of ndarray
+            On rank 0 if it is the last stage, too: what :meth:`receive_results` would return.
+            Empty elsewhere.
+        """
+        for source, target in inputs.copies.tolist():
+            self._kv_cache.copy_block(source, target)
+        hidden = None if self._is_first else self._receive_hidden(len(inputs.batch.token_ids))
+        hidden = self._executor.forward(inputs.batch, hidden=hidden)
+        if not self._is_last:
+            self._send_hidden(hidden)
+            return []
+        results = self._results_of(inputs, hidden) if len(inputs.batch.drawn) else []
+        if self._is_first or not results:
+            return results
+        # Rank 0 has read all but those of the last R steps when it tells of a step.
+        if len(self._results) > self._mesh.num_stages:
+            _finish(self._results.popleft())
+        self._results.append([self._mesh.pipeline.start_send(array, 0) for array in results])
+        return []
+
+    def receive_results(self, inputs: StepInputs) -> list[np.ndarray]:
+        """Wait, on rank 0, for what a step gives, where another rank is the last stage.
+
+        Parameters
+        ----------
+        inputs : StepInputs
+            Of the oldest step whose results were not received.
+
+        Returns
+        -------
+        list of ndarray
+            The K tokens, int64, and what :func:`.sampler.find_logprobs` finds; or K rows of logits;
+            or nothing if nobody draws.
+        """
+        last = self._mesh.num_stages - 1
+        shapes = result_shapes(inputs, self._model.config.vocab_size, self._model.logits_dtype)
+        return [
+            self._mesh.pipeline.receive(np.empty(shape, dtype), last) for shape, dtype in shapes
+        ]
+
+    def follow(self) -> None:
+        """Take part in the steps that rank 0 tells of, until it tells of no more."""
+        while (inputs := self._mesh.world.tell(None, patient=True)) is not None:
+            self.compute(inputs)
+        _finish(self._hidden)
+        for transfers in self._results:
+            _finish(transfers)
+
+    def _results_of(self, inputs: StepInputs, hidden: Array) -> list[np.ndarray]:
+        """Score and draw; nothing on tensor ranks but the first, which take part in the scores."""
+        asked, batch = inputs.sampling, inputs.batch
+        is_told = self._mesh.tensor.rank == 0
+        if asked is not None and asked.wants_argmax:
+            # No rank needs more than the best of the others' parts of the vocabulary.
+            tokens = self._executor.argmax(batch, hidden)
+            return Download([tokens]).wait() if is_told else []
+        logits = self._executor.logits(batch, hidden)
+        if not is_told:
+            return []
+        if asked is None:
+            return Download([logits]).wait()
+        tokens = sample_tokens(logits, asked, sampled=None)
+        return Download([tokens, *find_logprobs(logits, tokens, asked.num_logprobs)]).wait()
+
+    def _send_hidden(self, hidden: Array) -> None:
+        if len(self._hidden) == 2:
+            self._hidden.popleft().wait()
+        self._hidden.append(self._mesh.pipeline.start_send(hidden, self._mesh.stage + 1))
+
+    def _receive_hidden(self, num_tokens: int) -> Array:
+        keys = self._kv_cache.keys
+        out = empty((num_tokens, self._model.config.hidden_size), keys.dtype, like=keys)
+        return self._mesh.pipeline.receive(out, self._mesh.stage - 1)
+
+
+def result_shapes(
+    inputs: StepInputs, vocab_size: int, logits_dtype: str
+) -> list[tuple[tuple[int, ...], str]]:
+    """Say what a step's results look like, so that they need not be announced.
+
+    Parameters
+    ----------
+    inputs : StepInputs
+    vocab_size : int
+    logits_dtype : str
+
+    Returns
+    -------
+    list of (shape, dtype)
+    """
+    rows, asked = len(inputs.batch.drawn), inputs.sampling
+    if not rows:
+        return []
+    if asked is None:
+        return [((rows, vocab_size), logits_dtype)]
+    shapes = [((rows,), "int64")]
+    if (count := asked.num_logprobs) is not None:
+        shapes += [((rows,), logits_dtype), ((rows,), "int64")]
+        shapes += [((rows, count), "int64"), ((rows, count), logits_dtype)]
+    return shapes
+
+
+def _finish(transfers: Iterable[Transfer]) -> None:
+    for transfer in transfers:
+        transfer.wait()
