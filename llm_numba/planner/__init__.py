@@ -3,13 +3,14 @@
 from llm_numba.planner.gpus import GPU, GPUS, LINKS, Link, find_gpu, find_link
 from llm_numba.planner.memory import RankMemory, plan_stages, rank_memory
 from llm_numba.planner.plan import Plan, Question, Rounds, make_plan
-from llm_numba.planner.split import Rank, Split, cut
+from llm_numba.planner.split import Division, Rank, cut
 from llm_numba.planner.table import KernelTable, packaged_table
 
 __all__ = [
     "GPU",
     "GPUS",
     "LINKS",
+    "Division",
     "KernelTable",
     "Link",
     "Plan",
@@ -17,7 +18,6 @@ __all__ = [
     "Rank",
     "RankMemory",
     "Rounds",
-    "Split",
     "cut",
     "find_gpu",
     "find_link",

@@ -21,7 +21,7 @@ from llm_numba.engine.memory import (
 )
 from llm_numba.errors import EngineError
 from llm_numba.kvcache import Needs, Room, gib, gpu_limit
-from llm_numba.planner.split import Rank, Split
+from llm_numba.planner.split import Division, Rank
 
 # One message is on its way while the next is made.
 _PING_PONG = 2
@@ -72,13 +72,13 @@ class RankMemory:
 
 
 def rank_memory(
-    split: Split, rank: Rank, dtype: np.dtype, options: MemoryOptions, card_bytes: int
+    split: Division, rank: Rank, dtype: np.dtype, options: MemoryOptions, card_bytes: int
 ) -> RankMemory:
     """Work out what one rank takes, whether or not it fits.
 
     Parameters
     ----------
-    split : Split
+    split : Division
     rank : Rank
         Of it.
     dtype : dtype
@@ -114,7 +114,7 @@ def rank_memory(
 
 
 def plan_stages(
-    split: Split, dtype: np.dtype, options: MemoryOptions, card_bytes: int
+    split: Division, dtype: np.dtype, options: MemoryOptions, card_bytes: int
 ) -> list[RankMemory]:
     """Work out what the fullest rank of each stage takes, and refuse what does not fit.
 
@@ -160,12 +160,12 @@ def rope_bytes(rank: Rank, dtype: np.dtype, num_positions: int) -> int:
     return num_positions * rank.config.head_dim * max(4, dtype.itemsize)
 
 
-def buffer_bytes(split: Split, rank: Rank, dtype: np.dtype, options: MemoryOptions) -> int:
+def buffer_bytes(split: Division, rank: Rank, dtype: np.dtype, options: MemoryOptions) -> int:
     """Return the bytes of messages to and from other ranks: rows [N, E] of the residual stream.
 
     Parameters
     ----------
-    split : Split
+    split : Division
     rank : Rank
     dtype : dtype
     options : MemoryOptions
@@ -182,7 +182,7 @@ def buffer_bytes(split: Split, rank: Rank, dtype: np.dtype, options: MemoryOptio
     return _PING_PONG * partners * message
 
 
-def _too_large(split: Split, worst: RankMemory, options: MemoryOptions) -> EngineError:
+def _too_large(split: Division, worst: RankMemory, options: MemoryOptions) -> EngineError:
     rank = worst.rank
     parts = (
         f"weights {gib(worst.weights)}, activations {gib(worst.activations)}, buffers "

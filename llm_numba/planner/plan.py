@@ -31,7 +31,7 @@ from llm_numba.models import ModelConfig
 from llm_numba.planner.collectives import Exchange, LinkTable, send
 from llm_numba.planner.gpus import GPU, Link, find_link
 from llm_numba.planner.memory import RankMemory, plan_stages
-from llm_numba.planner.split import Split, cut
+from llm_numba.planner.split import Division, cut
 from llm_numba.planner.steps import Load, StageTime, stage_time
 from llm_numba.planner.table import KernelTable
 
@@ -148,7 +148,7 @@ class Plan:
     Attributes
     ----------
     question : Question
-    split : Split
+    split : Division
     memories : list of RankMemory
         Of each stage's fullest rank.
     table : KernelTable
@@ -162,7 +162,7 @@ class Plan:
     """
 
     question: Question
-    split: Split
+    split: Division
     memories: list[RankMemory]
     table: KernelTable
     tensor_link: Link
@@ -233,7 +233,7 @@ class _Clock:
     """Times steps of a split."""
 
     def __init__(
-        self, question: Question, split: Split, table: KernelTable, measured: LinkTable | None
+        self, question: Question, split: Division, table: KernelTable, measured: LinkTable | None
     ) -> None:
         self.tensor_link, self.pipeline_link = links_of(question, measured)
         self._question, self._table = question, table

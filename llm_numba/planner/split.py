@@ -45,7 +45,7 @@ class Rank:
 
 
 @dataclass(frozen=True)
-class Split:
+class Division:
     """A model cut into P x R parts.
 
     Attributes
@@ -96,7 +96,7 @@ class Split:
 
 
 @functools.lru_cache(maxsize=128)
-def cut(config: ModelConfig, tp: int = 1, pp: int = 1) -> Split:
+def cut(config: ModelConfig, tp: int = 1, pp: int = 1) -> Division:
     """Cut a model.
 
     Parameters
@@ -106,7 +106,7 @@ def cut(config: ModelConfig, tp: int = 1, pp: int = 1) -> Split:
 
     Returns
     -------
-    Split
+    Division
 
     Raises
     ------
@@ -119,7 +119,7 @@ def cut(config: ModelConfig, tp: int = 1, pp: int = 1) -> Split:
         if value < 1:
             raise ParallelError(f"{name}={value} is no number of ranks.", "Take 1 or more.")
     check_division(config, tp)
-    return Split(config, tp, pp, tuple(balanced_stages(layer_weights(config), pp)))
+    return Division(config, tp, pp, tuple(balanced_stages(layer_weights(config), pp)))
 
 
 @functools.lru_cache(maxsize=1024)

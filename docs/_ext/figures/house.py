@@ -6,11 +6,12 @@ from drawing import Drawing
 
 FLOORS = [
     ("6", ["cli"], "commands"),
+    ("5", ["planner"], "many GPUs, on paper"),
     ("5", ["bench", "train"], "measurements; the bundled model's workshop"),
     ("5", ["microscope"], "what a kernel costs, told and drawn"),
     ("5", ["engine"], "requests in, tokens out"),
     ("4", ["models"], "config, weights, tokenizer, Llama and GPT-2"),
-    ("3", ["kvcache"], "blocks, block tables"),
+    ("3", ["kvcache", "parallel"], "blocks, block tables; several ranks"),
     ("2", ["ops"], "one name per operation"),
     ("1", ["kernels", "reference"], "twins: on a GPU or simulated; in NumPy"),
     ("0", ["runtime", "simulator", "errors"], "arrays, launches; kernels on a CPU"),
