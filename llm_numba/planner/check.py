@@ -1,4 +1,4 @@
-"""The plan against measurements: steps and memory of engines on one GPU, as records have them.
+"""The plan against measurements: steps and memory of engines, as records have them.
 
 Engine records are not what the kernel table is made of, so each comparison is a prediction. Only
 where the table has a kernel's time from a profile of the very same step is it less than that, and
@@ -91,6 +91,7 @@ def compare(record: dict[str, Any], file: str, table: KernelTable) -> list[Compa
         config,
         np.dtype(ml_dtypes.bfloat16),
         find_gpu(MEASURED),
+        *_ranks(record),
         tensor_cores=datetime.fromisoformat(record["date"]) >= _TENSOR_CORES_SINCE,
         gpu_memory_gb=_ALL_OF_IT,
     )
@@ -131,10 +132,16 @@ def _memory(record: dict[str, Any], config: ModelConfig) -> float:
     options = MemoryOptions(
         config.max_position_embeddings, max_num_seqs=max(record["settings"]["batches"])
     )
-    split = cut(config)
+    split = cut(config, *_ranks(record))
     card = record["environment"]["gpus"][0]["memory_bytes"]
     memory = rank_memory(split, split.rank(0, 0), np.dtype(ml_dtypes.bfloat16), options, card)
     return memory.taken_by_engine / 1e9
+
+
+def _ranks(record: dict[str, Any]) -> tuple[int, int]:
+    """Return tp and pp of an engine; a record of one GPU need not say them."""
+    settings = record["settings"]
+    return settings.get("tp", 1), settings.get("pp", 1)
 
 
 def is_of_table(record: dict[str, Any], table: KernelTable) -> bool:
@@ -169,6 +176,8 @@ def _with_reason(found: Comparison, question: Question, table: KernelTable) -> C
             "a prompt's kernels are launched one by one, and the host took longer than the GPU: "
             "the plan counts the GPU alone"
         )
+    elif question.tp * question.pp > 1 and found.off < 0:
+        reason = "links were not measured: data sheets promise more than messages reach"
     elif question.tensor_cores and table.assumes_tensor_cores(rows):
         reason = (
             f"products of {rows} rows on tensor cores were not measured alone; the plan takes "

@@ -98,6 +98,20 @@ def test_a_miss_says_why(table):
     assert "host" in first.reason
 
 
+def test_an_engine_on_several_gpus_is_planned_on_as_many(table):
+    path = next(RESULTS.glob("engine_*_llama-3-8b.json"))
+    record = json.loads(path.read_text())
+    result = next(each for each in record["results"] if each["name"].startswith("decode/"))
+    several = record | {
+        "settings": record["settings"] | {"tp": 2, "pp": 2},
+        "results": [result, result | {"median": 10 * result["median"]}],
+    }
+    one, slow = compare(several, path.name, table)
+    (alone,) = compare(record | {"results": [result]}, path.name, table)
+    assert one.planned < alone.planned
+    assert "links" in slow.reason
+
+
 # -- Many GPUs -----------------------------------------------------------------------------------
 
 
