@@ -18,7 +18,7 @@ class Alone(Communicator):
         """Return this group, see :meth:`Communicator.split`."""
         return self
 
-    def _meet(self, what: str, value: Any) -> list[Any]:
+    def _meet(self, what: str, value: Any, patient: bool = False) -> list[Any]:
         return [value]
 
     def _tell(self, value: Any, root: int, patient: bool) -> Any:

@@ -278,13 +278,15 @@ class Communicator(ABC):
         self._check_rank(root)
         return self._tell(value, root, patient)
 
-    def exchange(self, value: Any) -> list[Any]:
+    def exchange(self, value: Any, *, patient: bool = False) -> list[Any]:
         """Give all ranks the small Python objects of all ranks.
 
         Parameters
         ----------
         value : object
             Anything that pickles.
+        patient : bool
+            However long it takes, nobody has stalled: ranks may read files of different sizes.
 
         Returns
         -------
@@ -296,7 +298,7 @@ class Communicator(ABC):
         ParallelError
             If another rank has failed.
         """
-        return self._meet("exchange", value)
+        return self._meet("exchange", value, patient)
 
     @abstractmethod
     def split(self, colour: int) -> "Communicator":
@@ -318,7 +320,7 @@ class Communicator(ABC):
         """
 
     @abstractmethod
-    def _meet(self, what: str, value: Any) -> list[Any]:
+    def _meet(self, what: str, value: Any, patient: bool = False) -> list[Any]:
         """Give all ranks the values of all. `what` is the same for all: the operation's name."""
 
     # Each operation made of `_meet`. A wire overrides what it carries better. Arguments are

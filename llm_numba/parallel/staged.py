@@ -121,10 +121,11 @@ class StagedCommunicator(Communicator):
         if self.rank != root:
             _finish(buffer, x)
 
-    def _meet(self, what: str, value: Any) -> list[Any]:
+    def _meet(self, what: str, value: Any, patient: bool = False) -> list[Any]:
         mine = np.frombuffer(pickle.dumps(value), np.uint8)
         lengths = np.empty(self.size, np.int64)
-        self._gather(np.array([mine.size], np.int64), lengths, what)
+        # Whoever is late is late for the first of the two.
+        self._gather(np.array([mine.size], np.int64), lengths, what, patient=patient)
         everything = np.empty(lengths.sum(), np.uint8)
         self._gather_parts(mine, lengths, everything, what)
         return [pickle.loads(part) for part in np.split(everything, np.cumsum(lengths)[:-1])]
@@ -147,11 +148,13 @@ class StagedCommunicator(Communicator):
 
     # MPI's own operations, on bytes.
 
-    def _gather(self, mine: np.ndarray, out: np.ndarray, what: str) -> None:
+    def _gather(
+        self, mine: np.ndarray, out: np.ndarray, what: str, *, patient: bool = False
+    ) -> None:
         request = self._comm.Iallgather(
             [_bytes(mine), self._mpi.BYTE], [_bytes(out), self._mpi.BYTE]
         )
-        self._wait(request, what)
+        self._wait(request, what, patient=patient)
 
     def _gather_parts(
         self, mine: np.ndarray, counts: np.ndarray, out: np.ndarray, what: str

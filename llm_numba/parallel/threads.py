@@ -234,9 +234,9 @@ class ThreadCommunicator(Communicator):
         mine = value if self.rank == root else None
         # The one that tells may be idle; it need not be patient with those that are told.
         patient = patient and self.rank != root
-        return self._meet(f"tell from rank {root}", mine, patient=patient)[root]
+        return self._meet(f"tell from rank {root}", mine, patient)[root]
 
-    def _meet(self, what: str, value: Any, *, patient: bool = False) -> list[Any]:
+    def _meet(self, what: str, value: Any, patient: bool = False) -> list[Any]:
         group, session = self._group, self._group.session
         # As over MPI: what one rank does to an object is no business of the others.
         parcel = pickle.dumps(value)

@@ -81,7 +81,7 @@ def test_where_the_launcher_does_not_care_the_other_ranks_do(fail):
     assert "has been killed, or has crashed." in ended.err
 
 
-@pytest.mark.parametrize("way", ["sleep", "stop"])
+@pytest.mark.parametrize("way", ["stop", pytest.param("sleep", marks=pytest.mark.slow)])
 def test_a_rank_that_stalls_is_named_by_one_of_those_that_wait(fail, way):
     ended = fail(way)
     assert ended.code == 2
@@ -110,3 +110,25 @@ def test_too_few_ranks_are_told_once(fail):
     cause = "Error on rank 0: A mesh of tp=3 x pp=5 needs 15 ranks, and there are 4."
     assert ended.err.count("15 ranks") == 1
     assert f"{cause}\n  Fix: Start 15: mpirun -n 15.\n" in ended.err
+
+
+# -- In the middle of an answer -----------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("way", "code", "words"),
+    [
+        ("kill", None, "rank 3"),
+        ("raise", 1, "RuntimeError: a cosmic ray\nError on rank 3: it has failed"),
+        ("stall", 2, "Rank 3 did not come to all_reduce of 1x32 float32 sum within 2 s"),
+    ],
+)
+def test_an_answer_ends_with_the_rank_that_goes(mpirun, tiny_checkpoint, way, code, words):
+    model = tiny_checkpoint(num_hidden_layers=4)
+    ended = mpirun(4, PROGRAMS / "dying.py", model, way, LLM_NUMBA_STALL_S=str(LIMIT_S))
+    assert code in (None, ended.code)
+    assert ended.code != 0
+    assert 3 <= ended.out.count("a token") < 40
+    assert words in ended.err
+    assert ended.orphans == []
+    assert ended.seconds < START_S + LIMIT_S + END_S

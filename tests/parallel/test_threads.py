@@ -191,13 +191,16 @@ def test_a_rank_that_stalls_is_named():
     assert time.monotonic() - begin < 10
 
 
-def test_an_idle_leader_has_not_stalled():
+def test_a_rank_that_is_waited_for_with_patience_has_not_stalled():
     def program(comm):
         if comm.rank == 0:
             time.sleep(0.4)
-        return comm.tell("step" if comm.rank == 0 else None, patient=True)
+        step = comm.tell("step" if comm.rank == 0 else None, patient=True)
+        if comm.rank == 1:
+            time.sleep(0.4)
+        return step, comm.exchange(comm.rank, patient=True)
 
-    assert run_ranks(2, program, limit_s=0.1) == ["step", "step"]
+    assert run_ranks(2, program, limit_s=0.1) == [("step", [0, 1])] * 2
 
 
 def test_a_message_of_another_shape_is_refused():

@@ -23,10 +23,13 @@ with Mesh(tp=2, pp=2) as mesh:
     for _ in range(3):
         mesh.tensor.all_reduce(x)
     if way == "idle":
-        # Longer than the time limit, and no fault: a user thinks of the next prompt.
-        if mesh.is_leader:
+        # Longer than the time limit, and no fault: a user thinks, or a disk is slow.
+        if world.rank in (0, 3):
             time.sleep(2.5)
-        assert world.tell("go on" if mesh.is_leader else None, patient=True) == "go on"
+        if mesh.stage == 0:
+            assert mesh.tensor.tell("go on" if mesh.is_leader else None, patient=True) == "go on"
+        else:
+            assert mesh.tensor.exchange(world.rank, patient=True) == [2, 3]
     if way == "all raise":
         raise PromptError("The prompt is empty.", "Give it a word.")
     if way == "differ":

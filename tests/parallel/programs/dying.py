@@ -1,0 +1,36 @@
+"""Every rank: generates, until one of them goes in the middle of a layer.
+
+Run by test_faults.py under mpirun: ``dying.py MODEL WAY``.
+"""
+
+import os
+import signal
+import sys
+import time
+
+from llm_numba import LLM, SamplingParams
+from llm_numba.parallel import Mesh
+
+model, way = sys.argv[1:]
+
+
+def go() -> None:
+    if way == "kill":
+        os.kill(os.getpid(), signal.SIGKILL)
+    if way == "stall":
+        time.sleep(60)
+    raise RuntimeError("a cosmic ray")
+
+
+with Mesh(tp=2, pp=2) as mesh:
+    if mesh.world.rank == 3:
+        calls, all_reduce = iter(range(100)), mesh.tensor.all_reduce
+        # The first steps are whole: 4 sums in each, of a stage with 2 layers.
+        mesh.tensor.all_reduce = lambda x: go() if next(calls) == 30 else all_reduce(x)
+    llm = LLM(model, device="cpu", mesh=mesh)
+    if llm.leads:
+        with llm:
+            for _ in llm.stream("Once", SamplingParams(max_tokens=40, ignore_eos=True)):
+                print("a token", flush=True)
+    else:
+        llm.follow()
