@@ -10,7 +10,7 @@ KV cache gets the rest. ``llm-numba doctor --model`` shows the sum.
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -128,6 +128,8 @@ def plan_memory(
     if part is not None:
         shapes = rank_shapes(config, part.partition)
         config = rank_config(config, part.partition)
+        if not part.partition.is_last:
+            config = replace(config, vocab_size=0)  # logits are made on the last stage alone
     weights = weight_bytes(config, dtype, options.max_model_len, shapes)
     room = Room(
         kv_bytes_per_token(config, dtype) * options.block_size,
