@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from llm_numba.engine.memory import MemoryOptions, plan_memory
+from llm_numba.engine.memory import MemoryOptions, Part, plan_memory
 from llm_numba.errors import CacheError, EngineError
 from llm_numba.planner import cut, plan_stages, rank_memory
 
@@ -28,6 +28,22 @@ def test_on_one_gpu_it_is_the_plan_of_the_engine(name, batch, context):
     )
     assert (mine.blocks_needed, mine.kv) == (theirs.num_blocks, theirs.kv_cache)
     assert (mine.taken, mine.limit) == (theirs.taken, theirs.limit)
+
+
+@pytest.mark.parametrize(("name", "tp", "pp"), [("llama-3-70b", 8, 4), ("gpt2", 3, 5)])
+def test_on_many_gpus_a_rank_takes_what_its_engine_plans_and_buffers(name, tp, pp):
+    config = shape(name)
+    options = MemoryOptions(max_model_len=1000, max_num_seqs=9)
+    split = cut(config, tp, pp)
+    for stage in range(pp):
+        for rank in (split.rank(stage, p) for p in range(tp)):
+            mine = rank_memory(split, rank, BFLOAT16, options, CARD)
+            part = Part(rank.partition, ranks_on_host=1)
+            theirs = plan_memory(config, BFLOAT16, "cuda", options, CARD, part)
+            assert mine.weights == theirs.needs.weights
+            assert mine.activations == theirs.needs.activations
+            assert mine.kv == theirs.kv_cache
+            assert mine.taken == theirs.taken + mine.buffers
 
 
 @pytest.mark.parametrize("batch", [1, 30, 60, 90])
