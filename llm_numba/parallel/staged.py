@@ -34,6 +34,7 @@ _TWO_STEPS_BYTES = 512 * 1024
 # What a told object may take to travel in one message: its length, then itself.
 _PARCEL_BYTES = 4096
 _LENGTH_BYTES = 8
+_LARGEST_BYTES = 2**31 - 1
 
 
 class StagedCommunicator(Communicator):
@@ -222,6 +223,12 @@ class _Receiving(Transfer):
 
 
 def _bytes(array: np.ndarray) -> np.ndarray:
+    """Return an array's bytes, all of which must count in MPI's 32-bit integers."""
+    if array.nbytes > _LARGEST_BYTES:
+        raise ParallelError(
+            f"An array of {array.nbytes} bytes is too large for a message of MPI's.",
+            "Exchange it in pieces of less than 2 GiB, counted over all ranks.",
+        )
     return array.reshape(-1).view(np.uint8)
 
 

@@ -104,6 +104,13 @@ def test_a_launcher_that_is_killed_leaves_nobody_behind(fail):
     assert fail("kill the launcher").code == -9
 
 
+@pytest.mark.slow
+def test_ctrl_c_ends_all_ranks_without_a_word(fail):
+    ended = fail("interrupt the launcher")
+    assert ended.code != 0
+    assert "Error" not in ended.err
+
+
 def test_too_few_ranks_are_told_once(fail):
     ended = fail("at the start")
     assert ended.code == 2

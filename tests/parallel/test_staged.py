@@ -2,8 +2,12 @@
 
 import json
 
+import numpy as np
 import pytest
 from ranks import PROGRAMS
+
+from llm_numba.errors import ParallelError
+from llm_numba.parallel import staged
 
 
 @pytest.mark.parametrize("ranks", [2, 4])
@@ -13,6 +17,14 @@ def test_ranks_of_mpi_exchange_what_they_should(mpirun, ranks):
     assert ended.code == 0, ended.err
     assert ended.out.splitlines()[-1] == "all is well"
     assert ended.orphans == []
+
+
+def test_an_array_that_mpi_cannot_count_is_refused():
+    # Of zeros, which take no memory before they are touched.
+    array = np.zeros((1 << 31) // 4, np.float32)
+    assert staged._bytes(array[:-1]).nbytes == array.nbytes - 4
+    with pytest.raises(ParallelError, match="2147483648 bytes is too large"):
+        staged._bytes(array)
 
 
 def test_what_ranks_say_is_timed_into_a_record_of_rank_0(mpirun, tmp_path):
