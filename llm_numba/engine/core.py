@@ -9,6 +9,8 @@ waits for Python::
 
     Python  | schedule 2, submit | read 1, tell | schedule 3, submit | read 2, tell | ...
     GPU     |  step 1 ................. | step 2 ..................... | step 3 ...
+
+A pipeline of R stages keeps R steps on their way, each with other sequences.
 """
 
 import secrets
@@ -66,7 +68,11 @@ class Engine:
         self._eos_token_ids = eos_token_ids
         self._max_model_len = max_model_len
         self._scheduler = Scheduler(
-            self._kv_cache, max_num_seqs, max_num_batched_tokens, max_seqs_by_priority
+            self._kv_cache,
+            max_num_seqs,
+            max_num_batched_tokens,
+            max_seqs_by_priority,
+            runner.num_stages,
         )
         self._live: dict[Request, None] = {}  # queued and not finished, in the order of arrival
         self._pending: deque[PendingStep] = deque()  # submitted, and not read
@@ -244,7 +250,7 @@ class Engine:
             self._pending.append(self.runner.submit(step))
             with interrupts.deferred():
                 self._note(step)
-        self._read_until(self.runner.depth if step.works else 0)
+        self._read_until(self.runner.depth if step.works else num_pending - 1)
 
     def _note(self, step: Step) -> None:
         """Write down what the step that was submitted has changed."""

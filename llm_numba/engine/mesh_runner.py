@@ -75,14 +75,17 @@ class MeshRunner:
 
     Attributes
     ----------
+    num_stages : int
+        R.
     depth : int
-        As of :class:`~llm_numba.engine.runner.ModelRunner`.
+        R - 1: beside the newest step one for each other stage.
     """
 
     def __init__(self, mesh: Mesh, model: Decoder, kv_cache: LeadingKVCache) -> None:
         self.model = model
         self.kv_cache = kv_cache
-        self.depth = 0
+        self.num_stages = mesh.num_stages
+        self.depth = mesh.num_stages - 1
         self._world = mesh.world
         self._is_last = mesh.num_stages == 1
         self._stage = Stage(mesh, model, kv_cache)

@@ -42,7 +42,11 @@ class ModelRunner:
     depth : int
         Steps that may be submitted before the oldest of them is waited for, beside the newest.
         With 0 a step is complete when :meth:`submit` returns.
+    num_stages : int
+        1: a sequence may be in a step before its token of the last one is read.
     """
+
+    num_stages = 1
 
     def __init__(
         self,

@@ -15,6 +15,10 @@ who runs. Nothing is set aside for answers, whose length nobody knows. When no b
 youngest sequence of the lowest class is *pre-empted*: it gives its blocks back, waits at the head
 of its class, and later computes its tokens again (recompute; Kwon et al. 2023, section 4.5). The
 oldest sequence of the highest class is never stopped, and fits alone: so every step gets on.
+
+A model in R pipeline stages computes R steps at a time, one a stage. Nobody is in two of them with
+a token to draw in the first. So a step takes an R-th of the sequences and of the budget, and those
+whose token is in flight have their turn when it has been read.
 """
 
 from collections import Counter, deque
@@ -59,6 +63,8 @@ class Scheduler:
     max_seqs_by_priority : dict of str to int, optional
         A lower limit for the sequences of a class. ``{"interactive": 1, "batch": 8}`` is the
         classic division into micro-batches.
+    num_stages : int
+        R, of the model's pipeline.
 
     Attributes
     ----------
@@ -74,19 +80,21 @@ class Scheduler:
         max_num_seqs: int,
         max_num_batched_tokens: int,
         max_seqs_by_priority: dict[str, int] | None = None,
+        num_stages: int = 1,
     ) -> None:
         self.num_preemptions = self.num_tokens_admitted = self.num_tokens_found = 0
         self._allocator = kv_cache.allocator
         # Everybody who runs can then have a token in every step.
         self.max_num_seqs = min(max_num_seqs, max_num_batched_tokens)
         self._max_num_batched_tokens = max_num_batched_tokens
+        self._num_stages = num_stages
         limits = max_seqs_by_priority or {}
         self._classes = [
             PriorityClass(min(limits.get(name, self.max_num_seqs), self.max_num_seqs))
             for name in PRIORITIES
         ]
-        # Of the step that is being filled.
-        self._spare_tokens = self._barred_rank = 0
+        # Of the step that is being filled: tokens for prompts, and tokens of those that run.
+        self._spare_tokens = self._spare_turns = self._barred_rank = 0
 
     @property
     def waiting(self) -> list[Sequence]:
@@ -141,8 +149,9 @@ class Scheduler:
             Empty if nobody can go on before a token in flight is read.
         """
         works: list[Work] = []
-        # One token of the budget is kept for everybody who runs; prompts share the rest.
-        self._spare_tokens = self._max_num_batched_tokens - self._num_running()
+        # One token of the budget is kept for everybody whose turn it is; prompts share the rest.
+        self._spare_turns = -(-self._num_running() // self._num_stages)
+        self._spare_tokens = self._budget() - self._spare_turns
         self._barred_rank = len(self._classes)  # classes from this one on admit nobody now
         for rank, group in enumerate(self._classes):
             self._go_on(group, works)
@@ -166,16 +175,23 @@ class Scheduler:
             if num_sampled and num_missing == 1:
                 if num_sampled == sequence.request.max_tokens:
                     continue  # its last token is in flight
+                if not self._spare_turns or (in_flight and self._num_stages > 1):
+                    continue
+                self._spare_turns -= 1
                 # A token takes one block at most.
                 if not allocator.num_free and not self._make_room(sequence, 1):
                     break
                 token_ids = [IN_FLIGHT] if in_flight else answer[-1:]
                 works.append(Work(sequence, token_ids, start, table.append_slots(1), [sequence]))
             elif sequence.draw_together()[0] is sequence:
-                count = min(num_missing, 1 + self._spare_tokens)
+                turn = min(1, self._spare_turns)
+                count = min(num_missing, turn + self._spare_tokens)
+                if not count:
+                    continue
                 if not self._make_room(sequence, count):
                     break
-                self._spare_tokens += 1
+                self._spare_turns -= turn
+                self._spare_tokens += turn
                 self._compute_piece(sequence, count, works)
 
     def _make_room(self, sequence: Sequence, count: int) -> bool:
@@ -196,7 +212,8 @@ class Scheduler:
             sequence.table.free()
         group.waiting.appendleft(stopped[0])
         self.num_preemptions += len(stopped)
-        self._spare_tokens += len(stopped)
+        if self._num_stages == 1:
+            self._spare_tokens += len(stopped)  # which would have had a turn
         self._barred_rank = min(self._barred_rank, rank)
         return stopped
 
@@ -221,6 +238,8 @@ class Scheduler:
             if not self._spare_tokens and self._num_running() < self._max_num_batched_tokens:
                 return  # a prompt before it took the rest; lower classes could give no token
             sequence = group.waiting[0]
+            if self._num_stages > 1 and (sequence.num_in_flight or not self._spare_tokens):
+                return  # stopped with a token on its way, which must be known to go on
             members = sequence.draw_together()
             if len(group.running) + len(members) > group.max_num_seqs:
                 return
@@ -271,6 +290,11 @@ class Scheduler:
         """Blocks that nobody owns but these."""
         held = Counter(block for sequence in sequences for block in sequence.table.blocks)
         return sum(self._allocator.num_owners(block) == count for block, count in held.items())
+
+    def _budget(self) -> int:
+        """Tokens of a step: with stages an R-th, and one for a prompt beside those that decode."""
+        share = -(-self._max_num_batched_tokens // self._num_stages)
+        return min(self._max_num_batched_tokens, max(share, self._spare_turns + 1))
 
     def _num_running(self) -> int:
         return sum(len(group.running) for group in self._classes)

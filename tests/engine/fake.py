@@ -78,12 +78,20 @@ class FakeRunner:
         As of a runner on a GPU or elsewhere.
     max_num_seqs, max_num_batched_tokens : int
         What no step may exceed.
+    num_stages : int
+        As of a runner of a pipeline.
     """
 
     def __init__(
-        self, kv_cache: FakeCache, depth: int, max_num_seqs: int, max_num_batched_tokens: int
+        self,
+        kv_cache: FakeCache,
+        depth: int,
+        max_num_seqs: int,
+        max_num_batched_tokens: int,
+        num_stages: int = 1,
     ) -> None:
         self.model, self.kv_cache, self.depth = FakeModel(), kv_cache, depth
+        self.num_stages = num_stages
         self.limits = (max_num_seqs, max_num_batched_tokens)
         self.steps: list[list[tuple[Request, int]]] = []  # whose tokens, and how many
         self._texts: dict[Sequence, list[int]] = {}  # a hash for each token of a sequence
@@ -141,10 +149,11 @@ def new_engine(
     max_num_batched_tokens: int = 100,
     prefix_caching: bool = True,
     max_seqs_by_priority: dict[str, int] | None = None,
+    num_stages: int = 1,
 ) -> Engine:
     """An engine on the formula."""
     cache = FakeCache(num_blocks, block_size, prefix_caching=prefix_caching)
-    runner = FakeRunner(cache, depth, max_num_seqs, max_num_batched_tokens)
+    runner = FakeRunner(cache, depth, max_num_seqs, max_num_batched_tokens, num_stages)
     return Engine(
         runner,
         tokenizer=None,

@@ -7,7 +7,7 @@ told = []
 
 
 def rank(world):
-    mesh = Mesh(tp=1, pp=2, world=world)
+    mesh = Mesh(tp=2, pp=1, world=world)
     with LLM("storyteller", device="cpu", mesh=mesh, num_blocks=128) as llm:
         if not llm.leads:
             llm.follow()
