@@ -84,6 +84,8 @@ def plan_json(name: str, plan: "Plan") -> dict[str, Any]:
         "interleaved": _rounds_json(plan, plan.interleaved),
         "first_token_ms": 1e3 * plan.prompt.seconds,
         "weight_floor_ms": 1e3 * plan.weight_floor_seconds,
+        "tensor_link": plan.tensor_link.name,
+        "pipeline_link": plan.pipeline_link.name,
         "kernel_records": list(plan.table.sources),
         "assumptions": plan.assumptions,
     }

@@ -36,6 +36,11 @@ PRESETS = {
         "13B on four 24 GB cards, 256 requests of 32 and 32 tokens at a time",
         _THIRTEEN | {"batch": 256},
     ),
+    # What a machine with larger cards can be held to.
+    "13b-capped": Preset(
+        "the same on four H100, of each of which 22 GiB are taken at most",
+        _THIRTEEN | {"batch": 256, "gpu": "h100", "gpu_memory_gb": 22.0},
+    ),
 }
 
 

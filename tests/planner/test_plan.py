@@ -10,12 +10,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from llm_numba.errors import EngineError, ParallelError
-from llm_numba.planner import Rounds, find_gpu, make_plan, packaged_table
+from llm_numba.planner import Rounds, cut, find_gpu, make_plan, packaged_table
 from llm_numba.planner.check import GOAL, compare, is_of_table
-from llm_numba.planner.collectives import LinkTable, all_reduce, send
+from llm_numba.planner.collectives import Exchange, LinkTable, all_reduce, send
 from llm_numba.planner.gpus import LINKS
 from llm_numba.planner.presets import PRESETS
-from llm_numba.planner.steps import Load, StageTime, layer_weights
+from llm_numba.planner.steps import Load, StageTime, layer_weights, stage_time
 from llm_numba.planner.sweep import Point, assumptions, frontier, splits, sweep
 
 from .conftest import BFLOAT16, shape
@@ -320,6 +320,41 @@ def test_a_step_of_a_window_sees_no_further(asked, table):
     assert plan.prompt.slowest.attention < wide.prompt.slowest.attention
 
 
-def test_work_counts_its_rows():
+@pytest.mark.parametrize(
+    ("window", "new_tokens", "context", "pairs"),
+    [
+        (None, 4, 4, 1 + 2 + 3 + 4),
+        (None, 3, 10, 8 + 9 + 10),
+        (2, 4, 4, 1 + 2 + 2 + 2),
+        (9, 3, 10, 8 + 9 + 9),
+        (10, 3, 10, 8 + 9 + 10),
+    ],
+)
+def test_attention_of_a_prompt_counts_pairs_of_tokens(table, window, new_tokens, context, pairs):
+    config = replace(shape("llama-3-8b"), windows=(window,) * 32)
+    rank = cut(config).rank(0, 0)
+    found = stage_time(
+        rank, Load(2, new_tokens, context), table, Exchange(1, LINKS["nvlink-4"])
+    ).attention
+    flops = 4 * 32 * 128 * 2 * pairs
+    assert found == pytest.approx(32 * table.prompt_attention.seconds(flops))
+
+
+def test_of_a_prompt_one_row_is_scored(asked, table):
+    plan = make_plan(asked("llama-3.2-1b", prompt=256), table)
+    rows, E = 256, 2048
+    short, message = table.short, 256 * 2048 * 2
+    turned = 2 * rows * (32 + 16) * 64 * 2
+    other = (
+        16 * short["rope_and_write_kv"].seconds(turned)
+        + short["fill_in_tokens"].seconds(4 * rows)
+        + short["embedding"].seconds(2 * message)
+        + table.product(1).seconds(128256 * E)
+        + short["argmax"].seconds(4 * 128256)
+    )
+    assert plan.prompt.slowest.other == pytest.approx(other)
+
+
+def test_a_load_counts_its_rows():
     assert Load(3, 4, 10).rows == 12
     assert math.isclose(StageTime(1, 2, 3, 4).seconds, 10)
