@@ -122,7 +122,7 @@ def test_a_sweep_is_a_table_and_a_picture(cli, tmp_path):
         (["--link-times", "/nowhere.json"], ["/nowhere.json"]),
         (["--check", "/nowhere.json"], ["/nowhere.json"]),
         (["--check", RESULTS / "storyteller_recall_cpu.json"], ["no record"]),
-        (["--sweep", "--gpu", "l4", "--gpu-memory", 0.7], ["no split fits"]),
+        (["--model", "llama-3.2-1b", "--sweep", "--gpu-memory", 0.5], ["no split fits"]),
     ],
 )
 def test_mistakes_are_told_with_cause_and_remedy(cli, options, words):

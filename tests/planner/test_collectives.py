@@ -70,7 +70,8 @@ def record(*points):
 
 MEASURED = record(
     ("all_reduce", 2, 1000, 5.0, "µs"),
-    ("all_reduce", 2, 1000, 4.0, "µs"),  # another path, faster
+    ("all_reduce", 2, 1000, 4.0, "µs"),  # another path, the fastest
+    ("all_reduce", 2, 1000, 7.0, "µs"),
     ("all_reduce", 2, 1000, 1.0, "GB/s"),  # the same as a rate
     ("all_reduce", 2, 3000, 8.0, "µs"),
     ("send", 2, 1000, 1.0, "µs"),

@@ -62,6 +62,7 @@ def test_rows_on_tensor_cores_are_taken_from_a_record_that_has_them():
         ]
     }
     table = calibrate(records)
+    assert (8, "ordinary") not in {(each.rows, each.units) for each in table.products}
     eight = table.product(8)
     assert (eight.constant, eight.slope) == (pytest.approx(2e-6), pytest.approx(1e-12))
     # One shape alone: the constant of one row, and what is left is the slope.
