@@ -299,19 +299,20 @@ def test_a_large_shape_is_never_made_whole(tmp_path, monkeypatch):
 # -- A device -----------------------------------------------------------------------------------
 
 
-# The simulator takes seconds: one layout always, the other with the slow tests.
+# The simulator takes seconds for each step: one always, a prompt with the slow tests.
+ONE_STEP, TWO_STEPS = (tokens(1),), (tokens(3), tokens(1, 1))
 ON_DEVICES = [
-    pytest.param("sim", "megatron"),
-    pytest.param("sim", "gather", marks=pytest.mark.slow),
-    *(pytest.param("cuda", layout, marks=pytest.mark.gpu) for layout in LAYOUTS),
+    pytest.param("sim", "megatron", ONE_STEP),
+    *(pytest.param("sim", layout, TWO_STEPS, marks=pytest.mark.slow) for layout in LAYOUTS),
+    *(pytest.param("cuda", layout, TWO_STEPS, marks=pytest.mark.gpu) for layout in LAYOUTS),
 ]
 
 
-@pytest.mark.parametrize(("device", "layout"), ON_DEVICES)
-def test_ranks_on_a_device_give_the_logits_of_the_whole_model(device, layout):
+@pytest.mark.parametrize(("device", "layout", "pieces"), ON_DEVICES)
+def test_ranks_on_a_device_give_the_logits_of_the_whole_model(device, layout, pieces):
     if device == "cuda" and (problem := gpu_problem()):
         pytest.skip(f"no kernel runs on a GPU here: {problem}")
-    files, pieces = files_of("qwen2"), (tokens(3), tokens(1, 1))
+    files = files_of("qwen2")
     whole, _ = scored(load(files), pieces)
 
     def read(model):

@@ -70,9 +70,9 @@ def test_no_division_has_a_lighter_heaviest_stage(weights, data):
     assert max(loads(weights, stages)) == best
 
 
-def test_one_heavy_stage_leaves_the_others_balanced():
-    """The LM head weighs as much as five layers: the seven other layers are 3, 2 and 2."""
-    weights = [1] * 7 + [6]
+@pytest.mark.parametrize("weights", [[1] * 7 + [6], [6] + [1] * 7])
+def test_one_heavy_stage_leaves_the_others_balanced(weights):
+    """An end weighs as much as six layers: the seven others are 3, 2 and 2."""
     assert sorted(loads(weights, balanced_stages(weights, 4)), reverse=True) == [6, 3, 2, 2]
 
 
