@@ -21,8 +21,10 @@ from safetensors.numpy import save_file
 
 from llm_numba import ops
 from llm_numba.kvcache import BlockAllocator, BlockTable
-from llm_numba.models import Tokenizer, parse_config, resolve_model
+from llm_numba.models import Tokenizer, parse_config, resolve_model, split_model
 from llm_numba.models.llama import llama_tensors
+from llm_numba.models.split import windows_of
+from llm_numba.parallel import Seat
 from llm_numba.simulator import Report, simulate
 
 # What a check yields: the case in words, what the solution gave, what is right.
@@ -117,6 +119,26 @@ def check_layer_parameters(layer_parameters: Callable) -> Iterator[Case]:
         })  # fmt: skip
         right = sum(prod(s) for n, s in llama_tensors(config).items() if ".layers." in n)
         yield f"E={E}, F={F}, H={H}, G={G}, D={D}", layer_parameters(E, F, H, G, D), right
+
+
+def check_qkv_rows(qkv_rows: Callable) -> Iterator[Case]:
+    """qkv_rows(rank, P, H, G, D): rows of the stack of q, k and v that a rank has, in order."""
+    for P, H, G, D in ((1, 4, 2, 4), (2, 4, 2, 6), (4, 8, 2, 2), (4, 4, 1, 4), (8, 32, 8, 2)):
+        config = parse_config({
+            "architectures": ["LlamaForCausalLM"], "hidden_size": 8, "intermediate_size": 8,
+            "num_hidden_layers": 1, "num_attention_heads": H, "num_key_value_heads": G,
+            "head_dim": D, "vocab_size": 8,
+        })  # fmt: skip
+        for rank in range(P):
+            partition = split_model(config, Seat(rank, P))
+            windows = windows_of(llama_tensors(config), config, partition, "megatron")
+            right, first = [], 0
+            for name, heads in zip("qkv", (H, G, G), strict=True):
+                ((rows, _),) = windows[f"model.layers.0.self_attn.{name}_proj.weight"]
+                right += [first + row for row in rows]
+                first += heads * D
+            what = f"rank={rank}, P={P}, H={H}, G={G}, D={D}"
+            yield what, list(qkv_rows(rank, P, H, G, D)), right
 
 
 def check_top_p(top_p: Callable) -> Iterator[Case]:
