@@ -3,6 +3,7 @@
 import itertools
 import json
 from collections.abc import Sequence
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 import typer
@@ -43,6 +44,8 @@ def show_plan(name: str, plan: "Plan", *, as_json: bool) -> None:
     console.print(_memory_table(plan))
     console.print()
     console.print(_time_table(plan))
+    if plan.tensor_link.measured:
+        console.print(styled(f"Messages between tensor ranks: {plan.tensor_link.source}."))
     show_assumptions(plan.assumptions)
 
 
@@ -84,8 +87,8 @@ def plan_json(name: str, plan: "Plan") -> dict[str, Any]:
         "interleaved": _rounds_json(plan, plan.interleaved),
         "first_token_ms": 1e3 * plan.prompt.seconds,
         "weight_floor_ms": 1e3 * plan.weight_floor_seconds,
-        "tensor_link": plan.tensor_link.name,
-        "pipeline_link": plan.pipeline_link.name,
+        "tensor_link": asdict(plan.tensor_link),
+        "pipeline_link": asdict(plan.pipeline_link),
         "kernel_records": list(plan.table.sources),
         "assumptions": plan.assumptions,
     }

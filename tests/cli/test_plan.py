@@ -72,8 +72,10 @@ def test_measured_links_are_taken_from_a_record(cli, tmp_path):
     ]
     path = tmp_path / "comm_h100.json"
     path.write_text(json.dumps({"benchmark": "comm", "results": results}))
-    asked = ("plan", "-m", "llama-3-8b", "--tp", 2, "--link-times", path, "--json")
-    facts = json.loads(cli.invoke(*asked).stdout)
+    asked = ("plan", "-m", "llama-3-8b", "--tp", 2, "--link-times", path)
+    assert "tensor ranks: comm_h100.json" in cli.invoke(*asked).stdout
+    facts = json.loads(cli.invoke(*asked, "--json").stdout)
+    assert facts["tensor_link"]["measured"]
     assert facts["drained"]["slowest_stage_us"]["exchanges"] > 65_000
     assert facts["assumptions"] == []
 
