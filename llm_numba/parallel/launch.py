@@ -24,8 +24,9 @@ _VARIABLES = (
     ("the mpiexec of MPICH or Intel MPI", "PMI_RANK", "PMI_SIZE"),
     ("srun", "SLURM_PROCID", "SLURM_STEP_NUM_TASKS"),
 )
-# How long a rank that has nothing to add leaves to the one that speaks.
-_SILENCE_S = 1.0
+# How long a rank that has nothing to add leaves to the one that speaks, on a busy machine as well.
+# The launcher ends it sooner, when that one has ended.
+_SILENCE_S = 10.0
 
 
 @dataclass(frozen=True)

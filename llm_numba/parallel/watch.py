@@ -22,6 +22,8 @@ from llm_numba.parallel.board import Board, Note, State
 
 LIMIT_VARIABLE = "LLM_NUMBA_STALL_S"
 _LIMIT_S = 60.0
+# Whoever shares a host with the rank that is late can say more, and speaks first.
+_PRECEDENCE_S = 1.0
 _SPIN_S = 1e-3
 _SPIN_CROWDED_S = 20e-6
 _SHORTEST_SLEEP_S = 10e-6
@@ -37,11 +39,14 @@ class StallError(ParallelError):
         See :class:`~llm_numba.errors.LLMNumbaError`.
     whom : str
         The same for all that waited for the same ranks, so that one of them may speak for all.
+    from_afar : bool
+        The ranks are on other hosts, where others may know more.
     """
 
-    def __init__(self, cause: str, remedy: str, whom: str) -> None:
+    def __init__(self, cause: str, remedy: str, whom: str, from_afar: bool = False) -> None:
         super().__init__(cause, remedy)
         self.whom = whom
+        self.from_afar = from_afar
 
 
 def time_limit() -> float:
@@ -144,8 +149,10 @@ class Watch:
                 self.note(State.IDLE if patient else State.WAITING, what)
                 noted = True
             if waited > self.limit_s and not patient:
-                self._stalled = self._verdict(what, members)
-                raise self._stalled
+                verdict = self._verdict(what, members)
+                if not verdict.from_afar or waited > self.limit_s + _PRECEDENCE_S:
+                    self._stalled = verdict
+                    raise verdict
             time.sleep(min(max(waited / 8, _SHORTEST_SLEEP_S), _LONGEST_SLEEP_S))
         self.note(State.WORKING, what)
 
@@ -176,7 +183,7 @@ class Watch:
                 f" {what}; {places}."
             )
             remedy = "All ranks must call the same operations in the same order."
-        return StallError(cause, remedy, str(late or far))
+        return StallError(cause, remedy, str(late or far), from_afar=bool(far) and not late)
 
 
 def is_alive(process: int) -> bool:

@@ -3,6 +3,7 @@
 import atexit
 import socket
 import sys
+from pathlib import Path
 from types import TracebackType
 from typing import Any
 
@@ -43,8 +44,9 @@ class World:
         self._mpi = start_mpi(wanted)
         everybody = self._mpi.COMM_WORLD
         rank = everybody.Get_rank()
-        hosts = everybody.allgather(socket.gethostname())
-        self.watch = Watch(rank, hosts, _shared_board(self._mpi), limit_s)
+        hosts = everybody.allgather(_host())
+        board = _shared_board(everybody, [r for r, host in enumerate(hosts) if host == hosts[rank]])
+        self.watch = Watch(rank, [name for name, _ in hosts], board, limit_s)
         self.communicator = StagedCommunicator(
             self._mpi, everybody.Dup(), self.watch, range(everybody.Get_size())
         )
@@ -104,23 +106,30 @@ def end_world(error: BaseException) -> None:
         _world.end_all(error)
 
 
-def _shared_board(mpi: Any) -> Board:
-    """Make the board of this host: its first rank does, the others open it."""
-    everybody = mpi.COMM_WORLD
-    host = everybody.Split_type(mpi.COMM_TYPE_SHARED, everybody.Get_rank())
-    path = Board.create(host.Get_size()) if host.Get_rank() == 0 else None
-    path = host.bcast(path)
-    members = host.allgather(everybody.Get_rank())
+def _host() -> tuple[str, str]:
+    """Return this host's name, and what tells it from others that were given the same one."""
+    boot = Path("/proc/sys/kernel/random/boot_id")
+    return socket.gethostname(), boot.read_text().strip() if boot.exists() else ""
+
+
+def _shared_board(everybody: Any, members: list[int]) -> Board:
+    """Make the board of this host: its first rank does, the others open it.
+
+    MPI could say who shares a host (``Split_type``). But what it goes by is the launcher's word,
+    and a wait in it has no end.
+    """
+    rank = everybody.Get_rank()
+    mine = Board.create(len(members)) if rank == members[0] else None
+    path = everybody.allgather(mine)[members[0]]
     try:
         board = Board(path, members)
     except OSError:  # a container of its own, with a /dev/shm of its own
         board = None
-    alone = not all(host.allgather(board is not None))
-    if host.Get_rank() == 0:
-        path.unlink()
-    if alone:
+    opened = everybody.allgather(board is not None)
+    if mine:
+        mine.unlink()
+    if board is None or not all(opened[member] for member in members):
         path = Board.create(1)
-        board = Board(path, [everybody.Get_rank()])
+        board = Board(path, [rank])
         path.unlink()
-    host.Free()
     return board

@@ -7,6 +7,7 @@ import time
 
 import pytest
 
+from llm_numba.parallel import watch
 from llm_numba.parallel.board import Board, Note, State
 from llm_numba.parallel.watch import StallError, Watch, is_alive, ranks
 
@@ -26,13 +27,13 @@ def note(state, what="its start", count=3):
 
 
 def stalled(board, members, hosts=("a", "a", "b", "c")):
-    watch = Watch(0, list(hosts), board, 0.02)
+    mine = Watch(0, list(hosts), board, 0.02)
     with pytest.raises(StallError) as caught:
-        watch.wait(lambda: False, "all_reduce of 3 float32 sum", members)
+        mine.wait(lambda: False, "all_reduce of 3 float32 sum", members)
     # Whoever cleans up now does not wait again.
     begin = time.monotonic()
     with pytest.raises(StallError):
-        watch.wait(lambda: False, "barrier", members, patient=True)
+        mine.wait(lambda: False, "barrier", members, patient=True)
     assert time.monotonic() - begin < 0.02
     assert board.read(0).state is State.WAITING
     return str(caught.value)
@@ -52,10 +53,14 @@ def test_who_works_is_named_even_if_it_is_waited_for_by_others(board, members):
 
 
 @pytest.mark.parametrize("state", [State.WAITING, State.IDLE, State.ENDED])
-def test_ranks_of_other_hosts_are_named_if_nobody_here_is_late(board, state):
+def test_ranks_of_other_hosts_are_named_if_nobody_here_is_late(monkeypatch, board, state):
+    monkeypatch.setattr(watch, "_PRECEDENCE_S", 0.05)
     board.write(1, note(state))
+    begin = time.monotonic()
     text = stalled(board, [0, 1, 2, 3])
     assert "all_reduce of 3 float32 sum got no answer from Ranks 2, 3 (b, c) within 0.02 s" in text
+    # After those who sit beside them.
+    assert time.monotonic() - begin > 0.02 + 0.05
 
 
 def test_ranks_that_wait_for_each_other_are_told_where(board):
@@ -65,10 +70,10 @@ def test_ranks_that_wait_for_each_other_are_told_where(board):
 
 
 def test_what_is_done_in_time_leaves_a_note(board):
-    watch = Watch(1, ["a", "a"], board, 5.0)
+    mine = Watch(1, ["a", "a"], board, 5.0)
     assert board.read(1).what == "its start"
     answers = iter([False] * 5 + [True])
-    watch.wait(lambda: next(answers), "barrier", [0, 1])
+    mine.wait(lambda: next(answers), "barrier", [0, 1])
     found = board.read(1)
     assert (found.state, found.what, found.count) == (State.WORKING, "barrier", 1)
     assert found.process == os.getpid()
