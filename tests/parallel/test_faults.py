@@ -57,6 +57,12 @@ def test_ranks_with_different_models_do_not_begin(fail):
     assert ended.err.count(cause) == 1
 
 
+def test_ranks_with_different_versions_do_not_begin(fail):
+    ended = fail("another Python")
+    assert ended.code == 2
+    assert "Rank 1 differs from rank 0 in the version of Python: '2.7.18', and" in ended.err
+
+
 @pytest.mark.parametrize(("way", "code"), [("exit", 7), ("return", 2)])
 def test_a_rank_that_leaves_early_takes_the_others_along(fail, way, code):
     ended = fail(way)

@@ -10,6 +10,7 @@ from ranks import environment
 
 from llm_numba.errors import DependencyError, LLMNumbaError, ParallelError
 from llm_numba.parallel import Mesh, launch, run_ranks
+from llm_numba.parallel import mesh as mesh_module
 from llm_numba.parallel.watch import time_limit
 
 
@@ -96,6 +97,19 @@ def test_ranks_that_know_of_different_things_differ():
 
     with pytest.raises(ParallelError, match="in the draft model: 1, and on rank 0 nothing"):
         run_ranks(2, program)
+
+
+def test_two_checkouts_of_one_version_differ_if_their_code_does(monkeypatch, tmp_path):
+    folder = tmp_path / "llm_numba" / "parallel"
+    folder.mkdir(parents=True)
+    monkeypatch.setattr(mesh_module, "__file__", str(folder / "mesh.py"))
+    codes = set()
+    for text in ("a = 1", "a = 2", "a = 1"):
+        (folder / "mesh.py").write_text(text)
+        codes.add(mesh_module._versions.__wrapped__()["the code of llm_numba"])
+    (folder / "other.py").write_text("")
+    codes.add(mesh_module._versions.__wrapped__()["the code of llm_numba"])
+    assert len(codes) == 3
 
 
 # -- Ranks that cannot start --------------------------------------------------------------------
