@@ -100,9 +100,10 @@ class Mesh:
         self.world = world or Alone()
         if self.world.size != tp * pp:
             count = self.world.size
+            ranks = "rank" if tp * pp == 1 else "ranks"
+            there = "is" if count == 1 else "are"
             raise ParallelError(
-                f"A mesh of tp={tp} x pp={pp} needs {tp * pp} ranks, and there"
-                f" {'is' if count == 1 else 'are'} {count}.",
+                f"A mesh of tp={tp} x pp={pp} needs {tp * pp} {ranks}, and there {there} {count}.",
                 how_to_start(tp * pp),
             )
         if self._started:

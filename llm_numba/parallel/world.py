@@ -50,6 +50,8 @@ class World:
         self.communicator = StagedCommunicator(
             self._mpi, everybody.Dup(), self.watch, range(everybody.Get_size())
         )
+        if everybody.Get_size() == 1:
+            return  # which ends as programs do
         everybody.Barrier()
         guard(self.watch)
         sys.excepthook = self._end_by
@@ -57,13 +59,14 @@ class World:
         atexit.register(self._meet_at_the_end)
 
     def end_all(self, error: BaseException) -> None:
-        """End all ranks because of an exception of this one; does not return.
+        """End all ranks because of an exception of this one; return if it is the only one.
 
         Parameters
         ----------
         error : BaseException
         """
-        end_all(self._mpi, self.watch, error)
+        if self.communicator.size > 1:
+            end_all(self._mpi, self.watch, error)
 
     def _end_by(
         self, kind: type[BaseException], error: BaseException, trace: TracebackType | None

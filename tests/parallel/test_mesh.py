@@ -189,10 +189,19 @@ def test_programs_that_another_mpi_has_launched_are_told_so(mpirun, singleton):
 
 
 def test_a_program_that_nobody_has_launched_is_told_how(mpirun, singleton):
-    ended = singleton("from llm_numba.parallel import Mesh; Mesh(2, 2)")
-    text = "A mesh of tp=2 x pp=2 needs 4 ranks, and there is 1.\n  Fix: Start 4: mpirun -n 4."
-    assert text in ended.stderr
+    """And no more than that: there is nobody to take along."""
+    ended = singleton(
+        "import sys; sys.argv = ['llm-numba', 'generate', 'Mia', '--tp', '2', '--pp', '2']\n"
+        "from llm_numba.cli import main; main()"
+    )
+    cause = "A mesh of tp=2 x pp=2 needs 4 ranks, and there is 1."
+    assert ended.stderr == f"Error: {cause}\n  Fix: Start 4: mpirun -n 4.\n"
     assert ended.returncode == 2
+
+
+def test_ranks_that_nobody_asked_for_are_told_so():
+    with pytest.raises(ParallelError, match=r"needs 1 rank, and there are 2.*without mpirun"):
+        run_ranks(2, lambda comm: Mesh(world=comm))
 
 
 @pytest.mark.parametrize("text", ["0", "-3", "soon", "nan"])
