@@ -21,8 +21,8 @@ import time
 from collections.abc import Callable
 from typing import Any, NoReturn
 
-# How long a rank that has nothing to add leaves to the one that speaks.
-_SILENCE_S = 1.0
+# How long a rank that has nothing to add leaves to the one that speaks, and then to its launcher.
+_SILENCE_S = 10.0
 _DISK_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO}
 
 
