@@ -29,6 +29,7 @@ extensions = [
     "mathml",
     "microscope_output",
     "parity_table",
+    "pipeline_timeline",
     "plan_tables",
     "profile_pages",
     "questions",

@@ -8,6 +8,7 @@ import typer
 from llm_numba.cli.bench_comm import comm
 from llm_numba.cli.bench_engine import engine
 from llm_numba.cli.bench_gpu import counters, gpu_tests, kernels, sanitizer, start, sweep
+from llm_numba.cli.bench_pipeline import pipeline
 from llm_numba.cli.bench_resources import resources
 from llm_numba.cli.bench_tables import collect, finish, show
 
@@ -93,6 +94,7 @@ bench.command()(counters)
 bench.command()(engine)
 bench.command("gpu-tests")(gpu_tests)
 bench.command()(kernels)
+bench.command()(pipeline)
 bench.command()(resources)
 bench.command()(sanitizer)
 bench.command()(start)

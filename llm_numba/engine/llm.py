@@ -95,6 +95,8 @@ class LLM:
     ----------
     memory : MemoryPlan
         Where its memory goes; of several ranks, this one's.
+    stage : Stage or None
+        Of several ranks, this one's part of every step.
 
     Raises
     ------
@@ -174,11 +176,10 @@ class LLM:
         runner, self.memory = build(
             files, self.dtype, self.device, memory_options, options, progress, mesh
         )
-        self._stage = runner if isinstance(runner, Stage) else None
-        self._engine = (
-            None
-            if self._stage
-            else Engine(
+        self._engine = None
+        self.stage = runner if isinstance(runner, Stage) else runner.stage
+        if runner is not self.stage:
+            self._engine = Engine(
                 runner,
                 self._tokenizer,
                 self._generation.eos_token_ids,
@@ -187,7 +188,6 @@ class LLM:
                 max_num_batched_tokens,
                 max_seqs_by_priority,
             )
-        )
 
     @property
     def engine(self) -> Engine:
@@ -202,15 +202,15 @@ class LLM:
     @property
     def leads(self) -> bool:
         """Whether this rank takes requests: the only one there is, or rank 0 of several."""
-        return self._stage is None
+        return self._engine is not None
 
     def follow(self) -> None:
         """Compute this rank's part of all requests, until rank 0 closes its :class:`LLM`."""
-        if self._stage is None:
+        if self.leads:
             raise ParallelError(
                 "This rank leads, and none leads it.", "Call generate or chat where llm.leads."
             )
-        self._stage.follow()
+        self.stage.follow()
 
     def close(self) -> None:
         """Let the ranks go that follow this one, as the end of a ``with`` block does."""

@@ -75,6 +75,8 @@ class MeshRunner:
 
     Attributes
     ----------
+    stage : Stage
+        Rank 0's own part.
     num_stages : int
         R.
     depth : int
@@ -88,7 +90,7 @@ class MeshRunner:
         self.depth = mesh.num_stages - 1
         self._world = mesh.world
         self._is_last = mesh.num_stages == 1
-        self._stage = Stage(mesh, model, kv_cache)
+        self.stage = Stage(mesh, model, kv_cache)
         self._unread: deque[_Results] = deque()
         self._is_open = True
         # A program that ends without a word would leave the other ranks waiting for one.
@@ -158,7 +160,7 @@ class MeshRunner:
         submitted = _Results(self, inputs)
         with self._together():
             self._world.tell(inputs)
-            results = self._stage.compute(inputs)
+            results = self.stage.compute(inputs)
             if self._is_last:
                 submitted.arrays = results
             else:
@@ -179,7 +181,7 @@ class MeshRunner:
         with self._together():
             while wanted.arrays is None:
                 oldest = self._unread.popleft()
-                oldest.arrays = self._stage.receive_results(oldest.inputs)
+                oldest.arrays = self.stage.receive_results(oldest.inputs)
 
     @contextlib.contextmanager
     def _together(self) -> Iterator[None]:

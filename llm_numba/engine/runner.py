@@ -44,9 +44,12 @@ class ModelRunner:
         With 0 a step is complete when :meth:`submit` returns.
     num_stages : int
         1: a sequence may be in a step before its token of the last one is read.
+    stage : None
+        There is no other rank.
     """
 
     num_stages = 1
+    stage = None
 
     def __init__(
         self,

@@ -11,6 +11,7 @@ Sends are begun and not waited for: the next step may be computed while they are
 be, so a stage fills one buffer while the other is sent.
 """
 
+import time
 from collections import deque
 from collections.abc import Iterable
 
@@ -19,6 +20,7 @@ import numpy as np
 from llm_numba.engine.executor import Executor
 from llm_numba.engine.sampler import find_logprobs, sample_tokens
 from llm_numba.engine.step_inputs import StepInputs
+from llm_numba.engine.timeline import Stretch
 from llm_numba.kvcache import PagedKVCache
 from llm_numba.models import Decoder
 from llm_numba.parallel import Mesh, Transfer
@@ -35,9 +37,15 @@ class Stage:
         The rank's part of it.
     kv_cache : PagedKVCache
         Of the rank's layers and heads; with as many blocks as that of every other rank.
+
+    Attributes
+    ----------
+    timeline : list of Stretch or None
+        When it computed each step, from when a list is put here.
     """
 
     def __init__(self, mesh: Mesh, model: Decoder, kv_cache: PagedKVCache) -> None:
+        self.timeline: list[Stretch] | None = None
         self._mesh, self._model, self._kv_cache = mesh, model, kv_cache
         self._executor = Executor(model, kv_cache)
         self._is_first = mesh.stage == 0
@@ -61,7 +69,16 @@ class Stage:
         """
         for source, target in inputs.copies.tolist():
             self._kv_cache.copy_block(source, target)
-        hidden = None if self._is_first else self._receive_hidden(len(inputs.batch.token_ids))
+        num_tokens = len(inputs.batch.token_ids)
+        hidden = None if self._is_first else self._receive_hidden(num_tokens)
+        begin = time.monotonic()
+        results = self._compute(inputs, hidden)
+        if self.timeline is not None:
+            now, step = time.monotonic(), len(self.timeline)
+            self.timeline.append(Stretch(self._mesh.stage, step, num_tokens, begin, now))
+        return results
+
+    def _compute(self, inputs: StepInputs, hidden: Array | None) -> list[np.ndarray]:
         hidden = self._executor.forward(inputs.batch, hidden=hidden)
         if not self._is_last:
             self._send_hidden(hidden)

@@ -256,6 +256,8 @@ class Communicator(ABC):
     def tell(self, value: Any, root: int = 0, *, patient: bool = False) -> Any:
         """Give all ranks a small Python object that one of them has.
 
+        That one need not wait until the others have it.
+
         Parameters
         ----------
         value : object

@@ -16,6 +16,7 @@ All calls are the non-blocking ones, waited for as :mod:`llm_numba.parallel.watc
 """
 
 import pickle
+from collections import deque
 from collections.abc import Sequence
 from typing import Any
 
@@ -34,6 +35,8 @@ _TWO_STEPS_BYTES = 512 * 1024
 # What a told object may take to travel in one message: its length, then itself.
 _PARCEL_BYTES = 4096
 _LENGTH_BYTES = 8
+# Messages that a root may be ahead of those whom it tells.
+_MOST_UNHEARD = 16
 _LARGEST_BYTES = 2**31 - 1
 
 
@@ -61,6 +64,7 @@ class StagedCommunicator(Communicator):
         self._comm = comm
         self._watch = watch
         self._members = members
+        self._told: deque[tuple[Any, np.ndarray]] = deque()  # as root, and perhaps not heard yet
 
     def split(self, colour: int) -> Communicator:
         """Form smaller groups, see :meth:`Communicator.split`."""
@@ -140,12 +144,27 @@ class StagedCommunicator(Communicator):
         parcel = np.frombuffer(pickle.dumps(value) if self.rank == root else b"", np.uint8)
         length[0] = parcel.size
         first[_LENGTH_BYTES:][: parcel.size] = parcel[:room]
+        if self.rank == root:
+            self._start_telling(what, root, first, *([parcel] if parcel.size > room else []))
+            return pickle.loads(parcel)
         self._wait(self._comm.Ibcast([first, self._mpi.BYTE], root), what, patient=patient)
         if length[0] <= room:
             return pickle.loads(first[_LENGTH_BYTES:][: length[0]])
-        whole = np.empty(length[0], np.uint8) if self.rank != root else parcel
+        whole = np.empty(length[0], np.uint8)
         self._wait(self._comm.Ibcast([whole, self._mpi.BYTE], root), what)
         return pickle.loads(whole)
+
+    def _start_telling(self, what: str, root: int, *buffers: np.ndarray) -> None:
+        """Begin to tell, and go on: the others may be busy for long, and need no more of this rank.
+
+        What they have not heard yet stays in memory. There is an end to that.
+        """
+        for buffer in buffers:
+            request = self._comm.Ibcast([buffer, self._mpi.BYTE], root)
+            self._told.append((request, buffer))
+        while len(self._told) > _MOST_UNHEARD or (self._told and self._told[0][0].Test()):
+            request, _ = self._told.popleft()
+            self._wait(request, what)
 
     # MPI's own operations, on bytes.
 
