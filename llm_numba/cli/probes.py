@@ -249,12 +249,23 @@ def finish(child: subprocess.Popen[str], timeout: float) -> dict[str, Any]:
             child.kill()
             child.communicate()
     if child.returncode == 0:
-        return json.loads(out.splitlines()[-1])
+        return _facts(out)
     if child.returncode < 0:
         return {"error": f"crashed with signal {-child.returncode}"}
     # Launchers put rules of dashes around what they say.
     lines = [line for line in err.splitlines() if any(map(str.isalnum, line))]
     return {"error": lines[-1].strip() if lines else f"exit code {child.returncode}"}
+
+
+def _facts(out: str) -> dict[str, Any]:
+    """Return the last facts among what a probe wrote: several ranks may have written them."""
+    for line in reversed(out.splitlines()):
+        with contextlib.suppress(ValueError):
+            # Launchers may join lines, and put characters of their own behind.
+            facts, _ = json.JSONDecoder().raw_decode(line)
+            if isinstance(facts, dict):
+                return facts
+    return {"error": "it ended without a word"}
 
 
 if __name__ == "__main__":

@@ -54,6 +54,17 @@ def test_probe_may_write_more_than_its_facts():
     }
 
 
+@pytest.mark.parametrize(
+    ("out", "facts"),
+    [("{\"size\": 2}\n{\"size\": 2}\n\0", {"size": 2}),
+     ("{\"size\": 1}{\"size\": 1}\n\n", {"size": 1}),
+     ("3\n", {"error": "it ended without a word"}),
+     ("", {"error": "it ended without a word"})],
+)  # fmt: skip
+def test_facts_of_several_ranks_are_found_however_they_are_joined(out, facts):
+    assert probes.finish(child(f"print({out!r}, end='')"), 30) == facts
+
+
 @pytest.fixture
 def broken_cpu_path(monkeypatch):
     """Let the CPU probe crash and leave the others out."""
