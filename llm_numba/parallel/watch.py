@@ -82,14 +82,18 @@ class Watch:
         The notes of the ranks of this host.
     limit_s : float
         Seconds.
+    crowded : bool
+        Ranks of this host share cores.
     """
 
-    def __init__(self, rank: int, hosts: list[str], board: Board, limit_s: float) -> None:
+    def __init__(
+        self, rank: int, hosts: list[str], board: Board, limit_s: float, *, crowded: bool = True
+    ) -> None:
         self.rank = rank
         self.hosts = hosts
         self.board = board
         self.limit_s = limit_s
-        self._spin_s = _SPIN_S if len(board.ranks) <= _cores() else _SPIN_CROWDED_S
+        self._spin_s = _SPIN_CROWDED_S if crowded else _SPIN_S
         self._count = 0
         self._what = "its start"
         self._stalled: StallError | None = None
@@ -214,13 +218,6 @@ def ranks(numbers: Sequence[int]) -> str:
     numbers : sequence of int
     """
     return f"{'Rank' if len(numbers) == 1 else 'Ranks'} {', '.join(map(str, numbers))}"
-
-
-def _cores() -> int:
-    # Those that this process may use: containers and batch systems give fewer than there are.
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def _longer() -> str:

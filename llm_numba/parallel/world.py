@@ -1,6 +1,7 @@
 """All ranks that were started together, and their common beginning and end."""
 
 import atexit
+import os
 import socket
 import sys
 from pathlib import Path
@@ -45,8 +46,13 @@ class World:
         everybody = self._mpi.COMM_WORLD
         rank = everybody.Get_rank()
         hosts = everybody.allgather(_host())
-        board = _shared_board(everybody, [r for r, host in enumerate(hosts) if host == hosts[rank]])
-        self.watch = Watch(rank, [name for name, _ in hosts], board, limit_s)
+        members = [other for other, host in enumerate(hosts) if host == hosts[rank]]
+        board = _shared_board(everybody, members)
+        # mpirun may have given each rank one core, and all of them together enough.
+        cores = everybody.allgather(_cores())
+        crowded = len(set().union(*(cores[member] for member in members))) < len(members)
+        names = [name for name, _ in hosts]
+        self.watch = Watch(rank, names, board, limit_s, crowded=crowded)
         self.communicator = StagedCommunicator(
             self._mpi, everybody.Dup(), self.watch, range(everybody.Get_size())
         )
@@ -113,6 +119,13 @@ def _host() -> tuple[str, str]:
     """Return this host's name, and what tells it from others that were given the same one."""
     boot = Path("/proc/sys/kernel/random/boot_id")
     return socket.gethostname(), boot.read_text().strip() if boot.exists() else ""
+
+
+def _cores() -> set[int]:
+    """Return the cores that this program may use, by number."""
+    if hasattr(os, "sched_getaffinity"):
+        return os.sched_getaffinity(0)
+    return set(range(os.cpu_count() or 1))
 
 
 def _shared_board(everybody: Any, members: list[int]) -> Board:
