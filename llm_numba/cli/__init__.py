@@ -21,8 +21,6 @@ import time
 from collections.abc import Callable
 from typing import Any, NoReturn
 
-# How long a rank that has nothing to add leaves to the one that speaks, and then to its launcher.
-_SILENCE_S = 10.0
 _DISK_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO}
 
 
@@ -63,6 +61,8 @@ def _run_silently(app: Callable[..., Any]) -> NoReturn:
                 raise
             code = error.exit_code
     if code:
+        from llm_numba.parallel.launch import SILENCE_S
+
         # A launcher ends all ranks when one has failed: let the first say why.
-        time.sleep(_SILENCE_S)
+        time.sleep(SILENCE_S)
     sys.exit(code)

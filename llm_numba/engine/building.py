@@ -182,6 +182,7 @@ def raised_together(mesh: Mesh) -> Iterator[None]:
         yield
     except LLMNumbaError as error:
         found = error
-    for error in mesh.world.exchange(found):
+    # Some read more than others, and rank 0 may have waited for a user before.
+    for error in mesh.world.exchange(found, patient=True):
         if error is not None:
             raise error

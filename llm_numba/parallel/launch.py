@@ -26,7 +26,7 @@ _VARIABLES = (
 )
 # How long a rank that has nothing to add leaves to the one that speaks, on a busy machine as well.
 # The launcher ends it sooner, when that one has ended.
-_SILENCE_S = 10.0
+SILENCE_S = 10.0
 
 
 @dataclass(frozen=True)
@@ -141,6 +141,6 @@ def _once(error: LLMNumbaError) -> LLMNumbaError:
     """Return the error on the first rank; end the others, which have no MPI to agree on it."""
     launch = launched()
     if launch and launch.rank > 0:
-        time.sleep(_SILENCE_S)
+        time.sleep(SILENCE_S)
         raise SystemExit(2)
     return error

@@ -123,7 +123,7 @@ def test_without_mpi4py_it_says_what_to_install(monkeypatch):
 
 def test_ranks_of_a_launcher_without_mpi4py_say_so_once(monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    monkeypatch.setattr(launch, "_SILENCE_S", 0.0)
+    monkeypatch.setattr(launch, "SILENCE_S", 0.0)
     monkeypatch.setenv("SLURM_STEP_NUM_TASKS", "4")
     monkeypatch.setenv("SLURM_PROCID", "0")
     with pytest.raises(DependencyError, match="mpi4py is not installed"):
