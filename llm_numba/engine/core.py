@@ -209,6 +209,8 @@ class Engine:
         finally:
             for request in requests:
                 self.abort(request)
+            if not self._live:
+                self.runner.settle()
         errors = [request.error for request in requests if request.error is not None]
         if errors and (len(errors) == len(requests) or errors[-1] is self._failure):
             raise errors[-1]

@@ -142,13 +142,21 @@ class MeshRunner:
             table.truncate(start)
             raise
 
+    def settle(self) -> None:
+        """Read all results that are on their way.
+
+        A rank that turns to something else, or waits for a user, must owe the others nothing: a
+        message between hosts travels only while both ends look after it.
+        """
+        while self._unread and not self._has_parted:
+            self._unread[0].wait()
+
     def close(self) -> None:
         """Let the other ranks go; nothing if they were, or if they cannot be reached any more."""
         atexit.unregister(self.close)
+        self.settle()
         if self._is_open and not self._has_parted:
             self._is_open = False
-            while self._unread:
-                self._unread[0].wait()
             self._world.tell(None)
 
     def _submit(self, batch: BatchInputs, asked: SamplingInputs | None) -> "_Results":

@@ -152,6 +152,9 @@ class ModelRunner:
             table.truncate(start)
             raise
 
+    def settle(self) -> None:
+        """Do nothing: no other rank waits for an end of what is on its way."""
+
     def close(self) -> None:
         """Do nothing: no other rank waits."""
 

@@ -97,6 +97,9 @@ class FakeRunner:
         self._texts: dict[Sequence, list[int]] = {}  # a hash for each token of a sequence
         self._in_flight: dict[Sequence, int] = {}  # what the step before sampled
 
+    def settle(self) -> None:
+        pass
+
     def submit(self, step: Step) -> Pending:
         works = step.works
         self.steps.append([(w.sequence.request, len(w.token_ids)) for w in works])

@@ -169,6 +169,22 @@ def test_streams_may_be_read_in_turn_and_left(deep_dir):
     assert on_ranks(1, 2, work, deep_dir) == (expected, 0)
 
 
+def test_a_rank_whose_requests_have_all_left_owes_the_others_nothing(deep_dir):
+    """Steps were on their way when the last reader left."""
+
+    def work(llm: LLM):
+        stream, runner = llm.stream(PROMPTS, [GREEDY] * len(PROMPTS)), llm.engine.runner
+        for _ in range(len(PROMPTS) + 2):  # the first tokens are those of one step
+            next(stream)
+        on_their_way = len(runner._unread)
+        stream.close()
+        return on_their_way, len(runner._unread), answers(llm.generate(PROMPTS, GREEDY))
+
+    before, after, found = on_ranks(1, 4, work, deep_dir)
+    assert (before > 0, after) == (True, 0)
+    assert found == answers(LLM(deep_dir, device="cpu").generate(PROMPTS, GREEDY))
+
+
 # -- What each rank has, and when it may go -----------------------------------------------------
 
 
