@@ -85,7 +85,8 @@ def test_sizes_that_pages_tell_are_those_of_the_code():
 def commands_on_pages() -> list[tuple[str, ...]]:
     """Every `llm-numba` that a page tells to type, in words."""
     texts = [path.read_text() for path in [*DOCS.glob("**/*.md"), ROOT / "README.md"]]
-    typed = re.findall(r"^\$ (?:\w+=\S+ )?(?:\.venv/bin/)?(llm-numba .*)$", "\n".join(texts), re.M)
+    before = r"(?:\w+=\S+ )?(?:(?:mpirun|srun) .*?)?(?:\.venv/bin/)?"
+    typed = re.findall(rf"^\$ {before}(llm-numba .*)$", "\n".join(texts).replace("\\\n", ""), re.M)
     # Up to where the output goes; what stands for more words is none.
     words = (shlex.split(re.split(r" [>|] ", line)[0], comments=True) for line in typed)
     return sorted({tuple(word for word in each[1:] if word != "...") for each in words})
