@@ -87,16 +87,27 @@ def start_mpi(wanted: int) -> Any:
     MPI = _load()
     launch = launched()
     if launch and launch.size > 1 and MPI.COMM_WORLD.Get_size() == 1:
-        library = MPI.Get_library_version().strip("\x00\n ").splitlines()[0]
-        raise _once(
-            ParallelError(
-                f"{launch.launcher} has started {launch.size} programs, and each takes itself for"
-                f" the only one: mpi4py uses another MPI ({library}).",
-                "Start them with the launcher of that MPI, or let mpi4py load the launcher's"
-                " library: MPI4PY_LIBMPI=/path/to/libmpi.so. llm-numba doctor --mpi shows both.",
-            )
-        )
+        raise _once(_strangers(launch, MPI.Get_library_version()))
     return MPI
+
+
+def _strangers(launch: Launched, version: str) -> ParallelError:
+    library = version.strip("\x00\n ").splitlines()[0]
+    cause = (
+        f"{launch.launcher} has started {launch.size} programs, and each takes itself for the only"
+        " one"
+    )
+    if launch.launcher == "srun":
+        return ParallelError(
+            f"{cause}: it does not speak to mpi4py's MPI ({library}).",
+            "Tell it to: srun --mpi=pmix; srun --mpi=list shows what it can. Or start them with"
+            " mpirun inside the allocation.",
+        )
+    return ParallelError(
+        f"{cause}: mpi4py uses another MPI ({library}).",
+        "Start them with the launcher of that MPI, or let mpi4py load the launcher's library:"
+        " MPI4PY_LIBMPI=/path/to/libmpi.so. llm-numba doctor --mpi shows both.",
+    )
 
 
 def how_to_start(wanted: int) -> str:

@@ -188,6 +188,13 @@ def test_programs_that_another_mpi_has_launched_are_told_so(mpirun, singleton):
     assert "MPI4PY_LIBMPI" in ended.stderr
 
 
+def test_programs_that_slurm_has_launched_without_a_word_to_mpi_are_told_so(mpirun, singleton):
+    script = "from llm_numba.parallel import Mesh; Mesh(2, 2)"
+    ended = singleton(script, SLURM_STEP_NUM_TASKS="4", SLURM_PROCID="0")
+    assert "srun has started 4 programs, and each takes itself for the only one" in ended.stderr
+    assert "srun --mpi=pmix" in ended.stderr
+
+
 def test_a_program_that_nobody_has_launched_is_told_how(mpirun, singleton):
     """And no more than that: there is nobody to take along."""
     ended = singleton(
