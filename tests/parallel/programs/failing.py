@@ -28,7 +28,7 @@ with Mesh(tp=2, pp=2) as mesh:
     if way == "idle":
         # Longer than the time limit, and no fault: a user thinks, or a disk is slow.
         if world.rank in (0, 3):
-            time.sleep(2.5)
+            time.sleep(1.2 * float(os.environ["LLM_NUMBA_STALL_S"]))
         if mesh.stage == 0:
             assert mesh.tensor.tell("go on" if mesh.is_leader else None, patient=True) == "go on"
         else:

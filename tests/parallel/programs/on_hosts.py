@@ -10,6 +10,7 @@ import time
 import numpy as np
 
 from llm_numba.parallel import Mesh
+from llm_numba.parallel.watch import time_limit
 from llm_numba.parallel.world import start_world
 
 with Mesh(tp=2, pp=2) as mesh:
@@ -17,7 +18,7 @@ with Mesh(tp=2, pp=2) as mesh:
     assert socket.gethostname() == ("node-a", "node-b")[mesh.stage]
     assert mesh.ranks_on_host == 2
     # A board for each host.
-    assert start_world(4, 2.0).watch.board.ranks == [2 * mesh.stage, 2 * mesh.stage + 1]
+    assert start_world(4, time_limit()).watch.board.ranks == [2 * mesh.stage, 2 * mesh.stage + 1]
     for size in (3, 300_001):
         x = np.full(size, 10.0**rank, np.float32)
         assert np.all(mesh.world.all_reduce(x) == 1111)
