@@ -6,9 +6,13 @@ rests on it says so. A link's bandwidth is what the sheet promises one GPU in on
 latency is on no sheet: a round figure for what a message costs beside its bytes.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import TypeVar
 
 from llm_numba.errors import LLMNumbaError
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -107,39 +111,31 @@ GPUS = {
 }  # fmt: skip
 
 
-def find_gpu(name: str) -> GPU:
-    """Return a GPU by its name.
+def look_up(table: Mapping[str, T], name: str, what: str) -> T:
+    """Return an entry of a table by its name.
 
     Parameters
     ----------
+    table : mapping of str to T
     name : str
+    what : str
+        What its entries are, for the message.
 
     Raises
     ------
     LLMNumbaError
-        If there is none of that name.
+        If there is none of that name; it lists those that there are.
     """
-    if name not in GPUS:
-        raise LLMNumbaError(
-            f"There is no figure for a GPU {name!r}.", f"Choose from: {', '.join(GPUS)}."
-        )
-    return GPUS[name]
+    if name not in table:
+        raise LLMNumbaError(f"There is no {what} {name!r}.", f"Choose from: {', '.join(table)}.")
+    return table[name]
+
+
+def find_gpu(name: str) -> GPU:
+    """Return a GPU by its name, see :func:`look_up`."""
+    return look_up(GPUS, name, "figure for a GPU")
 
 
 def find_link(name: str) -> Link:
-    """Return a link by its name.
-
-    Parameters
-    ----------
-    name : str
-
-    Raises
-    ------
-    LLMNumbaError
-        If there is none of that name.
-    """
-    if name not in LINKS:
-        raise LLMNumbaError(
-            f"There is no figure for a link {name!r}.", f"Choose from: {', '.join(LINKS)}."
-        )
-    return LINKS[name]
+    """Return a link by its name, see :func:`look_up`."""
+    return look_up(LINKS, name, "figure for a link")

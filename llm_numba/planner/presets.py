@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Any
 
-from llm_numba.errors import LLMNumbaError
+from llm_numba.planner.gpus import look_up
 
 
 @dataclass(frozen=True)
@@ -45,17 +45,5 @@ PRESETS = {
 
 
 def find_preset(name: str) -> Preset:
-    """Return a preset by its name.
-
-    Parameters
-    ----------
-    name : str
-
-    Raises
-    ------
-    LLMNumbaError
-        If there is none of that name.
-    """
-    if name not in PRESETS:
-        raise LLMNumbaError(f"There is no preset {name!r}.", f"Choose from: {', '.join(PRESETS)}.")
-    return PRESETS[name]
+    """Return a preset by its name, see :func:`~llm_numba.planner.gpus.look_up`."""
+    return look_up(PRESETS, name, "preset")
