@@ -29,8 +29,8 @@ from llm_numba.parallel.summing import Reduction, combine
 from llm_numba.parallel.watch import Watch
 from llm_numba.runtime import Array, kind_of, to_host, write_to
 
-# From how many bytes on an all-reduce goes in two steps. Below, a second message costs more than
-# the rest; with 3 and 4 ranks of one machine the two ways meet between 256 KiB and 1 MiB.
+# From how many bytes on an all-reduce goes in two steps. Of few bytes a second message costs more
+# than it saves.
 _TWO_STEPS_BYTES = 512 * 1024
 # What a told object may take to travel in one message: its length, then itself.
 _PARCEL_BYTES = 4096
