@@ -3,7 +3,8 @@
 A launcher (mpirun, mpiexec, srun) starts P programs and tells each its number in the environment.
 MPI reads it there and lets them meet. If the launcher belongs to another MPI than the one that
 mpi4py loads, each program reads nothing that it understands and takes itself for the only one: P
-programs, each of size 1. MPI calls that no error; here it is one.
+programs, each of size 1. The same happens under an srun that was not told to speak to MPI. MPI
+calls that no error; here it is one.
 """
 
 import importlib.util
