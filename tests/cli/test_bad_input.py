@@ -369,7 +369,7 @@ def test_comparison_with_a_file_of_something_else(cli, tiny, tmp_path):
 
 
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="this system has no /dev/full")
-@pytest.mark.parametrize("arguments", [("generate", "a", *SHORT), ("--help",)])
+@pytest.mark.parametrize("arguments", [("generate", "a", "--echo", *SHORT), ("--help",)])
 def test_full_disk_is_told_without_a_traceback(cli, tiny, arguments):
     model = ("-m", tiny) if arguments[0] == "generate" else ()
     with open("/dev/full", "w") as full:
