@@ -1,7 +1,8 @@
 """Ranks as threads of one process: for tests, notebooks and the simulator.
 
 They go through the same calls as ranks of MPI, and make the same mistakes. What MPI forgives as
-long as a message is small, this communicator does not: a send waits for its receive.
+long as a message is small, this communicator does not: a send waits for its receive. And since one
+process sees all ranks, it need not wait for a time limit to know that all of them wait for ever.
 """
 
 import contextvars
@@ -47,12 +48,12 @@ def run_ranks(
     Raises
     ------
     ParallelError
-        If a rank waits for longer, naming those it waits for; or if ranks call different
-        operations.
+        If a rank waits for longer, naming those it waits for; at once if all ranks wait for each
+        other; or if ranks call different operations.
     Exception
         The first that a rank raised. The others end at their next communication.
     """
-    session = _Session(limit_s)
+    session = _Session(count, limit_s)
     group = _Group(session, list(range(count)))
     results: list[Any] = [None] * count
 
@@ -77,7 +78,7 @@ def run_ranks(
     try:
         for thread in threads:
             thread.start()
-        session.wait_for_all(count)
+        session.wait_for_all()
     except BaseException as error:  # Ctrl-C in the thread that waits
         session.fail("The thread that waits for the ranks", error)
         raise
@@ -92,15 +93,25 @@ class _Failure:
     error: BaseException
 
 
+@dataclass(frozen=True)
+class _Wait:
+    """What a rank waits for: whether it is there, and whose turn it is until then."""
+
+    ready: Callable[[], bool]
+    missing: Callable[[], list[int]]
+    what: str
+
+
 class _Session:
     """What all ranks of one :func:`run_ranks` share: one lock, and whether one has failed."""
 
-    def __init__(self, limit_s: float) -> None:
+    def __init__(self, count: int, limit_s: float) -> None:
+        self.count = count
         self.limit_s = limit_s
         self.changed = threading.Condition()
         self.failure: _Failure | None = None
         self.ended: set[int] = set()
-        self.waiting: set[int] = set()
+        self.waiting: dict[int, _Wait] = {}
 
     def fail(self, who: str, error: BaseException) -> None:
         with self.changed:
@@ -112,11 +123,11 @@ class _Session:
             self.ended.add(rank)
             self.changed.notify_all()
 
-    def wait_for_all(self, count: int) -> None:
+    def wait_for_all(self) -> None:
         """Wait until all ranks have ended; after a failure, not for long."""
         with self.changed:
-            self.changed.wait_for(lambda: self.failure or len(self.ended) == count)
-            self.changed.wait_for(lambda: len(self.ended) == count, _GRACE_S)
+            self.changed.wait_for(lambda: self.failure or len(self.ended) == self.count)
+            self.changed.wait_for(lambda: len(self.ended) == self.count, _GRACE_S)
 
     def wait_until(
         self,
@@ -129,7 +140,7 @@ class _Session:
     ) -> None:
         """Wait, with the lock held, until something is there; end if a rank fails or stalls."""
         end = time.monotonic() + self.limit_s
-        self.waiting.add(rank)
+        self.waiting[rank] = _Wait(ready, missing, what)
         while not ready():
             if self.failure:
                 raise ParallelError(
@@ -140,6 +151,15 @@ class _Session:
                     f"{_ranks(gone)} returned without taking part in {what}.",
                     "All ranks must call the same operations.",
                 )
+            if self._is_stuck():
+                places = "; ".join(
+                    f"rank {each} waits for {_ranks(wait.missing()).lower()}, in {wait.what}"
+                    for each, wait in sorted(self.waiting.items())
+                )
+                raise ParallelError(
+                    f"Ranks wait for each other: {places}.",
+                    "Let one of them send while the other receives, or begin with start_send.",
+                )
             left = end - time.monotonic()
             if left <= 0 and not patient:
                 # Who waits for somebody else in turn is not to blame.
@@ -149,7 +169,16 @@ class _Session:
                     "Look for what keeps it, or allow more time.",
                 )
             self.changed.wait(None if patient else left)
-        self.waiting.discard(rank)
+        del self.waiting[rank]
+
+    def _is_stuck(self) -> bool:
+        """Whether nothing can change any more: all ranks wait, and only for ranks that wait."""
+        if len(self.waiting) + len(self.ended) < self.count:
+            return False
+        return not any(
+            wait.ready() or self.ended.intersection(wait.missing())
+            for wait in self.waiting.values()
+        )
 
 
 @dataclass

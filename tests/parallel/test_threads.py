@@ -214,12 +214,33 @@ def test_a_message_of_another_shape_is_refused():
         run_ranks(2, program)
 
 
-def test_two_ranks_that_both_send_first_do_not_wait_for_ever():
+def test_ranks_that_all_send_first_are_told_at_once_who_waits_for_whom():
     def program(comm):
-        comm.send(np.zeros(1), to=1 - comm.rank)
+        if comm.rank < 3:
+            comm.send(np.zeros(1), to=(comm.rank + 1) % 3)
 
-    with pytest.raises(ParallelError, match="did not come to the receive of a message of 1 "):
-        run_ranks(2, program, limit_s=0.2)
+    with pytest.raises(ParallelError) as caught:
+        run_ranks(4, program, limit_s=3600)
+    what = "in the receive of a message of 1 float64"
+    assert caught.value.cause == (
+        f"Ranks wait for each other: rank 0 waits for rank 1, {what}; rank 1 waits for rank 2,"
+        f" {what}; rank 2 waits for rank 0, {what}."
+    )
+
+
+def test_ranks_that_wait_for_one_that_is_about_to_answer_are_not_stuck():
+    def program(comm):
+        # Each hop wakes one rank while all others wait: the moment to be mistaken.
+        token = np.zeros(1)
+        for _ in range(50):
+            if comm.rank == 0:
+                comm.send(token, to=1)
+            comm.receive(token, (comm.rank - 1) % comm.size)
+            if comm.rank > 0:
+                comm.send(token + 1, (comm.rank + 1) % comm.size)
+        return token[0]
+
+    assert run_ranks(3, program)[0] == 100
 
 
 X = np.zeros((4, 3), np.float32)
