@@ -71,7 +71,7 @@ bench-cpu: $(VENV)/.installed ## Measure speed and memory on this CPU into docs/
 	$(RUN) -m llm_numba bench cpu
 
 clean: ## Remove .venv and everything that was built
-	rm -rf $(VENV) build dist docs/_build docs/_generated .pytest_cache .ruff_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) build dist docs/_build docs/_generated docs/tutorials .pytest_cache .ruff_cache .hypothesis .import_linter_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # The environment. Each stamp is written last, so what was cut short starts again. Scripts and

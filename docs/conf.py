@@ -18,6 +18,7 @@ extensions = [
     "sphinx.ext.napoleon",
     "sphinx.ext.viewcode",
     "sphinx_copybutton",
+    "sphinx_gallery.gen_gallery",
     # Ours, in docs/_ext.
     "bench_records",
     "cli_reference",
@@ -78,5 +79,22 @@ html_copy_source = False
 html_show_sphinx = False
 pygments_style = "friendly"
 pygments_dark_style = "github-dark"
+
+# The tutorials run while the site is built; one that has not changed keeps what it printed.
+sphinx_gallery_conf = {
+    "examples_dirs": [str(DOCS.parent / "tutorials")],
+    "gallery_dirs": ["tutorials"],
+    "filename_pattern": r"/\d\d_\w+\.py",
+    "within_subsection_order": "FileNameSortKey",
+    "abort_on_example_error": True,
+    "download_all_examples": False,
+    "image_scrapers": ["gallery.scrape"],
+    "capture_repr": (),
+    "show_signature": False,
+    # How long this machine took says nothing about the reader's.
+    "min_reported_time": float("inf"),
+    "write_computation_times": False,
+    "remove_config_comments": True,
+}
 
 copybutton_exclude = ".linenos, .gp, .go"

@@ -1,14 +1,32 @@
 """The picture of a ladder: banks, sectors and totals of its steps, side by side."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from html import escape
 from pathlib import Path
+from typing import Self
 
 from llm_numba.kernels.ladder import Ladder
 from llm_numba.microscope.requests import Witness, touched_sectors, worst_request
 from llm_numba.microscope.views import Examination, View, examine
 from llm_numba.microscope.words import counted
+from llm_numba.simulator import Report
 from llm_numba.simulator.costs import SECTOR
+
+
+class Picture(str):
+    """An SVG element that a notebook shows as a picture, and everybody else takes for its text.
+
+    Parameters
+    ----------
+    svg : str
+    """
+
+    def __new__(cls, svg: str) -> Self:
+        """Take an element as it is."""
+        return super().__new__(cls, svg)
+
+    def _repr_html_(self) -> str:
+        return f'<div class="picture">{self}</div>'
 
 
 def picture(
@@ -18,7 +36,7 @@ def picture(
     steps: Sequence[str] | None = None,
     *,
     themed: bool = False,
-) -> str:
+) -> Picture:
     """Run steps of a ladder in the simulator and draw what they cost.
 
     Parameters
@@ -36,13 +54,32 @@ def picture(
 
     Returns
     -------
-    str
+    Picture
         An SVG element; the same for the same costs.
     """
     return draw(examine(ladder, shape, dtype, steps), themed=themed)
 
 
-def draw(examination: Examination, *, themed: bool = False) -> str:
+def compare(title: str, reports: Mapping[str, Report]) -> Picture:
+    """Draw what kernels cost, side by side, from reports of the simulator.
+
+    Parameters
+    ----------
+    title : str
+        Of the picture.
+    reports : mapping of str to Report
+        The heading of each column, and what :func:`llm_numba.simulator.simulate` returned.
+
+    Returns
+    -------
+    Picture
+        As of :func:`draw`.
+    """
+    views = (View(name, "", (), (report,)) for name, report in reports.items())
+    return draw(Examination(title, tuple(views)))
+
+
+def draw(examination: Examination, *, themed: bool = False) -> Picture:
     """Draw the steps of an examination side by side.
 
     For each step: the shared request that wastes most, lanes against banks; the global request
@@ -58,7 +95,7 @@ def draw(examination: Examination, *, themed: bool = False) -> str:
 
     Returns
     -------
-    str
+    Picture
         An SVG element with a title, and :func:`describe` for those who cannot see it.
     """
     from llm_numba.microscope.drawing import render
@@ -66,7 +103,7 @@ def draw(examination: Examination, *, themed: bool = False) -> str:
     svg = render(examination, themed=themed)
     head, body = svg.split(">", 1)
     label = escape(describe(examination))
-    return (
+    return Picture(
         f'{head} role="img" aria-label="{label}"><title>{escape(examination.title)}</title>{body}'
     )
 

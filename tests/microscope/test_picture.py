@@ -10,14 +10,25 @@ from pathlib import Path
 from xml.etree import ElementTree
 
 import matplotlib
+import numpy as np
 import pytest
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.collections import PatchCollection
 from matplotlib.colors import to_hex
 from matplotlib.text import Text
 
-from llm_numba.microscope import Examination, View, describe, draw, drawing, examine, picture
-from llm_numba.simulator import LineReport, Report, Request
+from llm_numba.kernels.basics import saxpy_thread
+from llm_numba.microscope import (
+    Examination,
+    View,
+    compare,
+    describe,
+    draw,
+    drawing,
+    examine,
+    picture,
+)
+from llm_numba.simulator import LineReport, Report, Request, simulate
 
 ROOT = Path(__file__).parents[2]
 SVG = "{http://www.w3.org/2000/svg}"
@@ -291,3 +302,17 @@ def test_names_with_markup_are_text():
     root = ElementTree.fromstring(draw(Examination(name, (View(name, "", (), ()),))))
     assert root.find(f"{SVG}title").text == name
     assert root.get("aria-label").startswith(f"{name}: ")
+
+
+def test_reports_are_compared_without_a_ladder_and_shown_by_a_notebook():
+    x, out = np.arange(64, dtype=np.float32), np.zeros(64, np.float32)
+    reports = {
+        name: simulate(saxpy_thread, blocks, 32, (1.0, x, x, out))
+        for name, blocks in {"half": 1, "whole": 2}.items()
+    }
+    seen = compare("Two grids", reports)
+    root = ElementTree.fromstring(seen)
+    assert root.find(f"{SVG}title").text == "Two grids"
+    assert "half: " in root.get("aria-label")
+    assert "all requests 24 sectors, ideally 24" in root.get("aria-label").partition("whole: ")[2]
+    assert seen._repr_html_() == f'<div class="picture">{seen}</div>'
