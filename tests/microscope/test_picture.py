@@ -307,7 +307,7 @@ def test_names_with_markup_are_text():
 def test_reports_are_compared_without_a_ladder_and_shown_by_a_notebook():
     x, out = np.arange(64, dtype=np.float32), np.zeros(64, np.float32)
     reports = {
-        name: simulate(saxpy_thread, blocks, 32, (1.0, x, x, out))
+        name: simulate(saxpy_thread, blocks, 32, (np.float32(1), x, x, out))
         for name, blocks in {"half": 1, "whole": 2}.items()
     }
     seen = compare("Two grids", reports)
