@@ -9,7 +9,6 @@ Compiling may take minutes. So each part has its share of the time, and what is 
 """
 
 import json
-import os
 import subprocess
 import sys
 import time
@@ -18,6 +17,7 @@ from dataclasses import asdict, dataclass
 from tempfile import TemporaryDirectory
 from typing import Any
 
+from llm_numba import variables
 from llm_numba.bench.budget import Budget
 from llm_numba.bench.gpu_upload import upload_results
 from llm_numba.bench.record import Result
@@ -145,7 +145,7 @@ def _starts(model: str, processes: int, budget: Budget) -> Iterator[Result]:
 def _start(model: str, cache: str, seconds: float) -> dict[str, Any]:
     """Start a process and wait, for so many seconds at most, until it tells how long it took."""
     command = [sys.executable, "-c", _START, model, str(time.time())]
-    environment = os.environ | {"LLM_NUMBA_CACHE": cache}
+    environment = variables.passed_on() | {"LLM_NUMBA_CACHE": cache}
     try:
         child = subprocess.run(
             command, env=environment, capture_output=True, text=True, timeout=seconds, check=False

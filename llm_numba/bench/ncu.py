@@ -6,7 +6,6 @@ header, numbers may have commas, and lines of the profiler and the program may s
 """
 
 import csv
-import os
 import re
 import shutil
 import subprocess
@@ -14,6 +13,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from llm_numba import variables
 from llm_numba.errors import DependencyError, LLMNumbaError
 
 _PLACES = ("/usr/local/cuda/bin/ncu", "/opt/nvidia/nsight-compute")
@@ -216,7 +216,9 @@ def pair(
 
 def _run(command: Sequence[str]) -> subprocess.CompletedProcess[str]:
     # Numbers as in English, whatever the system's language.
-    return subprocess.run(command, capture_output=True, text=True, env=os.environ | {"LC_ALL": "C"})
+    return subprocess.run(
+        command, capture_output=True, text=True, env=variables.passed_on() | {"LC_ALL": "C"}
+    )
 
 
 def _extents(text: str) -> tuple[int, ...] | None:

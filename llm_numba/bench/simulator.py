@@ -8,7 +8,6 @@ for, on every kernel that Numba's can run.
 """
 
 import json
-import os
 import shlex
 import subprocess
 import sys
@@ -20,6 +19,7 @@ from typing import Any
 
 import numpy as np
 
+from llm_numba import variables
 from llm_numba.bench.record import Result
 from llm_numba.bench.timing import summarize
 from llm_numba.errors import LLMNumbaError
@@ -123,7 +123,8 @@ def _rounds(case: Any, settings: SimulatorSettings) -> _Samples:
 
 
 def _child(simulator: str, name: str, repeats: int) -> tuple[np.ndarray, dict[str, Any]]:
-    environment = os.environ | {"NUMBA_ENABLE_CUDASIM": "1" if simulator == "numba" else "0"}
+    chosen = {"NUMBA_ENABLE_CUDASIM": "1" if simulator == "numba" else "0"}
+    environment = variables.passed_on() | chosen
     with TemporaryDirectory() as folder:
         path = Path(folder, "result.npy")
         command = [sys.executable, "-m", "llm_numba.bench.simulator_process", simulator, name]

@@ -4,7 +4,6 @@ Models write arbitrary text. It goes to stdout as it is, never through Rich's ma
 terminal without the control characters that could move the cursor or change the title.
 """
 
-import os
 import sys
 import time
 import unicodedata
@@ -12,6 +11,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
+from llm_numba import variables
 from llm_numba.errors import LLMNumbaError
 
 if TYPE_CHECKING:
@@ -84,7 +84,7 @@ def styled(text: str, style: str = "") -> "Text":
 
 def is_other_rank() -> bool:
     """Whether a launcher has started this as one of several programs, and not the first."""
-    if not any(name.startswith(("OMPI_COMM_WORLD_", "PMI_", "SLURM_STEP_")) for name in os.environ):
+    if not any(map(variables.beginning_with, ("OMPI_COMM_WORLD_", "PMI_", "SLURM_STEP_"))):
         return False  # as nearly always, and found without loading anything
     from llm_numba.parallel.launch import launched
 

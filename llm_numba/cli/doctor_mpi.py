@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from llm_numba import variables
 from llm_numba.cli import probes
 from llm_numba.cli.findings import Finding, installed_version, reinstall
 
@@ -150,7 +151,7 @@ def _settings(launcher: Finding) -> list[Finding]:
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     detail = f"{cores} cores: Open MPI starts more ranks only if it is told to"
     settings = [Finding("More ranks than cores", "none", detail, "mpirun --oversubscribe")]
-    if _is_root() and any(os.environ.get(name) != "1" for name in _AS_ROOT):
+    if _is_root() and any(variables.read(name) != "1" for name in _AS_ROOT):
         detail = "you are root: Open MPI starts only if it is told to, twice"
         settings.append(Finding("Root", "none", detail, _export(_AS_ROOT)))
     return settings
@@ -158,8 +159,7 @@ def _settings(launcher: Finding) -> list[Finding]:
 
 def _clean() -> dict[str, str]:
     """Return the environment for a launcher, whoever started this program."""
-    kept = {n: value for n, value in os.environ.items() if not n.startswith(_OF_A_LAUNCHER)}
-    return kept | (_AS_ROOT if _is_root() else {})
+    return variables.passed_on(*_OF_A_LAUNCHER) | (_AS_ROOT if _is_root() else {})
 
 
 def _export(variables: Mapping[str, str]) -> str:
@@ -175,5 +175,5 @@ def _ucx_variables() -> dict[str, str]:
     if spec is None or not spec.submodule_search_locations:
         return dict(_UCX)
     folder = str(Path(next(iter(spec.submodule_search_locations))) / "lib")
-    paths = [folder, os.environ.get("LD_LIBRARY_PATH", "")]
+    paths = [folder, variables.read("LD_LIBRARY_PATH") or ""]
     return _UCX | {"LD_LIBRARY_PATH": os.pathsep.join(filter(None, paths))}

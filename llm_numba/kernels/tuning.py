@@ -14,13 +14,13 @@ What is chosen depends on shape, storage format and GPU alone. The simulator alw
 
 import functools
 import json
-import os
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from llm_numba import variables
 from llm_numba.errors import LLMNumbaError
 from llm_numba.kernels.ladder import Ladder, all_of
 from llm_numba.runtime import Launch, kind_of
@@ -170,7 +170,7 @@ def read_table(path: Path) -> dict[str, Any]:
 
 def user_table(gpu: str) -> Path:
     """Return where ``llm-numba tune`` writes the table of a GPU."""
-    home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    home = variables.read("XDG_CACHE_HOME") or Path.home() / ".cache"
     return Path(home) / "llm_numba" / "tuned" / f"{_slug(gpu)}.json"
 
 

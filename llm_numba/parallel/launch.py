@@ -8,7 +8,6 @@ calls that no error; here it is one.
 """
 
 import importlib.util
-import os
 import shutil
 import sys
 import time
@@ -16,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from llm_numba import variables
 from llm_numba.errors import DependencyError, LLMNumbaError, ParallelError
 
 # How each launcher tells a program its number and the number of all. Slurm's batch script has
@@ -51,8 +51,8 @@ class Launched:
 def launched() -> Launched | None:
     """Return what the environment says of a launcher, or None if nothing has launched this."""
     for launcher, rank, size in _VARIABLES:
-        if os.environ.get(size, "").isdigit():
-            return Launched(launcher, int(os.environ.get(rank, "0")), int(os.environ[size]))
+        if (count := variables.read(size) or "").isdigit():
+            return Launched(launcher, int(variables.read(rank) or 0), int(count))
     return None
 
 

@@ -17,6 +17,7 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from llm_numba import variables
 from llm_numba.errors import ParallelError
 from llm_numba.parallel.board import Board, Note, State
 
@@ -57,7 +58,7 @@ def time_limit() -> float:
     ParallelError
         If the variable is no positive number.
     """
-    text = os.environ.get(LIMIT_VARIABLE, "")
+    text = variables.read(LIMIT_VARIABLE) or ""
     try:
         limit = float(text or _LIMIT_S)
     except ValueError:

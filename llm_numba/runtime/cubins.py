@@ -25,9 +25,10 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
+from llm_numba import variables
+
 LIMIT_BYTES = 512 * 2**20
 
-_VARIABLE = "LLM_NUMBA_CACHE"
 _OFF = ("", "0", "off")
 _MAGIC = b"llm_numba cubin 1"
 _SUFFIX = ".cubin"
@@ -157,10 +158,10 @@ class CubinCache:
 
 def cubin_cache() -> CubinCache | None:
     """Return the cache of this user, or None if the environment switches it off."""
-    chosen = os.environ.get(_VARIABLE)
+    chosen = variables.read("LLM_NUMBA_CACHE")
     if chosen is not None:
         return None if chosen in _OFF else CubinCache(Path(chosen).expanduser())
-    home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    home = variables.read("XDG_CACHE_HOME") or Path.home() / ".cache"
     return CubinCache(Path(home) / "llm_numba" / "cubins")
 
 

@@ -2,13 +2,13 @@
 
 import functools
 import importlib.util
-import os
 import sys
 from typing import Any, Literal
 
 import ml_dtypes  # noqa: F401  teaches NumPy the name "bfloat16"
 import numpy as np
 
+from llm_numba import variables
 from llm_numba.errors import DeviceError
 
 Device = Literal["cpu", "cuda", "sim"]
@@ -89,7 +89,7 @@ def kernel_device(device: str | None = None) -> Literal["cuda", "sim"]:
 
 def simulation_requested() -> bool:
     """Tell whether the environment asks for the simulator: ``LLM_NUMBA_SIM=1``."""
-    return os.environ.get("LLM_NUMBA_SIM", "0") not in ("", "0")
+    return (variables.read("LLM_NUMBA_SIM") or "0") != "0"
 
 
 @functools.cache

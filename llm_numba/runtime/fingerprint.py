@@ -21,7 +21,6 @@ import ast
 import dis
 import functools
 import hashlib
-import os
 import re
 import struct
 import sys
@@ -36,6 +35,8 @@ from numba.cuda import types
 from numba.cuda.cudadrv.libs import get_cudalib
 from numba.cuda.dispatcher import CUDADispatcher
 from numba.cuda.extending import _Intrinsic
+
+from llm_numba import variables
 
 # Their versions stand for all that is in them.
 _PACKAGES = ("numba", "numba-cuda", "llvmlite", "numpy", "ml_dtypes", "cuda-bindings", "cuda-core")
@@ -86,7 +87,7 @@ def environment() -> str:
             parts.append(f"{name} unknown")
     parts += [_library(name) for name in _COMPILERS]
     parts.append(f"driver {_driver_version()}")
-    parts += sorted(f"{k}={v}" for k, v in os.environ.items() if k.startswith("NUMBA_"))
+    parts += sorted(f"{k}={v}" for k, v in variables.beginning_with("NUMBA_").items())
     return "\n".join(parts)
 
 

@@ -13,6 +13,8 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from llm_numba import variables
+
 _MIB = 1 << 20
 
 
@@ -83,7 +85,7 @@ def query_gpus(*fields: str) -> list[dict[str, str]]:
         fails.
     """
     command = ["nvidia-smi", f"--query-gpu={','.join(fields)}", "--format=csv,noheader,nounits"]
-    if visible := os.environ.get("CUDA_VISIBLE_DEVICES"):
+    if visible := variables.read("CUDA_VISIBLE_DEVICES"):
         command.append(f"--id={visible}")
     try:
         done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60)
