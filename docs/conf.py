@@ -24,6 +24,7 @@ extensions = [
     "cli_reference",
     "comm_plot",
     "engine_tables",
+    "error_index",
     "figure_directive",
     "kernel_timings",
     "ladders",
@@ -38,6 +39,7 @@ extensions = [
     "simulator_tables",
     "source_role",
     "sweep_plot",
+    "variable_tables",
 ]
 exclude_patterns = ["_build", "_generated", "results"]
 

@@ -1,0 +1,93 @@
+"""The pages to look things up in: complete, and in the words of the code."""
+
+import importlib.util
+import inspect
+import re
+import sys
+from pathlib import Path
+
+import pytest
+
+from llm_numba import errors
+from llm_numba.errors import LLMNumbaError
+from llm_numba.variables import VARIABLES
+
+ROOT = Path(__file__).parents[2]
+DOCS = ROOT / "docs"
+
+
+@pytest.fixture(scope="module")
+def index():
+    """The messages of our errors, as the error index reads them from the source."""
+    path = DOCS / "_ext" / "error_messages.py"
+    spec = importlib.util.spec_from_file_location("error_messages", path)
+    module = sys.modules.setdefault("error_messages", importlib.util.module_from_spec(spec))
+    spec.loader.exec_module(module)
+    return module
+
+
+# -- Errors --------------------------------------------------------------------------------------
+
+
+def test_each_class_of_errors_has_messages(index):
+    classes = {
+        name
+        for name, kind in vars(errors).items()
+        if inspect.isclass(kind) and issubclass(kind, LLMNumbaError)
+    }
+    found = index.by_class(classes)
+    assert classes == {name for name, messages in found.items() if messages}
+    assert sum(map(len, found.values())) == len(index.messages())
+
+
+@pytest.mark.parametrize(
+    ("error", "cause"),
+    [
+        ("ConfigError", "{source}: architecture {architecture} is not supported."),  # by a method
+        ("SamplingParamsError", "{name}={value} is out of range."),  # by a static method
+        ("CacheError", "num_blocks={num blocks} blocks of {block size} tokens cannot hold one "
+         "sequence of max_model_len={max model len} tokens."),  # text in several pieces
+        ("DependencyError", "Nsight Compute (ncu) is not installed."),
+    ],
+)  # fmt: skip
+def test_the_index_finds_a_message(index, error, cause):
+    assert cause in {each.cause for each in index.messages() if each.error == error}
+
+
+def test_every_message_says_a_cause_and_a_remedy(index):
+    for message in index.messages():
+        assert message.cause.strip("{}. "), message
+        assert message.remedy.strip(". "), message
+
+
+def pattern(template: str) -> re.Pattern:
+    pieces = re.split(r"\{[^{}]*\}", " ".join(template.split()))
+    return re.compile(".+".join(map(re.escape, pieces)))
+
+
+def test_messages_that_these_pages_show_are_messages_of_ours(index):
+    pages = [*DOCS.glob("reference/*.md")]
+    shown = [
+        (page.name, *found)
+        for page in pages
+        for found in re.findall(r"^Error: (.+)\n +Fix: (.+)$", page.read_text(), re.MULTILINE)
+    ]
+    assert shown
+    for page, cause, remedy in shown:
+        assert any(
+            pattern(each.cause).fullmatch(cause) and pattern(each.remedy).fullmatch(remedy)
+            for each in index.messages()
+        ), (page, cause, remedy)
+
+
+# -- Environment variables -----------------------------------------------------------------------
+
+
+def test_the_page_names_every_variable_of_ours():
+    sources = [*ROOT.glob("llm_numba/**/*.py"), *ROOT.glob("tests/**/*.py"), ROOT / "Makefile"]
+    named = set(re.findall(r"\bLLM_NUMBA_[A-Z_]+\b", "\n".join(map(Path.read_text, sources))))
+    page = (DOCS / "reference" / "environment.md").read_text()
+    told = {each.name for each in VARIABLES} | set(re.findall(r"`(\w+)`", page))
+    # A mark of the processes of one test: nobody sets it.
+    assert named - told - {"LLM_NUMBA_TEST_RUN"} == set()
+    assert {name for name in told if name.startswith("LLM_NUMBA_")} <= named
