@@ -41,6 +41,7 @@ __all__ = [
     "argmax_of_parts",
     "argmax_part",
     "causal_attention",
+    "combine_parts",
     "convert",
     "copy_blocks",
     "embedding",
@@ -198,3 +199,6 @@ log_softmax = _twins(reference.log_softmax, "sampling_logprobs")
 embedding_part = _twins(reference.embedding_part, "vocabulary")
 argmax_part = _twins(reference.argmax_part, "vocabulary")
 argmax_of_parts = _twins(reference.argmax_of_parts, "vocabulary")
+
+# What ranks have, added up.
+combine_parts = _twins(reference.combine_parts, "rank_sums")

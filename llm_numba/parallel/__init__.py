@@ -4,9 +4,9 @@ from llm_numba.parallel.alone import Alone
 from llm_numba.parallel.communicator import Communicator, Transfer
 from llm_numba.parallel.mesh import Mesh
 from llm_numba.parallel.partition import Partition, Seat, balanced_stages
-from llm_numba.parallel.summing import Reduction
 from llm_numba.parallel.threads import run_ranks
 from llm_numba.parallel.world import end_world
+from llm_numba.reference.rank_sums import Reduction
 
 __all__ = [
     "Alone",

@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 
 from llm_numba.errors import ParallelError
-from llm_numba.parallel.summing import Reduction, combine
+from llm_numba.reference.rank_sums import Reduction, combine_parts
 from llm_numba.runtime import Array, empty, kind_of, storage_dtype, to_host, write_to
 
 # What a communicator can add. All else it moves as bytes.
@@ -329,15 +329,16 @@ class Communicator(ABC):
     # checked, arrays are not empty, and there is another rank.
 
     def _all_reduce(self, x: Array, op: Reduction) -> None:
-        write_to(x, combine(self._meet(named("all_reduce", x, op), to_host(x)), op))
+        parts = self._meet(named("all_reduce", x, op), to_host(x))
+        write_to(x, combine_parts(np.stack(parts), op))
 
     def _all_gather(self, x: Array, out: Array) -> None:
         write_to(out, np.concatenate(self._meet(named("all_gather", x), to_host(x))))
 
     def _reduce_scatter(self, x: Array, out: Array) -> None:
-        begin = self.rank * out.shape[0]
+        mine = slice(self.rank * out.shape[0], (self.rank + 1) * out.shape[0])
         parts = self._meet(named("reduce_scatter", x), to_host(x))
-        write_to(out, combine(part[begin : begin + out.shape[0]] for part in parts))
+        write_to(out, combine_parts(np.stack([part[mine] for part in parts])))
 
     def _broadcast(self, x: Array, root: int) -> None:
         mine = to_host(x) if self.rank == root else None

@@ -25,8 +25,8 @@ import numpy as np
 from llm_numba.errors import ParallelError
 from llm_numba.parallel.alone import Alone
 from llm_numba.parallel.communicator import Communicator, Transfer, named
-from llm_numba.parallel.summing import Reduction, combine
 from llm_numba.parallel.watch import Watch
+from llm_numba.reference.rank_sums import Reduction, combine_parts
 from llm_numba.runtime import Array, kind_of, to_host, write_to
 
 # From how many bytes on an all-reduce goes in two steps. Of few bytes a second message costs more
@@ -97,14 +97,14 @@ class StagedCommunicator(Communicator):
         if x.nbytes < _TWO_STEPS_BYTES:
             everything = np.empty((self.size, x.size), x.dtype)
             self._gather(mine, everything, what)
-            write_to(x, combine(everything, op).reshape(x.shape))
+            write_to(x, combine_parts(everything, op).reshape(x.shape))
             return
         ends = [x.size * (rank + 1) // self.size for rank in range(self.size)]
         counts = np.diff(ends, prepend=0)
         parts = np.empty((self.size, counts[self.rank]), x.dtype)
         self._scatter(mine, counts, parts, what)
         total = np.empty(x.size, x.dtype)
-        self._gather_parts(combine(parts, op), counts, total, what)
+        self._gather_parts(combine_parts(parts, op), counts, total, what)
         write_to(x, total.reshape(x.shape))
 
     def _all_gather(self, x: Array, out: Array) -> None:
@@ -117,7 +117,7 @@ class StagedCommunicator(Communicator):
         parts = np.empty((self.size, out.size), x.dtype)
         counts = np.full(self.size, out.size)
         self._scatter(mine, counts, parts, named("reduce_scatter", x))
-        write_to(out, combine(parts).reshape(out.shape))
+        write_to(out, combine_parts(parts).reshape(out.shape))
 
     def _broadcast(self, x: Array, root: int) -> None:
         buffer = _readable(x) if self.rank == root else _writable(x)

@@ -27,6 +27,7 @@ from llm_numba.reference.kv import copy_blocks, gather_kv, write_kv
 from llm_numba.reference.layernorm import add_layer_norm, add_rms_norm, layer_norm, rms_norm
 from llm_numba.reference.linear import linear
 from llm_numba.reference.random_weights import fill_random
+from llm_numba.reference.rank_sums import combine_parts
 from llm_numba.reference.reduce import row_max, row_sum
 from llm_numba.reference.rope import (
     RopeScaling,
@@ -60,6 +61,7 @@ __all__ = [
     "argmax_of_parts",
     "argmax_part",
     "causal_attention",
+    "combine_parts",
     "convert",
     "copy_blocks",
     "embedding",
