@@ -11,12 +11,19 @@ from llm_numba.parallel import Communicator, Mesh, run_ranks
 T = TypeVar("T")
 
 
-def on_ranks(tp: int, pp: int, work: Callable[[LLM], T], model: str | Path, **options: Any) -> T:
+def on_ranks(
+    tp: int,
+    pp: int,
+    work: Callable[[LLM], T],
+    model: str | Path,
+    device: str = "cpu",
+    **options: Any,
+) -> T:
     """What rank 0 returns of its work with a model that tp x pp ranks hold."""
 
     def rank(world: Communicator) -> T | None:
         mesh = Mesh(tp, pp, world=world)
-        with LLM(model, device="cpu", mesh=mesh, **options) as llm:
+        with LLM(model, device=device, mesh=mesh, **options) as llm:
             return work(llm) if llm.leads else llm.follow()
 
     first, *others = run_ranks(tp * pp, rank)

@@ -1,0 +1,38 @@
+"""Ranks that run the kernels in the simulator say the words of the CPU."""
+
+import pytest
+from on_ranks import answers, on_ranks
+
+from llm_numba import LLM, SamplingParams
+from llm_numba.models.tensor_parallel import TensorParallel
+from llm_numba.parallel.messages import MessageCommunicator
+
+PROMPTS = [[3, 4, 5], [200, 7]]
+
+
+def work(llm: LLM):
+    drawn = SamplingParams(seed=1, max_tokens=2, top_k=20, ignore_eos=True)
+    greedy = SamplingParams(temperature=0.0, max_tokens=3, ignore_eos=True)
+    return answers(llm.generate(PROMPTS, [greedy, drawn]))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("tp", "pp"), [(2, 1), (1, 2), (2, 2)], ids=str)
+def test_ranks_in_the_simulator_say_the_words_of_the_cpu(tiny_checkpoint, tp, pp):
+    directory = tiny_checkpoint()
+    expected = work(LLM(directory, device="cpu"))
+    assert on_ranks(tp, pp, work, directory, device="sim") == expected
+
+
+def test_the_sums_of_ranks_may_be_kernels_too(tiny_checkpoint, monkeypatch):
+    """By the path that adds where the arrays lie."""
+    directory = tiny_checkpoint()
+    expected = work(LLM(directory, device="cpu"))
+    as_it_was = TensorParallel.__init__
+
+    def by_messages(self, config, execution, partition):
+        as_it_was(self, config, execution, partition)
+        self.tensor = MessageCommunicator(self.tensor)
+
+    monkeypatch.setattr(TensorParallel, "__init__", by_messages)
+    assert on_ranks(2, 1, work, directory, device="sim") == expected
