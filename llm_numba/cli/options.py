@@ -189,6 +189,13 @@ class RankOptions:
             rich_help_panel=_RANKS,
         ),
     ] = 1
+    comm: Annotated[
+        str,
+        Option(
+            help="What carries arrays between ranks: auto, mpi or mpi-staged.",
+            rich_help_panel=_RANKS,
+        ),
+    ] = "auto"
 
     def join(self) -> "Mesh":
         """Meet the other ranks; a program that was started alone is the only one.
@@ -200,7 +207,7 @@ class RankOptions:
         """
         from llm_numba.parallel import Mesh
 
-        return Mesh(self.tp, self.pp)
+        return Mesh(self.tp, self.pp, comm=self.comm)
 
 
 @dataclass(frozen=True)

@@ -28,6 +28,7 @@ from llm_numba.parallel.alone import Alone
 from llm_numba.parallel.communicator import Communicator
 from llm_numba.parallel.faults import exit_code
 from llm_numba.parallel.launch import how_to_start, launched
+from llm_numba.parallel.paths import by_path, check_path
 from llm_numba.parallel.watch import time_limit
 from llm_numba.parallel.world import start_world
 
@@ -50,6 +51,8 @@ class Mesh:
     world : Communicator, optional
         All ranks: those of :func:`llm_numba.parallel.run_ranks`. By default those that mpirun has
         started.
+    comm : {"auto", "mpi", "mpi-staged"}
+        By which path arrays travel within stages and between them.
     limit_s : float, optional
         For how many seconds a rank may wait for another before it gives up; by default
         ``LLM_NUMBA_STALL_S`` of the environment, or 60.
@@ -75,7 +78,8 @@ class Mesh:
     DependencyError
         If several ranks are asked for and mpi4py is not installed.
     ParallelError
-        If there are not P R ranks, if they do not find each other, or run different versions.
+        If there are not P R ranks, if they do not find each other, or run different versions; or
+        if there is no such path.
     """
 
     def __init__(
@@ -84,12 +88,14 @@ class Mesh:
         pp: int = 1,
         *,
         world: Communicator | None = None,
+        comm: str = "auto",
         limit_s: float | None = None,
     ) -> None:
         if tp < 1 or pp < 1:
             raise ParallelError(
                 f"A mesh of {tp} x {pp} ranks has none.", "Give tp and pp numbers from 1 on."
             )
+        check_path(comm)
         self.tp = tp
         self.pp = pp
         self._started = None
@@ -112,8 +118,8 @@ class Mesh:
         self.ranks_on_host = hosts.count(hosts[self.world.rank])
         self.stage = self.world.rank // tp
         self.num_stages = pp
-        self.tensor = self.world.split(self.stage)
-        self.pipeline = self.world.split(self.world.rank % tp)
+        self.tensor = by_path(self.world.split(self.stage), comm)
+        self.pipeline = by_path(self.world.split(self.world.rank % tp), comm)
 
     @property
     def is_leader(self) -> bool:

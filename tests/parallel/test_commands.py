@@ -5,6 +5,7 @@ import json
 import pytest
 
 from llm_numba import LLM, SamplingParams
+from llm_numba.parallel.paths import PATHS
 
 PROMPTS = ["Once upon a time", "Mia"]
 COMMAND = ("-m", "llm_numba", "generate", *PROMPTS, "--temperature", "0", "--max-tokens", "8")
@@ -29,9 +30,10 @@ def test_four_ranks_write_what_one_writes_and_write_it_once(mpirun, tiny_dir, ex
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("path", PATHS)
 @pytest.mark.parametrize(("tp", "pp"), [(2, 1), (1, 2), (4, 1), (1, 4)], ids=str)
 @pytest.mark.parametrize("model", ["tiny", "storyteller"])
-def test_every_split_writes_what_one_rank_writes(mpirun, tiny_checkpoint, tp, pp, model):
+def test_every_split_writes_what_one_rank_writes(mpirun, tiny_checkpoint, tp, pp, model, path):
     if model == "tiny":
         model = tiny_checkpoint(num_hidden_layers=4)
     llm = LLM(model, device="cpu")
@@ -39,7 +41,7 @@ def test_every_split_writes_what_one_rank_writes(mpirun, tiny_checkpoint, tp, pp
     alone = [sample.token_ids for sample in llm.generate("Once", params)[0].outputs]
     options = ("--n", 2, "--seed", 3, "--temperature", 0.9, "--max-tokens", 20, "--json")
     command = ("-m", "llm_numba", "generate", "Once", "-m", model, "--tp", tp, "--pp", pp)
-    ended = mpirun(tp * pp, *command, *options)
+    ended = mpirun(tp * pp, *command, *options, "--comm", path)
     assert ended.code == 0, ended.err
     found = json.loads(ended.out)["outputs"]
     assert [sample["token_ids"] for sample in found] == alone

@@ -79,6 +79,15 @@ def test_a_mesh_that_does_not_have_its_ranks_says_how_many():
         run_ranks(3, lambda comm: Mesh(2, 2, world=comm))
 
 
+def test_a_path_that_there_is_not_is_refused_before_anybody_is_met():
+    with pytest.raises(ParallelError, match=r"no path 'pigeon'.*one of: auto, mpi, mpi-staged"):
+        Mesh(2, comm="pigeon")
+    with pytest.raises(ParallelError, match="by threads, and mpi is not there for them"):
+        run_ranks(2, lambda comm: Mesh(2, world=comm, comm="mpi"))
+    # Whoever is alone sends nothing.
+    assert Mesh(comm="mpi").tensor.name == "alone"
+
+
 def test_ranks_that_differ_are_named_with_what_differs():
     def program(comm):
         mesh = Mesh(1, 3, world=comm)

@@ -1,4 +1,4 @@
-"""Ranks of MPI that exchange arrays through the host's memory."""
+"""Ranks of MPI that exchange arrays, by each path that a CPU has."""
 
 import json
 
@@ -10,10 +10,19 @@ from llm_numba.errors import ParallelError
 from llm_numba.parallel import staged
 
 
-@pytest.mark.parametrize("ranks", [2, 4])
-def test_ranks_of_mpi_exchange_what_they_should(mpirun, ranks):
+@pytest.mark.parametrize(
+    ("ranks", "path"),
+    [
+        (2, "mpi-staged"),
+        (4, "mpi-staged"),
+        pytest.param(2, "mpi", marks=pytest.mark.slow),
+        (3, "mpi"),
+        pytest.param(4, "mpi", marks=pytest.mark.slow),
+    ],
+)
+def test_ranks_of_mpi_exchange_what_they_should(mpirun, ranks, path):
     """The program holds each result to NumPy's, on each rank; see there."""
-    ended = mpirun(ranks, PROGRAMS / "exchanging.py", ranks)
+    ended = mpirun(ranks, PROGRAMS / "exchanging.py", ranks, path)
     assert ended.code == 0, ended.err
     assert ended.out.splitlines()[-1] == "all is well"
     assert ended.orphans == []

@@ -1,0 +1,45 @@
+"""A wire for arrays beside one for everything else.
+
+Ranks need MPI, or what stands in for it, to meet and to tell each other small things. Arrays may
+travel by another way. A carrier is such a way: it has the group's first communicator for all that
+it does not do itself.
+"""
+
+from typing import Any
+
+from llm_numba.parallel.alone import Alone
+from llm_numba.parallel.communicator import Communicator, Transfer
+from llm_numba.runtime import Array
+
+
+class Carrier(Communicator):
+    """A group whose arrays travel by a way of their own, as far as a subclass says.
+
+    Parameters
+    ----------
+    host : Communicator
+        Of the same ranks. Objects, barriers, messages and the forming of groups are left to it.
+    """
+
+    def __init__(self, host: Communicator) -> None:
+        self.rank, self.size = host.rank, host.size
+        self._host = host
+
+    def split(self, colour: int) -> Communicator:
+        """Form smaller groups whose arrays travel likewise, see :meth:`Communicator.split`."""
+        group = self._host.split(colour)
+        return Alone() if group.size == 1 else type(self)(group)
+
+    def start_send(self, x: Array, to: int) -> Transfer:
+        """Begin to send an array, see :meth:`Communicator.start_send`."""
+        return self._host.start_send(x, to)
+
+    def start_receive(self, out: Array, source: int) -> Transfer:
+        """Begin to receive an array, see :meth:`Communicator.start_receive`."""
+        return self._host.start_receive(out, source)
+
+    def _meet(self, what: str, value: Any, patient: bool = False) -> list[Any]:
+        return self._host._meet(what, value, patient)
+
+    def _tell(self, value: Any, root: int, patient: bool) -> Any:
+        return self._host._tell(value, root, patient)
