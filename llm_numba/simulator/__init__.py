@@ -10,11 +10,12 @@ from llm_numba.simulator.errors import (
     UninitializedReadError,
     UnsupportedError,
 )
-from llm_numba.simulator.report import LineReport, Report, Request
+from llm_numba.simulator.report import ArrayReport, LineReport, Report, Request
 from llm_numba.simulator.simulate import simulate
 from llm_numba.simulator.twins import twin
 
 __all__ = [
+    "ArrayReport",
     "BarrierDivergenceError",
     "DeadlockError",
     "KernelAssertionError",

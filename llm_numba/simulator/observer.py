@@ -12,7 +12,7 @@ from llm_numba.simulator.machine import Machine
 from llm_numba.simulator.memory import Buffer, View
 from llm_numba.simulator.order import Knowledge
 from llm_numba.simulator.races import Conflict, Shadow, find_race, record
-from llm_numba.simulator.report import LineReport
+from llm_numba.simulator.report import ArrayReport, LineReport
 
 _COSTS_AS = {"acquire": "load", "release": "store"}
 
@@ -34,6 +34,8 @@ class Observer:
 
     Attributes
     ----------
+    arrays : dict of str to ArrayReport
+        The elements of each argument that were touched.
     fault : RaceError, UninitializedReadError or None
         What was found: the first race, or else the first uninitialised read.
     """
@@ -43,6 +45,7 @@ class Observer:
         self._costs = costs
         self._faults = faults
         self._accounts = Accounts()
+        self.arrays: dict[str, ArrayReport] = {}
         self.fault: RaceError | UninitializedReadError | None = None
 
     def begin(self, machine: Machine) -> None:
@@ -127,7 +130,19 @@ class Observer:
         if self._costs and buffer.space in ("global", "shared"):
             cost = _COSTS_AS.get(kind, kind)
             self._accounts.add(lanes, buffer.space, cost, offset, itemsize * count)
+            if buffer.space == "global":
+                self._count_elements(view.name.strip("`"), cost, lanes.n * count)
         self.check(lanes, kind, view, cell, itemsize, value)
+
+    def _count_elements(self, name: str, kind: str, count: int) -> None:
+        touched = self.arrays.setdefault(name, ArrayReport())
+        match kind:
+            case "load":
+                touched.loads += count
+            case "store":
+                touched.stores += count
+            case "atomic":
+                touched.atomics += count
 
     def check(
         self, lanes: Lanes, kind: str, view: View, cell: Any, itemsize: int, value: Any = None

@@ -77,6 +77,21 @@ class LineReport:
     worst_shared: Request | None = None
 
 
+@dataclass
+class ArrayReport:
+    """How many elements of one argument all threads together touched.
+
+    Attributes
+    ----------
+    loads, stores, atomics : int
+        An element that two threads load, or one thread twice, counts twice.
+    """
+
+    loads: int = 0
+    stores: int = 0
+    atomics: int = 0
+
+
 @dataclass(frozen=True)
 class Report:
     """What a simulated launch did.
@@ -97,6 +112,9 @@ class Report:
         Barriers that blocks passed, summed over blocks.
     printed : str
         What the kernel printed.
+    arrays : dict of str to ArrayReport
+        The elements of global memory that were touched, by the kernel's parameter; of what lies in
+        a tuple, by that of the tuple. Empty without ``explain=True``.
     """
 
     kernel: str
@@ -107,6 +125,7 @@ class Report:
     local_bytes: int = 0
     barriers: int = 0
     printed: str = ""
+    arrays: dict[str, ArrayReport] = field(default_factory=dict)
 
     def line(self, number: int, file: str | None = None) -> LineReport:
         """Return the report of one line; all zeros if it cost nothing.

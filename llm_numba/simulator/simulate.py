@@ -116,6 +116,7 @@ def simulate(
         local_bytes=prepared.local_bytes,
         barriers=barriers,
         printed="".join(output),
+        arrays=observer.arrays if explain and observer is not None else {},
     )
 
 

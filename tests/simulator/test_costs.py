@@ -183,3 +183,37 @@ def test_without_explanation_nothing_is_counted():
     report = simulate(shifted, 1, 32, (x, out, 0), explain=False)
     assert report.lines == []
     assert report.global_requests == 0
+
+
+# -- Elements of arrays ---------------------------------------------------------------------------
+
+
+@cuda.jit
+def _touch_arrays(x, pair, total):
+    i = cuda.grid(1)
+    if i < x.size:
+        pair[0][i] = x[i] + x[0]
+        cuda.atomic.add(total, 0, pair[1][i])
+
+
+def test_elements_are_counted_by_the_parameter_through_which_they_are_touch_arraysed():
+    x, y, z = np.zeros((3, 40), np.float32)
+    report = simulate(_touch_arrays, 2, 32, (x, (y, z), np.zeros(1, np.float32)))
+    counts = {name: (n.loads, n.stores, n.atomics) for name, n in report.arrays.items()}
+    assert counts == {"x": (80, 0, 0), "pair": (40, 40, 0), "total": (0, 0, 40)}
+
+
+def test_elements_of_shared_memory_do_not_count():
+    report = simulate(_through_shared, 1, 32, (np.zeros(32, np.float32),))
+    assert (report.arrays["x"].loads, report.arrays["x"].stores) == (32, 32)
+    quiet = simulate(_through_shared, 1, 32, (np.zeros(32, np.float32),), explain=False)
+    assert quiet.arrays == {}
+
+
+@cuda.jit
+def _through_shared(x):
+    tile = cuda.shared.array(32, float32)
+    i = cuda.threadIdx.x
+    tile[i] = x[i]
+    cuda.syncwarp()
+    x[i] = tile[31 - i]
