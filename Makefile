@@ -24,7 +24,7 @@ LOGS ?= build/sanitizer
 SANITIZED ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-slow test-all lint docs test-ptx test-gpu test-sanitizer parity bench-cpu clean FORCE
+.PHONY: help demo lab hint grade test test-slow test-all lint docs test-ptx test-gpu test-sanitizer parity bench-cpu clean FORCE
 
 help: ## Show this list
 	@echo 'make TARGET, one of:'
@@ -32,6 +32,22 @@ help: ## Show this list
 
 demo: $(VENV)/.installed ## Tell a story with the bundled model and ask it questions
 	@$(RUN) -m llm_numba demo
+
+# The labs' own grader; more in docs/labs. RUN=python3 takes an environment that has llm_numba.
+GRADER = $(if $(filter command,$(origin RUN)),,$(VENV)/.installed)
+FILE ?=
+STEP ?=
+
+lab: $(GRADER) ## Check my exercise: LAB=3 (WATCH=1: again on each save, HINT=1: a hint)
+	@$(RUN) tutorials/labs/grader $(if $(HINT),hint,lab) '$(or $(LAB),1)' $(if $(FILE),--file '$(FILE)') \
+	  $(if $(HINT),,$(if $(WATCH),--watch))
+
+hint: $(GRADER) ## Show the next hint: LAB=3 (STEP=2: for that step)
+	@$(RUN) tutorials/labs/grader hint '$(or $(LAB),1)' $(if $(FILE),--file '$(FILE)') $(if $(STEP),--step '$(STEP)')
+
+grade: $(GRADER) ## Points a step: LAB=all OUT=FILE.json JUNIT=FILE.xml KEY=FILE DIR=SUBMISSIONS
+	@$(RUN) tutorials/labs/grader grade '$(or $(LAB),all)' $(if $(OUT),--out '$(OUT)') \
+	  $(if $(JUNIT),--junit '$(JUNIT)') $(if $(KEY),--key '$(KEY)') $(if $(DIR),--dir '$(DIR)')
 
 test: $(VENV)/.installed-test ## Run the tests (a few minutes)
 	$(PYTEST) -m 'not slow and $(EVERYWHERE)'

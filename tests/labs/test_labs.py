@@ -1,0 +1,120 @@
+"""All labs alike: stubs fail, solutions pass, each wrong version is rejected for its own reason."""
+
+import ast
+import re
+
+import pytest
+from grader.hints import LEVELS, read_hints
+from grader.lab import lab_folders, load_lab
+from grader.run import run_lab
+
+LABS = {folder.name: load_lab(folder) for folder in lab_folders()}
+REGION = re.compile(
+    r"^ *# --- your code: step (\d+) ---\n(.*?)^ *# --- end ---\n", flags=re.MULTILINE | re.DOTALL
+)
+REJECTED = re.compile(r'^# Rejected: step (\d+), "([^"]+)": (.+)$', flags=re.MULTILINE)
+
+
+def marked(lab, *values, name):
+    return pytest.param(*values, marks=pytest.mark.slow if lab.slow else (), id=name)
+
+
+EACH_LAB = [marked(lab, name, name=name) for name, lab in LABS.items()]
+EACH_WRONG = [
+    marked(lab, name, path, name=f"{name}-{path.stem}")
+    for name, lab in LABS.items()
+    for path in sorted((lab.folder / "wrong").glob("*.py"))
+]
+
+
+def test_there_are_labs_and_they_are_numbered_without_a_gap():
+    assert [lab.number for lab in LABS.values()] == list(range(1, len(LABS) + 1))
+
+
+# -- What a lab's folder holds ------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", LABS)
+def test_a_stub_is_its_solution_without_the_marked_regions(name):
+    folder = LABS[name].folder
+    stub, solution = ((folder / file).read_text() for file in ("exercise.py", "solution.py"))
+    assert REGION.sub("", stub) == REGION.sub("", solution)
+    regions = [(int(step), content.strip()) for step, content in REGION.findall(stub)]
+    assert [step for step, _ in REGION.findall(stub)] == [s for s, _ in REGION.findall(solution)]
+    for step, content in regions:
+        wanted = f'raise NotImplementedError("lab {LABS[name].number}, step {step}")'
+        assert content == wanted
+    assert {step for step, _ in regions} == {step.number for step in LABS[name].steps}
+
+
+@pytest.mark.parametrize("name", LABS)
+def test_each_step_has_three_hints_and_a_place_in_the_readme(name):
+    lab = LABS[name]
+    readme = (lab.folder / "README.md").read_text()
+    assert readme.startswith(f"# Lab {lab.number}: {lab.title}\n")
+    hints = read_hints(lab)
+    assert list(hints) == [step.number for step in lab.steps]
+    for step in lab.steps:
+        assert len(hints[step.number]) == LEVELS
+        assert all(hints[step.number])
+        assert f"Step {step.number}" in readme
+
+
+@pytest.mark.parametrize("name", LABS)
+def test_each_function_of_an_exercise_says_what_is_wanted(name):
+    tree = ast.parse((LABS[name].folder / "exercise.py").read_text())
+    assert ast.get_docstring(tree)
+    for node in ast.walk(tree):
+        if isinstance(node, ast.FunctionDef | ast.ClassDef) and not node.name.startswith("_"):
+            assert ast.get_docstring(node), f"{name}: {node.name}"
+
+
+@pytest.mark.parametrize("name", LABS)
+def test_a_lab_has_at_least_four_wrong_versions(name):
+    assert len(list((LABS[name].folder / "wrong").glob("*.py"))) >= 4
+
+
+# -- What the grader says -----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", LABS)
+def test_a_stub_stops_at_its_first_step(name, children):
+    lab = LABS[name]
+    result = run_lab(lab, lab.exercise, children, stop=True)
+    assert not result.refused
+    assert result.points == 0
+    assert result.current.number == 1
+    assert result.current.trouble.state == "not written"
+    assert "Step 1 is not written yet" in result.current.trouble.message
+
+
+@pytest.mark.parametrize("name", EACH_LAB)
+def test_a_solution_gets_all_points_with_public_and_with_hidden_data(name, children):
+    lab = LABS[name]
+    for key in ("public", "a key of some instructor"):
+        result = run_lab(lab, lab.folder / "solution.py", children, key=key)
+        assert not result.refused
+        assert trouble(result) == []
+        assert result.points == lab.points > 0
+
+
+@pytest.mark.parametrize(("name", "path"), EACH_WRONG)
+def test_a_wrong_version_is_rejected_for_its_own_reason(name, path, children):
+    expected = REJECTED.findall(path.read_text())
+    assert len(expected) == 1, path
+    step, title, words = expected[0]
+    result = run_lab(LABS[name], path, children)
+    assert not result.refused
+    first = trouble(result)[0]
+    assert (first[0], first[1]) == (int(step), title)
+    assert words.lower() in first[2].lower()
+
+
+def trouble(result) -> list[tuple[int, str, str]]:
+    """Step, check and message of all that failed."""
+    return [
+        (step.number, check.title, check.message)
+        for step in result.steps
+        for check in step.checks
+        if check.state in ("failed", "not written")
+    ]

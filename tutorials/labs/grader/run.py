@@ -1,0 +1,233 @@
+"""Run a lab's checks on a file, and keep the score."""
+
+import ast
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from hashlib import blake2b
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+
+from grader.channel import ClosedError
+from grader.children import Children
+from grader.lab import Check, Lab, LabError, Step
+from grader.rules import breaches, unwritten_steps
+from grader.student import Student, Submission
+from grader.verdict import Failed
+
+State = Literal["passed", "failed", "not written", "not tried", "skipped"]
+# The data of `make lab`; an instructor's key draws other data.
+PUBLIC_KEY = "public"
+
+
+@dataclass
+class CheckResult:
+    """How one check went.
+
+    Attributes
+    ----------
+    title : str
+    state : {"passed", "failed", "not written", "not tried", "skipped"}
+    possible : int
+        Points that the check is worth.
+    message : str
+        Why it is not passed.
+    line : int
+        Of the student's file, or 0.
+    """
+
+    title: str
+    state: State
+    possible: int
+    message: str = ""
+    line: int = 0
+
+    @property
+    def points(self) -> int:
+        """Points that were earned."""
+        return self.possible if self.state == "passed" else 0
+
+
+@dataclass
+class StepResult:
+    """How one step went.
+
+    Attributes
+    ----------
+    number : int
+    title : str
+    checks : list of CheckResult
+    """
+
+    number: int
+    title: str
+    checks: list[CheckResult] = field(default_factory=list)
+
+    @property
+    def state(self) -> State:
+        """The state of the first check that is not passed, or ``"passed"``."""
+        states = [check.state for check in self.checks if check.state != "skipped"]
+        return next((state for state in states if state != "passed"), "passed")
+
+    @property
+    def trouble(self) -> CheckResult | None:
+        """The check that the student should look at, if there is one."""
+        bad = ("failed", "not written")
+        return next((check for check in self.checks if check.state in bad), None)
+
+
+@dataclass
+class LabResult:
+    """How a lab went.
+
+    Attributes
+    ----------
+    lab : Lab
+    path : Path
+        The student's file.
+    steps : list of StepResult
+    refused : list of str
+        Why nothing was run: what the rules do not allow, or broken Python.
+    printed : str
+        What the student's program printed in the check that failed.
+    broken : bool
+        Whether the file is no Python at all.
+    """
+
+    lab: Lab
+    path: Path
+    steps: list[StepResult] = field(default_factory=list)
+    refused: list[str] = field(default_factory=list)
+    printed: str = ""
+    broken: bool = False
+
+    @property
+    def points(self) -> int:
+        """Points that were earned."""
+        return sum(check.points for step in self.steps for check in step.checks)
+
+    @property
+    def passed(self) -> bool:
+        """Whether all steps are done."""
+        return not self.refused and all(step.state == "passed" for step in self.steps)
+
+    @property
+    def current(self) -> StepResult | None:
+        """The first step that is not done."""
+        return next((step for step in self.steps if step.state != "passed"), None)
+
+
+def run_lab(
+    lab: Lab,
+    path: Path,
+    children: Children,
+    *,
+    key: str = PUBLIC_KEY,
+    stop: bool = False,
+) -> LabResult:
+    """Run all checks of a lab on a file.
+
+    Parameters
+    ----------
+    lab : Lab
+    path : Path
+    children : Children
+    key : str
+        Seeds the data.
+    stop : bool
+        Whether to leave the steps behind the first unfinished one untried.
+
+    Returns
+    -------
+    LabResult
+
+    Raises
+    ------
+    LabError
+        If the file cannot be read.
+    """
+    try:
+        source = path.read_text()
+    except (OSError, UnicodeDecodeError) as failure:
+        reason = getattr(failure, "strerror", None) or "it is no text"
+        raise LabError(f"{path} cannot be read: {reason}.", "Name a Python file.") from None
+    result = LabResult(lab, path)
+    try:
+        tree = ast.parse(source, str(path))
+    except (SyntaxError, ValueError, RecursionError, MemoryError) as failure:
+        line = getattr(failure, "lineno", None)
+        where = f"line {line}: " if line else ""
+        result.broken = True
+        result.refused = [f"{where}this is not Python: {getattr(failure, 'msg', failure)}."]
+    else:
+        found = breaches(tree, lab.imports)
+        result.refused = [f"line {breach.line}: {breach.message}" for breach in found]
+    if result.refused:
+        result.steps = [untried(step) for step in lab.steps]
+        return result
+    submission = Submission(path, source, tree, lab.imports, lab.seconds)
+    unwritten = unwritten_steps(tree)
+    for step in lab.steps:
+        if stop and result.current is not None:
+            result.steps.append(untried(step))
+            continue
+        result.steps.append(StepResult(step.number, step.title))
+        if step.number in unwritten:
+            _not_written(step, unwritten[step.number], result.steps[-1])
+            continue
+        for check, printed in _checks(lab, step, submission, children, key):
+            result.steps[-1].checks.append(check)
+            if check.state == "failed":
+                result.printed = printed
+    return result
+
+
+def untried(step: Step) -> StepResult:
+    """Return the result of a step that nothing was run of.
+
+    Parameters
+    ----------
+    step : Step
+    """
+    results = [CheckResult(each.title, "not tried", each.points) for each in step.checks]
+    return StepResult(step.number, step.title, results)
+
+
+def _not_written(step: Step, line: int, result: StepResult) -> None:
+    message = f"Step {step.number} is not written yet: line {line} raises NotImplementedError."
+    result.checks = [
+        CheckResult(each.title, "not written", each.points, message, line) for each in step.checks
+    ]
+
+
+def _checks(
+    lab: Lab, step: Step, submission: Submission, children: Children, key: str
+) -> Iterator[tuple[CheckResult, str]]:
+    failed = False
+    for check in step.checks:
+        if failed:
+            yield CheckResult(check.title, "not tried", check.points), ""
+            continue
+        student = Student(submission, children)
+        result = _one(check, student, rng_for(key, lab.number, step.number, check.title))
+        student.end()
+        failed = result.state == "failed"
+        yield result, student.printed
+
+
+def _one(check: Check, student: Student, rng: np.random.Generator) -> CheckResult:
+    try:
+        check.run(student, rng)
+    except Failed as failure:
+        return CheckResult(check.title, "failed", check.points, str(failure), failure.line)
+    except ClosedError:
+        message = "Your program broke off the conversation with the grader."
+        return CheckResult(check.title, "failed", check.points, message)
+    return CheckResult(check.title, "passed", check.points)
+
+
+def rng_for(key: str, lab: int, step: int, title: str) -> np.random.Generator:
+    """Return the source of a check's data: another for each key and check, always the same."""
+    digest = blake2b(f"{key}\n{lab}\n{step}\n{title}".encode(), digest_size=16).digest()
+    return np.random.default_rng(int.from_bytes(digest, "little"))

@@ -1,0 +1,124 @@
+"""What a student sees in the terminal."""
+
+from pathlib import Path
+
+from rich.console import Console, Group
+from rich.markup import escape
+from rich.padding import Padding
+from rich.rule import Rule
+from rich.syntax import Syntax
+from rich.table import Table
+from rich.text import Text
+
+from grader.run import CheckResult, LabResult, StepResult
+
+_MARKS = {
+    "passed": ("✓", "green"),
+    "failed": ("✗", "red"),
+    "not written": ("…", "yellow"),
+    "not tried": ("·", "dim"),
+    "skipped": ("-", "dim"),
+}
+
+
+def show_lab(console: Console, result: LabResult) -> None:
+    """Print how a lab went: its steps, and the first thing to mend.
+
+    Parameters
+    ----------
+    console : Console
+    result : LabResult
+    """
+    lab = result.lab
+    console.print(Rule(f"[bold]Lab {lab.number}: {escape(lab.title)}[/]  {_near(result.path)}"))
+    for message in result.refused:
+        console.print(Text(f"{_near(result.path)}, {message}", style="red"))
+    if result.refused:
+        console.print("Nothing was run.")
+        return
+    for step in result.steps:
+        _show_step(console, step)
+    current = result.current
+    if current is None:
+        console.print(f"[bold green]All steps are done[/]: {result.points} of {lab.points} points.")
+        return
+    trouble = current.trouble
+    if trouble is not None:
+        _show_trouble(console, result, current, trouble)
+    console.print(
+        f"{result.points} of {lab.points} points. "
+        f"Stuck? [bold]make hint LAB={lab.number}[/] shows a hint for step {current.number}."
+    )
+
+
+def _show_step(console: Console, step: StepResult) -> None:
+    mark, style = _MARKS[step.state]
+    earned = sum(check.points for check in step.checks)
+    possible = sum(check.possible for check in step.checks if check.state != "skipped")
+    head = Text.assemble((f"{mark} Step {step.number}: {step.title}", style))
+    line = Table.grid(expand=True)
+    line.add_column()
+    line.add_column(justify="right")
+    line.add_row(head, Text(f"{earned}/{possible}", style=style))
+    console.print(line)
+    if step.state in ("not written", "not tried"):
+        return
+    for check in step.checks:
+        mark, style = _MARKS[check.state]
+        console.print(Padding(Text(f"{mark} {check.title}", style=style), (0, 0, 0, 4)))
+        if check.state == "skipped":
+            console.print(Padding(Text(check.message, style="dim"), (0, 0, 0, 6)))
+
+
+def _show_trouble(
+    console: Console, result: LabResult, step: StepResult, check: CheckResult
+) -> None:
+    console.print()
+    if check.state == "not written":
+        console.print(Text(check.message, style="yellow"))
+        return
+    console.print(Text(f"Step {step.number}, {check.title}:", style="bold"))
+    console.print(Padding(Text(check.message), (0, 0, 0, 2)))
+    if check.line:
+        console.print(Padding(_excerpt(result.path, check.line), (1, 0, 1, 2)))
+    if result.printed:
+        console.print(Padding(Group(Text("It printed:", style="dim"), Text(result.printed)),
+                              (0, 0, 0, 2)))  # fmt: skip
+
+
+def _excerpt(path: Path, line: int) -> Group:
+    """Show some lines of the student's file around one of them."""
+    code = Syntax(
+        path.read_text(), "python", line_numbers=True, highlight_lines={line},
+        line_range=(max(1, line - 2), line + 2), background_color="default",
+    )  # fmt: skip
+    return Group(Text(f"{_near(path)}:{line}", style="dim"), code)
+
+
+def _near(path: Path) -> str:
+    """Name a file as one would type it from here."""
+    try:
+        return str(path.resolve().relative_to(Path.cwd()))
+    except ValueError:
+        return str(path)
+
+
+def show_grades(console: Console, results: dict[str, list[LabResult]]) -> None:
+    """Print a table: a row a student, a column a lab.
+
+    Parameters
+    ----------
+    console : Console
+    results : dict of str to list of LabResult
+        By student.
+    """
+    table = Table(title="Points")
+    table.add_column("student")
+    for result in next(iter(results.values())):
+        table.add_column(f"lab {result.lab.number}", justify="right")
+    table.add_column("all", justify="right")
+    for student, labs in results.items():
+        cells = [f"{each.points}/{each.lab.points}" for each in labs]
+        total = f"{sum(r.points for r in labs)}/{sum(r.lab.points for r in labs)}"
+        table.add_row(escape(student), *cells, total)
+    console.print(table)
