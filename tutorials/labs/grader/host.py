@@ -313,6 +313,8 @@ def serve(number: int) -> None:
         File descriptor of the socket that orders come from.
     """
     control = socket.socket(fileno=number)
+    for name in ("math", "numpy"):
+        _public(name)  # NumPy imports parts of itself when they are first asked for
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody waits for them
     while True:
         data, fds, _, _ = socket.recv_fds(control, 1, 1)

@@ -17,6 +17,7 @@ from grader.routing import Ranks, route
 from grader.verdict import Failed
 
 _MAX_THREADS = 1 << 20
+_NUMBERS = bool | int | float | np.generic
 
 
 @dataclass(frozen=True)
@@ -182,8 +183,10 @@ class Student:
         -------
         Ranks
         """
-        hosts = [self._fork() for _ in range(count)]
+        hosts: list[HostChild] = []
         try:
+            for _ in range(count):
+                hosts.append(self._fork())
             for rank, host in enumerate(hosts):
                 host.channel.send({"op": "rank", "name": function, "rank": rank, "size": count,
                                    "allow": tuple(allow), "args": args_of(rank)})  # fmt: skip
@@ -221,9 +224,13 @@ class Student:
     def _fork(self) -> HostChild:
         of = self.submission
         host = self.children.fork_host()
-        host.channel.send({"path": str(of.path), "source": of.source, "imports": list(of.imports),
-                           "seconds": of.seconds})  # fmt: skip
-        self.hear(host.channel)
+        order = {"path": str(of.path), "source": of.source, "imports": list(of.imports)}
+        try:
+            host.channel.send(order | {"seconds": of.seconds})
+            self.hear(host.channel)
+        except Failed:
+            host.end()
+            raise
         return host
 
     def hear(self, channel: Any) -> dict[str, Any]:
@@ -311,6 +318,14 @@ class Student:
             raise Failed(
                 f"{kernel} is launched with a grid of {grid} and a block of {block}: more threads "
                 "than this lab needs.",
+                line,
+            )
+        strange = [type(v).__name__ for v in args if not isinstance(v, OnDevice | _NUMBERS)]
+        if strange:
+            raise Failed(
+                f"{kernel} gets a {strange[0]}, which is neither an array of the device nor a "
+                "number. Arrays of a launcher are those that it is given, and what "
+                "llm_numba.runtime.empty and zeros return.",
                 line,
             )
         if 0 in np.atleast_1d(grid):
