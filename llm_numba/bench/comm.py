@@ -134,7 +134,7 @@ def _result(
     suffix = f"/bytes={size}" if size else ""
     return Result(
         f"{comm.name}/ranks={comm.size}/{name}{suffix}",
-        what,
+        f"{what}, by {comm.name}",
         summarize(samples[settings.warmup :], "µs", warmup=settings.warmup),
         {"path": comm.name, "operation": name, "ranks": comm.size, "bytes": size,
          "bus_bytes": sent, "calls": calls},

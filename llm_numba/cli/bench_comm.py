@@ -1,5 +1,6 @@
 """``llm-numba bench comm``: what it costs ranks to talk."""
 
+from itertools import chain
 from pathlib import Path
 from typing import Annotated
 
@@ -20,17 +21,18 @@ def comm(
         int, typer.Option(min=64, help="Bytes of the largest array; sizes go by factors of 4.")
     ] = 16 << 20,
     path: Annotated[
-        str, typer.Option("--comm", help="What carries the arrays: auto, mpi or mpi-staged.")
-    ] = "auto",
+        str | None, typer.Option("--comm", help="What carries the arrays; unset: each that works.")
+    ] = None,
 ) -> None:
     """Time what ranks say to each other, by operation and size: mpirun -n 4 llm-numba bench comm.
 
-    Each rank runs it; rank 0 writes the record.
+    Each rank runs it; rank 0 writes the record, which --comm FILE.json takes elsewhere.
     """
     from llm_numba.bench.comm import CommSettings, measure
     from llm_numba.bench.record import default_path, make_record, require_writable, write_record
     from llm_numba.parallel import Mesh
     from llm_numba.parallel.launch import launched
+    from llm_numba.parallel.paths import connect, offers_between
     from llm_numba.runtime.machine import cpu
 
     launch = launched()
@@ -38,16 +40,18 @@ def comm(
         raise ParallelError(
             "One rank has nobody to talk to.", "Start several: mpirun -n 4 llm-numba bench comm."
         )
-    with Mesh(tp=launch.size, comm=path) as mesh:
+    with Mesh(tp=launch.size) as mesh:
         sizes = tuple(size for size in CommSettings.sizes if size <= largest)
         settings = CommSettings(launch.size, samples=samples, sizes=sizes)
-        results = measure(mesh.tensor, settings)
+        paths = [offer.path for offer in offers_between(mesh.world) if not offer.problem]
+        groups = [connect(mesh.world, each) for each in ([path] if path else paths)]
+        results = chain.from_iterable(measure(group, settings) for group in groups)
         if not mesh.is_leader:
             list(results)
             return
         device = cpu()
         name = f"{device['name']} {device['cores']} cores"
-        by = [] if path == "auto" else [path]
+        by = [path] if path else []
         file = out or default_path("comm", name, f"{launch.size} ranks", *by)
         require_writable(file)
         collected = collect(results, "leave the machine alone for a minute")

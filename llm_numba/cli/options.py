@@ -192,7 +192,8 @@ class RankOptions:
     comm: Annotated[
         str,
         Option(
-            help="What carries arrays between ranks: auto, mpi or mpi-staged.",
+            help="What carries arrays: auto, mpi, mpi-staged, or a record of bench comm,"
+            " FILE.json: the fastest in it.",
             rich_help_panel=_RANKS,
         ),
     ] = "auto"

@@ -1,6 +1,6 @@
 r"""The arrays of several ranks added up on a device, from the first rank's to the last one's.
 
-.. math:: y = ((x_0 + x_1) + x_2) + \dots + x_{P-1}
+.. math:: y = \sum_{p=0}^{P-1} x_p
 
 float32, float16 or bfloat16 in memory and float32 in registers, rounded once; integers and float64
 in their own format. A thread has one packet of 16 bytes of y, and reads it of each rank in turn::

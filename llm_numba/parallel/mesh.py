@@ -28,7 +28,7 @@ from llm_numba.parallel.alone import Alone
 from llm_numba.parallel.communicator import Communicator
 from llm_numba.parallel.faults import exit_code
 from llm_numba.parallel.launch import how_to_start, launched
-from llm_numba.parallel.paths import by_path, check_path
+from llm_numba.parallel.paths import check_comm, connect
 from llm_numba.parallel.watch import time_limit
 from llm_numba.parallel.world import start_world
 
@@ -51,8 +51,9 @@ class Mesh:
     world : Communicator, optional
         All ranks: those of :func:`llm_numba.parallel.run_ranks`. By default those that mpirun has
         started.
-    comm : {"auto", "mpi", "mpi-staged"}
-        By which path arrays travel within stages and between them.
+    comm : str
+        By which path arrays travel within stages and between them: "auto", "mpi", "mpi-staged", or
+        a record of ``llm-numba bench comm``, FILE.json, from which the fastest is taken.
     limit_s : float, optional
         For how many seconds a rank may wait for another before it gives up; by default
         ``LLM_NUMBA_STALL_S`` of the environment, or 60.
@@ -95,7 +96,7 @@ class Mesh:
             raise ParallelError(
                 f"A mesh of {tp} x {pp} ranks has none.", "Give tp and pp numbers from 1 on."
             )
-        check_path(comm)
+        check_comm(comm)
         self.tp = tp
         self.pp = pp
         self._started = None
@@ -118,8 +119,10 @@ class Mesh:
         self.ranks_on_host = hosts.count(hosts[self.world.rank])
         self.stage = self.world.rank // tp
         self.num_stages = pp
-        self.tensor = by_path(self.world.split(self.stage), comm)
-        self.pipeline = by_path(self.world.split(self.world.rank % tp), comm)
+        self.tensor = connect(self.world.split(self.stage), comm)
+        self.pipeline = connect(self.world.split(self.world.rank % tp), comm)
+        if comm.endswith(".json") and self.world.size > 1:
+            self.agree({f"the record {comm}": Path(comm).read_bytes()})
 
     @property
     def is_leader(self) -> bool:

@@ -80,9 +80,13 @@ def test_a_mesh_that_does_not_have_its_ranks_says_how_many():
 
 
 def test_a_path_that_there_is_not_is_refused_before_anybody_is_met():
-    with pytest.raises(ParallelError, match=r"no path 'pigeon'.*one of: auto, mpi, mpi-staged"):
+    with pytest.raises(
+        ParallelError, match=r"no path 'pigeon'.*one of: auto, mpi-staged, mpi; or a record"
+    ):
         Mesh(2, comm="pigeon")
-    with pytest.raises(ParallelError, match="by threads, and mpi is not there for them"):
+    with pytest.raises(
+        ParallelError, match="comm='mpi' cannot be used: there is no such path between"
+    ):
         run_ranks(2, lambda comm: Mesh(2, world=comm, comm="mpi"))
     # Whoever is alone sends nothing.
     assert Mesh(comm="mpi").tensor.name == "alone"

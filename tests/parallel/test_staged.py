@@ -8,6 +8,7 @@ from ranks import PROGRAMS
 
 from llm_numba.errors import ParallelError
 from llm_numba.parallel import staged
+from llm_numba.parallel.paths import PATHS
 
 
 @pytest.mark.parametrize(
@@ -36,13 +37,23 @@ def test_an_array_that_mpi_cannot_count_is_refused():
         staged._bytes(array)
 
 
-def test_what_ranks_say_is_timed_into_a_record_of_rank_0(mpirun, tmp_path):
+def test_what_ranks_say_is_timed_into_a_record_of_rank_0_by_which_others_choose(mpirun, tmp_path):
     path = tmp_path / "comm.json"
     options = ("--samples", "1", "--largest", "256", "--out", path)
     ended = mpirun(2, "-m", "llm_numba", "bench", "comm", *options)
     assert ended.code == 0, ended.err
-    assert ended.out.count("all_reduce, 256 bytes") == 1
     record = json.loads(path.read_text())
     assert record["settings"]["ranks"] == 2
-    assert record["results"][0]["name"] == "mpi-staged/ranks=2/tell"
-    assert record["results"][-1]["name"] == "mpi-staged/ranks=2/all_reduce/bytes=256"
+    for each in PATHS:
+        assert ended.out.count(f"all_reduce, 256 bytes, by {each} ") == 1
+    names = [result["name"] for result in record["results"]]
+    assert names[0] == "mpi-staged/ranks=2/tell"
+    assert names[-1] == "mpi/ranks=2/all_reduce/bytes=256"
+    script = (
+        "import sys; from llm_numba.parallel import Mesh; import numpy as np\n"
+        "with Mesh(2, comm=sys.argv[1]) as mesh:\n"
+        "    mesh.tensor.all_reduce(np.ones(4, np.float32))\n"
+        "    if mesh.is_leader: print(mesh.tensor.name, sum(mesh.tensor.carried.values()))\n"
+    )
+    ended = mpirun(2, "-c", script, path)
+    assert (ended.code, ended.out) == (0, "mpi-staged+mpi 1\n"), ended.err

@@ -13,7 +13,7 @@ import pytest
 
 from llm_numba.errors import ParallelError
 from llm_numba.parallel import Communicator, Mesh
-from llm_numba.parallel.paths import by_path
+from llm_numba.parallel.paths import connect
 from llm_numba.parallel.world import start_world
 from llm_numba.runtime import kind_of, to_device, to_host
 
@@ -164,7 +164,7 @@ def check_mesh(ranks: int, path: str) -> None:
 
 if __name__ == "__main__":
     size, path = int(sys.argv[1]), sys.argv[2]
-    world = by_path(start_world(size, 60.0).communicator, path)
+    world = connect(start_world(size, 60.0).communicator, path)
     assert world.name == path
     assert world.size == size
     for check in (
