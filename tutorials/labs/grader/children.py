@@ -54,7 +54,7 @@ class Children:
     def __init__(self) -> None:
         self._host: tuple[subprocess.Popen[bytes], socket.socket] | None = None
         self._device: tuple[subprocess.Popen[bytes], Channel] | None = None
-        self._loaded: tuple[str, str] | None = None
+        self._loaded: str | None = None
 
     def __enter__(self) -> "Children":
         return self
@@ -78,7 +78,7 @@ class Children:
             raise ClosedError
         return HostChild(Channel(mine), int.from_bytes(number, "little"))
 
-    def ask_device(self, path: str, source: str, seconds: int, order: dict[str, Any]) -> Any:
+    def ask_device(self, source: str, seconds: int, order: dict[str, Any]) -> Any:
         """Have the device do something with a student's kernels.
 
         Returns
@@ -91,9 +91,9 @@ class Children:
             self._device, self._loaded = (child, Channel(end)), None
         channel = self._device[1]
         try:
-            if self._loaded != (path, source):
-                self._loaded = (path, source)
-                channel.send({"op": "load", "path": path, "source": source})
+            if self._loaded != source:
+                self._loaded = source
+                channel.send({"op": "load", "source": source})
                 answer = channel.receive(PATIENCE * seconds)
                 if "fault" in answer:
                     self._loaded = None

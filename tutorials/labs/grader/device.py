@@ -14,6 +14,8 @@ from grader import kernels
 from grader.channel import Channel, ClosedError
 
 MEMORY_BYTES = 8 << 30
+# How messages name the student's file.
+FILE = "exercise.py"
 COSTS = (
     "global_requests", "global_sectors", "ideal_sectors",
     "shared_requests", "shared_wavefronts", "ideal_wavefronts", "divergent",
@@ -48,21 +50,28 @@ class Device:
     """A device with one student's kernels on it."""
 
     def __init__(self) -> None:
-        self._module: dict[str, Any] = {}
-        self._found = kernels.Kernels()
+        self._kernels: dict[str, Any] = {}
+        self._made: dict[tuple[str, str], Any] = {}
 
-    def load(self, path: str, source: str) -> dict[str, Any]:
-        """Take the kernels out of a file; ``{"kernels": name -> parameters}``."""
-        self._found = kernels.take_out(ast.parse(source, path))
-        # A module of its own: Numba asks for the name of the one that a kernel comes from.
-        module = types.ModuleType("student")
-        module.__dict__.update(self._found.constants, __file__=path)
+    def load(self, source: str) -> dict[str, Any]:
+        """Take the kernels out of a file."""
+        found = kernels.take_out(ast.parse(source))
+        # A kernel that is as it was before, in all that it can name, need not be typed again.
+        shared = [ast.dump(node, include_attributes=True) for node in found.shared()]
+        around = f"{found.constants} {shared}"
+        module = types.ModuleType("student")  # Numba asks where a kernel comes from
+        module.__dict__.update(found.constants)
         try:
-            exec(compile(self._found.source, path, "exec", dont_inherit=True), module.__dict__)
+            exec(compile(found.source, FILE, "exec", dont_inherit=True), module.__dict__)
         except Exception as failure:
             return _failed(failure)
-        self._module = module.__dict__
-        return {"kernels": {name: self._found.parameters[name] for name in self._found.names}}
+        self._kernels = {
+            name: self._made.setdefault(
+                (around, ast.dump(node, include_attributes=True)), module.__dict__[name]
+            )
+            for name, node in found.functions.items()
+        }
+        return {}
 
     def launch(
         self, kernel: str, grid: Any, block: Any, args: tuple[Any, ...], arrays: dict[int, Any],
@@ -81,7 +90,7 @@ class Device:
         signal.setitimer(signal.ITIMER_VIRTUAL, seconds)
         try:
             report = simulate(
-                self._module[kernel], grid, block, values, shared_bytes,
+                self._kernels[kernel], grid, block, values, shared_bytes,
                 schedule=schedule, seed=seed,
             )  # fmt: skip
         except TimeUp:

@@ -43,20 +43,29 @@ class Kernels:
     constants : dict of str to number or tuple
     source : ast.Module
         Imports of what kernels may use, and the kernels; with the line numbers of the file.
-    names : list of str
-        Kernels that can be launched, in the file's order.
-    parameters : dict of str to list of str
-        Of each kernel.
+    functions : dict of str to ast.FunctionDef
+        Kernels and device functions.
+    devices : set of str
+        Those that only kernels can call.
     """
 
     constants: dict[str, Any] = field(default_factory=dict)
     source: ast.Module = field(default_factory=lambda: ast.Module([], []))
-    names: list[str] = field(default_factory=list)
-    parameters: dict[str, list[str]] = field(default_factory=dict)
+    functions: dict[str, ast.FunctionDef] = field(default_factory=dict)
+    devices: set[str] = field(default_factory=set)
 
     def launchable(self) -> dict[str, list[str]]:
         """Return the parameters of what can be launched: no device functions."""
-        return {name: self.parameters[name] for name in self.names}
+        return {
+            name: [each.arg for each in node.args.args]
+            for name, node in self.functions.items()
+            if name not in self.devices
+        }
+
+    def shared(self) -> list[ast.stmt]:
+        """Return what every kernel may use: imports and device functions."""
+        own = [node for name, node in self.functions.items() if name not in self.devices]
+        return [node for node in self.source.body if node not in own]
 
 
 def take_out(tree: ast.Module) -> Kernels:
@@ -79,10 +88,10 @@ def take_out(tree: ast.Module) -> Kernels:
                 except NotConstantError:
                     found.constants.pop(name, None)
             case ast.FunctionDef(name=name) if (options := _options(node)) is not None:
-                found.source.body.append(_bare(node))
-                found.parameters[name] = [each.arg for each in node.args.args]
-                if not options.get("device"):
-                    found.names.append(name)
+                found.functions[name] = _bare(node)
+                found.source.body.append(found.functions[name])
+                if options.get("device"):
+                    found.devices.add(name)
     return found
 
 

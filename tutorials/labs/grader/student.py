@@ -12,6 +12,7 @@ from grader import kernels
 from grader.channel import ClosedError, LateError, OnDevice
 from grader.children import PATIENCE, Children, HostChild
 from grader.costs import Launched, Ran
+from grader.device import FILE
 from grader.ranks import OPERATIONS
 from grader.routing import Ranks, route
 from grader.verdict import Failed
@@ -336,7 +337,7 @@ class Student:
         order = {"op": "launch", "kernel": kernel, "grid": grid, "block": block, "args": args,
                  "arrays": used, "shared_bytes": shared_bytes, "schedule": schedule, "seed": seed,
                  "seconds": of.seconds}  # fmt: skip
-        answer = self.children.ask_device(str(of.path), of.source, of.seconds, order)
+        answer = self.children.ask_device(of.source, of.seconds, order)
         if answer.get("late"):
             raise Failed(
                 f"{kernel} takes more than {of.seconds} seconds in the simulator: is there a loop "
@@ -344,7 +345,7 @@ class Student:
                 line,
             )
         if "fault" in answer:
-            cause = f"{answer['cause']} {answer['remedy']}".strip().replace(f"{of.path}:", "line ")
+            cause = f"{answer['cause']} {answer['remedy']}".strip().replace(f"{FILE}:", "line ")
             raise Failed(f"{answer['fault']} in {kernel}: {cause}", answer["line"] or line)
         for number, array in used.items():
             array[...] = answer["arrays"][number]

@@ -1,0 +1,179 @@
+"""A word a thread goes through shared memory: right, and the shuffles have bought nothing."""
+
+# Rejected: step 3, "passes one barrier, and one word a warp through shared memory": requests to shared memory
+
+from numba import cuda, float32
+
+from llm_numba.runtime import launch, zeros
+
+# Of a block. A power of two, so that halves fold onto halves.
+THREADS = 128
+WARP = 32
+WARPS = THREADS // WARP
+# Of the grid in step 4; fewer than there are stretches of a long vector.
+BLOCKS = 6
+EVERY_LANE = 0xFFFFFFFF
+
+
+@cuda.jit
+def row_sum_tree(x, out):
+    """Add up each row: a block a row, and a tree in shared memory.
+
+    First each thread adds up its own elements of the row, ``THREADS`` apart. Then the block folds
+    the ``THREADS`` sums: the upper half of the threads' sums onto the lower half, again and again.
+
+    Requirements: each element is read once. The active threads of a fold are the first ones, so
+    that whole warps fall idle and no two lanes of a warp want different words of one bank. At most
+    one barrier a fold, and one before the first.
+
+    Parameters
+    ----------
+    x : float32 [M, N]
+    out : float32 [M]
+    """
+    row, thread = cuda.blockIdx.x, cuda.threadIdx.x
+    sums = cuda.shared.array(THREADS, float32)
+    total = float32(0)
+    for column in range(thread, x.shape[1], THREADS):
+        total += x[row, column]
+    sums[thread] = total
+    cuda.syncthreads()
+    half = THREADS // 2
+    while half > 0:
+        if thread < half:
+            sums[thread] += sums[thread + half]
+        cuda.syncthreads()
+        half //= 2
+    if thread == 0:
+        out[row] = sums[0]
+
+
+@cuda.jit(device=True)
+def warp_sum(value):
+    """Return to each lane the sum of the values of all 32 lanes.
+
+    Requirements: five shuffles, no memory. Every lane of the warp calls it.
+
+    Parameters
+    ----------
+    value : float32
+
+    Returns
+    -------
+    float32
+    """
+    for distance in (16, 8, 4, 2, 1):
+        value += cuda.shfl_xor_sync(EVERY_LANE, value, distance)
+    return value
+
+
+@cuda.jit
+def row_sum_warp(x, out):
+    """Add up each row: a warp a row, and no shared memory.
+
+    A block has ``WARPS`` warps, each with a row of its own. The last block may have more warps than
+    there are rows left. Uses `warp_sum`.
+
+    Requirements: no shared memory and no barrier. Each element is read once, and the lanes of a
+    warp read elements that lie side by side.
+
+    Parameters
+    ----------
+    x : float32 [M, N]
+    out : float32 [M]
+    """
+    lane, warp = cuda.threadIdx.x % WARP, cuda.threadIdx.x // WARP
+    row = cuda.blockIdx.x * WARPS + warp
+    if row < x.shape[0]:
+        total = float32(0)
+        for column in range(lane, x.shape[1], WARP):
+            total += x[row, column]
+        total = warp_sum(total)
+        if lane == 0:
+            out[row] = total
+
+
+@cuda.jit
+def row_sum_block(x, out):
+    """Add up each row: a block a row, shuffles within warps, one word of shared memory a warp.
+
+    Each warp reduces in registers and leaves its sum in shared memory. Then the first warp reduces
+    these ``WARPS`` sums.
+
+    Requirements: one barrier. At most ``WARPS`` requests store to shared memory, and one loads.
+
+    Parameters
+    ----------
+    x : float32 [M, N]
+    out : float32 [M]
+    """
+    row, thread = cuda.blockIdx.x, cuda.threadIdx.x
+    lane, warp = thread % WARP, thread // WARP
+    sums = cuda.shared.array(WARPS, float32)
+    total = float32(0)
+    for column in range(thread, x.shape[1], THREADS):
+        total += x[row, column]
+    total = warp_sum(total)
+    sums[warp] = total
+    cuda.syncwarp()
+    total = sums[warp]
+    cuda.syncthreads()
+    if warp == 0:
+        part = float32(0)
+        if lane < WARPS:
+            part = sums[lane]
+        part = warp_sum(part)
+        if lane == 0:
+            out[row] = part
+
+
+@cuda.jit
+def vector_sum(x, out):
+    """Add up a long vector with a small grid: a stride, shuffles, and one atomic a block.
+
+    Requirements: right for any grid. Each element is read once. Each block adds to ``out[0]``
+    exactly once; it was zero before the launch.
+
+    Parameters
+    ----------
+    x : float32 [N]
+    out : float32 [1]
+    """
+    thread = cuda.threadIdx.x
+    lane, warp = thread % WARP, thread // WARP
+    sums = cuda.shared.array(WARPS, float32)
+    total = float32(0)
+    for i in range(cuda.grid(1), x.size, cuda.gridsize(1)):
+        total += x[i]
+    total = warp_sum(total)
+    if lane == 0:
+        sums[warp] = total
+    cuda.syncthreads()
+    if warp == 0:
+        part = float32(0)
+        if lane < WARPS:
+            part = sums[lane]
+        part = warp_sum(part)
+        if lane == 0:
+            cuda.atomic.add(out, 0, part)
+
+
+def launch_vector_sum(x):
+    """Return the sum of a vector.
+
+    Requirements: one launch of `vector_sum`, of ``BLOCKS`` blocks. Nothing says what an array from
+    ``empty`` holds; one from ``zeros`` holds zeros.
+
+    Parameters
+    ----------
+    x : float32 [N]
+        On the device.
+
+    Returns
+    -------
+    float32 [1]
+        On the device.
+    """
+    out = zeros(1, float32)
+    launch(vector_sum, BLOCKS, THREADS, (x, out))
+    return out
