@@ -115,8 +115,8 @@ def softmax_by_warps(x, y):
 by_warps = run(softmax_by_warps, ROWS, 32)
 
 # %%
-# To see the shuffle at work, let a kernel write down what each lane knows after each step. One lane
-# begins with a 1, the others with 0, and the maximum spreads: to 2 lanes, to 4, 8, 16, 32.
+# To see the shuffle at work, let a kernel write down what each lane knows after each step. One
+# lane begins with a 1, the others with 0, and the maximum spreads: to 2 lanes, to 4, 8, 16, 32.
 
 
 @cuda.jit

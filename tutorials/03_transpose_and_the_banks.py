@@ -103,8 +103,8 @@ except RaceError as fault:
 # Thirty-two banks
 # ----------------
 #
-# Shared memory is cut into 32 **banks**. Word 0 lies in bank 0, word 1 in bank 1, word 32 in bank 0
-# again. Each bank serves one word at a time. A warp that reads a row of the tile wants a word of
+# Shared memory is cut into 32 **banks**. Word 0 lies in bank 0, word 1 in bank 1, word 32 in bank
+# 0 again. Each bank serves one word at a time. A warp that reads a row of the tile wants a word of
 # each bank: one pass. A warp that reads a column wants words 0, 32, 64, ...: all of bank 0, and 32
 # passes, one after the other.
 #
