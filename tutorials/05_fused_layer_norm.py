@@ -3,8 +3,8 @@ LayerNorm in one kernel
 =======================
 
 LayerNorm takes a row's mean, its variance, and then scales. Written as formulas stand, that is
-three kernels, and each reads the row again. We count what that costs, fuse them, and meet a sum that
-goes wrong in a way no test with small numbers shows.
+three kernels, and each reads the row again. We count what that costs, fuse them, and meet a sum
+that goes wrong in a way no test with small numbers shows.
 """
 
 # %%
