@@ -23,9 +23,8 @@ from llm_numba.microscope import draw, examine, find_ladder
 M, N, K = 128, 128, 32
 multiply_adds = M * N * K
 least = (M * K + N * K + M * N) * 4
-print(
-    f"{multiply_adds:,} multiply-adds on {least:,} bytes: {2 * multiply_adds / least:.0f} FLOPs a byte"
-)
+intensity = 2 * multiply_adds / least
+print(f"{multiply_adds:,} multiply-adds on {least:,} bytes: {intensity:.0f} FLOPs a byte")
 
 # %%
 # A GPU can do some 20 to 300 FLOPs in the time that a byte takes to arrive, by what computes them.
