@@ -124,6 +124,7 @@ figure.set_label(
     "Over seven steps on a logarithmic scale: sectors of global memory fall steeply up to the tiled"
     " step and little after it; passes over shared memory begin there and fall with each step."
 )
+plt.show()
 
 # %%
 # Where the tile's columns conflict, and how the padding mends it, the microscope draws:

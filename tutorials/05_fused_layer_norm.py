@@ -199,6 +199,7 @@ figure.set_label(
     " every tenfold offset, while two walks over registers lose one. At 3000 the one-walk curve has"
     " no point: its variance was negative."
 )
+plt.show()
 
 # %%
 # One thing to try

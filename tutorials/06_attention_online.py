@@ -158,6 +158,7 @@ figure.set_label(
     "Above, the scores of 96 keys as dots and the maximum so far as stairs that rise a few times."
     " Below, the sum relative to that maximum: it grows, and drops wherever the maximum jumps."
 )
+plt.show()
 
 # %%
 # One thing to try

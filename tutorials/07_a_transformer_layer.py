@@ -136,6 +136,7 @@ figure.set_label(
     "Bars for eight operations: the products move nearly all bytes, for a single token much more a"
     " token than for eight at once; norms, RoPE and attention hardly show."
 )
+plt.show()
 
 # %%
 # One thing to try

@@ -1,16 +1,18 @@
-"""How the tutorials' pictures come onto their pages: as SVG, and with words for who cannot see.
+"""How the tutorials' pictures come onto their pages, with words for those who cannot see them.
 
-Two kinds of picture: figures of Matplotlib, whose words are their label (``figure.set_label``), and
-those of the microscope, which describe themselves.
+Three kinds: figures of Matplotlib, as SVG, whose words are their label (``figure.set_label``);
+films of such figures, as GIF; and pictures of the microscope, which describe themselves.
 """
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from html import unescape
 from pathlib import Path
 from typing import Any
 
 from matplotlib import pyplot
+from matplotlib.animation import Animation, PillowWriter
 from sphinx_gallery.scrapers import figure_rst
 
 from llm_numba.microscope import Picture
@@ -34,23 +36,28 @@ def scrape(block: Any, block_vars: dict[str, Any], gallery_conf: dict[str, Any])
         If nothing says in words what a figure shows.
     """
     shown = []
-    for words, svg in _pictures(block_vars["example_globals"].get("___")):
-        path = Path(next(block_vars["image_path_iterator"])).with_suffix(".svg")
+    for words, suffix, save in _pictures(block_vars["example_globals"].get("___")):
+        path = Path(next(block_vars["image_path_iterator"])).with_suffix(suffix)
         if not words:
             raise ValueError(f"{path.name}: say what the figure shows, figure.set_label(words).")
-        if isinstance(svg, pyplot.Figure):
-            svg.savefig(path, bbox_inches="tight", metadata={"Date": None})
-        else:
-            path.write_text(svg)
+        save(path)
         shown.append(figure_rst([path], gallery_conf["src_dir"], words))
     pyplot.close("all")
     return "".join(shown)
 
 
-def _pictures(last: Any) -> Iterator[tuple[str, Any]]:
-    """Give words and picture of what stands in the block's last line, and of open figures."""
+def _pictures(last: Any) -> Iterator[tuple[str, str, Callable[[Path], Any]]]:
+    """Give what stands in a block's last line, and open figures: words, format, how to save."""
     if isinstance(last, Picture):
-        yield unescape(re.search('aria-label="(.*?)"', last)[1]), last
-    for number in pyplot.get_fignums():
-        figure = pyplot.figure(number)
-        yield figure.get_label(), figure
+        yield unescape(re.search('aria-label="(.*?)"', last)[1]), ".svg", partial(_write, last)
+    if isinstance(last, Animation):
+        (figure,) = map(pyplot.figure, pyplot.get_fignums())
+        yield figure.get_label(), ".gif", partial(last.save, writer=PillowWriter(fps=2), dpi=80)
+        return
+    for figure in map(pyplot.figure, pyplot.get_fignums()):
+        saved = partial(figure.savefig, bbox_inches="tight", metadata={"Date": None})
+        yield figure.get_label(), ".svg", saved
+
+
+def _write(svg: str, path: Path) -> None:
+    path.write_text(svg)
