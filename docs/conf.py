@@ -38,6 +38,7 @@ extensions = [
     "recall_table",
     "simulator_tables",
     "source_role",
+    "stations",
     "sweep_plot",
     "variable_tables",
 ]

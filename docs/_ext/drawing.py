@@ -4,7 +4,8 @@ Classes of shapes and text are defined in ``docs/_static/llm_numba.css``: ``a`` 
 four accent colours, ``soft`` is a pale surface, ``line`` an outline, ``dim`` a quiet text.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from html import escape
 
 # Width of a column of the page; drawings are made at this size and scaled down from it.
@@ -18,11 +19,17 @@ class Drawing:
     ----------
     width, height : float
         In CSS pixels.
+
+    Attributes
+    ----------
+    links : list of str
+        What :meth:`link` leads to, so that a page can check it.
     """
 
     def __init__(self, width: float = WIDTH, height: float = 200) -> None:
         self.width, self.height = width, height
         self._shapes: list[str] = []
+        self.links: list[str] = []
 
     def rect(
         self, x: float, y: float, width: float, height: float, style: str = "line",
@@ -72,19 +79,40 @@ class Drawing:
         path = " ".join(f"{px:.1f},{py:.1f}" for px, py in head)
         self._shapes.append(f'<polygon points="{path}" class="head"/>')
 
-    def svg(self, alt: str) -> str:
+    @contextmanager
+    def link(self, target: str, said: str) -> Iterator[None]:
+        """Let what is drawn within lead somewhere.
+
+        Parameters
+        ----------
+        target : str
+            ``llm_numba.engine.core.Engine``: its source. ``page:command-line``: a page.
+        said : str
+            What the link is called where it is not seen.
+        """
+        self._shapes.append(f'<a href="{{{len(self.links)}}}" aria-label="{escape(said)}">')
+        self.links.append(target)
+        yield
+        self._shapes.append("</a>")
+
+    def svg(self, alt: str, addresses: Sequence[str] = ()) -> str:
         """Return the SVG element.
 
         Parameters
         ----------
         alt : str
             What a reader who cannot see it should know; already escaped.
+        addresses : sequence of str
+            Of :attr:`links`, as seen from the page.
         """
+        # What is in an image cannot be reached by keyboard, so a drawing with links is a group.
+        role = "group" if self.links else "img"
+        body = "".join(self._shapes)
+        for i, address in enumerate(addresses):
+            body = body.replace(f'href="{{{i}}}"', f'href="{address}"')
         return (
             f'<svg viewBox="0 0 {self.width:g} {self.height:g}" width="{self.width:g}" '
-            f'role="img" aria-label="{alt}" xmlns="http://www.w3.org/2000/svg">'
-            + "".join(self._shapes)
-            + "</svg>"
+            f'role="{role}" aria-label="{alt}" xmlns="http://www.w3.org/2000/svg">{body}</svg>'
         )
 
 

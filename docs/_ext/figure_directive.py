@@ -8,9 +8,11 @@
     ```
 
 names a function in ``docs/_ext/figures`` that returns a :class:`drawing.Drawing`. The SVG goes into
-the page itself, so that it takes the page's colours, light or dark.
+the page itself, so that it takes the page's colours, light or dark. Its links lead to sources, and
+are checked as those of ``{src}`` are.
 """
 
+from collections.abc import Sequence
 from html import escape
 from importlib import import_module
 from typing import Any, ClassVar
@@ -18,14 +20,18 @@ from typing import Any, ClassVar
 from docutils import nodes
 from docutils.parsers.rst import directives
 from drawing import Drawing
+from source_role import source_address
 from sphinx.application import Sphinx
 from sphinx.util.docutils import SphinxDirective
 
 
-def figure_nodes(drawing: Drawing, alt: str, caption: str) -> list[nodes.Node]:
+def figure_nodes(
+    drawing: Drawing, alt: str, caption: str, addresses: Sequence[str] = ()
+) -> list[nodes.Node]:
     """Return the nodes that put a drawing into a page; the caption is HTML."""
     below = f"<figcaption>{caption}</figcaption>" if caption else ""
-    html = f'<figure class="drawing"><div>{drawing.svg(escape(alt))}</div>{below}</figure>'
+    svg = drawing.svg(escape(alt), addresses)
+    html = f'<figure class="drawing"><div>{svg}</div>{below}</figure>'
     return [nodes.raw("", html, format="html")]
 
 
@@ -42,7 +48,18 @@ class FigureOf(SphinxDirective):
         figures = import_module(f"figures.{module}")
         self.env.note_dependency(figures.__file__)
         drawing = getattr(figures, function)()
-        return figure_nodes(drawing, self.options["alt"], escape(" ".join(self.content)))
+        addresses = [self._address(target) for target in drawing.links]
+        caption = escape(" ".join(self.content))
+        return figure_nodes(drawing, self.options["alt"], caption, addresses)
+
+    def _address(self, target: str) -> str:
+        """Return where a link leads: to ``page:command-line``, or to a source."""
+        if not target.startswith("page:"):
+            return source_address(self.env, target, self.lineno)
+        name = target.removeprefix("page:")
+        if name not in self.env.found_docs:
+            raise self.error(f"a link in the drawing leads to {name!r}, which is no page")
+        return "../" * self.env.docname.count("/") + f"{name}.html"
 
 
 def setup(app: Sphinx) -> dict[str, Any]:

@@ -31,21 +31,26 @@ def split_target(target: str) -> tuple[str, str]:
     return module, ".".join(names)
 
 
+def source_address(env: BuildEnvironment, target: str, line: int) -> str:
+    """Return a target's address from the page that is being read; it is checked at the end."""
+    module, name = split_target(target)
+    env.metadata[env.docname].setdefault("source_links", []).append((module, name, line))
+    up = "../" * env.docname.count("/")
+    return f"{up}_modules/{module.replace('.', '/')}.html" + (f"#{name}" if name else "")
+
+
 class SourceRole(ReferenceRole):
     """The role; ``text <target>`` gives the link another text."""
 
     def run(self) -> tuple[list[nodes.Node], list[nodes.system_message]]:
         """Make the link and remember it for the check at the end."""
         module, name = split_target(self.target)
-        uses = self.env.metadata[self.env.docname].setdefault("source_links", [])
-        uses.append((module, name, self.lineno))
-        up = "../" * self.env.docname.count("/")
         text = self.title if self.has_explicit_title else name or module
         link = nodes.reference(
             "",
             "",
             nodes.literal(text, text),
-            refuri=f"{up}_modules/{module.replace('.', '/')}.html" + (f"#{name}" if name else ""),
+            refuri=source_address(self.env, self.target, self.lineno),
             internal=True,
             classes=["source-link"],
         )

@@ -5,32 +5,11 @@ from drawing import WIDTH, Drawing
 
 from figures import example
 from llm_numba import ops
-from llm_numba.reference.softmax import softmax
 
 
 def _weights() -> np.ndarray:
     """Return the attention weights of the running example, [L, H, S, S]."""
-    model = example.model()
-    config = model.config
-    H, G, D, eps = config.num_heads, config.num_kv_heads, config.head_dim, config.norm_eps
-    ids = np.array([token_id for token_id, _ in example.tokens()])
-    positions = np.arange(len(ids))
-    mask = positions[None, :] <= positions[:, None]
-    residual = ops.embedding(ids, model.embed_tokens)
-    found = []
-    for layer in model.layers:
-        x = ops.rms_norm(residual, layer.input_norm, eps)
-        heads = ops.linear(x, layer.qkv).reshape(len(x), H + 2 * G, D)
-        q = ops.rope(heads[:, :H], positions, model.cos, model.sin)
-        k = ops.rope(heads[:, H : H + G], positions, model.cos, model.sin)
-        v = heads[:, H + G :]
-        scores = np.einsum("shd,thd->hst", q, k.repeat(H // G, axis=1))
-        found.append(softmax(scores, D**-0.5, mask))
-        mixed = ops.causal_attention(q, k, v, D**-0.5)
-        residual = residual + ops.linear(mixed.reshape(len(x), H * D), layer.out)
-        x = ops.rms_norm(residual, layer.post_attention_norm, eps)
-        residual = residual + ops.linear(ops.silu_mul(ops.linear(x, layer.gate_up)), layer.down)
-    return np.array(found)
+    return np.array([layer.weights for layer in example.trace()])
 
 
 def chosen_head() -> tuple[int, int]:

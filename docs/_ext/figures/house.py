@@ -1,8 +1,8 @@
-"""Figures of the architecture page and of the walkthrough's first page."""
+"""Figures of the first page, of the architecture page and of the walkthrough's first page."""
 
 from itertools import pairwise
 
-from drawing import Drawing
+from drawing import WIDTH, Drawing
 
 FLOORS = [
     ("6", ["cli"], "commands"),
@@ -16,6 +16,76 @@ FLOORS = [
     ("1", ["kernels", "reference"], "twins: on a GPU or simulated; in NumPy"),
     ("0", ["runtime", "simulator", "errors"], "arrays, launches; kernels on a CPU"),
 ]
+
+
+# The map, floor by floor. A room is what is written on its door, the module behind it, and which of
+# the ten steps of a request happen there.
+_OPERATIONS = ("embedding", "layernorm", "linear", "rope", "attention", "kv", "sampling")
+_MAP = (
+    ("6", "cli", [("generate, chat, microscope, plan, bench, doctor", "page:command-line", "")]),
+    ("5", "engine", [
+        ("llm", "engine.llm", ""), ("core", "engine.core", "2"), ("request", "engine.request", "3"),
+        ("scheduler", "engine.scheduler", "4"), ("runner", "engine.runner", "5"),
+        ("sampler", "engine.sampler", "7"), ("outputs", "engine.outputs", "10"),
+    ]),
+    ("", "beside it", [
+        ("planner", "planner.plan", ""), ("bench", "bench.engine", ""),
+        ("microscope", "microscope.views", ""),
+    ]),
+    ("4", "models", [
+        ("tokenizer", "models.tokenizer", "1, 8"), ("config", "models.config", ""),
+        ("weights", "models.weights", ""), ("llama", "models.llama", "6"),
+        ("gpt2", "models.gpt2", ""),
+    ]),
+    ("3", "kvcache", [
+        ("allocator", "kvcache.allocator", ""), ("block_table", "kvcache.block_table", ""),
+        ("prefix_cache", "kvcache.prefix_cache", ""),
+    ]),
+    ("", "parallel", [
+        ("mesh", "parallel.mesh", ""), ("communicator", "parallel.communicator", ""),
+        ("partition", "parallel.partition", ""),
+    ]),
+    ("2", "ops", [("one name per operation", "ops", "")]),
+    ("1", "kernels", [
+        (name, f"kernels.{'attention_paged' if name == 'attention' else name}", "")
+        for name in _OPERATIONS
+    ]),
+    ("", "reference", [(name, f"reference.{name}", "") for name in _OPERATIONS]),
+    ("0", "runtime", [
+        ("arrays", "runtime.arrays", ""), ("launch", "runtime.launch", ""),
+        ("graphs", "runtime.graphs", ""),
+    ]),
+    ("", "simulator", [
+        ("simulate", "simulator.simulate", ""), ("machine", "simulator.machine", ""),
+        ("costs", "simulator.costs", ""),
+    ]),
+)  # fmt: skip
+
+
+def rooms() -> Drawing:
+    """Draw the house with a door to each room, and the steps of a request on the doors."""
+    pitch, left, right = 38, 100, WIDTH - 4
+    drawing = Drawing(WIDTH, pitch * len(_MAP) + 26)
+    for i, (floor, package, doors) in enumerate(_MAP):
+        y = 4 + pitch * i
+        if floor and i:
+            drawing.line([(4, y - 4), (right, y - 4)])
+        drawing.text(10, y + 15, floor, "dim")
+        drawing.text(24, y + 15, package, "strong small", anchor="start")
+        width = (right - left) / len(doors)
+        for j, (name, target, steps) in enumerate(doors):
+            x = left + j * width
+            full = target if target.startswith("page:") else f"llm_numba.{target}"
+            with drawing.link(full, f"{package}: {name}"):
+                drawing.box(x, y, width - 5, 30, name, "soft", text="mono small")
+                if steps:
+                    drawing.text(x + width - 9, y + 6, steps, "a small", anchor="end")
+    below = pitch * len(_MAP) + 12
+    drawing.text(
+        left, below, "blue: the steps of a request below; each room opens its source",
+        "dim small", anchor="start",
+    )  # fmt: skip
+    return drawing
 
 
 def floors() -> Drawing:

@@ -20,10 +20,11 @@ import numpy as np
 from safetensors.numpy import save_file
 
 from llm_numba import ops
+from llm_numba.engine.memory import kv_bytes_per_token
 from llm_numba.kvcache import BlockAllocator, BlockTable
 from llm_numba.models import Tokenizer, parse_config, resolve_model, split_model
 from llm_numba.models.llama import llama_tensors
-from llm_numba.models.split import windows_of
+from llm_numba.models.split import rank_config, windows_of
 from llm_numba.parallel import Seat
 from llm_numba.simulator import Report, simulate
 
@@ -74,6 +75,18 @@ def check_rms_norm(rms_norm: Callable) -> Iterator[Case]:
     yield "a row of zeros", np.asarray(rms_norm(nothing.copy(), np.ones(4), 1e-5)), nothing
 
 
+def check_rotate(rotate: Callable) -> Iterator[Case]:
+    """rotate(x, position, base): RoPE of one query or key, D numbers."""
+    rng = np.random.default_rng(0)
+    for D, position, base in ((2, 1, 1e4), (8, 0, 1e4), (32, 5, 1e4), (128, 7000, 5e5)):
+        x = rng.normal(size=D)
+        angles = ops.rope_frequencies(D, base, ops.RopeScaling())
+        cos, sin = ops.rope_tables(angles, position + 1, np.dtype("float64"))
+        right = ops.rope(x[None, None], np.array([position]), cos, sin)[0, 0]
+        what = f"D = {D}, position {position}, base {base:g}"
+        yield what, np.asarray(rotate(x.tolist(), position, base)), right
+
+
 def check_attend(attend: Callable) -> Iterator[Case]:
     """attend(q, keys_and_values, scale): one query, each key and value seen once."""
     rng = np.random.default_rng(0)
@@ -92,6 +105,17 @@ def _once(k: np.ndarray, v: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray
     key[:], value[:] = np.nan, np.nan
 
 
+def check_close_block(close_block: Callable) -> Iterator[Case]:
+    """close_block(heads, weight, residual): what attention made, into the stream, head by head."""
+    rng = np.random.default_rng(0)
+    for S, H, D, E in ((1, 1, 4, 4), (3, 2, 8, 16), (5, 8, 4, 24)):
+        mixed, residual = rng.normal(size=(S, H, D)), rng.normal(size=(S, E))
+        weight = rng.normal(size=(E, H * D))
+        right = ops.linear(mixed.reshape(S, H * D), weight, residual=residual)
+        given = close_block((mixed[:, h].copy() for h in range(H)), weight, residual.copy())
+        yield f"S = {S}, H = {H}, D = {D}, E = {E}", np.asarray(given), right
+
+
 def check_append_slots(append_slots: Callable) -> Iterator[Case]:
     """append_slots(blocks, num_tokens, count, block_size, take): the slots of new tokens."""
     for block_size, counts in ((4, (6, 3, 1, 0, 9)), (1, (2, 1)), (16, (16, 1, 31))):
@@ -107,6 +131,27 @@ def check_append_slots(append_slots: Callable) -> Iterator[Case]:
             yield f"slots: {what}", list(given), right
             yield f"blocks: {what}", list(blocks), table.blocks
             num_tokens += count
+
+
+def check_cache_tokens(cache_tokens: Callable) -> Iterator[Case]:
+    """cache_tokens(free, L, G, D, item, block_size, P): tokens that a rank's cache holds."""
+    for free, L, G, D, item, block_size, P in (
+        (10**6, 6, 4, 32, 4, 16, 1),
+        (50 * 2**30, 32, 8, 128, 2, 16, 1),
+        (20 * 2**30, 80, 8, 128, 2, 16, 8),
+        (20 * 2**30, 80, 8, 128, 2, 32, 16),
+        (1000, 6, 4, 32, 4, 16, 2),
+    ):
+        config = parse_config({
+            "architectures": ["LlamaForCausalLM"], "hidden_size": 8, "intermediate_size": 64,
+            "num_hidden_layers": L, "num_attention_heads": 64, "num_key_value_heads": G,
+            "head_dim": D, "vocab_size": 64,
+        })  # fmt: skip
+        part = rank_config(config, split_model(config, Seat(0, P)))
+        block = kv_bytes_per_token(part, np.dtype(f"f{item}")) * block_size
+        right = free // block * block_size
+        what = f"{free:,} bytes, L={L}, G={G}, D={D}, item={item}, block_size={block_size}, P={P}"
+        yield what, cache_tokens(free, L, G, D, item, block_size, P), right
 
 
 def check_layer_parameters(layer_parameters: Callable) -> Iterator[Case]:

@@ -1,0 +1,42 @@
+"""Figures of several ranks."""
+
+from drawing import WIDTH, Drawing
+
+from figures import example
+
+_RANKS = 2
+
+
+def layer_on_two_ranks() -> Drawing:
+    """Draw which rows and columns of a layer of the bundled model each of two ranks has."""
+    config = example.model().config
+    E, F, D = config.hidden_size, config.intermediate_size // _RANKS, config.head_dim
+    H, G = config.num_heads // _RANKS, config.num_kv_heads // _RANKS
+    steps = (
+        (f"q, k, v: {(H + 2 * G) * D} of {_RANKS * (H + 2 * G) * D} rows", True),
+        (f"attention: {H} heads, {G} KV heads, own cache", True),
+        (f"output product: {H * D} of {_RANKS * H * D} columns", True),
+        (f"all-reduce: add up [N, {E}]", False),
+        (f"gate and up: {F} of {_RANKS * F} rows of each", True),
+        (f"down: {F} of {_RANKS * F} columns", True),
+        (f"all-reduce: add up [N, {E}]", False),
+    )
+    row, width = 44, 290
+    drawing = Drawing(WIDTH, row * (len(steps) + 1) + 40)
+    for rank in range(_RANKS):
+        x = 12 + rank * (width + 36)
+        drawing.text(x + width / 2, 12, f"rank {rank}", "strong")
+        drawing.box(x, 26, width, 30, f"residual stream [N, {E}], all of it", "soft", text="small")
+    for i, (words, apart) in enumerate(steps):
+        y = 26 + row * (i + 1)
+        if apart:
+            for rank in range(_RANKS):
+                x = 12 + rank * (width + 36)
+                drawing.arrow([(x + width / 2, y - 14), (x + width / 2, y)])
+                drawing.box(x, y, width, 30, words, "ab"[rank], text="small", opacity=0.25)
+        else:
+            for rank in range(_RANKS):
+                x = 12 + rank * (width + 36) + width / 2
+                drawing.arrow([(x, y - 14), (x, y)])
+            drawing.box(12, y, 2 * width + 36, 30, words, "c", text="strong small", opacity=0.3)
+    return drawing
