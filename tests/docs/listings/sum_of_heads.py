@@ -12,7 +12,9 @@ one_by_one = sum(ops.linear(mixed[:, h], out[:, h * D : (h + 1) * D]) for h in r
 assert np.allclose(joined, one_by_one, atol=1e-5)
 print(f"{H} products of [3, {D}] added up: the same as one of [3, {H * D}]")
 
-ranks = [ops.linear(mixed[:, part].reshape(3, -1), out[:, columns])
-         for part, columns in ((slice(0, 4), slice(0, 4 * D)), (slice(4, 8), slice(4 * D, None)))]
+ranks = [
+    ops.linear(mixed[:, part].reshape(3, -1), out[:, columns])
+    for part, columns in ((slice(0, 4), slice(0, 4 * D)), (slice(4, 8), slice(4 * D, None)))
+]
 assert np.allclose(joined, ranks[0] + ranks[1], atol=1e-5)
 print("two ranks with four heads each: two parts of the same sum")
