@@ -21,6 +21,7 @@ extensions = [
     "sphinx_gallery.gen_gallery",
     # Ours, in docs/_ext.
     "bench_records",
+    "claims",
     "cli_reference",
     "comm_plot",
     "engine_tables",

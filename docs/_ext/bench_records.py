@@ -9,6 +9,7 @@
     :results: decode/batch=*
     ```
     {bench}`cpu_*.json decode/batch=1`
+    {bench}`cpu_*.json decode/batch=16 ÷ cpu_*.json decode/batch=1`
 
     ::::{if-record} kernels_*.json rope/*
     ## On a GPU
@@ -223,14 +224,19 @@ class BenchBars(SphinxDirective):
 
 
 class BenchFigure(SphinxRole):
-    """A result's median with its unit: ``FILE NAME``."""
+    """A result's median with its unit: ``FILE NAME``; or how many times as much as another."""
 
     def run(self) -> tuple[list[nodes.Node], list[nodes.system_message]]:
-        """Look it up."""
-        pattern, name = self.text.split()
-        result = select(load(self.env, pattern), name)[0]
-        unit = {"x": "times"}.get(result["unit"], result["unit"])
-        return [nodes.Text(f"{figure(result['median'])} {unit}")], []
+        """Look it up, or divide."""
+        results = [self._result(*part.split(maxsplit=1)) for part in self.text.split("÷")]
+        if len(results) == 2:
+            quotient = results[0]["median"] / results[1]["median"]
+            return [nodes.Text(figure(quotient))], []
+        unit = {"x": "times"}.get(results[0]["unit"], results[0]["unit"])
+        return [nodes.Text(f"{figure(results[0]['median'])} {unit}")], []
+
+    def _result(self, pattern: str, name: str) -> dict[str, Any]:
+        return select(load(self.env, pattern), name.strip())[0]
 
 
 class WeightTraffic(SphinxRole):

@@ -14,6 +14,8 @@
     ```
     ```{plan-claims}
     ```
+    ```{plan-claim} size of 70b
+    ```
     ```{plan-command} --model llama-3-70b --tp 8
     ```
     ```{plan-sweep} llama-3-70b h100 4096
@@ -43,7 +45,7 @@ from llm_numba.models import load_config
 from llm_numba.models.random import resolve_shape
 from llm_numba.planner import GPUS, LINKS, Plan, Question, find_gpu, make_plan, packaged_table
 from llm_numba.planner.check import Comparison, compare, is_of_table
-from llm_numba.planner.claims import answer_claims
+from llm_numba.planner.claims import answer_claim, answer_claims
 from llm_numba.planner.picture import draw
 from llm_numba.planner.presets import PRESETS
 from llm_numba.planner.steps import layer_weights
@@ -246,6 +248,17 @@ class PlanTable(SphinxDirective):
         return self.parse_text_to_nodes("\n".join(type(self).make()))
 
 
+class PlanClaim(SphinxDirective):
+    """The answer to one claim, by its name in the planner."""
+
+    required_arguments = 1
+    final_argument_whitespace = True
+
+    def run(self) -> list[nodes.Node]:
+        """Work it out."""
+        return self.parse_text_to_nodes(answer_claim(self.arguments[0], packaged_table()).found)
+
+
 class PlanCommand(SphinxDirective):
     """What ``llm-numba plan`` prints with some options."""
 
@@ -294,6 +307,7 @@ def setup(app: Sphinx) -> dict[str, Any]:
     for make in (laws, example, hardware, comparisons, presets, claims):
         directive = type(f"Plan{make.__name__.title()}", (PlanTable,), {"make": staticmethod(make)})
         app.add_directive(f"plan-{make.__name__}", directive)
+    app.add_directive("plan-claim", PlanClaim)
     app.add_directive("plan-command", PlanCommand)
     app.add_directive("plan-sweep", PlanSweep)
     return {"parallel_read_safe": True, "parallel_write_safe": True}

@@ -55,7 +55,24 @@ def answer_claims(table: KernelTable) -> list[Claim]:
     -------
     list of Claim
     """
-    return [each(table) for each in _CLAIMS]
+    return [answer_claim(name, table) for name in CLAIMS]
+
+
+def answer_claim(name: str, table: KernelTable) -> Claim:
+    """Work out one answer.
+
+    Parameters
+    ----------
+    name : str
+        A key of :data:`CLAIMS`.
+    table : KernelTable
+        As measured.
+
+    Returns
+    -------
+    Claim
+    """
+    return CLAIMS[name](table)
 
 
 def _config(name: str) -> ModelConfig:
@@ -219,15 +236,15 @@ def _host_memory(table: KernelTable) -> Claim:
     )
 
 
-_CLAIMS: tuple[Callable[[KernelTable], Claim], ...] = (
-    _size_of_70b,
-    _twelve_squares,
-    _gather_after_each_product,
-    _micro_batches,
-    _eight_by_four,
-    _sixty_eight_ms,
-    _many_requests,
-    _naive_baseline,
-    _fp8,
-    _host_memory,
-)
+CLAIMS: dict[str, Callable[[KernelTable], Claim]] = {
+    "size of 70b": _size_of_70b,
+    "twelve squares": _twelve_squares,
+    "gather after each product": _gather_after_each_product,
+    "micro batches": _micro_batches,
+    "eight by four": _eight_by_four,
+    "sixty eight ms": _sixty_eight_ms,
+    "many requests": _many_requests,
+    "naive baseline": _naive_baseline,
+    "fp8": _fp8,
+    "host memory": _host_memory,
+}

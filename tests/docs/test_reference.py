@@ -91,3 +91,23 @@ def test_the_page_names_every_variable_of_ours():
     # A mark of the processes of one test: nobody sets it.
     assert named - told - {"LLM_NUMBA_TEST_RUN"} == set()
     assert {name for name in told if name.startswith("LLM_NUMBA_")} <= named
+
+
+# -- Claims --------------------------------------------------------------------------------------
+
+CLAIMS = (DOCS / "reference" / "claims.md").read_text().split("\n## ")[1:]
+
+
+@pytest.mark.parametrize("section", CLAIMS, ids=lambda section: section.partition("\n")[0])
+def test_a_claim_has_a_verdict_and_a_command_that_finds_out(section):
+    verdicts = "confirmed|corrected|refuted|not measured yet"
+    assert re.match(rf"[^\n]+\n\n```\{{claim\}} ({verdicts}), \S", section)
+    assert "\n$ " in section or "no command" in section
+
+
+def test_figures_of_speed_in_claims_come_from_records():
+    """What is typed is what others claim, in its frame; or a listing, or a sum of another page's."""
+    for section in CLAIMS:
+        text = re.sub(r"```.*?```|`[^`]*`", "", section, flags=re.DOTALL)
+        typed = re.findall(r"[\d.,]+ (?:GB/s|TB/s|TFLOP/s|µs|ms|tokens/s)\b", text)
+        assert not typed, (section.partition("\n")[0], typed)
