@@ -31,7 +31,7 @@ VERDICTS = {
     "not measured yet": "Nobody has run it here. The command that will stands beside it.",
 }
 _SOURCE = re.compile(
-    r"^## (?P<title>[^\n]+)\n\n```\{claim\} (?P<verdict>[\w ]+), (?P<how>[^\n]+)\n(?P<words>.+?)\n```$",
+    r"^## (?P<title>[^\n]+)\n\n```\{claim\} (?P<verdict>[\w ]+), (?P<how>[^\n]+)\n.+?\n```$",
     re.MULTILINE | re.DOTALL,
 )
 

@@ -19,6 +19,8 @@ from sphinx.util.docutils import SphinxDirective
 
 from llm_numba import errors
 
+_BASE = errors.LLMNumbaError.__name__
+
 
 def sections() -> Iterator[str]:
     """Write the lines of the page."""
@@ -27,11 +29,12 @@ def sections() -> Iterator[str]:
         for name, kind in vars(errors).items()
         if inspect.isclass(kind) and issubclass(kind, errors.LLMNumbaError)
     }
-    for name, found in by_class(classes).items():
+    # The base last: what it is raised with concerns single commands.
+    for name, found in sorted(by_class(classes).items(), key=lambda each: each[0] == _BASE):
         kind = classes[name]
         yield f"## {name}\n"
-        if kind is not errors.LLMNumbaError:
-            yield f"{inspect.getdoc(kind)}\n"
+        about = "What fits none of the others." if name == _BASE else inspect.getdoc(kind)
+        yield f"{about}\n"
         if issubclass(kind, ValueError):
             yield "It is a `ValueError` as well.\n"
         for message in found:

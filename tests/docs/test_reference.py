@@ -106,7 +106,7 @@ def test_a_claim_has_a_verdict_and_a_command_that_finds_out(section):
 
 
 def test_figures_of_speed_in_claims_come_from_records():
-    """What is typed is what others claim, in its frame; or a listing, or a sum of another page's."""
+    """What others claim stands in a frame, and what is run in a listing."""
     for section in CLAIMS:
         text = re.sub(r"```.*?```|`[^`]*`", "", section, flags=re.DOTALL)
         typed = re.findall(r"[\d.,]+ (?:GB/s|TB/s|TFLOP/s|µs|ms|tokens/s)\b", text)
