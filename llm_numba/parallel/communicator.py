@@ -22,6 +22,7 @@ from typing import Any
 import numpy as np
 
 from llm_numba.errors import ParallelError
+from llm_numba.parallel.wording import named
 from llm_numba.reference.rank_sums import Reduction, combine_parts
 from llm_numba.runtime import Array, empty, kind_of, storage_dtype, to_host, write_to
 
@@ -383,17 +384,3 @@ class Communicator(ABC):
             raise ParallelError(
                 f"Rank {other} was asked to {what} a message of its own.", "Name another rank."
             )
-
-
-def named(operation: str, x: Array, *more: object) -> str:
-    """Name an operation for messages: ``all_reduce of 4x32 float32``.
-
-    Parameters
-    ----------
-    operation : str
-    x : array
-    more : object
-        What else must be the same on all ranks.
-    """
-    shape = "x".join(map(str, x.shape)) or "1"
-    return " ".join(map(str, (operation, "of", shape, storage_dtype(x), *more)))

@@ -28,7 +28,8 @@ from typing import Any, NoReturn
 
 from llm_numba.errors import LLMNumbaError
 from llm_numba.parallel.board import State
-from llm_numba.parallel.watch import StallError, Watch, is_alive, ranks
+from llm_numba.parallel.watch import StallError, Watch, is_alive
+from llm_numba.parallel.wording import ranks
 
 # Ranks that fail in the same way do so at nearly the same time; one of them speaks.
 _GRACE_S = 0.3

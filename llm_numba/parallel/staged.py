@@ -24,8 +24,9 @@ import numpy as np
 
 from llm_numba.errors import ParallelError
 from llm_numba.parallel.alone import Alone
-from llm_numba.parallel.communicator import Communicator, Transfer, named
+from llm_numba.parallel.communicator import Communicator, Transfer
 from llm_numba.parallel.watch import Watch
+from llm_numba.parallel.wording import named
 from llm_numba.reference.rank_sums import Reduction, combine_parts
 from llm_numba.runtime import Array, kind_of, to_host, write_to
 

@@ -17,7 +17,8 @@ from typing import Any, TypeVar
 import numpy as np
 
 from llm_numba.errors import ParallelError
-from llm_numba.parallel.communicator import Communicator, Transfer, named
+from llm_numba.parallel.communicator import Communicator, Transfer
+from llm_numba.parallel.wording import named, ranks
 from llm_numba.runtime import Array, to_host, write_to
 
 T = TypeVar("T")
@@ -148,12 +149,12 @@ class _Session:
                 )
             if gone := [each for each in missing() if each in self.ended]:
                 raise ParallelError(
-                    f"{_ranks(gone)} returned without taking part in {what}.",
+                    f"{ranks(gone)} returned without taking part in {what}.",
                     "All ranks must call the same operations.",
                 )
             if self._is_stuck():
                 places = "; ".join(
-                    f"rank {each} waits for {_ranks(wait.missing()).lower()}, in {wait.what}"
+                    f"rank {each} waits for {ranks(wait.missing()).lower()}, in {wait.what}"
                     for each, wait in sorted(self.waiting.items())
                 )
                 raise ParallelError(
@@ -165,7 +166,7 @@ class _Session:
                 # Who waits for somebody else in turn is not to blame.
                 late = [each for each in missing() if each not in self.waiting] or missing()
                 raise ParallelError(
-                    f"{_ranks(late)} did not come to {what} within {self.limit_s:g} s.",
+                    f"{ranks(late)} did not come to {what} within {self.limit_s:g} s.",
                     "Look for what keeps it, or allow more time.",
                 )
             self.changed.wait(None if patient else left)
@@ -341,7 +342,3 @@ class _Receiving(Transfer):
             session.changed.notify_all()
         write_to(self._out, message.values)
         return self._out
-
-
-def _ranks(numbers: list[int]) -> str:
-    return f"{'Rank' if len(numbers) == 1 else 'Ranks'} {', '.join(map(str, numbers))}"

@@ -20,6 +20,7 @@ from pathlib import Path
 from llm_numba import variables
 from llm_numba.errors import ParallelError
 from llm_numba.parallel.board import Board, Note, State
+from llm_numba.parallel.wording import ranks
 
 LIMIT_VARIABLE = "LLM_NUMBA_STALL_S"
 _LIMIT_S = 60.0
@@ -209,16 +210,6 @@ def is_alive(process: int) -> bool:
     except PermissionError:
         pass
     return True
-
-
-def ranks(numbers: Sequence[int]) -> str:
-    """Write numbers of ranks: ``Rank 3``, ``Ranks 1, 2``.
-
-    Parameters
-    ----------
-    numbers : sequence of int
-    """
-    return f"{'Rank' if len(numbers) == 1 else 'Ranks'} {', '.join(map(str, numbers))}"
 
 
 def _longer() -> str:

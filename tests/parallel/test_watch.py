@@ -9,7 +9,8 @@ import pytest
 
 from llm_numba.parallel import watch
 from llm_numba.parallel.board import Board, Note, State
-from llm_numba.parallel.watch import StallError, Watch, is_alive, ranks
+from llm_numba.parallel.watch import StallError, Watch, is_alive
+from llm_numba.parallel.wording import ranks
 
 
 @pytest.fixture(name="board")
