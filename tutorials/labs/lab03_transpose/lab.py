@@ -1,0 +1,105 @@
+"""Lab 3: what is asked, and how it is judged."""
+
+import math
+
+import numpy as np
+from grader import Lab, same
+
+lab = Lab(
+    title="Transpose without bank conflicts",
+    goal="Touch global memory along rows and shared memory without queues.",
+)
+
+# Whole tiles, tiles with edges on both sides, less than a tile.
+SHAPES = ((64, 96), (45, 70), (1, 33), (100, 7))
+
+
+def turn(student, kernel, rng, shape, dtype=np.float32):
+    """Run a kernel on a random matrix, and hold it to the transposed one, bit for bit."""
+    x = rng.normal(size=shape).astype(dtype)
+    y = np.full(shape[::-1], np.nan, dtype)
+    grid = math.ceil(shape[1] / 32), math.ceil(shape[0] / 32)
+    ran = student.launch(kernel, grid, (32, 8), (x, y))
+    same(y, x.T, f"y, for x of {shape[0]} x {shape[1]}")
+    return ran
+
+
+def along_rows(ran, shape):
+    """Hold a launch to one read, one write and five sectors for each row of each tile."""
+    M, N = shape
+    ran.arrays["x"].exactly("loads", M * N, "Each element of x is read once.")
+    ran.arrays["y"].exactly("stores", M * N, "Each element of y is written once.")
+    requests = M * math.ceil(N / 32) + N * math.ceil(M / 32)
+    ran.at_most("global_sectors", 5 * requests, "5 sectors for each row of a tile, in and out.")
+
+
+def without_queues(ran):
+    """Hold a launch to one wavefront for each request to shared memory."""
+    ran.at_least("shared_requests", 1, "The tile goes by way of shared memory.")
+    ran.at_most("bank_ways", 1, "The words of a request lie in different banks.")
+
+
+tile = lab.step("Turn a tile in shared memory")
+
+
+@tile.check("turns matrices of any shape", points=2)
+def _(student, rng):
+    for shape in SHAPES:
+        turn(student, "turn_tile", rng, shape)
+
+
+@tile.check("touches global memory along rows", points=2)
+def _(student, rng):
+    for shape in SHAPES[:2]:
+        along_rows(turn(student, "turn_tile", rng, shape), shape)
+
+
+padded = lab.step("Lengthen the rows by a word")
+
+
+@padded.check("has no bank conflicts", points=2)
+def _(student, rng):
+    for shape in SHAPES:
+        ran = turn(student, "turn_padded", rng, shape)
+        along_rows(ran, shape)
+        without_queues(ran)
+
+
+@padded.check("pads by 128 bytes", points=1)
+def _(student, rng):
+    ran = turn(student, "turn_padded", rng, (45, 70))
+    ran.at_most("shared_bytes", 32 * 33 * 4, "A word behind each of the 32 rows.")
+
+
+halves = lab.step("Elements of two bytes")
+
+
+@halves.check("turns halves without bank conflicts", points=2)
+def _(student, rng):
+    for shape in SHAPES:
+        ran = turn(student, "turn_halves", rng, shape, np.float16)
+        along_rows(ran, shape)
+        without_queues(ran)
+
+
+@halves.check("pads by 128 bytes", points=1)
+def _(student, rng):
+    ran = turn(student, "turn_halves", rng, (45, 70), np.float16)
+    ran.at_most("shared_bytes", 32 * 34 * 2, "A word behind each of the 32 rows.")
+
+
+swizzled = lab.step("Swizzle in place of padding")
+
+
+@swizzled.check("has no bank conflicts", points=2)
+def _(student, rng):
+    for shape in SHAPES:
+        ran = turn(student, "turn_swizzled", rng, shape)
+        along_rows(ran, shape)
+        without_queues(ran)
+
+
+@swizzled.check("pads by nothing", points=2)
+def _(student, rng):
+    ran = turn(student, "turn_swizzled", rng, (45, 70))
+    ran.at_most("shared_bytes", 32 * 32 * 4, "The elements of the tile and nothing else.")
