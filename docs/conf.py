@@ -28,6 +28,7 @@ extensions = [
     "error_index",
     "figure_directive",
     "kernel_timings",
+    "labs_tables",
     "ladders",
     "mathml",
     "microscope_output",

@@ -1,0 +1,99 @@
+"""What pages on the labs show, read from the labs themselves and from runs of their grader.
+
+::
+
+    ```{labs-table}
+    ```
+    ```{lab-steps} 1
+    ```
+    ```{lab-session} 1 wrong/no_guard.py
+    ```
+
+The first has a row a lab, the second a row a check. The third is what ``make lab`` prints for a
+file of the lab's folder.
+"""
+
+import io
+import sys
+from pathlib import Path
+
+from docutils import nodes
+from rich.console import Console
+from sphinx.application import Sphinx
+from sphinx.util.docutils import SphinxDirective
+
+sys.path.insert(0, str(Path(__file__).parents[2] / "tutorials" / "labs"))
+
+from grader.children import Children  # noqa: E402
+from grader.lab import Lab, find_labs  # noqa: E402
+from grader.run import run_lab  # noqa: E402
+from grader.terminal import show_lab  # noqa: E402
+
+_WIDTH = 88
+
+
+class LabsTable(SphinxDirective):
+    """All labs: a row each, linked to its page."""
+
+    def run(self) -> list[nodes.Node]:
+        """Parse the generated Markdown in place."""
+        lines = ["| lab | goal | steps | points | needs |", "| --- | --- | --: | --: | --- |"]
+        for lab in find_labs("all"):
+            _depend(self, lab)
+            page = f"[{lab.number}. {lab.title}]({lab.folder.name}.md)"
+            lines.append(
+                f"| {page} | {lab.goal} | {len(lab.steps)} | {lab.points} | {lab.needs} |"
+            )
+        return self.parse_text_to_nodes("\n".join(lines))
+
+
+class LabSteps(SphinxDirective):
+    """The checks of one lab, and what each is worth."""
+
+    required_arguments = 1
+
+    def run(self) -> list[nodes.Node]:
+        """Parse the generated Markdown in place."""
+        (lab,) = find_labs(self.arguments[0])
+        _depend(self, lab)
+        lines = ["| step | checks | points |", "| --- | --- | --: |"]
+        for step in lab.steps:
+            for check in step.checks:
+                first = check is step.checks[0]
+                name = f"{step.number}. {step.title}" if first else ""
+                points = "on a GPU" if check.gpu else check.points
+                lines.append(f"| {name} | {check.title} | {points} |")
+        return self.parse_text_to_nodes("\n".join(lines))
+
+
+class LabSession(SphinxDirective):
+    """The terminal after ``make lab``."""
+
+    required_arguments = 2
+
+    def run(self) -> list[nodes.Node]:
+        """Run the checks on a file, and print into a literal block."""
+        (lab,) = find_labs(self.arguments[0])
+        _depend(self, lab)
+        path = lab.folder / self.arguments[1]
+        self.env.note_dependency(str(path))
+        console = Console(file=io.StringIO(), width=_WIDTH, highlight=False)
+        with Children() as children:
+            show_lab(console, run_lab(lab, path, children, stop=True))
+        text = console.file.getvalue().replace(str(path), str(lab.exercise.name))
+        lines = [line.rstrip() for line in text.strip("\n").splitlines()]
+        block = nodes.literal_block("", "\n".join(lines), language="text")
+        block["classes"].append("prose")
+        return [block]
+
+
+def _depend(directive: SphinxDirective, lab: Lab) -> None:
+    directive.env.note_dependency(str(lab.folder / "lab.py"))
+
+
+def setup(app: Sphinx) -> dict[str, bool]:
+    """Register the directives."""
+    app.add_directive("labs-table", LabsTable)
+    app.add_directive("lab-steps", LabSteps)
+    app.add_directive("lab-session", LabSession)
+    return {"parallel_read_safe": True, "parallel_write_safe": True}
