@@ -38,16 +38,16 @@ GRADER = $(if $(filter command,$(origin RUN)),,$(VENV)/.installed)
 FILE ?=
 STEP ?=
 
-lab: $(GRADER) ## Check my exercise: LAB=3 (WATCH=1: again on each save, HINT=1: a hint)
+lab: $(GRADER) ## Check my exercise: LAB=3 (WATCH=1: again on each save; GPU=1)
 	@$(RUN) tutorials/labs/grader $(if $(HINT),hint,lab) '$(or $(LAB),1)' $(if $(FILE),--file '$(FILE)') \
-	  $(if $(HINT),,$(if $(WATCH),--watch)) || [ $$? -eq 1 ]  # not done yet is no error
+	  $(if $(HINT),,$(if $(WATCH),--watch) $(if $(GPU),--gpu)) || [ $$? -eq 1 ]  # not done yet is no error
 
 hint: $(GRADER) ## Show the next hint: LAB=3 (STEP=2: for that step)
 	@$(RUN) tutorials/labs/grader hint '$(or $(LAB),1)' $(if $(FILE),--file '$(FILE)') $(if $(STEP),--step '$(STEP)')
 
 grade: $(GRADER) ## Points a step: LAB=all OUT=FILE.json JUNIT=FILE.xml KEY=FILE DIR=SUBMISSIONS
 	@$(RUN) tutorials/labs/grader grade '$(or $(LAB),all)' $(if $(OUT),--out '$(OUT)') \
-	  $(if $(JUNIT),--junit '$(JUNIT)') $(if $(KEY),--key '$(KEY)') $(if $(DIR),--dir '$(DIR)')
+	  $(if $(JUNIT),--junit '$(JUNIT)') $(if $(KEY),--key '$(KEY)') $(if $(DIR),--dir '$(DIR)') $(if $(GPU),--gpu)
 
 test: $(VENV)/.installed-test ## Run the tests (a few minutes)
 	$(PYTEST) -m 'not slow and $(EVERYWHERE)'

@@ -24,10 +24,10 @@ from sphinx.util.docutils import SphinxDirective
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "tutorials" / "labs"))
 
-from grader.children import Children  # noqa: E402
-from grader.lab import Lab, find_labs  # noqa: E402
-from grader.run import run_lab  # noqa: E402
-from grader.terminal import show_lab  # noqa: E402
+from grader.children import Children
+from grader.lab import Lab, find_labs
+from grader.run import run_lab
+from grader.terminal import show_lab
 
 _WIDTH = 88
 
@@ -41,9 +41,7 @@ class LabsTable(SphinxDirective):
         for lab in find_labs("all"):
             _depend(self, lab)
             page = f"[{lab.number}. {lab.title}]({lab.folder.name}.md)"
-            lines.append(
-                f"| {page} | {lab.goal} | {len(lab.steps)} | {lab.points} | {lab.needs} |"
-            )
+            lines.append(f"| {page} | {lab.goal} | {len(lab.steps)} | {lab.points} | {lab.needs} |")
         return self.parse_text_to_nodes("\n".join(lines))
 
 

@@ -5,7 +5,8 @@ from pathlib import Path
 
 from grader.lab import Lab, load_lab
 from grader.run import LabResult, run_lab
-from grader.student import Student, Submission
+from grader.student import Student
+from grader.submission import Submission
 
 FIRST = Path(__file__).parents[2] / "tutorials" / "labs" / "lab01_warmup"
 

@@ -53,14 +53,15 @@ class Children:
 
     def __init__(self) -> None:
         self._host: tuple[subprocess.Popen[bytes], socket.socket] | None = None
-        self._device: tuple[subprocess.Popen[bytes], Channel] | None = None
-        self._loaded: str | None = None
+        self._devices: dict[str, tuple[subprocess.Popen[bytes], Channel]] = {}
+        self._loaded: dict[str, str] = {}
 
     def __enter__(self) -> "Children":
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.end_device()
+        for kind in list(self._devices):
+            self.end_device(kind)
         if self._host:
             self._end(*self._host)
             self._host = None
@@ -78,44 +79,65 @@ class Children:
             raise ClosedError
         return HostChild(Channel(mine), int.from_bytes(number, "little"))
 
-    def ask_device(self, source: str, seconds: int, order: dict[str, Any]) -> Any:
-        """Have the device do something with a student's kernels.
+    def ask_device(
+        self, source: str, seconds: int, order: dict[str, Any], kind: str = "device"
+    ) -> Any:
+        """Have a device do something with a student's kernels.
+
+        Parameters
+        ----------
+        source : str
+            Of the student's file.
+        seconds : int
+            Of processor time that the order may take.
+        order : dict
+        kind : {"device", "gpu"}
+            The simulator, or a GPU.
 
         Returns
         -------
         dict
             The device's answer; ``{"late": True}`` if it took too long.
         """
-        if self._device is None:
-            child, end = _start("device")
-            self._device, self._loaded = (child, Channel(end)), None
-        channel = self._device[1]
+        if kind not in self._devices:
+            child, end = _start(kind)
+            self._devices[kind] = (child, Channel(end))
+        channel = self._devices[kind][1]
         try:
-            if self._loaded != source:
-                self._loaded = source
+            answer: dict[str, Any] = {}
+            if self._loaded.get(kind) != source:
                 channel.send({"op": "load", "source": source})
                 answer = channel.receive(PATIENCE * seconds)
-                if "fault" in answer:
-                    self._loaded = None
-                    return answer
-            channel.send(order)
-            answer = channel.receive(PATIENCE * seconds)
+            if "fault" not in answer:
+                self._loaded[kind] = source
+                channel.send(order)
+                answer = channel.receive(PATIENCE * seconds)
         except LateError:
             answer = {"late": True}
         except ClosedError:
-            answer = {"fault": "MemoryError", "cause": "The simulator has ended.", "line": 0,
+            answer = {"fault": "MemoryError", "cause": "The device has ended.", "line": 0,
                       "remedy": "Most often it ran out of memory: use smaller arrays."}  # fmt: skip
-            self.end_device()
-        if answer.get("late"):
-            # It was stopped somewhere in the middle.
-            self.end_device()
+            self.end_device(kind)
+        if answer.get("late") or (kind == "gpu" and "fault" in answer):
+            # It was stopped in the middle; and a GPU's context does not outlive some faults.
+            self.end_device(kind)
         return answer
 
-    def end_device(self) -> None:
-        """End the device; the next order starts another."""
-        if self._device:
-            self._end(self._device[0], self._device[1].end)
-            self._device = None
+    def gpu_problem(self) -> str | None:
+        """Say why there is no GPU, or return None."""
+        return self.ask_device("", 60, {"op": "problem"}, "gpu").get("problem")
+
+    def end_device(self, kind: str) -> None:
+        """End a device; the next order starts another.
+
+        Parameters
+        ----------
+        kind : {"device", "gpu"}
+        """
+        self._loaded.pop(kind, None)
+        if kind in self._devices:
+            child, channel = self._devices.pop(kind)
+            self._end(child, channel.end)
 
     @staticmethod
     def _end(child: subprocess.Popen[bytes], end: socket.socket) -> None:

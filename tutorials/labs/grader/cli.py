@@ -46,6 +46,7 @@ def _parser() -> argparse.ArgumentParser:
     check.add_argument("lab", help="number of the lab")
     check.add_argument("--file", type=Path, help="another file than the lab's exercise.py")
     check.add_argument("--watch", action="store_true", help="again whenever the file is saved")
+    check.add_argument("--gpu", action="store_true", help="the checks that need a GPU, too")
     check.set_defaults(command=_lab)
 
     hint = commands.add_parser("hint", help="show the next hint for the step that is not done")
@@ -60,6 +61,7 @@ def _parser() -> argparse.ArgumentParser:
     marks.add_argument("--out", type=Path, help="write the points into a JSON file")
     marks.add_argument("--junit", type=Path, help="write them into a JUnit XML file")
     marks.add_argument("--key", type=Path, help="a file with the key that seeds the hidden data")
+    marks.add_argument("--gpu", action="store_true", help="the checks that need a GPU, too")
     marks.set_defaults(command=_grade)
     return parser
 
@@ -76,7 +78,7 @@ def _lab(options: argparse.Namespace, console: Console) -> int:
     path = options.file or lab.exercise
     with Children() as children:
         while True:
-            result = run_lab(lab, path, children, stop=True)
+            result = run_lab(lab, path, children, stop=True, gpu=options.gpu)
             if options.watch:
                 console.clear()
             show_lab(console, result)
@@ -115,7 +117,7 @@ def _grade(options: argparse.Namespace, console: Console) -> int:
     labs = list(find_labs(options.labs))
     key = _read_key(options.key)
     with Children() as children:
-        results = grade(labs, options.dir, children, key)
+        results = grade(labs, options.dir, children, key, gpu=options.gpu)
     show_grades(console, results)
     if options.out:
         write_json(options.out, results, hidden=key != PUBLIC_KEY)

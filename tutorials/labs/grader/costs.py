@@ -197,3 +197,39 @@ class Ran:
         else:
             detail = f"there {worst[by]} of them"
         return worst["line"], f"\nThe costliest line is {worst['line']}: {detail}."
+
+
+@dataclass(frozen=True)
+class Raced:
+    """Times of a student's launches and of ours, on one GPU, in turns.
+
+    Attributes
+    ----------
+    rounds : tuple of (float, float)
+        Seconds of the student's and of ours, a pair a round.
+    against : str
+        Ours.
+    """
+
+    rounds: tuple[tuple[float, float], ...]
+    against: str
+
+    @property
+    def ratio(self) -> float:
+        """The student's time in units of ours: the median of all rounds."""
+        return float(np.median([theirs / ours for theirs, ours in self.rounds]))
+
+    def at_most(self, ratio: float, why: str) -> None:
+        """Ask for a time of at most so many times ours.
+
+        Parameters
+        ----------
+        ratio : float
+        why : str
+            A sentence that says how it can be had.
+        """
+        if self.ratio > ratio:
+            fail(
+                f"This takes {self.ratio:.2f} times as long as {self.against}, and should take at "
+                f"most {ratio:g} times as long. {why}"
+            )

@@ -14,7 +14,7 @@ FORMAT = "llm_numba.labs/1"
 
 
 def grade(
-    labs: list[Lab], folder: Path | None, children: Children, key: str
+    labs: list[Lab], folder: Path | None, children: Children, key: str, *, gpu: bool = False
 ) -> dict[str, list[LabResult]]:
     """Grade labs of one or many students.
 
@@ -27,6 +27,8 @@ def grade(
     children : Children
     key : str
         Seeds the data.
+    gpu : bool
+        Whether to run the checks that need a GPU, too.
 
     Returns
     -------
@@ -39,7 +41,7 @@ def grade(
         If there is no such folder, or nobody in it.
     """
     if folder is None:
-        return {"me": [run_lab(lab, lab.exercise, children, key=key) for lab in labs]}
+        return {"me": [run_lab(lab, lab.exercise, children, key=key, gpu=gpu) for lab in labs]}
     if not folder.is_dir():
         raise LabError(f"There is no folder {folder}.", "Name one with a folder for each student.")
     students = sorted(each for each in folder.iterdir() if each.is_dir())
@@ -48,11 +50,12 @@ def grade(
             f"There are no folders in {folder}.", "It must hold a folder for each student."
         )
     return {
-        student.name: [_one(lab, student, children, key) for lab in labs] for student in students
+        student.name: [_one(lab, student, children, key, gpu) for lab in labs]
+        for student in students
     }
 
 
-def _one(lab: Lab, student: Path, children: Children, key: str) -> LabResult:
+def _one(lab: Lab, student: Path, children: Children, key: str, gpu: bool) -> LabResult:
     number = f"lab{lab.number:02}"
     candidates = [
         student / f"{number}.py",
@@ -62,7 +65,7 @@ def _one(lab: Lab, student: Path, children: Children, key: str) -> LabResult:
     for path in candidates:
         if path.is_file():
             try:
-                return run_lab(lab, path, children, key=key)
+                return run_lab(lab, path, children, key=key, gpu=gpu)
             except LabError as failure:
                 return _nothing(lab, path, str(failure))
     return _nothing(lab, candidates[0], "not handed in")
@@ -88,7 +91,7 @@ def as_data(results: dict[str, list[LabResult]], hidden: bool) -> dict[str, Any]
             {
                 "student": student,
                 "points": sum(result.points for result in labs),
-                "possible": sum(result.lab.points for result in labs),
+                "possible": sum(result.possible for result in labs),
                 "labs": [_lab_data(result) for result in labs],
             }
             for student, labs in results.items()
@@ -102,7 +105,7 @@ def _lab_data(result: LabResult) -> dict[str, Any]:
         "title": result.lab.title,
         "file": str(result.path),
         "points": result.points,
-        "possible": result.lab.points,
+        "possible": result.possible,
         "refused": result.refused,
         "steps": [
             {
@@ -110,7 +113,7 @@ def _lab_data(result: LabResult) -> dict[str, Any]:
                 "title": step.title,
                 "state": step.state,
                 "points": sum(check.points for check in step.checks),
-                "possible": declared.points,
+                "possible": sum(c.possible for c in step.checks if c.state != "skipped"),
                 "checks": [
                     {
                         "check": check.title,
@@ -123,7 +126,7 @@ def _lab_data(result: LabResult) -> dict[str, Any]:
                     for check in step.checks
                 ],
             }
-            for step, declared in zip(result.steps, result.lab.steps, strict=True)
+            for step in result.steps
         ],
     }
 

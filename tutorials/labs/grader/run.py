@@ -13,7 +13,8 @@ from grader.channel import ClosedError
 from grader.children import Children
 from grader.lab import Check, Lab, LabError, Step
 from grader.rules import breaches, unwritten_steps
-from grader.student import Student, Submission
+from grader.student import Student
+from grader.submission import Submission
 from grader.verdict import Failed
 
 State = Literal["passed", "failed", "not written", "not tried", "skipped"]
@@ -108,6 +109,12 @@ class LabResult:
         return sum(check.points for step in self.steps for check in step.checks)
 
     @property
+    def possible(self) -> int:
+        """Points of all checks that were not skipped."""
+        checks = [check for step in self.steps for check in step.checks]
+        return sum(check.possible for check in checks if check.state != "skipped")
+
+    @property
     def passed(self) -> bool:
         """Whether all steps are done."""
         return not self.refused and all(step.state == "passed" for step in self.steps)
@@ -125,6 +132,7 @@ def run_lab(
     *,
     key: str = PUBLIC_KEY,
     stop: bool = False,
+    gpu: bool = False,
 ) -> LabResult:
     """Run all checks of a lab on a file.
 
@@ -137,6 +145,8 @@ def run_lab(
         Seeds the data.
     stop : bool
         Whether to leave the steps behind the first unfinished one untried.
+    gpu : bool
+        Whether to run the checks that need a GPU, too.
 
     Returns
     -------
@@ -166,48 +176,67 @@ def run_lab(
     if result.refused:
         result.steps = [untried(step) for step in lab.steps]
         return result
+    no_gpu = _why_no_gpu(lab, children, gpu)
     submission = Submission(path, source, tree, lab.imports, lab.seconds)
     unwritten = unwritten_steps(tree)
     for step in lab.steps:
         if stop and result.current is not None:
-            result.steps.append(untried(step))
+            result.steps.append(untried(step, no_gpu))
             continue
         result.steps.append(StepResult(step.number, step.title))
         if step.number in unwritten:
-            _not_written(step, unwritten[step.number], result.steps[-1])
+            result.steps[-1].checks = _not_written(step, unwritten[step.number], no_gpu)
             continue
-        for check, printed in _checks(lab, step, submission, children, key):
+        for check, printed in _checks(lab, step, submission, children, key, no_gpu):
             result.steps[-1].checks.append(check)
             if check.state == "failed":
                 result.printed = printed
     return result
 
 
-def untried(step: Step) -> StepResult:
+def _why_no_gpu(lab: Lab, children: Children, wanted: bool) -> str:
+    """Say why checks on a GPU are skipped; empty if they run."""
+    if not any(check.gpu for step in lab.steps for check in step.checks):
+        return ""
+    if not wanted:
+        return f"needs a GPU: make lab LAB={lab.number} GPU=1"
+    problem = children.gpu_problem()
+    return f"no GPU here: {problem}" if problem else ""
+
+
+def untried(step: Step, no_gpu: str = "no GPU was asked for") -> StepResult:
     """Return the result of a step that nothing was run of.
 
     Parameters
     ----------
     step : Step
+    no_gpu : str
+        Why its checks on a GPU would be skipped, if they would.
     """
-    results = [CheckResult(each.title, "not tried", each.points) for each in step.checks]
+    results = [_unless_skipped(each, no_gpu, "not tried") for each in step.checks]
     return StepResult(step.number, step.title, results)
 
 
-def _not_written(step: Step, line: int, result: StepResult) -> None:
+def _not_written(step: Step, line: int, no_gpu: str) -> list[CheckResult]:
     message = f"Step {step.number} is not written yet: line {line} raises NotImplementedError."
-    result.checks = [
-        CheckResult(each.title, "not written", each.points, message, line) for each in step.checks
-    ]
+    return [_unless_skipped(each, no_gpu, "not written", message, line) for each in step.checks]
+
+
+def _unless_skipped(
+    check: Check, no_gpu: str, state: State, message: str = "", line: int = 0
+) -> CheckResult:
+    if check.gpu and no_gpu:
+        return CheckResult(check.title, "skipped", check.points, no_gpu)
+    return CheckResult(check.title, state, check.points, message, line)
 
 
 def _checks(
-    lab: Lab, step: Step, submission: Submission, children: Children, key: str
+    lab: Lab, step: Step, submission: Submission, children: Children, key: str, no_gpu: str
 ) -> Iterator[tuple[CheckResult, str]]:
     failed = False
     for check in step.checks:
-        if failed:
-            yield CheckResult(check.title, "not tried", check.points), ""
+        if failed or (check.gpu and no_gpu):
+            yield _unless_skipped(check, no_gpu, "not tried"), ""
             continue
         student = Student(submission, children)
         result = _one(check, student, rng_for(key, lab.number, step.number, check.title))

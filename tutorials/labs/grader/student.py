@@ -1,46 +1,17 @@
 """A student's file as a check uses it: launch its kernels, call its functions, count."""
 
-import ast
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
-from pathlib import Path
+from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-
-from grader import kernels
 from grader.channel import ClosedError, LateError, OnDevice
 from grader.children import PATIENCE, Children, HostChild
-from grader.costs import Launched, Ran
-from grader.device import FILE
+from grader.costs import Raced, Ran
+from grader.launching import Launches
 from grader.ranks import OPERATIONS
 from grader.routing import Ranks, route
+from grader.submission import Submission
 from grader.verdict import Failed
-
-_MAX_THREADS = 1 << 20
-_NUMBERS = bool | int | float | np.generic
-
-
-@dataclass(frozen=True)
-class Submission:
-    """A file that passed the rules.
-
-    Attributes
-    ----------
-    path : Path
-    source : str
-    tree : ast.Module
-    imports : tuple of str
-        What the lab allows beside the usual modules.
-    seconds : int
-        Of processor time, for one call or launch.
-    """
-
-    path: Path
-    source: str
-    tree: ast.Module
-    imports: tuple[str, ...] = ()
-    seconds: int = 20
 
 
 @dataclass
@@ -59,8 +30,6 @@ class Student:
     children: Children
     printed: str = ""
     _host: HostChild | None = None
-    _arrays: dict[int, np.ndarray] = field(default_factory=dict)
-    _launched: list[Launched] = field(default_factory=list)
 
     # -- What a check may ask for ---------------------------------------------------------------
 
@@ -94,10 +63,11 @@ class Student:
         -------
         Ran
         """
-        self._arrays, self._launched = {}, []
-        packed = self._to_device(args)
-        self._launch(kernel, grid, block, packed, shared_bytes, 0, schedule, seed)
-        return Ran(tuple(self._launched), None)
+        launches = Launches(self.submission, self.children)
+        order = {"kernel": kernel, "grid": grid, "block": block, "args": launches.put(args),
+                 "shared_bytes": shared_bytes}  # fmt: skip
+        launches.launch(order, schedule=schedule, seed=seed)
+        return Ran(tuple(launches.launched))
 
     def run(self, function: str, *args: Any) -> Ran:
         """Call a launcher; its launches run in the simulator.
@@ -114,14 +84,51 @@ class Student:
         Ran
             `returned` is an array if the function returned one of the device's.
         """
-        self._arrays, self._launched = {}, []
-        packed = self._to_device(args)
-        kinds = {number: (each.shape, each.dtype.name) for number, each in self._arrays.items()}
-        order = {"op": "call", "name": function, "args": packed, "arrays": kinds}
-        returned = self._order(order, self._answer_launcher)
+        launches = Launches(self.submission, self.children)
+        returned = self._call_launcher(launches, function, args)
         if isinstance(returned, OnDevice):
-            returned = self._arrays[returned.device_number]
-        return Ran(tuple(self._launched), returned)
+            returned = launches.arrays[returned.device_number]
+        return Ran(tuple(launches.launched), returned)
+
+    def race(
+        self,
+        function: str,
+        *args: Any,
+        against: str,
+        against_args: tuple[Any, ...],
+        **against_options: Any,
+    ) -> Raced:
+        """Run a launcher's launches on the GPU, and time them beside one of our functions.
+
+        Parameters
+        ----------
+        function : str
+        *args
+            As of :meth:`run`; arrays hold what the launches left there on the GPU.
+        against : str
+            ``"module:function"``, one of the package's.
+        against_args : tuple
+            Its arguments; arrays that `args` has too are shared.
+        **against_options
+            More of them, by name.
+
+        Returns
+        -------
+        Raced
+        """
+        launches = Launches(self.submission, self.children, record=True)
+        self._call_launcher(launches, function, args)
+        if not launches.recorded:
+            raise Failed(f"{function} launches no kernel.")
+        order = {"op": "race", "launches": launches.recorded, "against": against,
+                 "against_args": launches.put(against_args), "against_options": against_options,
+                 "arrays": launches.arrays}  # fmt: skip
+        of = self.submission
+        answer = self.children.ask_device(of.source, of.seconds, order, "gpu")
+        launches.check_answer(answer, function)
+        for number, array in launches.arrays.items():
+            array[...] = answer["arrays"][number]
+        return Raced(tuple(answer["seconds"]), against)
 
     def call(self, function: str, *args: Any) -> Any:
         """Call a function of plain Python.
@@ -202,6 +209,11 @@ class Student:
             self._host.end()
             self._host = None
 
+    def _call_launcher(self, launches: Launches, name: str, args: tuple[Any, ...]) -> Any:
+        packed = launches.put(args)
+        order = {"op": "call", "name": name, "args": packed, "arrays": launches.kinds()}
+        return self._order(order, launches.answer)
+
     # -- The host -------------------------------------------------------------------------------
 
     def _order(self, order: dict[str, Any], answer: Callable[..., Any] | None = None) -> Any:
@@ -276,82 +288,6 @@ class Student:
         ]
         said = f"{message['type']}: {message['message']}"
         return Failed("\n".join(["Your program raised an exception.", *calls, "    " + said]), line)
-
-    # -- The device -----------------------------------------------------------------------------
-
-    def _to_device(self, args: tuple[Any, ...]) -> tuple[Any, ...]:
-        packed = []
-        for value in args:
-            if isinstance(value, np.ndarray):
-                self._arrays[len(self._arrays)] = value
-                value = OnDevice(len(self._arrays) - 1)
-            packed.append(value)
-        return tuple(packed)
-
-    def _answer_launcher(self, message: dict[str, Any]) -> Any:
-        if message["event"] == "allocate":
-            shape, dtype = message["shape"], message["dtype"]
-            if np.prod(shape, dtype=float) > 1 << 24:
-                raise Failed(f"An array of shape {list(shape)} is larger than this lab needs.")
-            array = np.zeros(shape, dtype)
-            if not message["zero"] and array.dtype.kind == "f":
-                array[...] = np.nan
-            self._arrays[len(self._arrays)] = array
-            return len(self._arrays) - 1
-        if message["event"] == "launch":
-            self._launch(message["kernel"], message["grid"], message["block"], message["args"],
-                         message["shared_bytes"], message["line"])  # fmt: skip
-            return None
-        raise ClosedError
-
-    def _launch(
-        self, kernel: str, grid: Any, block: Any, args: tuple[Any, ...], shared_bytes: int,
-        line: int, schedule: str = "ordered", seed: int = 0,
-    ) -> None:  # fmt: skip
-        parameters = kernels.take_out(self.submission.tree).launchable()
-        if kernel not in parameters:
-            raise Failed(
-                f"There is no kernel {kernel!r}: a kernel stands at the top level of the file "
-                "under @cuda.jit, and its options are written out there.",
-                line,
-            )
-        if np.prod(grid, dtype=float) * np.prod(block, dtype=float) > _MAX_THREADS:
-            raise Failed(
-                f"{kernel} is launched with a grid of {grid} and a block of {block}: more threads "
-                "than this lab needs.",
-                line,
-            )
-        strange = [type(v).__name__ for v in args if not isinstance(v, OnDevice | _NUMBERS)]
-        if strange:
-            raise Failed(
-                f"{kernel} gets a {strange[0]}, which is neither an array of the device nor a "
-                "number. Arrays of a launcher are those that it is given, and what "
-                "llm_numba.runtime.empty and zeros return.",
-                line,
-            )
-        if 0 in np.atleast_1d(grid):
-            raise Failed(f"{kernel} is launched with an empty grid, {grid}.", line)
-        used = {v.device_number: self._arrays[v.device_number] for v in args
-                if isinstance(v, OnDevice)}  # fmt: skip
-        of = self.submission
-        order = {"op": "launch", "kernel": kernel, "grid": grid, "block": block, "args": args,
-                 "arrays": used, "shared_bytes": shared_bytes, "schedule": schedule, "seed": seed,
-                 "seconds": of.seconds}  # fmt: skip
-        answer = self.children.ask_device(of.source, of.seconds, order)
-        if answer.get("late"):
-            raise Failed(
-                f"{kernel} takes more than {of.seconds} seconds in the simulator: is there a loop "
-                "that never ends?",
-                line,
-            )
-        if "fault" in answer:
-            cause = f"{answer['cause']} {answer['remedy']}".strip().replace(f"{FILE}:", "line ")
-            raise Failed(f"{answer['fault']} in {kernel}: {cause}", answer["line"] or line)
-        for number, array in used.items():
-            array[...] = answer["arrays"][number]
-        self._launched.append(
-            Launched(kernel, grid, block, tuple(parameters[kernel]), answer["report"])
-        )
 
 
 @dataclass(frozen=True)

@@ -40,13 +40,15 @@ def show_lab(console: Console, result: LabResult) -> None:
         _show_step(console, step)
     current = result.current
     if current is None:
-        console.print(f"[bold green]All steps are done[/]: {result.points} of {lab.points} points.")
+        console.print(
+            f"[bold green]All steps are done[/]: {result.points} of {result.possible} points."
+        )
         return
     trouble = current.trouble
     if trouble is not None:
         _show_trouble(console, result, current, trouble)
     console.print(
-        f"{result.points} of {lab.points} points. "
+        f"{result.points} of {result.possible} points. "
         f"Stuck? [bold]make hint LAB={lab.number}[/] shows a hint for step {current.number}."
     )
 
@@ -118,7 +120,7 @@ def show_grades(console: Console, results: dict[str, list[LabResult]]) -> None:
         table.add_column(f"lab {result.lab.number}", justify="right")
     table.add_column("all", justify="right")
     for student, labs in results.items():
-        cells = [f"{each.points}/{each.lab.points}" for each in labs]
-        total = f"{sum(r.points for r in labs)}/{sum(r.lab.points for r in labs)}"
+        cells = [f"{each.points}/{each.possible}" for each in labs]
+        total = f"{sum(r.points for r in labs)}/{sum(r.possible for r in labs)}"
         table.add_row(escape(student), *cells, total)
     console.print(table)
