@@ -9,7 +9,9 @@ PIP := $(RUN) -m pip install --quiet --disable-pip-version-check
 # One BLAS thread a test worker: pytest-xdist already fills the cores.
 TEST_ENV := OPENBLAS_NUM_THREADS=1 OMP_NUM_THREADS=1 MKL_NUM_THREADS=1
 # Without a GPU, also where there is one: device="auto" means the CPU in all of these tests.
-PYTEST := CUDA_VISIBLE_DEVICES= $(TEST_ENV) $(RUN) -m pytest -n auto --maxprocesses 8
+# Each worker begins with a stretch of whole files, so that a kernel is translated in one of them.
+PYTEST := CUDA_VISIBLE_DEVICES= $(TEST_ENV) \
+  $(RUN) -m pytest -n auto --maxprocesses 8 --dist worksteal
 # What not every machine has, each with a target of its own.
 EVERYWHERE := not parity and not ptx and not gpu
 

@@ -10,7 +10,6 @@ import contextlib
 import functools
 import re
 import subprocess
-import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +18,8 @@ from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 from numba import cuda
-from numba.cuda import dispatcher
+from numba.cuda import compiler, dispatcher
+from numba.cuda.core.compiler_lock import global_compiler_lock
 
 from llm_numba.errors import CompileError, DependencyError
 from llm_numba.runtime.launch import Launch
@@ -36,8 +36,8 @@ _STACK = re.compile(
 )
 _USED = re.compile(r"Used (?P<registers>\d+) registers(?:.*?(?P<shared>\d+) bytes smem)?")
 
-# Numba asks the current device, a global of one of its modules, for the capability.
-_pretending = threading.Lock()
+# The least capability that this package is for.
+_LEAST = (7, 5)
 
 
 class Float64(NamedTuple):
@@ -148,24 +148,39 @@ def compile_to_ptx(
     DependencyError
         If NVVM or NVRTC is not installed.
     """
+    try:
+        library = _lowered(kernel, signature, line_info)
+        with global_compiler_lock:
+            return library.get_asm_str(cc=capability)
+    except RuntimeError as error:
+        # The loader's own class of exception lies in a package that may be of any version.
+        if "libnvrtc" in str(error) or "libnvvm" in str(error):
+            raise _missing("NVVM or NVRTC, which compile kernels, are") from error
+        raise
+
+
+@functools.lru_cache(maxsize=64)
+def _lowered(kernel: Any, signature: tuple[Any, ...], line_info: bool) -> Any:
+    """Return a kernel in NVVM's language, which is the same for every capability.
+
+    Numba has nothing to choose between two GPUs from 7.5 on. Our own instructions leave it to NVVM
+    (:mod:`llm_numba.kernels.ptx.target`).
+    """
     options = kernel.targetoptions
-    with _pretended(capability):
-        try:
-            ptx, _ = cuda.compile_ptx(
-                kernel.py_func,
-                signature,
-                cc=capability,
-                lineinfo=line_info,
-                fastmath=options["fastmath"],
-                opt=options["opt"],
-                launch_bounds=options["launch_bounds"],
-            )
-        except RuntimeError as error:
-            # The loader's own class of exception lies in a package that may be of any version.
-            if "libnvrtc" in str(error) or "libnvvm" in str(error):
-                raise _missing("NVVM or NVRTC, which compile kernels, are") from error
-            raise
-    return ptx
+    with _pretended():
+        # What `cuda.compile_ptx` does before it has NVVM write for one capability.
+        library, _ = compiler._compile_pyfunc_with_fixup(
+            kernel.py_func,
+            signature,
+            lineinfo=line_info,
+            device=False,
+            fastmath=options["fastmath"],
+            cc=_LEAST,
+            opt=options["opt"],
+            abi="numba",
+            launch_bounds=options["launch_bounds"],
+        )
+    return library
 
 
 def resources(launch: Launch, capability: Capability) -> Resources:
@@ -301,13 +316,13 @@ def capability_name(capability: Capability) -> str:
 
 
 @contextlib.contextmanager
-def _pretended(capability: Capability) -> Iterator[None]:
-    """Let Numba believe that the current device has a certain capability.
+def _pretended() -> Iterator[None]:
+    """Let Numba believe that there is a device.
 
     Device functions are compiled when the kernel that calls them is, and ask the device.
     """
-    stand_in = SimpleNamespace(compute_capability=capability[:2])
-    with _pretending:
+    stand_in = SimpleNamespace(compute_capability=_LEAST)
+    with global_compiler_lock:  # what is replaced is a global of one of Numba's modules
         real = dispatcher.get_current_device
         dispatcher.get_current_device = lambda: stand_in
         try:

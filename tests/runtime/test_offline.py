@@ -1,5 +1,9 @@
 """Kernels compiled and assembled without a GPU; and what is said where the compiler is missing."""
 
+import math
+import re
+from types import SimpleNamespace
+
 import ml_dtypes
 import numpy as np
 import pytest
@@ -7,6 +11,8 @@ from numba import cuda, float32, int32
 from numba.cuda import dispatcher, types
 
 from llm_numba.errors import CompileError, DependencyError
+from llm_numba.kernels import ptx
+from llm_numba.kernels.softmax_streamed import softmax_streamed
 from llm_numba.runtime import Launch, offline, to_device
 from llm_numba.runtime.limits import LIMITS
 from llm_numba.runtime.offline import (
@@ -153,6 +159,47 @@ def test_ptx_is_for_the_capability_that_is_named():
         assert f".target {target}\n" in ptx
 
 
+def without_names(text):
+    """Number the names in PTX in their order: Numba's tell how often it has compiled something."""
+    names = {}
+
+    def number(found):
+        return str(names.setdefault(found[0], len(names)))
+
+    return re.sub(r"_(?:Z|cudapy_)\w+", number, text)
+
+
+@cuda.jit(fastmath=True)
+def choose(x, y):
+    """Do what is done in different ways on different GPUs, by Numba or by us."""
+    total = ptx.redux_add_sync(0xFFFFFFFF, int32(cuda.threadIdx.x))
+    cuda.atomic.add(y, 0, math.tanh(x[0]) + math.exp(x[1]) / ptx.widen(x[2]))
+    y[1] = total
+
+
+@with_compiler
+@pytest.mark.parametrize("capability", CAPABILITIES[1:])
+def test_what_numba_hands_to_nvvm_is_the_same_for_every_capability(capability, monkeypatch):
+    """A kernel is typed once for all; what comes out is as if it were typed for each."""
+    for kernel, signature in [
+        (choose, (types.Array(F32, 1, "C"),) * 2),
+        (tenths, (types.Array(types.float64, 1, "C"),) * 2),
+        (softmax_streamed(2, 1, 2, True, False), None),
+    ]:
+        if signature is None:
+            matrix = types.Array(F32, 2, "C")
+            signature = (matrix, types.Array(types.boolean, 2, "C"), F32, matrix)
+        device = SimpleNamespace(compute_capability=capability[:2])
+        monkeypatch.setattr(dispatcher, "get_current_device", lambda device=device: device)
+        options = kernel.targetoptions
+        own, _ = cuda.compile_ptx(
+            kernel.py_func, signature, cc=capability, fastmath=options["fastmath"],
+            opt=options["opt"], launch_bounds=options["launch_bounds"],
+        )  # fmt: skip
+        once = compile_to_ptx(kernel, signature, capability)
+        assert without_names(once) == without_names(own)
+
+
 @with_compiler
 @pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])
 def test_the_element_type_reaches_the_kernel(dtype):
@@ -287,20 +334,20 @@ def test_capabilities_are_written_as_nvidia_does():
 
 
 def test_without_nvvm_the_extra_that_has_it_is_named(monkeypatch):
-    def compile_ptx(*args, **options):
+    def compiled(*args, **options):
         raise RuntimeError('Failure finding "libnvvm.so": No such file')
 
-    monkeypatch.setattr(offline.cuda, "compile_ptx", compile_ptx)
+    monkeypatch.setattr(offline.compiler, "_compile_pyfunc_with_fixup", compiled)
     with pytest.raises(DependencyError, match="not installed") as caught:
         compile_to_ptx(add, (), (9, 0))
     assert "llm-numba[ptx]" in caught.value.remedy
 
 
 def test_other_failures_of_the_compiler_pass_through(monkeypatch):
-    def compile_ptx(*args, **options):
+    def compiled(*args, **options):
         raise RuntimeError("out of memory")
 
-    monkeypatch.setattr(offline.cuda, "compile_ptx", compile_ptx)
+    monkeypatch.setattr(offline.compiler, "_compile_pyfunc_with_fixup", compiled)
     with pytest.raises(RuntimeError, match="out of memory"):
         compile_to_ptx(add, (), (9, 0))
 
