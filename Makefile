@@ -36,20 +36,22 @@ demo: $(VENV)/.installed ## Tell a story with the bundled model and ask it quest
 	@$(RUN) -m llm_numba demo
 
 # The labs' own grader; more in docs/labs. RUN=python3 takes an environment that has llm_numba.
-GRADER = $(if $(filter command,$(origin RUN)),,$(VENV)/.installed)
+GRADER = $(if $(filter command,$(origin RUN)),,$(VENV)/.installed$(if $(MPI),-mpi))
 FILE ?=
 STEP ?=
+MPI ?=
 
-lab: $(GRADER) ## Check my exercise: LAB=3 (WATCH=1: again on each save; GPU=1)
+lab: $(GRADER) ## Check my exercise: LAB=3 (WATCH=1: again on each save; GPU=1; MPI=1: by mpirun, too)
 	@$(RUN) tutorials/labs/grader $(if $(HINT),hint,lab) '$(or $(LAB),1)' $(if $(FILE),--file '$(FILE)') \
-	  $(if $(HINT),,$(if $(WATCH),--watch) $(if $(GPU),--gpu)) || [ $$? -eq 1 ]  # not done yet is no error
+	  $(if $(HINT),,$(if $(WATCH),--watch) $(if $(GPU),--gpu) $(if $(MPI),--mpi)) || [ $$? -eq 1 ]  # not done yet is no error
 
 hint: $(GRADER) ## Show the next hint: LAB=3 (STEP=2: for that step)
 	@$(RUN) tutorials/labs/grader hint '$(or $(LAB),1)' $(if $(FILE),--file '$(FILE)') $(if $(STEP),--step '$(STEP)')
 
 grade: $(GRADER) ## Points a step: LAB=all OUT=FILE.json JUNIT=FILE.xml KEY=FILE DIR=SUBMISSIONS
 	@$(RUN) tutorials/labs/grader grade '$(or $(LAB),all)' $(if $(OUT),--out '$(OUT)') \
-	  $(if $(JUNIT),--junit '$(JUNIT)') $(if $(KEY),--key '$(KEY)') $(if $(DIR),--dir '$(DIR)') $(if $(GPU),--gpu)
+	  $(if $(JUNIT),--junit '$(JUNIT)') $(if $(KEY),--key '$(KEY)') $(if $(DIR),--dir '$(DIR)') \
+	  $(if $(GPU),--gpu) $(if $(MPI),--mpi)
 
 test: $(VENV)/.installed-test ## Run the tests (a few minutes)
 	$(PYTEST) -m 'not slow and $(EVERYWHERE)'

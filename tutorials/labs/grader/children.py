@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from grader.channel import Channel, ClosedError, LateError
+from grader.mpi import World
 
 _LABS = Path(__file__).parents[1]
 # What a child inherits of the environment: no key and no path of ours.
@@ -49,9 +50,16 @@ class Children:
     """All children of one run of the grader; ends them when it is left.
 
     They are started when they are first needed.
+
+    Parameters
+    ----------
+    mpirun : bool
+        Whether ranks are also run by mpirun.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, mpirun: bool = False) -> None:
+        self.mpirun = mpirun
+        self._world: World | None = None
         self._host: tuple[subprocess.Popen[bytes], socket.socket] | None = None
         self._devices: dict[str, tuple[subprocess.Popen[bytes], Channel]] = {}
         self._loaded: dict[str, str] = {}
@@ -62,6 +70,7 @@ class Children:
     def __exit__(self, *_: object) -> None:
         for kind in list(self._devices):
             self.end_device(kind)
+        self.end_world()
         if self._host:
             self._end(*self._host)
             self._host = None
@@ -122,6 +131,33 @@ class Children:
             # It was stopped in the middle; and a GPU's context does not outlive some faults.
             self.end_device(kind)
         return answer
+
+    def ask_world(
+        self, count: int, order: dict[str, Any], args: list[tuple[Any, ...]]
+    ) -> list[dict[str, Any]]:
+        """Have ranks of mpirun do something; see :meth:`grader.mpi.World.run`.
+
+        Raises
+        ------
+        ClosedError, LateError
+            If a rank is gone, or does not answer.
+        """
+        if self._world is None:
+            self._world = World()
+        answers = []
+        try:
+            answers = self._world.run(count, order, args)
+        finally:
+            if len(answers) < count or answers[0]["event"] == "raised":
+                # The others wait for the one that failed.
+                self.end_world(idle=False)
+        return answers
+
+    def end_world(self, *, idle: bool = True) -> None:
+        """End the ranks of mpirun; the next order starts others."""
+        if self._world:
+            self._world.end(idle=idle)
+            self._world = None
 
     def gpu_problem(self) -> str | None:
         """Say why there is no GPU, or return None."""

@@ -16,6 +16,7 @@ from grader.terminal import show_grades, show_lab
 from llm_numba.errors import LLMNumbaError
 
 _POLL_S = 0.3
+_MPI = "run ranks by mpirun, too"
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -47,6 +48,7 @@ def _parser() -> argparse.ArgumentParser:
     check.add_argument("--file", type=Path, help="another file than the lab's exercise.py")
     check.add_argument("--watch", action="store_true", help="again whenever the file is saved")
     check.add_argument("--gpu", action="store_true", help="the checks that need a GPU, too")
+    check.add_argument("--mpi", action="store_true", help=_MPI)
     check.set_defaults(command=_lab)
 
     hint = commands.add_parser("hint", help="show the next hint for the step that is not done")
@@ -62,6 +64,7 @@ def _parser() -> argparse.ArgumentParser:
     marks.add_argument("--junit", type=Path, help="write them into a JUnit XML file")
     marks.add_argument("--key", type=Path, help="a file with the key that seeds the hidden data")
     marks.add_argument("--gpu", action="store_true", help="the checks that need a GPU, too")
+    marks.add_argument("--mpi", action="store_true", help=_MPI)
     marks.set_defaults(command=_grade)
     return parser
 
@@ -76,7 +79,7 @@ def _one_lab(wanted: str):
 def _lab(options: argparse.Namespace, console: Console) -> int:
     lab = _one_lab(options.lab)
     path = options.file or lab.exercise
-    with Children() as children:
+    with Children(mpirun=options.mpi) as children:
         while True:
             result = run_lab(lab, path, children, stop=True, gpu=options.gpu)
             if options.watch:
@@ -116,7 +119,7 @@ def _hint(options: argparse.Namespace, console: Console) -> int:
 def _grade(options: argparse.Namespace, console: Console) -> int:
     labs = list(find_labs(options.labs))
     key = _read_key(options.key)
-    with Children() as children:
+    with Children(mpirun=options.mpi) as children:
         results = grade(labs, options.dir, children, key, gpu=options.gpu)
     show_grades(console, results)
     if options.out:

@@ -8,6 +8,7 @@ elsewhere, as those of a GPU do.
 
 import ast
 import contextlib
+import functools
 import importlib
 import os
 import resource
@@ -114,7 +115,7 @@ class Program:
         self._modules = modules
         self.names: dict[str, Any] = {"__name__": "student", "__builtins__": self._builtins()}
         code = compile(ast.parse(source, path), path, "exec", dont_inherit=True)
-        sys.addaudithook(_deny)
+        _forbid()
         exec(code, self.names)
 
     def _builtins(self) -> dict[str, Any]:
@@ -207,19 +208,20 @@ class Program:
         )
         match order["op"]:
             case "call":
-                return self._named(order["name"])(*args)
+                return self.named(order["name"])(*args)
             case "rank":
                 rank = Rank(self, order["rank"], order["size"], order["allow"])
-                return self._named(order["name"])(rank, *args)
+                return self.named(order["name"])(rank, *args)
             case "new":
-                self.objects.append(self._named(order["name"])(*args))
+                self.objects.append(self.named(order["name"])(*args))
                 return len(self.objects) - 1
             case "method":
                 return getattr(self.objects[order["object"]], order["name"])(*args)
             case "get":
                 return getattr(self.objects[order["object"]], order["name"])
 
-    def _named(self, name: str) -> Any:
+    def named(self, name: str) -> Any:
+        """Return a function or class of the file."""
         if not callable(self.names.get(name)):
             raise NameError(f"the file defines no function or class {name!r}")
         return self.names[name]
@@ -240,13 +242,26 @@ def _extents(name: str, value: Any) -> tuple[int, ...]:
     return tuple(map(int, axes))
 
 
+@functools.cache
+def _forbid() -> None:
+    """Deny this process, from now on, what no lab needs."""
+    sys.addaudithook(_deny)
+
+
 def _deny(event: str, _: Any) -> None:
     if event.startswith(_DENIED_EVENTS):
         raise PermissionError(f"a lab's program may not do this ({event})")
 
 
-def _raised(failure: BaseException, path: str) -> dict[str, Any]:
-    """Describe an exception by the lines of the student's own file."""
+def describe(failure: BaseException, path: str) -> dict[str, Any]:
+    """Describe an exception by the lines of the student's own file.
+
+    Parameters
+    ----------
+    failure : BaseException
+    path : str
+        Of that file.
+    """
     frames, step = [], failure.__traceback__
     while step is not None:
         if step.tb_frame.f_code.co_filename == path:
@@ -290,7 +305,7 @@ def run_program(channel: Channel) -> None:
     except BaseException as failure:
         with contextlib.suppress(ClosedError):
             printed = program.printed if program else ""
-            channel.send(_raised(failure, path) | {"printed": printed})
+            channel.send(describe(failure, path) | {"printed": printed})
 
 
 def _limit(seconds: int) -> None:

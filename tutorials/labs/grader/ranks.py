@@ -26,12 +26,16 @@ class Transfer:
 
     def wait(self) -> np.ndarray:
         """Wait until the array may be read and written again, and return it."""
-        if self._sent is not None and not np.array_equal(self._sent, self._array, equal_nan=True):
-            raise ValueError("this array was written before its transfer had been waited for")
+        self.check_unwritten()
         data = self._program.ask("wait", number=self._number, line=self._program.line())
         if self._arrives:
             self._array[...] = data
         return self._array
+
+    def check_unwritten(self) -> None:
+        """Raise ValueError if what is being sent has been written."""
+        if self._sent is not None and not np.array_equal(self._sent, self._array, equal_nan=True):
+            raise ValueError("this array was written before its transfer had been waited for")
 
 
 class Rank:
@@ -52,22 +56,22 @@ class Rank:
     def send(self, x: np.ndarray, to: int) -> None:
         """Send an array; return when the other rank has received it."""
         self._permit("send")
-        self._post("post_send", x, to).wait()
+        self._post(True, x, to).wait()
 
     def receive(self, out: np.ndarray, source: int) -> np.ndarray:
         """Receive an array of the shape and dtype of `out` into it."""
         self._permit("receive")
-        return self._post("post_receive", out, source).wait()
+        return self._post(False, out, source).wait()
 
     def start_send(self, x: np.ndarray, to: int) -> Transfer:
         """Begin to send an array, which must not be written before the transfer is waited for."""
         self._permit("start_send")
-        return self._post("post_send", x, to)
+        return self._post(True, x, to)
 
     def start_receive(self, out: np.ndarray, source: int) -> Transfer:
         """Begin to receive an array; it is there when the transfer has been waited for."""
         self._permit("start_receive")
-        return self._post("post_receive", out, source)
+        return self._post(False, out, source)
 
     def all_reduce(self, x: np.ndarray, op: str = "sum") -> np.ndarray:
         """Add up an array over all ranks (or take the maximum), in place."""
@@ -101,21 +105,28 @@ class Rank:
                 f"this lab does not allow comm.{operation}; it allows {', '.join(self._allow)}"
             )
 
-    def _post(self, event: str, array: np.ndarray, other: int) -> Transfer:
+    def _post(self, sends: bool, array: np.ndarray, other: int) -> Transfer:
         _check(array)
         if not 0 <= other < self.size or other == self.rank:
             raise ValueError(f"rank {self.rank} cannot exchange with rank {other}")
-        self._number += 1
-        sends = event == "post_send"
-        content = array if sends else None
-        self._program.tell(event, number=self._number, other=int(other), content=content,
-                           shape=array.shape, dtype=array.dtype.name,
-                           line=self._program.line())  # fmt: skip
-        return Transfer(self._program, self._number, array, not sends)
+        return self._begin(sends, array, int(other))
 
     def _meet(self, operation: str, x: np.ndarray, option: Any = None) -> np.ndarray:
         self._permit(operation)
         _check(x)
+        return self._join(operation, x, option)
+
+    # What carries the messages.
+
+    def _begin(self, sends: bool, array: np.ndarray, other: int) -> Transfer:
+        self._number += 1
+        event = "post_send" if sends else "post_receive"
+        self._program.tell(event, number=self._number, other=other,
+                           content=array if sends else None, shape=array.shape,
+                           dtype=array.dtype.name, line=self._program.line())  # fmt: skip
+        return Transfer(self._program, self._number, array, not sends)
+
+    def _join(self, operation: str, x: np.ndarray, option: Any) -> np.ndarray:
         return self._program.ask("meet", operation=operation, content=x, option=option,
                                  line=self._program.line())  # fmt: skip
 
