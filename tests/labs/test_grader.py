@@ -298,5 +298,6 @@ def test_what_ranks_do_wrong_is_explained(bench, function, message):
 
 
 def test_a_lab_may_allow_some_operations_only(bench):
-    with pytest.raises(Failed, match=r"does not allow comm\.all_reduce; it allows send, receive"):
+    # Of two ranks that both may not, either is heard first.
+    with pytest.raises(Failed, match=r"does not allow comm\.all_\w+; it allows send, receive"):
         bench.student(RANKS).ranks(2, "not_the_same", numbers, allow=("send", "receive"))
