@@ -1,0 +1,116 @@
+"""
+Where a decode step's time goes
+===============================
+
+A step of a language model on a fast GPU takes a millisecond or five. Which of its hundreds of
+kernels takes it, and could that one be faster? We take a recorded profile apart, and hold each
+operation to the ceiling above it: the roofline.
+"""
+
+# %%
+# A recorded step
+# ---------------
+#
+# ``llm-numba profile`` runs a model and notes for each operation when it ran, how many bytes it
+# must move at the least, and how much it computes. The repository keeps such records of an H100.
+# Each says in itself by which command, on what, and from which commit it was made. If there is a
+# GPU here, run that command, and look at your own.
+
+import json
+from collections import defaultdict
+
+import matplotlib.pyplot as plt
+
+from llm_numba.bench.record import default_path
+
+path = default_path("profile", "NVIDIA H100 80GB HBM3", "llama-3.2-1b")
+record = json.loads(path.read_text())
+print("$ " + " ".join(record["command"][:6]), "...")
+print(
+    record["environment"]["gpus"][0]["name"],
+    "at commit",
+    record["environment"]["git"]["commit"][:7],
+)
+steps = {step["name"].partition("/context")[0]: step for step in record["results"]}
+for name, step in steps.items():
+    print(f"{name:16s} {1e3 * step['seconds']:7.3f} ms, {len(step['operations'])} operations")
+
+# %%
+# Which operations take it
+# ------------------------
+#
+# A layer is the same sixteen times over, so add up by operation, and by weight for the products.
+
+
+def summed(step):
+    """Add up seconds, bytes and FLOPs of all operations with one name."""
+    table = defaultdict(lambda: [0.0, 0, 0])
+    for operation in step["operations"]:
+        row = table[operation["weight"] or operation["name"]]
+        row[0] += sum(end - begin for begin, end in operation["spans"])
+        row[1] += sum(operation["traffic"].values())
+        row[2] += operation["flops"]
+    return dict(table)
+
+
+one = summed(steps["decode/batch=1"])
+for name, (seconds, num_bytes, flops) in sorted(one.items(), key=lambda item: -item[1][0])[:6]:
+    print(f"{name:18s} {1e6 * seconds:6.0f} us  {num_bytes / seconds / 1e12:5.2f} TB/s  "
+          f"{flops / num_bytes:4.1f} FLOPs a byte")  # fmt: skip
+
+# %%
+# A product with one row of x does two operations for each weight of two bytes: one FLOP a byte. So
+# it must be held to the memory, and TB/s is the column to read. The profile's own summary says how
+# long the step would take if it did nothing but read weights at the speed of a copy:
+
+parts = steps["decode/batch=1"]["parts"]
+floor = parts["weights"] / steps["decode/batch=1"]["seconds"]
+print(f"reading the weights once, at the speed of a copy: {floor:.0%} of the step")
+
+# %%
+# The roofline
+# ------------
+#
+# With more rows in x the same weights serve more numbers, so FLOPs a byte go up, until not memory
+# but arithmetic is the limit (Williams, Waterman and Patterson, 2009). Two lines bound what any
+# kernel can do: a slope, the memory's speed times FLOPs a byte, and a flat roof, the arithmetic's
+# speed. The slope was measured in the same run. The roof here is what the CUDA cores can do by the
+# data sheet: 132 SMs, 128 lanes each, a multiply-add a clock.
+
+copy = record["settings"]["bytes_per_second"]
+roof = 132 * 128 * 2 * gpu["max_sm_mhz"] * 1e6
+
+figure, axes = plt.subplots(figsize=(6.4, 4.2))
+intensities = [0.5, roof / copy, 1000]
+axes.plot(intensities, [min(copy * each, roof) / 1e12 for each in intensities], color="0.3")
+for (name, step), marker in zip(steps.items(), "osv", strict=True):
+    rows = [row for row in summed(step).values() if row[2]]
+    per_byte = [flops / num_bytes for _, num_bytes, flops in rows]
+    tera = [flops / seconds / 1e12 for seconds, _, flops in rows]
+    axes.scatter(per_byte, tera, marker=marker, label=name)
+axes.set(xscale="log", yscale="log", xlabel="FLOPs a byte", ylabel="TFLOP/s",
+         title=f"Llama 3.2 1B on {gpu['name']}")  # fmt: skip
+axes.legend()
+figure.set_label(
+    "A roofline, both axes logarithmic. The products of a decode step with one sequence lie at one"
+    " FLOP a byte, close under the slope; those with 32 sequences at about 31; those of a prefill at"
+    " several hundred, under the flat roof. Attention lies apart from them, below the slope."
+)
+plt.show()
+
+# %%
+# Read it from left to right. One sequence: the large products touch the slope, and only fewer
+# bytes would make them faster (smaller weights), or more rows. Thirty-two sequences: 32 times the
+# work for the same weights. How far these points stay below the slope is what their kernels lose
+# to themselves. A prefill: right of the corner memory has no say, and the roof is that of the CUDA
+# cores. Above it hangs another one, out of the picture: tensor cores.
+#
+# A point far below its ceiling is where work pays. Attention of one short sequence is such a
+# point, but look at the list above before you begin: it also matters how long it takes at all.
+#
+# One thing to try
+# ----------------
+#
+# Take the record of the 8B model (``default_path("profile", "NVIDIA H100 80GB HBM3",
+# "llama-3-8b")``). Its matrices are four times as large. Which points move, and which of the 1B
+# model's problems has it not got?
