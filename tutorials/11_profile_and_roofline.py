@@ -26,11 +26,8 @@ from llm_numba.bench.record import default_path
 path = default_path("profile", "NVIDIA H100 80GB HBM3", "llama-3.2-1b")
 record = json.loads(path.read_text())
 print("$ " + " ".join(record["command"][:6]), "...")
-print(
-    record["environment"]["gpus"][0]["name"],
-    "at commit",
-    record["environment"]["git"]["commit"][:7],
-)
+gpu, commit = record["environment"]["gpus"][0], record["environment"]["git"]["commit"]
+print(gpu["name"], "at commit", commit[:7])
 steps = {step["name"].partition("/context")[0]: step for step in record["results"]}
 for name, step in steps.items():
     print(f"{name:16s} {1e3 * step['seconds']:7.3f} ms, {len(step['operations'])} operations")
@@ -93,8 +90,8 @@ axes.set(xscale="log", yscale="log", xlabel="FLOPs a byte", ylabel="TFLOP/s",
 axes.legend()
 figure.set_label(
     "A roofline, both axes logarithmic. The products of a decode step with one sequence lie at one"
-    " FLOP a byte, close under the slope; those with 32 sequences at about 31; those of a prefill at"
-    " several hundred, under the flat roof. Attention lies apart from them, below the slope."
+    " FLOP a byte, close under the slope; those with 32 sequences at about 31; those of a prefill"
+    " at several hundred, under the flat roof. Attention lies apart from them, below the slope."
 )
 plt.show()
 
