@@ -30,13 +30,17 @@ def along_rows(ran, shape):
     ran.arrays["x"].exactly("loads", M * N, "Each element of x is read once.")
     ran.arrays["y"].exactly("stores", M * N, "Each element of y is written once.")
     requests = M * math.ceil(N / 32) + N * math.ceil(M / 32)
-    ran.at_most("global_sectors", 5 * requests, "5 sectors for each row of a tile, in and out.")
+    ran.at_most("global_sectors", 5 * requests, "A row of a tile, in or out, is 4 sectors, or 5.")
 
 
 def without_queues(ran):
     """Hold a launch to one wavefront for each request to shared memory."""
     ran.at_least("shared_requests", 1, "The tile goes by way of shared memory.")
-    ran.at_most("bank_ways", 1, "The words of a request lie in different banks.")
+    ran.at_most(
+        "bank_ways",
+        1,
+        "Which words do the 32 lanes of that line want, and in which banks are those?",
+    )
 
 
 tile = lab.step("Turn a tile in shared memory")
@@ -68,7 +72,7 @@ def _(student, rng):
 @padded.check("pads by 128 bytes", points=1)
 def _(student, rng):
     ran = turn(student, "turn_padded", rng, (45, 70))
-    ran.at_most("shared_bytes", 32 * 33 * 4, "A word behind each of the 32 rows.")
+    ran.at_most("shared_bytes", 32 * 33 * 4, "Rows that are one word longer are enough.")
 
 
 halves = lab.step("Elements of two bytes")
@@ -85,7 +89,7 @@ def _(student, rng):
 @halves.check("pads by 128 bytes", points=1)
 def _(student, rng):
     ran = turn(student, "turn_halves", rng, (45, 70), np.float16)
-    ran.at_most("shared_bytes", 32 * 34 * 2, "A word behind each of the 32 rows.")
+    ran.at_most("shared_bytes", 32 * 34 * 2, "Rows that are one word longer are enough.")
 
 
 swizzled = lab.step("Swizzle in place of padding")
@@ -102,4 +106,8 @@ def _(student, rng):
 @swizzled.check("pads by nothing", points=2)
 def _(student, rng):
     ran = turn(student, "turn_swizzled", rng, (45, 70))
-    ran.at_most("shared_bytes", 32 * 32 * 4, "The elements of the tile and nothing else.")
+    ran.at_most(
+        "shared_bytes",
+        32 * 32 * 4,
+        "The tile is exactly as large as its elements: permute, do not pad.",
+    )

@@ -36,15 +36,19 @@ def loads_once(ran, shape):
     ran.arrays["a"].at_most("loads", M * K * across, "A block loads each number of A once.")
     ran.arrays["w"].at_most("loads", N * K * down, "A block loads each number of W once.")
     ran.arrays["c"].exactly("stores", M * N, "Each number of C is written once.")
-    ran.arrays["c"].exactly("loads", 0, "C is not read.")
+    ran.arrays["c"].exactly("loads", 0, "A sum that is not complete belongs in a register.")
     requests = deep * (M * across + N * down) + M * across
-    ran.at_most("global_sectors", 5 * requests, "5 sectors for each row of a tile.")
+    ran.at_most("global_sectors", 5 * requests, "A row of a tile is 4 sectors, or 5.")
 
 
 def without_queues(ran):
     """Hold a launch to one wavefront for each request to shared memory."""
     ran.at_least("shared_requests", 1, "Tiles lie in shared memory.")
-    ran.at_most("bank_ways", 1, "The words of a request lie in different banks.")
+    ran.at_most(
+        "bank_ways",
+        1,
+        "Which words do the 32 lanes of that line want, and in which banks are those?",
+    )
 
 
 plain = lab.step("One thread, one output")
@@ -61,12 +65,16 @@ def _(student, rng):
     for M, N, K in SHAPES[:2]:
         ran = multiply(student, "product_plain", rng, (M, N, K))
         ran.arrays["c"].exactly("stores", M * N, "Each number of C is written once.")
-        ran.arrays["c"].exactly("loads", 0, "C is not read.")
+        ran.arrays["c"].exactly("loads", 0, "A sum that is not complete belongs in a register.")
         warps = M * math.ceil(N / 32)
         # Of 32 rows of W a number each, of A one number, and at the end a row of C.
         most = warps * (K * (32 + 1) + 5)
         ran.at_most("global_sectors", most, "The lanes of a warp own neighbours of one row of C.")
-        ran.at_most("global_requests", warps * (2 * K + 1), "Two loads for each k, and one store.")
+        ran.at_most(
+            "global_requests",
+            warps * (2 * K + 1),
+            "A warp needs two loads for each k, and one store.",
+        )
 
 
 tiled = lab.step("Tiles in shared memory")
@@ -114,7 +122,11 @@ def _(student, rng):
 @padded.check("pads one tile, not both", points=1)
 def _(student, rng):
     ran = multiply(student, "product_padded", rng, SHAPES[3])
-    ran.at_most("shared_bytes", 4 * 32 * (32 + 33), "A word behind each row of one tile.")
+    ran.at_most(
+        "shared_bytes",
+        4 * 32 * (32 + 33),
+        "Only the tile that is read down a column needs longer rows.",
+    )
 
 
 columns = lab.step("Four outputs a thread")
@@ -134,4 +146,8 @@ def _(student, rng):
     ran = multiply(student, "product_columns", rng, (M, N, K), HALF)
     tiles = math.ceil(M / 32) * math.ceil(N / 32) * math.ceil(K / 32)
     # Of a pair of tiles: 64 rows are stored; 8 warps read for 32 k.
-    ran.at_most("shared_requests", tiles * (64 + 8 * 32 * 5), "Five loads for four multiply-adds.")
+    ran.at_most(
+        "shared_requests",
+        tiles * (64 + 8 * 32 * 5),
+        "For each k: one number of W, kept in a variable, and four of A.",
+    )

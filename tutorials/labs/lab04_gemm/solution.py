@@ -20,7 +20,7 @@ def product_plain(a, w, c):
     Requirements:
 
     - The lanes of a warp own 32 neighbours of one row of C.
-    - The sum grows in a register, as a float32. C is written once and never read.
+    - The sum grows in a register. C is written once and never read.
     - Two requests to global memory for each k and warp, and no more.
 
     Parameters

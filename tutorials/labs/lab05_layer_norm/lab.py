@@ -73,10 +73,12 @@ def moves_once(ran, shape, read, written):
         ran.arrays[name].exactly("loads", M * N, f"Each element of {name} is read once.")
     for name in written:
         ran.arrays[name].exactly("stores", M * N, f"Each element of {name} is written once.")
-        ran.arrays[name].exactly("loads", 0, f"{name} is not read.")
+        ran.arrays[name].exactly(
+            "loads", 0, f"What is written to {name} is still in registers: {name} is not read."
+        )
     # Weight and bias are read for each row, too.
     requests = M * math.ceil(N / 32) * (len(read) + len(written) + 2)
-    ran.at_most("global_sectors", 5 * requests, "5 sectors for 32 neighbours.")
+    ran.at_most("global_sectors", 5 * requests, "32 neighbours are 4 sectors, or 5.")
 
 
 statistics = lab.step("Mean and variance, a warp a row")
@@ -117,7 +119,7 @@ def _(student, rng):
         for name in ("mean", "variance"):
             ran.arrays[name].exactly("stores", M, "Each result is written once.")
         requests = 2 * M * math.ceil(N / 32) + 2 * M
-        ran.at_most("global_sectors", 5 * requests, "5 sectors for 32 neighbours.")
+        ran.at_most("global_sectors", 5 * requests, "32 neighbours are 4 sectors, or 5.")
 
 
 registers = lab.step("The row in registers")
@@ -204,4 +206,8 @@ def _(student, rng):
         ran = norm(student, "layer_norm_wide", rng, shape)
         moves_once(ran, shape, ("x",), ("y",))
         ran.at_most("bank_ways", 1, "What the warps know is a few words.")
-        ran.at_most("barriers", shape[0], "One barrier a block.")
+        ran.at_most(
+            "barriers",
+            shape[0],
+            "One barrier a block: let every thread merge what the warps wrote.",
+        )

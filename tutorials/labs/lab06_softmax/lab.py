@@ -103,11 +103,11 @@ def along_rows(ran, shape, reads, more=0):
     `more` is what other arrays may take, in sectors.
     """
     M, N = shape
-    ran.arrays["x"].at_most("loads", reads * M * N, f"x is read {reads} times.")
+    ran.arrays["x"].at_most("loads", reads * M * N, f"x is read {reads} times here, and no more.")
     ran.arrays["y"].exactly("stores", M * N, "y is written once.")
     ran.arrays["y"].exactly("loads", 0, "y is not read.")
     requests = M * math.ceil(N / 32) * (reads + 1)
-    ran.at_most("global_sectors", 5 * requests + more, "5 sectors for 32 neighbours.")
+    ran.at_most("global_sectors", 5 * requests + more, "32 neighbours are 4 sectors, or 5.")
 
 
 stable = lab.step("Stable, in three passes")
@@ -171,7 +171,11 @@ def _(student, rng):
     for shape in LONG:
         ran = block_rows(student, rows(rng, shape), "random rows")
         along_rows(ran, shape, 2)
-        ran.at_most("barriers", shape[0], "One barrier a block.")
+        ran.at_most(
+            "barriers",
+            shape[0],
+            "One barrier a block: let every thread merge what the warps wrote.",
+        )
 
 
 split = lab.step("A row for many blocks")

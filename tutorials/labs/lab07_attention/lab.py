@@ -120,7 +120,11 @@ def writes_only_the_output(ran, shape):
 def without_queues(ran):
     """Hold a launch to one wavefront for each request to shared memory."""
     ran.at_least("shared_requests", 1, "Keys and values lie in shared memory.")
-    ran.at_most("bank_ways", 1, "The words of a request lie in different banks.")
+    ran.at_most(
+        "bank_ways",
+        1,
+        "Which words do the 32 lanes of that line want, and in which banks are those?",
+    )
 
 
 dot = lab.step("Scores: dot products, and the mask")
@@ -186,9 +190,11 @@ def _(student, rng):
         blocks = math.prod(tile_grid(shape))
         # 2 x 32 rows are stored; each of 8 warps reads D columns of keys and 32 rows of values.
         most = blocks * (64 + 8 * (shape.D + 32))
-        ran.at_most("shared_requests", most, "A number from shared memory serves four rows.")
+        ran.at_most(
+            "shared_requests", most, "Read a number into a variable, and use it for all four rows."
+        )
         requests = 2 * min(shape.T, 32) * blocks + 2 * shape.S * shape.H
-        ran.at_most("global_sectors", 5 * requests, "5 sectors for a row of D numbers.")
+        ran.at_most("global_sectors", 5 * requests, "A row of D numbers is 4 sectors, or 5.")
 
 
 walk = lab.step("Any number of keys")
@@ -218,4 +224,4 @@ def _(student, rng):
             why = "A block loads the tiles that its rows see, each once."
             ran.arrays[name].at_most("loads", keys * shape.D, why)
         requests = 2 * keys + 2 * shape.S * shape.H
-        ran.at_most("global_sectors", 5 * requests, "5 sectors for a row of D numbers.")
+        ran.at_most("global_sectors", 5 * requests, "A row of D numbers is 4 sectors, or 5.")

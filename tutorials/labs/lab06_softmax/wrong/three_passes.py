@@ -1,5 +1,5 @@
 """Right, and the maximum is found in a pass of its own."""
-# Rejected: step 3, "reads twice, writes once, meets once": read 2 times
+# Rejected: step 3, "reads twice, writes once, meets once": x is read 2 times
 
 import math
 
