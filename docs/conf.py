@@ -24,6 +24,7 @@ extensions = [
     "claims",
     "cli_reference",
     "comm_plot",
+    "compatibility",
     "engine_tables",
     "error_index",
     "figure_directive",

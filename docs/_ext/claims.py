@@ -28,7 +28,7 @@ VERDICTS = {
     "confirmed": "It is so.",
     "corrected": "There is something in it, but it is not so.",
     "refuted": "It is not so.",
-    "not measured yet": "Nobody has run it here. The command that will stands beside it.",
+    "not measured yet": "Nobody has run it here. Below stands what will, or what is missing.",
 }
 _SOURCE = re.compile(
     r"^## (?P<title>[^\n]+)\n\n```\{claim\} (?P<verdict>[\w ]+), (?P<how>[^\n]+)\n.+?\n```$",

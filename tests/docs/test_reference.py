@@ -111,3 +111,36 @@ def test_figures_of_speed_in_claims_come_from_records():
         text = re.sub(r"```.*?```|`[^`]*`", "", section, flags=re.DOTALL)
         typed = re.findall(r"[\d.,]+ (?:GB/s|TB/s|TFLOP/s|µs|ms|tokens/s)\b", text)
         assert not typed, (section.partition("\n")[0], typed)
+
+
+# -- Glossary ------------------------------------------------------------------------------------
+
+
+def glossary() -> dict[str, str]:
+    """Terms with what they mean."""
+    page = (DOCS / "reference" / "glossary.md").read_text()
+    lists = re.findall(r"^```\{glossary\}\n(.*?)^```$", page, re.DOTALL | re.MULTILINE)
+    entries = (entry.partition("\n") for each in lists for entry in each.strip().split("\n\n"))
+    return {term: " ".join(meaning.split()) for term, _, meaning in entries}
+
+
+def test_the_glossary_has_every_axis_letter():
+    letters = {term for term in glossary() if len(term) == 1}
+    assert letters == set("BSTHGDMNKVLEFPR")
+
+
+def test_letters_mean_on_the_walkthrough_what_the_glossary_says():
+    told = glossary()
+    page = (DOCS / "walkthrough" / "index.md").read_text()
+    rows = re.findall(r"^\| ([A-Z]) \| ([^|]+?) +\|", page, re.MULTILINE)
+    assert len(rows) >= 10
+    for letter, meaning in rows:
+        first = re.match(r"[\w -]+", meaning)[0].strip()
+        assert first.lower() in told[letter].lower().replace("{term}`mlp`", "mlp"), (letter, first)
+
+
+def test_terms_are_in_the_order_of_the_alphabet():
+    page = (DOCS / "reference" / "glossary.md").read_text()
+    for section in page.split("\n## ")[1:]:
+        terms = re.findall(r"^(\w[^\n]*)\n  \S", section, re.MULTILINE)
+        assert terms == sorted(terms, key=str.lower)
