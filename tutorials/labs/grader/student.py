@@ -94,17 +94,23 @@ class Student:
         self,
         function: str,
         *args: Any,
+        grid: int | tuple[int, ...] | None = None,
+        block: int | tuple[int, ...] = 1,
+        shared_bytes: int = 0,
         against: str,
         against_args: tuple[Any, ...],
         **against_options: Any,
     ) -> Raced:
-        """Run a launcher's launches on the GPU, and time them beside one of our functions.
+        """Run launches on the GPU, and time them beside one of our functions.
 
         Parameters
         ----------
         function : str
+            A launcher; with a `grid`, a kernel.
         *args
             As of :meth:`run`; arrays hold what the launches left there on the GPU.
+        grid, block, shared_bytes
+            As of :meth:`launch`.
         against : str
             ``"module:function"``, one of the package's.
         against_args : tuple
@@ -117,7 +123,11 @@ class Student:
         Raced
         """
         launches = Launches(self.submission, self.children, record=True)
-        self._call_launcher(launches, function, args)
+        if grid is None:
+            self._call_launcher(launches, function, args)
+        else:
+            launches.launch({"kernel": function, "grid": grid, "block": block,
+                             "args": launches.put(args), "shared_bytes": shared_bytes})  # fmt: skip
         if not launches.recorded:
             raise Failed(f"{function} launches no kernel.")
         order = {"op": "race", "launches": launches.recorded, "against": against,

@@ -112,7 +112,11 @@ def close(given: Any, right: Any, bound: Any, what: str) -> None:
     within = float(np.broadcast_to(bound, right.shape)[place])
     tolerance = f" (within {within:.2g})" if within else ""
     value = given[place]
-    hint = "\nNobody wrote there: it still holds what the check put in." if _unset(value) else ""
+    hint = (
+        "\nEither nobody wrote there, or a NaN was computed (0/0, inf - inf)."
+        if _unset(value)
+        else ""
+    )
     fail(
         f"{what}: {_count(len(wrong), right.size)} wrong. The first{where} is {value:.9g} and "
         f"should be {right[place]:.9g}{tolerance}.{hint}"
