@@ -2,12 +2,14 @@
 
 import ast
 import re
+from pathlib import Path
 
 import pytest
 from grader.hints import LEVELS, read_hints
 from grader.lab import lab_folders, load_lab
-from grader.run import run_lab
+from grader.run import PUBLIC_KEY, run_lab
 
+DOCS = Path(__file__).parents[2] / "docs"
 LABS = {folder.name: load_lab(folder) for folder in lab_folders()}
 REGION = re.compile(
     r"^ *# --- your code: step (\d+) ---\n(.*?)^ *# --- end ---\n", flags=re.MULTILINE | re.DOTALL
@@ -15,15 +17,23 @@ REGION = re.compile(
 REJECTED = re.compile(r'^# Rejected: step (\d+), "([^"]+)": (.+)$', flags=re.MULTILINE)
 
 
-def marked(lab, *values, name):
-    return pytest.param(*values, marks=pytest.mark.slow if lab.slow else (), id=name)
+# Of each lab, so many wrong versions run in `make test`; all of them in `make test-slow`.
+QUICK = 2
 
 
-EACH_LAB = [marked(lab, name, name=name) for name, lab in LABS.items()]
-EACH_WRONG = [
-    marked(lab, name, path, name=f"{name}-{path.stem}")
+def marked(*values, slow, name):
+    return pytest.param(*values, marks=pytest.mark.slow if slow else (), id=name)
+
+
+EACH_LAB = [
+    marked(name, key, slow=lab.slow or key != PUBLIC_KEY, name=f"{name}-{key}")
     for name, lab in LABS.items()
-    for path in sorted((lab.folder / "wrong").glob("*.py"))
+    for key in (PUBLIC_KEY, "hidden")
+]
+EACH_WRONG = [
+    marked(name, path, slow=lab.slow or number >= QUICK, name=f"{name}-{path.stem}")
+    for name, lab in LABS.items()
+    for number, path in enumerate(sorted((lab.folder / "wrong").glob("*.py")))
 ]
 
 
@@ -90,14 +100,20 @@ def test_a_stub_stops_at_its_first_step(name, children):
     assert "Step 1 is not written yet" in result.current.trouble.message
 
 
-@pytest.mark.parametrize("name", EACH_LAB)
-def test_a_solution_gets_all_points_with_public_and_with_hidden_data(name, children):
+@pytest.mark.parametrize(("name", "key"), EACH_LAB)
+def test_a_solution_gets_all_points(name, key, children):
     lab = LABS[name]
-    for key in ("public", "a key of some instructor"):
-        result = run_lab(lab, lab.folder / "solution.py", children, key=key)
-        assert not result.refused
-        assert trouble(result) == []
-        assert result.points == lab.points > 0
+    result = run_lab(lab, lab.folder / "solution.py", children, key=key)
+    assert not result.refused
+    assert trouble(result) == []
+    assert result.points == lab.points > 0
+
+
+@pytest.mark.parametrize("name", LABS)
+def test_a_lab_has_a_page(name):
+    page = (DOCS / "labs" / f"{name}.md").read_text()
+    assert f"tutorials/labs/{name}/README.md" in page
+    assert f"{{lab-steps}} {LABS[name].number}\n" in page
 
 
 @pytest.mark.parametrize(("name", "path"), EACH_WRONG)
