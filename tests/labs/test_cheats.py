@@ -4,6 +4,7 @@ Each is tried twice where that can be: with the rules, which say so kindly, and 
 what is behind the rules has to hold.
 """
 
+import re
 import textwrap
 
 import pytest
@@ -169,6 +170,35 @@ def test_past_the_rules_a_forged_message_on_the_channel_earns_nothing(bench):
     assert np.isnan(out).all()
     with pytest.raises(Failed, match="without an answer"):
         bench.student(source).call("other")
+
+
+@pytest.mark.parametrize(
+    ("call", "words"),
+    [
+        ("empty(-1)", r"no array of shape \[-1\]"),
+        ("empty(1, 'complex64')", "no array of shape .* and dtype complex64"),
+        ("zeros((1 << 20, 1 << 20))", "larger than this lab needs"),
+        ("launch(saxpy, 1 << 30, 256, (alpha, x, y, out))", "more threads than this lab needs"),
+        ("launch(saxpy, 1, 2048, (alpha, x, y, out))", "at most 1024 threads"),
+        ("launch(saxpy, 1, 32, (alpha, x, y))", "got 3 arguments and takes 4"),
+        ("launch(saxpy, 1.5, 32, (alpha, x, y, out))", "must be whole numbers"),
+        ("launch(launch_saxpy, 1, 32, ())", "is no kernel"),
+        ("saxpy(alpha, x, y, out)", "launched, not called"),
+    ],
+)
+def test_a_strange_wish_of_a_launcher_is_refused_in_words(bench, call, words):
+    source = solution(launch_saxpy=f"    {call}")
+    source = source.replace("import launch\n", "import empty, launch, zeros\n")
+    result = bench.grade(source)
+    assert not result.refused
+    message = result.steps[1].trouble.message
+    assert re.search(words, message), message
+
+
+def test_past_the_rules_an_array_that_is_not_there_cannot_be_named(bench):
+    body = "    out.device_number = 99\n    launch(saxpy, 1, 32, (alpha, x, y, out))"
+    result = bench.grade(solution(launch_saxpy=body))
+    assert "neither an array of the device nor a number" in result.steps[1].trouble.message
 
 
 def test_a_program_cannot_leave_early_with_a_good_exit_code(bench):

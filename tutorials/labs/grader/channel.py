@@ -16,7 +16,7 @@ import numpy as np
 MAX_BYTES = 1 << 28
 _LENGTHS = struct.Struct("<II")
 _PLAIN = (bool, int, float, str, type(None))
-_DTYPES = {"bool", "float16", "float32", "float64"} | {
+DTYPES = {"bool", "float16", "float32", "float64"} | {
     f"{sign}int{bits}" for sign in ("", "u") for bits in (8, 16, 32, 64)
 }
 
@@ -109,7 +109,7 @@ def _pack(value: Any, arrays: list[bytes]) -> Any:
         return [_pack(each, arrays) for each in value]
     if isinstance(value, np.generic | np.ndarray):
         array = np.asarray(value)
-        if array.dtype.name not in _DTYPES:
+        if array.dtype.name not in DTYPES:
             raise NotDataError(f"an array of {array.dtype}")
         arrays.append(array.tobytes())
         kind = "array" if isinstance(value, np.ndarray) else "number"
@@ -132,7 +132,7 @@ def decode(text: bytes, arrays: bytes) -> Any:
 
     def take(dtype: str, shape: list[int]) -> np.ndarray:
         nonlocal rest
-        if dtype not in _DTYPES:
+        if dtype not in DTYPES:
             raise ValueError(dtype)
         count = int(np.prod(shape)) * np.dtype(dtype).itemsize
         array = np.frombuffer(rest[:count], dtype).reshape(shape).copy()

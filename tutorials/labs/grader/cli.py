@@ -1,7 +1,6 @@
 """The commands behind `make lab`, `make hint` and `make grade`."""
 
 import argparse
-import contextlib
 import time
 from pathlib import Path
 
@@ -93,12 +92,17 @@ def _lab(options: argparse.Namespace, console: Console) -> int:
 
 def _wait_for_change(path: Path) -> None:
     """Return when a file has been written. Editors may take it away for a moment."""
-    before = path.stat().st_mtime_ns
-    while True:
+    before = now = _written(path)
+    while now in (None, before):
         time.sleep(_POLL_S)
-        with contextlib.suppress(OSError):
-            if path.stat().st_mtime_ns != before:
-                return
+        now = _written(path)
+
+
+def _written(path: Path) -> int | None:
+    try:
+        return path.stat().st_mtime_ns
+    except OSError:
+        return None
 
 
 def _hint(options: argparse.Namespace, console: Console) -> int:

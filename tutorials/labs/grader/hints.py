@@ -1,5 +1,6 @@
 """Hints, one level after another."""
 
+import contextlib
 import json
 import re
 from pathlib import Path
@@ -54,7 +55,8 @@ def next_hint(lab: Lab, step: int) -> Group:
     level = shown.get(str(step), 0) + 1
     if level > len(hints):
         return Group(*(each for n, hint in enumerate(hints) for each in _titled(step, n, hint)))
-    (lab.folder / STATE).write_text(json.dumps(shown | {str(step): level}))
+    with contextlib.suppress(OSError):  # in a folder that cannot be written each is the first
+        (lab.folder / STATE).write_text(json.dumps(shown | {str(step): level}))
     return Group(*_titled(step, level - 1, hints[level - 1]))
 
 

@@ -93,7 +93,7 @@ class Lab:
     imports : tuple of str
         Modules of the standard library that the exercise may import beside the usual ones.
     seconds : int
-        Of processor time, for one call or launch of a check.
+        Of processor time, for each launch of a check, and for all of its Python.
     slow : bool
         Whether all checks together take more than some seconds.
     steps : list of Step

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from grader import kernels
-from grader.channel import ClosedError, OnDevice
+from grader.channel import DTYPES, ClosedError, OnDevice
 from grader.children import Children
 from grader.costs import Launched
 from grader.device import FILE
@@ -114,6 +114,8 @@ class Launches:
             raise Failed(f"{answer['fault']} in {name}: {cause}", answer["line"] or line)
 
     def _allocate(self, shape: tuple[int, ...], dtype: str, zero: bool) -> int:
+        if not all(isinstance(each, int) and each >= 0 for each in shape) or dtype not in DTYPES:
+            raise Failed(f"There is no array of shape {list(shape)} and dtype {dtype}.")
         if np.prod(shape, dtype=float) > _MAX_ELEMENTS:
             raise Failed(f"An array of shape {list(shape)} is larger than this lab needs.")
         array = np.zeros(shape, dtype)
@@ -135,7 +137,12 @@ class Launches:
                 "than this lab needs.",
                 line,
             )
-        strange = [each for each in order["args"] if not isinstance(each, OnDevice | _NUMBERS)]
+        strange = [
+            each
+            for each in order["args"]
+            if not isinstance(each, _NUMBERS)
+            and not (isinstance(each, OnDevice) and each.device_number in self.arrays)
+        ]
         if strange:
             raise Failed(
                 f"{name} gets a {type(strange[0]).__name__}, which is neither an array of the "

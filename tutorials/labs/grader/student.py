@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from grader.channel import ClosedError, LateError, OnDevice
-from grader.children import PATIENCE, Children, HostChild
+from grader.children import Children, HostChild, patience
 from grader.costs import Raced, Ran
 from grader.launching import Launches
 from grader.ranks import OPERATIONS
@@ -287,7 +287,7 @@ class Student:
         """
         seconds = self.submission.seconds
         try:
-            message = channel.receive(PATIENCE * seconds)
+            message = channel.receive(patience(seconds))
             if not isinstance(message, dict) or "event" not in message:
                 raise ClosedError
         except LateError:

@@ -17,7 +17,7 @@ class Submission:
     imports : tuple of str
         What the lab allows beside the usual modules.
     seconds : int
-        Of processor time, for one call or launch.
+        Of processor time, for each launch of a check, and for all of its Python.
     """
 
     path: Path
