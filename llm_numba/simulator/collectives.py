@@ -119,7 +119,7 @@ class Collectives:
         order = np.argsort(ids)
         together = Lanes(machine, ids[order], [])
         together.at = groups[-1].at
-        operands = join([(entry.operands, entry.group.n) for entry in entries], order)
+        operands = join([entry.operands for entry in entries], [group.n for group in groups], order)
         missing = self._missing(together, operation.mask(operands))
         here = missing == 0
         if here.any():

@@ -112,11 +112,10 @@ class Machine(Layout):
             self._wake()
             if not self._ready:
                 return None
-        if self.rng is None:
-            pc = self._lowest
-            group = self.merge(self._ready.pop(pc), pc)
-        else:
-            group = self._draw(self.rng)
+        if self.rng is not None:
+            return self._draw(self.rng)
+        pc = self._lowest
+        group = self.merge(self._ready.pop(pc), pc)
         self._lowest = min(self._ready, default=np.inf)
         return group
 
@@ -132,9 +131,10 @@ class Machine(Layout):
         if chosen.n == 1 or rng.random() < 0.5:
             chosen.pc = pc
             return chosen
-        unit = self.warp_of[chosen.ids] if rng.random() < 0.8 else chosen.ids
-        names = np.unique(unit)
-        now = np.isin(unit, names[rng.random(len(names)) < 0.5])
+        if rng.random() < 0.8:
+            now = (rng.random(chosen.warps.count) < 0.5)[chosen.warps.row]
+        else:
+            now = rng.random(chosen.n) < 0.5
         if now.any() and not now.all():
             live = self.kernel.live[pc]
             self.add(chosen.subset(np.flatnonzero(~now), live), pc)
@@ -149,8 +149,9 @@ class Machine(Layout):
         ids = np.concatenate([group.ids for group in groups])
         order = np.argsort(ids, kind="stable")
         registers: list[Any] = [None] * self.kernel.registers
+        counts = [group.n for group in groups]
         for register in self.kernel.live[pc]:
-            registers[register] = join([(group.R[register], group.n) for group in groups], order)
+            registers[register] = join([group.R[register] for group in groups], counts, order)
         merged = Lanes(self, ids[order], registers)
         merged.at = groups[0].at
         merged.pc = pc

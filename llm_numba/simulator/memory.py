@@ -10,6 +10,7 @@ local                 each thread, element by element side by side
 """
 
 import ctypes
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -171,9 +172,11 @@ class View:
             return self
         return self._with(take(self.offset, chosen), self.shape, self.strides)
 
-    def join_threads(self, parts: list[tuple[Any, int]], order: np.ndarray) -> "View":
+    def join_threads(
+        self, views: Sequence["View | None"], counts: Sequence[int], order: np.ndarray
+    ) -> "View":
         """Put the views that several groups of threads hold into one."""
-        views = [self if view is None else view for view, _ in parts]
+        views = [self if view is None else view for view in views]
         if any(
             view.buffer is not self.buffer
             or view.dtype != self.dtype
@@ -185,9 +188,7 @@ class View:
                 "Threads of one block hold different arrays in one variable.",
                 "Choose the element, not the array, by the condition.",
             )
-        offset = join(
-            [(view.offset, count) for view, (_, count) in zip(views, parts, strict=True)], order
-        )
+        offset = join([view.offset for view in views], counts, order)
         return self._with(offset, self.shape, self.strides)
 
     def _with(self, offset: Any, shape: Any, strides: Any, dtype: np.dtype | None = None) -> "View":

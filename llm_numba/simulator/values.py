@@ -16,6 +16,7 @@ Integers live in 64 bits because Numba computes nearly all of them there: only a
 a store, makes an integer narrow, and there it wraps.
 """
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import ml_dtypes
@@ -137,6 +138,8 @@ def take(value: Any, chosen: np.ndarray) -> Any:
     """Keep the entries of some threads; what all agree on stays one scalar."""
     if isinstance(value, np.ndarray):
         return value[chosen]
+    if value is None or isinstance(value, np.generic):
+        return value
     if isinstance(value, tuple):
         parts = [take(each, chosen) for each in value]
         return type(value)(*parts) if hasattr(value, "_fields") else tuple(parts)
@@ -145,42 +148,47 @@ def take(value: Any, chosen: np.ndarray) -> Any:
     return value
 
 
-def join(parts: list[tuple[Any, int]], order: np.ndarray) -> Any:
+def join(values: Sequence[Any], counts: Sequence[int], order: np.ndarray) -> Any:
     """Put the registers of several groups of threads into one.
 
     Parameters
     ----------
-    parts : list of (value, number of threads)
+    values : sequence of registers
+        Of each group; None where a group has not set it.
+    counts : sequence of int
+        Threads of each group.
     order : int [n]
-        Where each thread of the new group stands in the parts laid end to end.
+        Where each thread of the new group stands in the groups laid end to end.
     """
-    values = [value for value, _ in parts]
     first = next((value for value in values if value is not None), None)
-    if first is None or all(value is first for value in values):
+    for value in values:
+        if value is not first:
+            break
+    else:
         return first
     if isinstance(first, tuple):
         filled = [first if value is None else value for value in values]
-        counts = [count for _, count in parts]
-        columns = [
-            join([(value[axis], count) for value, count in zip(filled, counts, strict=True)], order)
-            for axis in range(len(first))
-        ]
+        columns = [join(column, counts, order) for column in zip(*filled, strict=True)]
         return type(first)(*columns) if hasattr(first, "_fields") else tuple(columns)
     if hasattr(first, "join_threads"):
-        return first.join_threads(parts, order)
-    if not any(isinstance(value, np.ndarray) for value in values) and _all_equal(values):
+        return first.join_threads(values, counts, order)
+    if _all_equal(values, first):
         return first
-    return np.concatenate([_column(value, count, first.dtype) for value, count in parts])[order]
+    joined, start = np.empty(len(order), first.dtype), 0
+    for value, count in zip(values, counts, strict=True):
+        # What is None was set on no path that these threads took, so it is read on none that is
+        # right.
+        joined[start : start + count] = 0 if value is None else value
+        start += count
+    return joined[order]
 
 
-def _all_equal(values: list[Any]) -> bool:
-    first = values[0]
-    return first is not None and all(
-        value is not None and value.tobytes() == first.tobytes() for value in values
-    )
-
-
-def _column(value: Any, count: int, dtype: np.dtype) -> np.ndarray:
-    if value is None:  # set on no path that these threads took, so read on none that is right
-        return np.zeros(count, dtype)
-    return value if isinstance(value, np.ndarray) else np.full(count, value)
+def _all_equal(values: Sequence[Any], first: Any) -> bool:
+    """Tell whether all groups hold one scalar, the same: NaN equals itself, and 0 not -0."""
+    if isinstance(first, np.ndarray):
+        return False
+    bits = first.tobytes()
+    for value in values:
+        if value is None or isinstance(value, np.ndarray) or value.tobytes() != bits:
+            return False
+    return True
