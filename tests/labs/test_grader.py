@@ -8,7 +8,9 @@ import numpy as np
 import pytest
 from grader import close, gamma, same
 from grader.kernels import take_out
+from grader.lab import find_labs
 from grader.rules import breaches, unwritten_steps
+from grader.run import run_lab
 from grader.verdict import Failed
 
 # -- Rules --------------------------------------------------------------------------------------
@@ -301,3 +303,12 @@ def test_a_lab_may_allow_some_operations_only(bench):
     # Of two ranks that both may not, either is heard first.
     with pytest.raises(Failed, match=r"does not allow comm\.all_\w+; it allows send, receive"):
         bench.student(RANKS).ranks(2, "not_the_same", numbers, allow=("send", "receive"))
+
+
+def test_a_function_without_a_return_fails_its_check_and_not_the_grader(children, tmp_path):
+    (lab,) = find_labs("10")
+    solution = (lab.folder / "solution.py").read_text()
+    path = tmp_path / "mine.py"
+    path.write_text(solution.replace("    return count * rank //", "    count * rank //"))
+    trouble = run_lab(lab, path, children, stop=True).current.trouble
+    assert "share returned None: that is not what its docstring promises" in trouble.message

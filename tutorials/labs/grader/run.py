@@ -253,6 +253,10 @@ def _one(check: Check, student: Student, rng: np.random.Generator) -> CheckResul
     except ClosedError:
         message = "Your program broke off the conversation with the grader."
         return CheckResult(check.title, "failed", check.points, message)
+    except (TypeError, ValueError, LookupError, AttributeError) as failure:
+        # A check takes apart what it gets; a function without `return` gives None.
+        message = f"{student.told}: that is not what its docstring promises ({failure})."
+        return CheckResult(check.title, "failed", check.points, message)
     return CheckResult(check.title, "passed", check.points)
 
 

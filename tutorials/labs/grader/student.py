@@ -11,7 +11,7 @@ from grader.launching import Launches
 from grader.ranks import OPERATIONS
 from grader.routing import Ranks, route
 from grader.submission import Submission
-from grader.verdict import Failed
+from grader.verdict import Failed, short
 
 
 @dataclass
@@ -24,11 +24,14 @@ class Student:
     children : Children
     printed : str
         What the student's program printed.
+    told : str
+        What it last told the check: ``"share returned None"``.
     """
 
     submission: Submission
     children: Children
     printed: str = ""
+    told: str = "Your program has told nothing yet"
     _host: HostChild | None = None
 
     # -- What a check may ask for ---------------------------------------------------------------
@@ -215,6 +218,7 @@ class Student:
         if self.children.mpirun:
             args = [args_of(rank) for rank in range(count)]
             ranks.values = self._by_mpirun(function, args, tuple(allow))
+        self.told = f"{function} returned, on ranks 0, 1, ..., {short(ranks.values)}"
         return ranks
 
     def _by_mpirun(
@@ -256,6 +260,8 @@ class Student:
         while True:
             message = self.hear(channel)
             if message["event"] == "returned":
+                verb = "is" if order["op"] == "get" else "returned"
+                self.told = f"{order['name']} {verb} {short(message['value'])}"
                 return message["value"]
             if answer is None:
                 raise Failed(

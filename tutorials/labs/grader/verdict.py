@@ -69,7 +69,7 @@ def same(given: Any, right: Any, what: str) -> None:
     if isinstance(right, np.ndarray):
         close(given, right, 0.0, what)
     elif isinstance(given, np.ndarray) or type(given) is not type(right) or given != right:
-        fail(f"{what} is\n    {_short(given)}\nand should be\n    {_short(right)}")
+        fail(f"{what} is\n    {short(given)}\nand should be\n    {short(right)}")
 
 
 def close(given: Any, right: Any, bound: Any, what: str) -> None:
@@ -92,12 +92,12 @@ def close(given: Any, right: Any, bound: Any, what: str) -> None:
     """
     right = np.asarray(right)
     if not isinstance(given, np.ndarray | np.generic | int | float | list | tuple):
-        fail(f"{what} is {_short(given)}, and should be numbers of shape {list(right.shape)}.")
+        fail(f"{what} is {short(given)}, and should be numbers of shape {list(right.shape)}.")
     try:
         given = np.asarray(given)
         numbers = given.astype(np.float64)
     except (ValueError, TypeError):
-        fail(f"{what} is {_short(given)}, and should be numbers of shape {list(right.shape)}.")
+        fail(f"{what} is {short(given)}, and should be numbers of shape {list(right.shape)}.")
     if given.shape != right.shape:
         fail(f"{what} has shape {list(given.shape)}, and should have {list(right.shape)}.")
     expected = right.astype(np.float64)
@@ -133,6 +133,12 @@ def _count(wrong: int, size: int) -> str:
     return f"{wrong} of {size} numbers {'are' if wrong > 1 else 'is'}"
 
 
-def _short(value: Any) -> str:
+def short(value: Any) -> str:
+    """Return a value as text, cut where it gets long.
+
+    Parameters
+    ----------
+    value : object
+    """
     text = repr(value)
     return text if len(text) <= 400 else text[:400] + " ..."

@@ -122,8 +122,8 @@ def gelu(x):
 def mlp(comm, x, up, up_bias, down, down_bias):
     """Compute ``gelu(x up^T + up_bias) down^T + down_bias`` on all ranks together.
 
-    Requirements: one all-reduce of M E numbers, and no other message. No rank multiplies by more
-    than its own part of `up` and of `down`.
+    Requirements: one all-reduce of M E numbers, and no other message. A rank uses nothing of `up`,
+    `up_bias` and `down` but its own part: the rest may be NaN.
 
     Parameters
     ----------
@@ -131,7 +131,8 @@ def mlp(comm, x, up, up_bias, down, down_bias):
     x : float32 [M, E]
         The same on each rank.
     up, down : float32 [F, E], [E, F]
-        The whole weights. Cut out this rank's part first; a real engine would have loaded no more.
+        In the shape of the whole weights. Cut out this rank's part first; a real engine would have
+        loaded no more.
     up_bias, down_bias : float32 [F], [E]
 
     Returns

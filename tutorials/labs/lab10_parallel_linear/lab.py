@@ -146,7 +146,23 @@ def _(student, rng):
 @block.check("needs one all-reduce", points=2)
 def _(student, rng):
     given = numbers(rng, 3, 6), numbers(rng, 16, 6), numbers(rng, 16), numbers(rng, 6, 16)
-    ran = student.ranks(4, "mlp", lambda rank: (*given, np.zeros(6, np.float32)))
+    bias = numbers(rng, 6)
+
+    def args_of(rank):
+        x, up, up_bias, down = (each.copy() for each in given)
+        others = np.arange(16) // 4 != rank
+        up[others], up_bias[others], down[:, others] = np.nan, np.nan, np.nan
+        return x, up, up_bias, down, bias
+
+    ran = student.ranks(4, "mlp", args_of)
+    right, bound = whole_mlp(*given, bias)
+    for rank, y in enumerate(ran.values):
+        if np.isnan(y).any():
+            fail(
+                f"mlp(...) on rank {rank} of 4 is NaN. All weights but the rank's own part were NaN"
+                " here: it has used the part of another rank."
+            )
+        close(y, right, bound, f"mlp(...) on rank {rank} of 4, F = 16")
     same_bits(ran.values, "The result of mlp")
     communication(ran, [("all_reduce", 3 * 6)])
 

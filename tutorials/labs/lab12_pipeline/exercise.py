@@ -57,7 +57,7 @@ def layer(comm, x, weight, label):
     weight : float32 [E, E]
         This stage's.
     label : str
-        What is computed, for the timetable that the grader draws.
+        For the timetable that the grader draws: the number of the micro-batch, or of the group.
 
     Returns
     -------

@@ -86,6 +86,8 @@ class Scheduler:
         The oldest first. All of them are older than those that wait.
     num_free : int
         Blocks that nobody holds.
+    work : list of (Sequence, int)
+        What is scheduled in the step so far: a sequence, and how many of its tokens.
     """
 
     def __init__(self, max_num_seqs, budget, num_blocks, block_size):
@@ -160,7 +162,7 @@ class Scheduler:
     def admit(self):
         """Let sequences that wait begin to run in this step, the oldest first.
 
-        `self.work` holds what is scheduled in this step so far. The oldest sequence that waits is
+        The oldest sequence that waits is
         admitted if
 
         - fewer than `max_num_seqs` sequences run,
