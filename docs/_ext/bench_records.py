@@ -180,21 +180,25 @@ class BenchTable(SphinxDirective):
         results = select(record, patterns, may_be_empty=bool(missing))
         if not results:
             return self.parse_text_to_nodes(f"*Not in the record.* {missing}")
-        lines = [
-            "| measured | median | p10 to p90 | runs | target |",
-            "| --- " + "| --: " * 4 + "|",
-        ]
-        for result in results:
-            target = result.get("target", {})
-            bound = next((f"{sign} {figure(target[key])}" for key, sign in
-                          (("at_least", "≥"), ("at_most", "≤")) if key in target), "")  # fmt: skip
-            lines.append(
-                f"| {result['what']} | {figure(result['median'])} {result['unit']} "
-                f"| {figure(result['p10'])} to {figure(result['p90'])} | {result['n']} | {bound} |"
-            )
+        bounds = [_bound(result) for result in results]
+        headings = ["measured", "median", "p10 to p90", "runs"] + ["target"] * any(bounds)
+        lines = [f"| {' | '.join(headings)} |", f"| --- {'| --: ' * (len(headings) - 1)}|"]
+        for result, bound in zip(results, bounds, strict=True):
+            cells = [
+                result["what"], f"{figure(result['median'])} {result['unit']}",
+                f"{figure(result['p10'])} to {figure(result['p90'])}", f"{result['n']}",
+            ]  # fmt: skip
+            lines.append(f"| {' | '.join([*cells, bound] if any(bounds) else cells)} |")
         made_by = on_gpu if "on-gpu" in self.options else provenance
         lines += ["", missing, "", "{.provenance}", made_by(record)]
         return self.parse_text_to_nodes("\n".join(lines))
+
+
+def _bound(result: dict[str, Any]) -> str:
+    """Return what a result was asked to reach; "" if nothing."""
+    target = result.get("target", {})
+    signs = {"at_least": "≥", "at_most": "≤"}
+    return next((f"{signs[key]} {figure(target[key])}" for key in signs if key in target), "")
 
 
 class BenchBars(SphinxDirective):
