@@ -183,7 +183,7 @@ class SplitCost(SphinxDirective):
         rows = []
         for split in self.options["splits"].split(","):
             tp, pp = map(int, split.split("x"))
-            title = [f"{tp * pp}", f"{tp} x {pp}"]
+            title = [f"{tp * pp}", f"{tp}×{pp}"]
             asked = {"tp": tp, "pp": pp, "batch": 8, "context": 4096}
             try:
                 plan = planned(self.arguments[0], _CARD.name, **asked)
@@ -196,7 +196,7 @@ class SplitCost(SphinxDirective):
                 figure(plan.tokens_per_second(plan.interleaved)),
             ])  # fmt: skip
         numbers = ["fullest GPU", "first token", "a token", "tokens/s of all"]
-        return self.parse_text_to_nodes("\n".join(_table(["GPUs", "P x R"], numbers, rows)))
+        return self.parse_text_to_nodes("\n".join(_table(["GPUs", "P×R"], numbers, rows)))
 
 
 def _larger(pair: list[float]) -> int:
