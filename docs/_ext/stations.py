@@ -39,6 +39,7 @@ from llm_numba.planner import GPUS
 
 _CARD = GPUS["h100"]
 _CEILING_NAMES = ("memory", "arithmetic")
+_SPACE = "\N{NO-BREAK SPACE}"
 _RIDGE = _CARD.flops / _CARD.bytes_per_second
 _CEILINGS = (
     f"The ceilings are of the H100's data sheet: {_CARD.bytes_per_second / 1e12:.2f} TB/s of "
@@ -183,7 +184,7 @@ class SplitCost(SphinxDirective):
         rows = []
         for split in self.options["splits"].split(","):
             tp, pp = map(int, split.split("x"))
-            title = [f"{tp * pp}", f"{tp}×{pp}"]
+            title = [f"{tp * pp}", f"{tp}{_SPACE}x{_SPACE}{pp}"]
             asked = {"tp": tp, "pp": pp, "batch": 8, "context": 4096}
             try:
                 plan = planned(self.arguments[0], _CARD.name, **asked)
@@ -196,7 +197,9 @@ class SplitCost(SphinxDirective):
                 figure(plan.tokens_per_second(plan.interleaved)),
             ])  # fmt: skip
         numbers = ["fullest GPU", "first token", "a token", "tokens/s of all"]
-        return self.parse_text_to_nodes("\n".join(_table(["GPUs", "P×R"], numbers, rows)))
+        return self.parse_text_to_nodes(
+            "\n".join(_table(["GPUs", f"P{_SPACE}x{_SPACE}R"], numbers, rows))
+        )
 
 
 def _larger(pair: list[float]) -> int:

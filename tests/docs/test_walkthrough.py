@@ -37,7 +37,7 @@ def test_a_station_has_all_parts_in_order(station):
     assert "```{literalinclude} ../../llm_numba/" in section(text, PARTS[1])
     assert re.search(r"```\{(\w+-cost|literalinclude)\}", section(text, PARTS[2]))
     assert re.search(MEASURED, section(text, PARTS[3]))
-    assert re.search(r"[Vv]erdict:\s+\*\*", section(text, PARTS[4]))
+    assert re.search(r"[Vv]erdict(?:\]\(.*\))?:\s+\*\*", section(text, PARTS[4]))
     assert section(text, PARTS[5]).count(":::{question} ") == 3
     assert "{src}`" in section(text, PARTS[6])
     assert re.search(r"exercises/check\.py \w+|#exercise\)", section(text, PARTS[7]))
