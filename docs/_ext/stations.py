@@ -107,7 +107,8 @@ class StationCost(_OfStation):
             *_table(["operation", "of"], numbers, _in_order(rows)),
             "",
             "{.provenance}",
-            "All layers of one step; *a token* stands behind 511 others, *a prompt* has 512. "
+            "*8B* has the shape of Llama 3 8B. All layers of one step; *a token* stands behind 511 "
+            "others, *a prompt* has 512. "
             f"Numbers of 16 bits. Computed from the shapes while this page was built. {_CEILINGS}",
         ]  # fmt: skip
         return self.parse_text_to_nodes("\n".join(lines))
