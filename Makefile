@@ -26,7 +26,7 @@ LOGS ?= build/sanitizer
 SANITIZED ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help demo lab hint grade test test-slow test-all lint docs test-ptx test-gpu test-sanitizer parity bench-cpu clean FORCE
+.PHONY: help demo lab hint grade test test-slow test-all lint docs test-ptx test-gpu test-multi test-sanitizer parity bench-cpu clean FORCE
 
 help: ## Show this list
 	@echo 'make TARGET, one of:'
@@ -83,6 +83,9 @@ test-sanitizer: $(GPU_ENV) ## Run the GPU tests under compute-sanitizer (TOOL=me
 	LLM_NUMBA_UNPOOLED=1 $(TEST_ENV) compute-sanitizer --tool $(TOOL) --target-processes all \
 	  --log-file '$(LOGS)/$(TOOL)/%p.log' --error-exitcode 1 --report-api-errors no \
 	  $(RUN) -m pytest -m gpu --junitxml='$(LOGS)/$(TOOL)/junit.xml' $(SANITIZED)
+
+test-multi: $(VENV)/.installed-test ## Run all tests of several ranks, the slow ones too
+	$(PYTEST) tests/parallel tests/engine/test_parallel*.py tests/models/test_tensor_parallel.py
 
 parity: $(VENV)/.installed-parity $(VENV)/.installed-test ## Compare with Transformers, live (installs PyTorch)
 	$(RUN) -m pytest -m parity
