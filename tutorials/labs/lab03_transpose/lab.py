@@ -12,6 +12,7 @@ lab = Lab(
 
 # Whole tiles, tiles with edges on both sides, less than a tile.
 SHAPES = ((64, 96), (45, 70), (1, 33), (100, 7))
+SIDE = 2048  # on a GPU
 
 
 def turn(student, kernel, rng, shape, dtype=np.float32):
@@ -111,3 +112,15 @@ def _(student, rng):
         32 * 32 * 4,
         "The tile is exactly as large as its elements: permute, do not pad.",
     )
+
+
+@swizzled.check("takes at most 1.3 times as long as our swizzled step", points=3, gpu=True)
+def _(student, rng):
+    x = rng.normal(size=(SIDE, SIDE)).astype(np.float32)
+    y = np.full_like(x, np.nan)
+    raced = student.race(
+        "turn_swizzled", x, y, grid=(SIDE // 32, SIDE // 32), block=(32, 8),
+        against="llm_numba.kernels.transpose:transpose", against_args=(x,), step="swizzled",
+    )  # fmt: skip
+    same(y, x.T, f"y, for x of {SIDE} x {SIDE}")
+    raced.at_most(1.3, "With whole sectors and no conflicts there is little left to wait for.")

@@ -14,6 +14,7 @@ EPS = np.float32(1e-5)
 # Rows, and numbers in a row: a full block, fewer rows than warps, one number, no multiple of 32.
 NARROW = ((8, 64), (5, 77), (1, 1), (3, 256), (6, 31))
 WIDE = ((2, 512), (3, 333), (1, 1000), (2, 5), (1, 1024))
+LARGE = (8192, 1024)  # on a GPU
 
 
 def rows(rng, shape, centre=0.0):
@@ -211,3 +212,17 @@ def _(student, rng):
             shape[0],
             "One barrier a block: let every thread merge what the warps wrote.",
         )
+
+
+@wide.check("takes at most 1.3 times as long as our warp step", points=3, gpu=True)
+def _(student, rng):
+    x, (weight, bias) = rows(rng, LARGE), parameters(rng, LARGE[1])
+    y = np.full_like(x, np.nan)
+    raced = student.race(
+        "layer_norm_wide", x, weight, bias, EPS, y, grid=LARGE[0], block=128,
+        against="llm_numba.kernels.layernorm:layer_norm",
+        against_args=(x, weight, bias, float(EPS)), step="warp",
+    )  # fmt: skip
+    right, bound = normed(x, weight, bias, math.ceil(LARGE[1] / 32))
+    close(y, right, bound, f"y, for {LARGE[0]} rows of {LARGE[1]}")
+    raced.at_most(1.3, "Ours reads each row three times, a warp a row.")

@@ -13,6 +13,7 @@ lab = Lab(
 # Rows, and numbers in a row.
 NARROW = ((8, 64), (5, 77), (1, 1), (3, 31))
 LONG = ((2, 512), (3, 633), (1, 1000), (2, 5), (1, 300))
+LARGE = (8192, 4096)  # on a GPU
 # Roundings that come with each number that is merged: two powers and what is done with them.
 MERGE = 16
 
@@ -195,3 +196,15 @@ def _(student, rng):
         pieces = math.ceil(N / 256)
         # Each of a block's four warps reads top and total of each piece of its row.
         along_rows(join, (M, N), 1, more=M * pieces * 4 * 2 * pieces)
+
+
+@split.check("is online in at most twice the time of our online step", points=3, gpu=True)
+def _(student, rng):
+    x = rows(rng, LARGE)
+    y = np.full_like(x, np.nan)
+    raced = student.race(
+        "softmax_online", x, y, grid=LARGE[0], block=128,
+        against="llm_numba.kernels.softmax:softmax", against_args=(x,), step="online",
+    )  # fmt: skip
+    close(y, *softmax(x), f"y, for {LARGE[0]} rows of {LARGE[1]}")
+    raced.at_most(2.0, "Two reads and a write; what is merged for each number should be short.")
