@@ -1,7 +1,8 @@
-r"""Lab 5: LayerNorm in one pass over memory.
+"""Lab 5: LayerNorm in one pass over memory.
 
-.. math:: y = \frac{t - \mu}{\sqrt{\sigma^2 + \epsilon}} \, w + b, \qquad
-          \sigma^2 = \frac1N \sum_n (t_n - \mu)^2
+For each row t of N numbers, with its own mean and variance:
+
+    y[n] = (t[n] - mean) / sqrt(variance + eps) * weight[n] + bias[n]
 
 In steps 1 to 3 a row belongs to a warp: blocks of 32 x 4 threads, a grid of M / 4 blocks, rounded
 up. `threadIdx.x` is the lane, `threadIdx.y` tells which of the block's four rows. In step 4 a row

@@ -1,6 +1,8 @@
-r"""Lab 6: softmax in fewer passes, by the online rule.
+"""Lab 6: softmax in fewer passes, by the online rule.
 
-.. math:: y_n = \frac{e^{x_n - m}}{\sum_j e^{x_j - m}}, \qquad m = \max_j x_j
+For each row x of N numbers, with m the largest of them:
+
+    y[n] = exp(x[n] - m) / (exp(x[0] - m) + ... + exp(x[N - 1] - m))
 
 Entries of x may be minus infinity: they are masked, and their y is 0. In a row in which all are
 masked, every y is 0. No entry is plus infinity or NaN.

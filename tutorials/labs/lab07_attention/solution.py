@@ -1,6 +1,7 @@
-r"""Lab 7: attention in one kernel, with no score in memory.
+"""Lab 7: attention in one kernel, with no score in memory.
 
-.. math:: O = \mathrm{softmax}\left(\frac{Q K^T}{\sqrt D} + \mathrm{mask}\right) V
+The output of a query is a mix of values: softmax(scores) times v, where the score of a key is
+scale times the dot product of query and key, or minus infinity if the query does not see it.
 
 q and out are [S, H, D], k and v are [T, G, D], with D at most 32. R = H / G query heads share a KV
 head: head h reads KV head h // R. The S queries are the last of T positions, so query s stands at
