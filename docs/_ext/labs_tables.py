@@ -13,8 +13,10 @@ The first has a row a lab, the second a row a check. The third is what ``make la
 file of the lab's folder.
 """
 
+import contextlib
 import io
 import sys
+import tempfile
 from pathlib import Path
 
 from docutils import nodes
@@ -73,13 +75,17 @@ class LabSession(SphinxDirective):
         """Run the checks on a file, and print into a literal block."""
         (lab,) = find_labs(self.arguments[0])
         _depend(self, lab)
-        path = lab.folder / self.arguments[1]
-        self.env.note_dependency(str(path))
+        source = lab.folder / self.arguments[1]
+        self.env.note_dependency(str(source))
         console = Console(file=io.StringIO(), width=_WIDTH, highlight=False)
-        with Children() as children:
-            show_lab(console, run_lab(lab, path, children, stop=True))
-        text = console.file.getvalue().replace(str(path), str(lab.exercise.name))
-        lines = [line.rstrip() for line in text.strip("\n").splitlines()]
+        # As a student has it: the file is the exercise, and it is here.
+        with tempfile.TemporaryDirectory() as folder, contextlib.chdir(folder):
+            path = Path("exercise.py")
+            path.write_text(source.read_text())
+            with Children() as children:
+                show_lab(console, run_lab(lab, path, children, stop=True))
+        text = console.file.getvalue().strip("\n")
+        lines = [line.rstrip() for line in text.splitlines()]
         block = nodes.literal_block("", "\n".join(lines), language="text")
         block["classes"].append("prose")
         return [block]

@@ -11,7 +11,10 @@ from xml.etree import ElementTree
 
 import pytest
 from grader.cli import main
+from grader.grades import grade, write_json, write_junit
 from grader.hints import next_hint
+from grader.run import run_lab
+from grader.terminal import show_grades, show_lab
 from rich.console import Console
 from submissions import FIRST, first_lab, solution
 
@@ -40,13 +43,15 @@ def test_a_finished_lab_ends_with_0_and_an_unfinished_one_with_1():
     assert "Step 1 is not written yet: line 23 raises NotImplementedError." in begun.stdout
 
 
-def test_a_failed_check_shows_the_reason_and_the_line():
-    result = command("lab", 1, "--file", FIRST / "wrong" / "no_guard.py")
-    assert result.returncode == 1
-    assert "OutOfBoundsError in saxpy" in result.stdout
-    assert "wrong/no_guard.py:" in result.stdout
-    assert "out[i] = alpha * x[i] + y[i]" in result.stdout
-    assert "make hint LAB=1" in result.stdout
+def test_a_failed_check_shows_the_reason_and_the_line(children):
+    console = Console(width=100, file=io.StringIO())
+    path = FIRST / "wrong" / "no_guard.py"
+    show_lab(console, run_lab(first_lab(), path, children, stop=True))
+    shown = console.file.getvalue()
+    assert "OutOfBoundsError in saxpy" in shown
+    assert "wrong/no_guard.py:" in shown
+    assert "out[i] = alpha * x[i] + y[i]" in shown
+    assert "make hint LAB=1" in shown
 
 
 @pytest.mark.parametrize(
@@ -78,7 +83,7 @@ def test_a_file_that_is_no_python_is_named_with_its_line(tmp_path, capsys):
 
 
 @pytest.fixture(scope="module")
-def graded(tmp_path_factory) -> dict[str, str]:
+def graded(tmp_path_factory, children) -> dict[str, str]:
     """What grading a course of four writes."""
     folder = tmp_path_factory.mktemp("course")
     files = {
@@ -90,12 +95,26 @@ def graded(tmp_path_factory) -> dict[str, str]:
         (folder / "in" / student).mkdir(parents=True)
         (folder / "in" / student / "lab01.py").write_text(source)
     (folder / "in" / "zoe").mkdir()
-    (folder / "key").write_text("secret\n")
-    ended = command("grade", 1, "--dir", folder / "in", "--out", folder / "grades.json",
-                    "--junit", folder / "grades.xml", "--key", folder / "key")  # fmt: skip
-    assert ended.returncode == 0, ended.stderr
+    results = grade([first_lab()], folder / "in", children, "secret")
+    write_json(folder / "grades.json", results, hidden=True)
+    write_junit(folder / "grades.xml", results)
+    console = Console(width=100, file=io.StringIO())
+    show_grades(console, results)
     written = {kind: (folder / f"grades.{kind}").read_text() for kind in ("json", "xml")}
-    return written | {"out": ended.stdout}
+    return written | {"out": console.file.getvalue()}
+
+
+@pytest.mark.slow
+def test_the_command_grades_what_make_hands_it(tmp_path):
+    (tmp_path / "in" / "ada").mkdir(parents=True)
+    (tmp_path / "in" / "ada" / "lab01.py").write_text(solution())
+    (tmp_path / "key").write_text("secret\n")
+    out = tmp_path / "grades.json"
+    ended = command("grade", 1, "--dir", tmp_path / "in", "--out", out, "--key", tmp_path / "key")
+    assert (ended.returncode, ended.stderr) == (0, "")
+    assert "14/14" in ended.stdout
+    data = json.loads(out.read_text())
+    assert (data["hidden_data"], data["students"][0]["points"]) == (True, 14)
 
 
 def test_a_course_is_graded_into_json(graded):

@@ -18,7 +18,7 @@ REJECTED = re.compile(r'^# Rejected: step (\d+), "([^"]+)": (.+)$', flags=re.MUL
 
 
 # Of each lab, so many wrong versions run in `make test`; all of them in `make test-slow`.
-QUICK = 2
+QUICK = 1
 
 
 def marked(*values, slow, name):
