@@ -9,6 +9,7 @@ from typing import Any
 
 from llm_numba.parallel.alone import Alone
 from llm_numba.parallel.communicator import Communicator, Transfer
+from llm_numba.reference.rank_sums import Reduction
 from llm_numba.runtime import Array
 
 
@@ -18,7 +19,7 @@ class Carrier(Communicator):
     Parameters
     ----------
     host : Communicator
-        Of the same ranks. Objects, barriers, messages and the forming of groups are left to it.
+        Of the same ranks. It does all that a subclass does not, and what is no array always.
     """
 
     def __init__(self, host: Communicator) -> None:
@@ -37,6 +38,18 @@ class Carrier(Communicator):
     def start_receive(self, out: Array, source: int) -> Transfer:
         """Begin to receive an array, see :meth:`Communicator.start_receive`."""
         return self._host.start_receive(out, source)
+
+    def _all_reduce(self, x: Array, op: Reduction) -> None:
+        self._host._all_reduce(x, op)
+
+    def _all_gather(self, x: Array, out: Array) -> None:
+        self._host._all_gather(x, out)
+
+    def _reduce_scatter(self, x: Array, out: Array) -> None:
+        self._host._reduce_scatter(x, out)
+
+    def _broadcast(self, x: Array, root: int) -> None:
+        self._host._broadcast(x, root)
 
     def _meet(self, what: str, value: Any, patient: bool = False) -> list[Any]:
         return self._host._meet(what, value, patient)

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 from llm_numba.parallel import algorithms, run_ranks
+from llm_numba.parallel.carrier import Carrier
 from llm_numba.parallel.messages import FEW_BYTES, MessageCommunicator
 from llm_numba.runtime import kind_of, to_device, to_host
 
@@ -160,6 +161,23 @@ def test_arrays_of_a_device_are_added_there(dtype, length):
         # Of two numbers there is one sum.
         assert total.tobytes() == in_order(arrays).tobytes()
         assert gathered.tobytes() == np.concatenate(arrays).tobytes()
+
+
+def test_what_a_path_does_not_do_itself_the_first_communicator_does():
+    def program(comm):
+        both = Carrier(comm)
+        x = np.int32([1, comm.rank])
+        send = both.start_send(np.int32([comm.rank]), to=(comm.rank + 1) % 3)
+        (got,) = both.receive(np.zeros(1, np.int32), source=(comm.rank - 1) % 3)
+        send.wait()
+        total, largest = both.all_reduce(x.copy()), both.all_reduce(x.copy(), "max")
+        part = both.reduce_scatter(np.arange(3, dtype=np.int32))
+        told = both.broadcast(np.int32([comm.rank]), root=1)
+        arrays = total, largest, both.all_gather(x[1:]), part, told
+        return int(got), [each.tolist() for each in arrays]
+
+    for rank, found in enumerate(run_ranks(3, program)):
+        assert found == ((rank - 1) % 3, [[3, 3], [1, 2], [0, 1, 2], [3 * rank], [1]])
 
 
 def test_groups_of_a_path_keep_to_it():
