@@ -2,13 +2,16 @@
 
 import json
 import os
+import random
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 # One BLAS thread a test worker: the arrays are small, and workers share the cores.
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
+import hypothesis
 import ml_dtypes
 import numpy as np
 import pytest
@@ -16,9 +19,14 @@ import tokenizers
 from safetensors.numpy import save_file
 
 from llm_numba import LLM
+from llm_numba.engine import core
 from llm_numba.models import parse_config
 from llm_numba.models.llama import llama_tensors
 from llm_numba.runtime import gpu_problem
+
+# The same examples on every machine and in every run; and no deadline, for the machine may be busy.
+hypothesis.settings.register_profile("steady", derandomize=True, deadline=None)
+hypothesis.settings.load_profile("steady")
 
 TINY_CONFIG = {
     "architectures": ["LlamaForCausalLM"],
@@ -85,7 +93,13 @@ SANITISED = bool(os.environ.get("LLM_NUMBA_UNPOOLED"))
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
-    """Skip what cannot run here: without a GPU, or because compute-sanitizer is in the way."""
+    """Draw seeds from the test's name; skip what cannot run here.
+
+    That is, what needs a GPU where there is none, or what compute-sanitizer is in the way of.
+    """
+    # A request without a seed draws one. What a test samples is then new in each test, and the same
+    # in each run of it: no luck decides whether it passes.
+    core.secrets = SimpleNamespace(randbits=random.Random(item.nodeid).getrandbits)
     if item.get_closest_marker("gpu") and (problem := gpu_problem()):
         pytest.skip(f"no GPU here: {problem}")
     mark = item.get_closest_marker("unsanitised")

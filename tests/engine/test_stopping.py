@@ -11,9 +11,6 @@ from llm_numba import LLM, SamplingParams
 from llm_numba.engine.outputs import CompletionOutput
 from llm_numba.engine.stopping import StopStrings
 
-steady = settings(derandomize=True, deadline=None, max_examples=300)
-
-
 # -- The watcher alone ------------------------------------------------------------------------
 
 
@@ -51,7 +48,7 @@ def test_a_stop_string_is_found_across_borders_and_held_back_until_it_is_clear(
     assert results[-1][1] == found
 
 
-@steady
+@settings(max_examples=300)
 @given(
     strings=st.lists(st.text("ab", min_size=1, max_size=4), min_size=1, max_size=3),
     pushed=st.lists(st.text("abc", max_size=3), min_size=1, max_size=12),
@@ -71,7 +68,7 @@ def test_what_is_shown_is_the_text_before_the_first_stop_string(strings, pushed)
         assert whole.startswith(found, first)
 
 
-@steady
+@settings(max_examples=300)
 @given(
     string=st.text("ab", min_size=1, max_size=4),
     pushed=st.lists(st.text("abc", max_size=3), min_size=1, max_size=12),

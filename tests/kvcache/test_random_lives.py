@@ -268,8 +268,7 @@ def stored(number, layer, which):
     return 4.0 * number + 2 * layer + which + 1
 
 
-# The same lives on every machine; no deadline, for the machine may be busy.
-SHORT = settings(max_examples=150, stateful_step_count=50, deadline=None, derandomize=True)
+SHORT = settings(max_examples=150, stateful_step_count=50)
 LONG = settings(SHORT, max_examples=800, stateful_step_count=80)
 
 

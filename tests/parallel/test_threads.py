@@ -179,16 +179,16 @@ def test_a_rank_that_stalls_is_named():
     def program(comm):
         part = comm.split(comm.rank // 2)
         if comm.rank == 3:
-            stop.wait(20)
+            stop.wait(60)
         part.barrier()
         comm.barrier()
 
     begin = time.monotonic()
-    with pytest.raises(ParallelError, match=r"Rank 3 did not come to barrier within 0.3 s\."):
-        run_ranks(4, program, limit_s=0.3)
+    with pytest.raises(ParallelError, match=r"Rank 3 did not come to barrier within 1 s\."):
+        run_ranks(4, program, limit_s=1)
     stop.set()
-    # The limit, and the time that stragglers are given.
-    assert time.monotonic() - begin < 10
+    # The limit, and the time that stragglers are given; not the 60 seconds of rank 3.
+    assert time.monotonic() - begin < 30
 
 
 def test_a_rank_that_is_waited_for_with_patience_has_not_stalled():

@@ -196,7 +196,7 @@ def test_what_was_not_measured_is_said(asked, table):
 # -- Whatever the figures ------------------------------------------------------------------------
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     tp=st.sampled_from([1, 2, 4, 8]),
     pp=st.sampled_from([1, 2, 4]),
@@ -219,7 +219,7 @@ def test_a_faster_gpu_is_never_slower(tp, pp, batch, context, memory, arithmetic
         assert getattr(fast, rounds).seconds <= getattr(slow, rounds).seconds * (1 + 1e-12)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     tp=st.sampled_from([1, 2, 4, 8]),
     pp=st.sampled_from([1, 2, 4]),

@@ -4,7 +4,7 @@ import math
 import re
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from llm_numba.errors import ConfigError, ParallelError
@@ -38,7 +38,6 @@ def replicated(config, tp, pp):
     return extra
 
 
-@settings(deadline=None)  # the first of a shape reads it
 @given(
     st.sampled_from(["gpt2", "llama-3.2-1b", "llama-3-8b", "llama-2-13b", "qwen3-0.6b"]),
     st.sampled_from([1, 2, 3, 4, 5, 8, 12, 16, 32]),
