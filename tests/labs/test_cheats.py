@@ -51,6 +51,26 @@ def test_past_the_rules_there_is_nothing_to_import(bench):
             bench.student(source).call("go", name)
 
 
+def test_past_the_rules_numpy_leads_to_no_other_module(bench):
+    """``np.ma.core.inspect`` is the interpreter's own; its importlib finds what is loaded."""
+    source = textwrap.dedent("""
+        import numpy as np
+
+        def go(name):
+            return getattr_of(np, name)
+
+        def getattr_of(module, name):
+            return module.__dict__[name].__name__
+
+        def parts():
+            return [str(np.linalg.norm(np.ones(4))), np.random.default_rng(0).integers(9) < 9]
+    """)
+    for name in ("ma", "lib", "ctypeslib", "testing", "f2py", "char", "load"):
+        with pytest.raises(Failed, match="KeyError"):
+            bench.student(source).call("go", name)
+    assert bench.student(source).call("parts") == ["2.0", True]
+
+
 def test_the_reference_kernel_cannot_be_launched_in_place_of_ones_own(bench):
     body = "    launch(saxpy_thread, -(-out.size // 256), 256, (alpha, x, y, out))"
     source = REFERENCE + solution(launch_saxpy=body)

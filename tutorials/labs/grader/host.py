@@ -26,11 +26,13 @@ from grader.ranks import Rank
 
 MEMORY_BYTES = 2 << 30
 _MAX_PRINTED = 4000
-# Of NumPy, what reads or writes files, or leads to other modules.
+# Of NumPy, what reads or writes files.
 _NOT_OF_NUMPY = frozenset(
-    "DataSource ctypeslib f2py fromfile fromregex genfromtxt load loadtxt memmap save savetxt "
-    "savez savez_compressed lib core testing test show_config info".split()
+    "DataSource fromfile fromregex genfromtxt load loadtxt memmap save savetxt savez "
+    "savez_compressed test show_config info".split()
 )
+# Of NumPy's parts, those with functions alone; others lead to the interpreter's own modules.
+_PARTS_OF_NUMPY = ("fft", "linalg", "random")
 _DENIED_EVENTS = ("open", "os.", "subprocess.", "socket.", "ctypes.", "shutil.", "import", "gc.")
 
 
@@ -228,11 +230,14 @@ class Program:
 
 
 def _public(name: str) -> types.SimpleNamespace:
-    """Return a module's public names: not the modules that it imported itself."""
+    """Return a module's public names, without the modules among them."""
     module = importlib.import_module(name)
     names = getattr(module, "__all__", None) or [n for n in dir(module) if not n.startswith("_")]
-    kept = set(names) - (_NOT_OF_NUMPY if name == "numpy" else set())
-    return types.SimpleNamespace(**{each: getattr(module, each) for each in kept})
+    found = {each: getattr(module, each) for each in set(names) - _NOT_OF_NUMPY}
+    kept = {each: value for each, value in found.items() if not isinstance(value, types.ModuleType)}
+    if name == "numpy":
+        kept |= {part: _public(f"numpy.{part}") for part in _PARTS_OF_NUMPY}
+    return types.SimpleNamespace(**kept)
 
 
 def _extents(name: str, value: Any) -> tuple[int, ...]:
