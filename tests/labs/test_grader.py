@@ -12,6 +12,7 @@ from grader.lab import find_labs
 from grader.rules import breaches, unwritten_steps
 from grader.run import run_lab
 from grader.verdict import Failed
+from submissions import solution
 
 # -- Rules --------------------------------------------------------------------------------------
 
@@ -90,6 +91,16 @@ def test_constants_of_kernels_are_plain_arithmetic():
 )  # fmt: skip
 def test_what_is_no_arithmetic_is_no_constant(value):
     assert take_out(ast.parse(f"import numpy as np\nN = {value}\n")).constants == {}
+
+
+def test_a_kernel_that_uses_what_is_no_constant_says_so(bench):
+    source = solution(saxpy="    out[0] = THREADS").replace(
+        "THREADS = 256", "THREADS = max(1, 256)"
+    )
+    result = bench.grade(source)
+    trouble = result.steps[0].trouble
+    assert "A kernel cannot use THREADS" in trouble.message
+    assert source.splitlines()[trouble.line - 1] == "THREADS = max(1, 256)"
 
 
 def test_only_plainly_decorated_kernels_are_taken_and_nothing_runs_where_they_are_defined():

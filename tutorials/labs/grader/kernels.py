@@ -41,6 +41,8 @@ class Kernels:
     Attributes
     ----------
     constants : dict of str to number or tuple
+    others : dict of str to int
+        Top-level names that are no constants, and their lines.
     source : ast.Module
         Imports of what kernels may use, and the kernels; with the line numbers of the file.
     functions : dict of str to ast.FunctionDef
@@ -50,6 +52,7 @@ class Kernels:
     """
 
     constants: dict[str, Any] = field(default_factory=dict)
+    others: dict[str, int] = field(default_factory=dict)
     source: ast.Module = field(default_factory=lambda: ast.Module([], []))
     functions: dict[str, ast.FunctionDef] = field(default_factory=dict)
     devices: set[str] = field(default_factory=set)
@@ -87,6 +90,7 @@ def take_out(tree: ast.Module) -> Kernels:
                     found.constants[name] = _evaluate(value, found.constants, modules)
                 except NotConstantError:
                     found.constants.pop(name, None)
+                    found.others[name] = node.lineno
             case ast.FunctionDef(name=name) if (options := _options(node)) is not None:
                 found.functions[name] = _bare(node)
                 found.source.body.append(found.functions[name])

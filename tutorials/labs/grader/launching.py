@@ -1,5 +1,6 @@
 """The grader's end of a student's launches: which arrays lie on the device, and what ran there."""
 
+import re
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -110,8 +111,20 @@ class Launches:
                 line,
             )
         if "fault" in answer:
+            self._check_names(answer["cause"])
             cause = f"{answer['cause']} {answer['remedy']}".strip().replace(f"{FILE}:", "line ")
             raise Failed(f"{answer['fault']} in {name}: {cause}", answer["line"] or line)
+
+    def _check_names(self, cause: str) -> None:
+        """Say why a kernel cannot see a name that stands in the file."""
+        missing = re.search(r"name '(\w+)' is not defined", cause)
+        others = kernels.take_out(self.submission.tree).others
+        if missing and missing[1] in others:
+            raise Failed(
+                f"A kernel cannot use {missing[1]}: what kernels use is a number or a tuple that "
+                "stands at the top level as plain arithmetic, such as PITCH = TILE + 1.",
+                others[missing[1]],
+            )
 
     def _allocate(self, shape: tuple[int, ...], dtype: str, zero: bool) -> int:
         if not all(isinstance(each, int) and each >= 0 for each in shape) or dtype not in DTYPES:
@@ -128,7 +141,7 @@ class Launches:
         if name not in kernels.take_out(self.submission.tree).launchable():
             raise Failed(
                 f"There is no kernel {name!r}: a kernel stands at the top level of the file under "
-                "@cuda.jit, and its options are written out there.",
+                "@cuda.jit, without a signature.",
                 line,
             )
         if np.prod(grid, dtype=float) * np.prod(block, dtype=float) > _MAX_THREADS:
