@@ -247,8 +247,8 @@ def _(student, rng):
 decode = lab.step("Attend to pages")
 
 
-def attended(student, rng, context_lens, H, G, *, block_size=4, spread=1.0):
-    """Run paged_decode and compare with float64; slots of no position hold NaN."""
+def contexts(rng, context_lens, H, G, *, block_size=4, spread=1.0):
+    """Make pages whose unused slots hold NaN; return paged_decode's arguments, result and bound."""
     B, W = len(context_lens), max(1, *(math.ceil(T / block_size) for T in context_lens))
     num_blocks = B * W + 1
     order = rng.permutation(num_blocks)
@@ -268,9 +268,19 @@ def attended(student, rng, context_lens, H, G, *, block_size=4, spread=1.0):
         for h in range(H if T else 0):
             right[b, h], bound[b, h] = attention(q[b, h], k, v, h // (H // G), scale)
     out = np.full((B, H, HEAD_DIM), UNWRITTEN, np.float32)
-    args = (q, *caches, block_tables, np.array(context_lens, np.int32), scale, out)
-    ran = student.launch("paged_decode", grid=(H, B), block=32, args=args)
-    what = f"out, for contexts of {context_lens}, H = {H}, G = {G}"
+    return (q, *caches, block_tables, np.array(context_lens, np.int32), scale, out), right, bound
+
+
+def attended(student, rng, context_lens, H, G, **how):
+    """Run paged_decode in the simulator and compare with float64."""
+    args, right, bound = contexts(rng, context_lens, H, G, **how)
+    ran = student.launch("paged_decode", grid=(H, len(context_lens)), block=32, args=args)
+    judge(args[-1], right, bound, f"out, for contexts of {context_lens}, H = {H}, G = {G}")
+    return ran
+
+
+def judge(out, right, bound, what):
+    """Compare with float64, and say what NaN means here."""
     if (out == UNWRITTEN).any():
         b, h, d = np.argwhere(out == UNWRITTEN)[0]
         fail(f"{what}: nobody has written [{b}, {h}, {d}].")
@@ -281,7 +291,6 @@ def attended(student, rng, context_lens, H, G, *, block_size=4, spread=1.0):
             " (they hold NaN, and 0 times NaN is NaN), exp overflowed, or 0 was divided by 0."
         )
     close(out, right, bound, what)
-    return ran
 
 
 def attention(query, k, v, g, scale):
@@ -327,3 +336,17 @@ def _(student, rng):
     # whatever way they are looked up. A lane that reads a row by itself takes 32 for each.
     most = positions * 2 * (4 + 4)
     ran.at_most("global_sectors", most, "Let the 32 lanes read one row of 32 numbers together.")
+
+
+@decode.check("takes at most four times as long as our online step", points=3, gpu=True)
+def _(student, rng):
+    H, lengths = 32, [256] * 128
+    args, right, bound = contexts(rng, lengths, H, G=8, block_size=16)
+    *given, scale, out = args
+    raced = student.race(
+        "paged_decode", *args, grid=(H, len(lengths)), block=32,
+        against="llm_numba.kernels.paged_decode:paged_decode_attention",
+        against_args=(*given, float(scale)), step="online",
+    )  # fmt: skip
+    judge(out, right, bound, "out, for 128 contexts of 256")
+    raced.at_most(4.0, "Ours has four warps for each head, and otherwise does the same.")
