@@ -1,5 +1,6 @@
 """A simulator that runs `numba.cuda` kernels without a GPU and explains what they cost."""
 
+from llm_numba.simulator.devices import simulate_devices
 from llm_numba.simulator.errors import (
     BarrierDivergenceError,
     DeadlockError,
@@ -28,5 +29,6 @@ __all__ = [
     "UninitializedReadError",
     "UnsupportedError",
     "simulate",
+    "simulate_devices",
     "twin",
 ]

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from functools import cached_property
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -14,6 +14,24 @@ from llm_numba.simulator.memory import Buffer, View
 _GARBAGE = 0xFF  # in memory that nobody has written: NaN, or -1
 
 
+class Device(NamedTuple):
+    """One of the devices that run kernels at the same time.
+
+    Attributes
+    ----------
+    name : str
+        For messages; empty if there is only one.
+    first_thread : int
+        The number of its first thread among those of all devices.
+    """
+
+    name: str
+    first_thread: int
+
+
+ALONE = Device("", 0)
+
+
 class Layout:
     """Threads and memory of the blocks that are resident together.
 
@@ -21,7 +39,7 @@ class Layout:
     ----------
     threads, blocks, threads_per_block : int
     first_thread : int
-        The number of the first thread in the whole grid.
+        The number of the first thread in the whole grid, and among those of all devices.
     thread_index, block_index : list of 3 int64 or int64 [threads]
         Coordinates; an axis on which all agree is one scalar.
     block_of, warp_of, lane_of : int [threads]
@@ -38,16 +56,18 @@ class Layout:
         block: tuple[int, int, int],
         blocks: range,
         shared_bytes: int,
+        device: Device = ALONE,
         *,
         watched: bool,
     ) -> None:
         self.kernel = kernel
+        self.device = device
         self.block_size = tuple(np.int64(extent) for extent in block)
         self.grid_dim = tuple(np.int64(extent) for extent in grid)
         self.blocks = len(blocks)
         self.threads_per_block = int(np.prod(block))
         self.threads = self.blocks * self.threads_per_block
-        self.first_thread = blocks.start * self.threads_per_block
+        self.first_thread = device.first_thread + blocks.start * self.threads_per_block
         self.watched = watched
         self.alive = np.ones(self.threads, bool)
         self.block_of = np.repeat(np.arange(self.blocks), self.threads_per_block)
@@ -139,9 +159,11 @@ class Layout:
         return self.name(int(ids[0]) + self.first_thread) + more
 
     def name(self, thread: int) -> str:
-        """Name a thread by its number in the whole grid."""
-        block, thread = divmod(thread, self.threads_per_block)
-        return f"thread {_name(thread, self.block_size)} of block {_name(block, self.grid_dim)}"
+        """Name a thread by its number in the whole grid, and among those of all devices."""
+        block, thread = divmod(thread - self.device.first_thread, self.threads_per_block)
+        where = f" of {self.device.name}" if self.device.name else ""
+        threads, blocks = _name(thread, self.block_size), _name(block, self.grid_dim)
+        return f"thread {threads} of block {blocks}{where}"
 
     def out_of_bounds(
         self, lanes: Lanes, view: View, outside: Any, index: Any, extent: Any, axis: int

@@ -20,7 +20,7 @@ from llm_numba.simulator.errors import (
 )
 from llm_numba.simulator.kernel import Kernel
 from llm_numba.simulator.lanes import Lanes
-from llm_numba.simulator.layout import Layout
+from llm_numba.simulator.layout import ALONE, Device, Layout
 from llm_numba.simulator.spinning import Spinning
 from llm_numba.simulator.values import join
 
@@ -46,6 +46,8 @@ class Machine(Layout):
         The random schedule, or None for the ordered one.
     output : list of str
         Takes what the kernel prints.
+    device : Device
+        Where it runs, if there are several.
     """
 
     def __init__(
@@ -59,8 +61,10 @@ class Machine(Layout):
         observer: Any,
         rng: np.random.Generator | None,
         output: list[str],
+        device: Device = ALONE,
     ) -> None:
-        super().__init__(kernel, grid, block, blocks, shared_bytes, watched=observer is not None)
+        watched = observer is not None
+        super().__init__(kernel, grid, block, blocks, shared_bytes, device, watched=watched)
         self.observer = observer
         self.rng = rng
         self.output = output
@@ -94,18 +98,37 @@ class Machine(Layout):
         SimulationError
             If the kernel does something wrong.
         """
+        while self.step():
+            pass
+
+    def step(self) -> bool:
+        """Let one group go on until another has to; tell whether there was any.
+
+        Raises
+        ------
+        SimulationError
+            If the kernel does something wrong.
+        """
         program = self.kernel.program
         ordered = self.rng is None
-        while (group := self._next()) is not None:
-            pc = group.pc
-            while pc != STOPPED:
-                group.pc = pc
-                pc = program[pc](group)
-                if pc != STOPPED and (pc >= self._lowest or not ordered):
-                    self.add(group, pc)
-                    break
-        if self.alive.any():
-            explain_standstill(self)
+        group = self._next()
+        if group is None:
+            if self.alive.any():
+                explain_standstill(self)
+            return False
+        pc = group.pc
+        while pc != STOPPED:
+            group.pc = pc
+            pc = program[pc](group)
+            if pc != STOPPED and (pc >= self._lowest or not ordered):
+                self.add(group, pc)
+                break
+        return True
+
+    @property
+    def is_stalled(self) -> bool:
+        """Whether all who could go on went round a loop, and nothing changed: they wait."""
+        return not self._ready and 0 < len(self._asleep) < self._spinning.idle
 
     def _next(self) -> Lanes | None:
         if not self._ready:

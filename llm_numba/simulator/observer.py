@@ -11,10 +11,15 @@ from llm_numba.simulator.lanes import Lanes
 from llm_numba.simulator.machine import Machine
 from llm_numba.simulator.memory import Buffer, View
 from llm_numba.simulator.order import Knowledge
-from llm_numba.simulator.races import Conflict, Shadow, find_race, record
+from llm_numba.simulator.races import READS, SCOPE, SYSTEM, Conflict, Shadow, find_race, record
 from llm_numba.simulator.report import ArrayReport, LineReport
 
-_COSTS_AS = {"acquire": "load", "release": "store"}
+_COSTS_AS = {
+    "acquire": "load",
+    "release": "store",
+    "acquire.sys": "load",
+    "release.sys": "store",
+}
 
 
 class Observer:
@@ -47,10 +52,13 @@ class Observer:
         self._accounts = Accounts()
         self.arrays: dict[str, ArrayReport] = {}
         self.fault: RaceError | UninitializedReadError | None = None
+        # Where the kernel's locations begin among those of all kernels that run together.
+        self._first_place = 0
 
     def begin(self, machine: Machine) -> None:
         """Start to watch a machine; the blocks of an earlier one are ordered with none of these."""
         self._knowledge = Knowledge(machine.threads, machine.first_thread)
+        self._machine = machine
 
     def lines(self) -> list[LineReport]:
         """Return what each line cost."""
@@ -76,6 +84,7 @@ class Observer:
         if not self._faults:
             return
         block = machine.block_of[ids]
+        ids = ids + machine.device.first_thread
         if scope == "grid" or block[0] == block[-1]:
             self._knowledge.meet(ids)
             return
@@ -93,12 +102,12 @@ class Observer:
         key = warps.row.astype(np.int64) << 32 | masks
         order = np.argsort(key, kind="stable")
         for part in np.split(order, np.flatnonzero(np.diff(key[order])) + 1):
-            self._knowledge.meet(lanes.ids[part])
+            self._knowledge.meet(_residents(lanes)[part])
 
     def fence(self, lanes: Lanes) -> None:
         """Note that threads pass a memory fence."""
         if self._faults:
-            self._knowledge.fence(lanes.ids)
+            self._knowledge.fence(_residents(lanes))
 
     def access(
         self,
@@ -115,7 +124,7 @@ class Observer:
         Parameters
         ----------
         lanes : Lanes
-        kind : {"load", "store", "atomic", "acquire", "release"}
+        kind : {"load", "store", "atomic", "acquire", "release", "acquire.sys", "release.sys"}
         view : View
         offset : int64 or int64 [n]
             Byte address in the buffer or the block's shared memory.
@@ -176,11 +185,11 @@ class Observer:
             cell = (np.asarray(cell)[..., None] * 2 + np.arange(2)).reshape(-1, 2)
         marks = view.buffer.marks(size)
         all_ones = np.uint64(2 ** (8 * size) - 1)
-        if kind not in ("store", "release"):
+        if kind in READS or kind == "atomic":
             missing = marks[cell] != all_ones
             if np.any(missing):
                 self._raise_missing(lanes, view, missing, cell, size)
-        if kind not in ("load", "acquire"):
+        if kind not in READS:
             marks[cell] = all_ones
 
     def _raise_missing(self, lanes: Lanes, view: View, missing: Any, cell: Any, size: int) -> None:
@@ -199,7 +208,7 @@ class Observer:
     def _check_races(
         self, lanes: Lanes, kind: str, view: View, cell: Any, itemsize: int, value: Any
     ) -> None:
-        buffer, changes = view.buffer, None
+        buffer, changes, ids = view.buffer, None, _residents(lanes)
         if kind == "store":
             stored = buffer.typed(value.dtype)[cell]
             changes = np.broadcast_to(_bits(stored) != _bits(value), np.shape(cell) or (lanes.n,))
@@ -208,16 +217,19 @@ class Observer:
         if changes is not None:
             changes = np.repeat(changes.reshape(-1), len(cells) // changes.size)
         if kind == "atomic":
-            self._knowledge.touch_flag(lanes.ids[value], id(buffer), lanes.vector(cell)[value])
+            self._knowledge.touch_flag(ids[value], id(buffer), lanes.vector(cell)[value])
         conflict = find_race(buffer.shadow, self._knowledge, threads, cells, kind, changes)
         if conflict is not None:
             raise self._race(lanes, kind, view, conflict)
-        if kind == "acquire":
-            self._knowledge.acquire(lanes.ids, id(buffer), lanes.vector(cell))
+        flags = (id(buffer), lanes.vector(cell)) if kind in SCOPE else None
+        everywhere = SCOPE.get(kind) == SYSTEM
+        if kind.startswith("acquire"):
+            self._knowledge.acquire(ids, *flags, everywhere)
             return
-        record(buffer.shadow, self._knowledge, threads, cells, kind, lanes.at)
-        if kind == "release":
-            self._knowledge.release(lanes.ids, id(buffer), lanes.vector(cell))
+        place = self._first_place + lanes.at
+        record(buffer.shadow, self._knowledge, threads, cells, kind, place)
+        if kind.startswith("release"):
+            self._knowledge.release(ids, *flags, everywhere)
 
     def _check_clash(
         self, lanes: Lanes, view: View, cell: Any, value: Any, shape: tuple[int, ...]
@@ -259,19 +271,24 @@ class Observer:
         threads = lanes.ids + lanes.machine.first_thread
         return np.repeat(threads, cells.shape[1]), cells.reshape(-1)
 
+    def witness(self, conflict: Conflict) -> tuple[str, str, int]:
+        """Name the thread that made the earlier of two accesses, and file and line of it."""
+        return (self._machine.name(conflict.other), *self._kernel.locations[conflict.place])
+
     def _race(self, lanes: Lanes, kind: str, view: View, conflict: Conflict) -> RaceError:
         machine = lanes.machine
         mine = lanes.ids + machine.first_thread == conflict.thread
-        other = machine.name(conflict.other)
         did = {"load": "reads", "store": "writes", "atomic": "updates"}[_COSTS_AS.get(kind, kind)]
         earlier = "wrote" if conflict.kind == "write" else "read"
-        file, line = self._kernel.locations[conflict.place]
+        other, file, line = self.witness(conflict)
         where = f"line {line}" if file == machine.place(lanes)[0] else f"{file}:{line}"
         remedy = {
             "shared": "Put cuda.syncthreads() (or cuda.syncwarp() within a warp) between the two.",
             "global": "Give each element to one thread, use an atomic operation, or split the "
             "kernel in two.",
         }[view.buffer.space]
+        if np.any(self._knowledge.are_apart(*np.array([[conflict.thread], [conflict.other]]))):
+            remedy = "Let the one release a flag for all devices, and the other acquire it before."
         return machine.fault(
             RaceError,
             lanes,
@@ -281,6 +298,11 @@ class Observer:
             remedy,
             related=((file, line),),
         )
+
+
+def _residents(lanes: Lanes) -> np.ndarray:
+    """Return the numbers of threads among all that are resident, on whatever device."""
+    return lanes.ids + lanes.machine.device.first_thread
 
 
 def _bits(value: Any) -> Any:

@@ -6,9 +6,20 @@ this one does next (vector clocks; Lamport 1978, Mattern 1989; used to find race
 Flanagan and Freund 2009). Threads that met at a barrier know the same, so they share one vector.
 """
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
+
+# Beside twice as many as are held: those that nobody holds any more are thrown away together.
+_SPARE_VECTORS = 64
+
+
+class _Flag(NamedTuple):
+    """What was published with a flag, by a thread of which device, and whether for all devices."""
+
+    known: np.ndarray
+    device: int
+    everywhere: bool
 
 
 class Knowledge:
@@ -21,6 +32,8 @@ class Knowledge:
     first : int
         The number of the first of them in the whole grid. Threads of blocks that ran before are
         ordered with nobody.
+    device_of : int [threads], optional
+        The device of each; by default all are on one.
 
     Attributes
     ----------
@@ -28,18 +41,26 @@ class Knowledge:
         Each thread's present tick.
     """
 
-    def __init__(self, threads: int, first: int) -> None:
+    def __init__(self, threads: int, first: int, device_of: np.ndarray | None = None) -> None:
         self.threads = threads
         self.first = first
+        self._device_of = device_of
         self.clock = np.ones(threads, np.int32)
         nothing = np.zeros(threads, np.int32)
         self._vectors: dict[int, np.ndarray] = {0: nothing}
         self._held = np.zeros(threads, np.int64)  # which vector each thread holds
         self._next = 1
+        self._most_vectors = _SPARE_VECTORS
         # What a thread's last fence made ready to publish, and what flags told it.
         self._published: dict[int, np.ndarray] = {}
         self._heard: dict[int, np.ndarray] = {}
-        self._flags: dict[tuple[int, int], np.ndarray] = {}
+        self._flags: dict[tuple[int, int], _Flag] = {}
+
+    def are_apart(self, threads: np.ndarray, others: np.ndarray) -> Any:
+        """Tell which threads are on another device than others, as for :meth:`knows`."""
+        if self._device_of is None:
+            return False
+        return self._device_of[threads] != self._device_of[others]
 
     def knows(self, threads: np.ndarray, others: np.ndarray, ticks: np.ndarray) -> np.ndarray:
         """Tell which accesses come before what some threads do now.
@@ -77,9 +98,10 @@ class Knowledge:
         self._vectors[self._next] = vector
         self._held[threads] = self._next
         self._next += 1
-        if len(self._vectors) > 4 * self.threads + 64:
+        if len(self._vectors) > self._most_vectors:
             used = set(np.unique(self._held).tolist())
             self._vectors = {key: self._vectors[key] for key in used}
+            self._most_vectors = 2 * len(used) + _SPARE_VECTORS
 
     def meet(self, threads: np.ndarray) -> None:
         """Let threads come together at a barrier: each learns all that the others know."""
@@ -108,29 +130,65 @@ class Knowledge:
             self._published[thread] = self._what(thread)
             self.clock[thread] += 1
 
-    def release(self, threads: np.ndarray, buffer: int, cells: np.ndarray) -> None:
-        """Let threads publish with a flag all that they know: a store with release semantics."""
+    def release(
+        self, threads: np.ndarray, buffer: int, cells: np.ndarray, everywhere: bool = False
+    ) -> None:
+        """Let threads publish with a flag all that they know: a store with release semantics.
+
+        Parameters
+        ----------
+        threads : int [n]
+        buffer : int
+            Names the memory.
+        cells : int [n]
+            The flags' places there.
+        everywhere : bool
+            Whether for all devices; else for threads of the same one.
+        """
         for thread, cell in zip(threads.tolist(), cells.tolist(), strict=True):
-            self._flags[buffer, cell] = self._what(thread)
+            self._flags[buffer, cell] = _Flag(self._what(thread), self._home(thread), everywhere)
             self.clock[thread] += 1
 
-    def acquire(self, threads: np.ndarray, buffer: int, cells: np.ndarray) -> None:
-        """Let threads learn what was published with a flag: a load with acquire semantics."""
+    def acquire(
+        self, threads: np.ndarray, buffer: int, cells: np.ndarray, everywhere: bool = False
+    ) -> None:
+        """Let threads learn what was published with a flag: a load with acquire semantics.
+
+        What comes from another device is learnt only if the store and the load were for all.
+        """
         for thread, cell in zip(threads.tolist(), cells.tolist(), strict=True):
-            known = self._flags.get((buffer, cell))
+            known = self._published_for(thread, (buffer, cell), everywhere)
             if known is not None and (known > self._vectors[int(self._held[thread])]).any():
                 self._teach(thread, np.maximum(self._what(thread), known))
 
+    def _home(self, thread: int) -> int:
+        return 0 if self._device_of is None else int(self._device_of[thread])
+
+    def _published_for(
+        self, thread: int, place: tuple[int, int], everywhere: bool
+    ) -> np.ndarray | None:
+        """Return what a flag tells a thread; None if nothing."""
+        flag = self._flags.get(place)
+        if flag is None or not (
+            flag.device == self._home(thread) or (flag.everywhere and everywhere)
+        ):
+            return None
+        return flag.known
+
     def touch_flag(self, threads: np.ndarray, buffer: int, cells: np.ndarray) -> None:
-        """Let threads read and write flags atomically: they hear what was published there."""
+        """Let threads read and write flags atomically: they hear what was published there.
+
+        Atomic operations are for threads of the same device.
+        """
         if not self._published and not self._flags:
             return
         for thread, cell in zip(threads.tolist(), cells.tolist(), strict=True):
             flag = (buffer, cell)
-            known = self._flags.get(flag)
+            known = self._published_for(thread, flag, everywhere=False)
             if known is not None:
                 heard = self._heard.get(thread)
                 self._heard[thread] = known if heard is None else np.maximum(known, heard)
             published = self._published.get(thread)
             if published is not None:
-                self._flags[flag] = published if known is None else np.maximum(known, published)
+                everything = published if known is None else np.maximum(known, published)
+                self._flags[flag] = _Flag(everything, self._home(thread), False)

@@ -1,9 +1,9 @@
 """Finding races: who touched each element last, and whether anything orders that before this.
 
 Two accesses race if they touch the same memory, come from different threads, one of them writes,
-not both are atomic, and nothing orders them. It does not matter which came first in this run, or
-whether any harm was done. As NVIDIA's racecheck does, two threads that write the same value are let
-pass. How much of the past is remembered, :class:`Shadow` says.
+not both are atomic for each other, and nothing orders them. It does not matter which came first in
+this run, or whether any harm was done. As NVIDIA's racecheck does, two threads that write the same
+value are let pass. How much of the past is remembered, :class:`Shadow` says.
 """
 
 from dataclasses import dataclass
@@ -14,7 +14,16 @@ import numpy as np
 from llm_numba.simulator.order import Knowledge
 
 NOBODY = -1
-ATOMIC = ("atomic", "acquire", "release")
+# Atomic accesses, and how far they are: for other threads of the same device, or of all devices.
+DEVICE, SYSTEM = 1, 2
+SCOPE = {
+    "atomic": DEVICE,
+    "acquire": DEVICE,
+    "release": DEVICE,
+    "acquire.sys": SYSTEM,
+    "release.sys": SYSTEM,
+}
+READS = ("load", "acquire", "acquire.sys")
 
 
 class Shadow:
@@ -30,14 +39,14 @@ class Shadow:
         self.writer = np.full(cells, NOBODY, np.int64)
         self.write_tick = np.zeros(cells, np.int32)
         self.write_place = np.zeros(cells, np.int32)
-        self.write_atomic = np.zeros(cells, bool)
+        self.write_scope = np.zeros(cells, np.int8)
         self.readers = np.full((3, cells), NOBODY, np.int64)
         self.read_ticks = np.zeros((3, cells), np.int32)
         self.read_places = np.zeros((3, cells), np.int32)
 
     def split(self, factor: int) -> None:
         """Give each element several, when the buffer turns out to hold smaller ones."""
-        for name in ("writer", "write_tick", "write_place", "write_atomic"):
+        for name in ("writer", "write_tick", "write_place", "write_scope"):
             setattr(self, name, np.repeat(getattr(self, name), factor))
         for name in ("readers", "read_ticks", "read_places"):
             setattr(self, name, np.repeat(getattr(self, name), factor, axis=1))
@@ -78,20 +87,21 @@ def find_race(
     shadow : Shadow
     knowledge : Knowledge
     threads, cells : int [n]
-    kind : {"load", "store", "atomic", "acquire", "release"}
-        The last three are atomic.
+    kind : {"load", "store"} or one of SCOPE
+        The latter are atomic.
     changes : bool [n] or None
         Of a store: where the value differs from what the memory holds.
     """
     tables = [("write", shadow.writer, shadow.write_tick, shadow.write_place)]
-    if kind not in ("load", "acquire"):
+    if kind not in READS:
         readers = zip(shadow.readers, shadow.read_ticks, shadow.read_places, strict=True)
         tables += [("read", *table) for table in readers]
     for did, others, ticks, places in tables:
         other = others[cells]
         suspect = (other != NOBODY) & (other != threads)
-        if did == "write" and kind in ATOMIC:
-            suspect &= ~shadow.write_atomic[cells]
+        if did == "write" and kind in SCOPE:
+            scope = np.minimum(shadow.write_scope[cells], SCOPE[kind])
+            suspect &= scope < np.where(knowledge.are_apart(threads, other), SYSTEM, DEVICE)
         if changes is not None:
             suspect &= changes
         if suspect.any():
@@ -133,7 +143,7 @@ def record(
     shadow.writer[cells] = threads
     shadow.write_tick[cells] = ticks
     shadow.write_place[cells] = place
-    shadow.write_atomic[cells] = kind in ATOMIC
+    shadow.write_scope[cells] = SCOPE.get(kind, 0)
 
 
 def _keep_unordered(

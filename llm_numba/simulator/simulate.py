@@ -1,5 +1,6 @@
 """The way in: run a kernel without a GPU."""
 
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,7 @@ from llm_numba.simulator.errors import (
 )
 from llm_numba.simulator.frontend import type_of
 from llm_numba.simulator.kernel import Kernel, prepare
+from llm_numba.simulator.layout import ALONE, Device
 from llm_numba.simulator.machine import Machine
 from llm_numba.simulator.memory import Buffer, View, owner_of
 from llm_numba.simulator.observer import Observer
@@ -67,50 +69,26 @@ def simulate(
     SimulationError
         One of its subclasses, if the kernel does something wrong or cannot be simulated.
     """
-    grid, block = _extents("grid", grid), _extents("block", block)
-    if schedule not in ("ordered", "random"):
-        raise UnsupportedError(f"There is no schedule {schedule!r}.", "Use 'ordered' or 'random'.")
-    if not hasattr(kernel, "py_func") or not hasattr(kernel, "targetoptions"):
-        raise UnsupportedError(
-            f"{kernel!r} is no kernel.", "Pass a function decorated with @cuda.jit."
-        )
-    _check_block(block)
-    parameters = kernel.py_func.__code__.co_argcount
-    if len(args) != parameters:
-        raise UnsupportedError(
-            f"{kernel.py_func.__name__} got {len(args)} arguments and takes {parameters}.",
-            "Pass one for each parameter of the kernel.",
-        )
-    kinds = tuple(_kernel_type(value) for value in args)
-    prepared = prepare(kernel, kinds, fine=schedule == "random")
-    _check_shared(prepared, shared_bytes)
-    _check_clusters(prepared, grid)
-    buffers: dict[int, Buffer] = {}
-    values = [
-        _kernel_value(value, kind, buffers, name)
-        for value, kind, name in zip(args, kinds, _names(kernel, len(args)), strict=True)
-    ]
+    rng = random_order(schedule, seed)
+    task = Task.of_launch(kernel, grid, block, args, shared_bytes, {}, fine=rng is not None)
+    prepared = task.kernel
     watching = (explain or schedule == "random") if check is None else check
     observer = None
     if watching or explain:
         observer = Observer(prepared, costs=explain, faults=watching)
-    rng = np.random.default_rng(seed) if schedule == "random" else None
-    count = int(np.prod(grid))
     output: list[str] = []
     barriers = 0
     with np.errstate(all="ignore"):
-        for blocks in _waves(prepared, count, int(np.prod(block)), shared_bytes):
-            machine = Machine(
-                prepared, grid, block, blocks, values, shared_bytes, observer, rng, output
-            )
+        for blocks in task.waves():
+            machine = task.machine(blocks, observer, rng, output)
             if observer is not None:
                 observer.begin(machine)
             _run(machine, observer)
             barriers += machine.barriers.passed
     return Report(
         kernel=prepared.name,
-        grid=grid,
-        block=block,
+        grid=task.grid,
+        block=task.block,
         lines=observer.lines() if explain and observer is not None else [],
         shared_bytes=prepared.shared_bytes + shared_bytes,
         local_bytes=prepared.local_bytes,
@@ -118,6 +96,109 @@ def simulate(
         printed="".join(output),
         arrays=observer.arrays if explain and observer is not None else {},
     )
+
+
+@dataclass(frozen=True)
+class Task:
+    """A launch made ready for machines.
+
+    Attributes
+    ----------
+    kernel : Kernel
+    grid, block : tuple of 3 int
+    values : list
+        Views and registers, one for each parameter.
+    shared_bytes : int
+        Dynamic shared memory of a block.
+    """
+
+    kernel: Kernel
+    grid: tuple[int, int, int]
+    block: tuple[int, int, int]
+    values: list[Any]
+    shared_bytes: int
+
+    @classmethod
+    def of_launch(
+        cls,
+        kernel: Any,
+        grid: int | tuple[int, ...],
+        block: int | tuple[int, ...],
+        args: tuple[Any, ...],
+        shared_bytes: int,
+        buffers: dict[int, Buffer],
+        *,
+        fine: bool,
+    ) -> "Task":
+        """Check a launch, as :func:`simulate` takes it, and translate its kernel.
+
+        Parameters
+        ----------
+        buffers : dict of int to Buffer
+            The memory that arguments lie in, by their owners; takes what is not there yet.
+        fine : bool
+            See :func:`~llm_numba.simulator.kernel.prepare`.
+        """
+        grid, block = _extents("grid", grid), _extents("block", block)
+        if not hasattr(kernel, "py_func") or not hasattr(kernel, "targetoptions"):
+            raise UnsupportedError(
+                f"{kernel!r} is no kernel.", "Pass a function decorated with @cuda.jit."
+            )
+        _check_block(block)
+        parameters = kernel.py_func.__code__.co_argcount
+        if len(args) != parameters:
+            raise UnsupportedError(
+                f"{kernel.py_func.__name__} got {len(args)} arguments and takes {parameters}.",
+                "Pass one for each parameter of the kernel.",
+            )
+        kinds = tuple(_kernel_type(value) for value in args)
+        prepared = prepare(kernel, kinds, fine=fine)
+        _check_shared(prepared, shared_bytes)
+        _check_clusters(prepared, grid)
+        values = [
+            _kernel_value(value, kind, buffers, name)
+            for value, kind, name in zip(args, kinds, _names(kernel, len(args)), strict=True)
+        ]
+        return cls(prepared, grid, block, values, shared_bytes)
+
+    @property
+    def threads(self) -> int:
+        """Threads of the whole grid."""
+        return int(np.prod(self.grid)) * int(np.prod(self.block))
+
+    def waves(self) -> list[range]:
+        """Return the blocks that run together, by their linear numbers."""
+        count, threads = int(np.prod(self.grid)), int(np.prod(self.block))
+        return _waves(self.kernel, count, threads, self.shared_bytes)
+
+    def machine(
+        self,
+        blocks: range,
+        observer: Observer | None,
+        rng: np.random.Generator | None,
+        output: list[str],
+        device: Device = ALONE,
+    ) -> Machine:
+        """Return the machine that runs some of the blocks."""
+        return Machine(
+            self.kernel,
+            self.grid,
+            self.block,
+            blocks,
+            self.values,
+            self.shared_bytes,
+            observer,
+            rng,
+            output,
+            device,
+        )
+
+
+def random_order(schedule: str, seed: int) -> np.random.Generator | None:
+    """Return what draws a random schedule; None for the ordered one."""
+    if schedule not in ("ordered", "random"):
+        raise UnsupportedError(f"There is no schedule {schedule!r}.", "Use 'ordered' or 'random'.")
+    return np.random.default_rng(seed) if schedule == "random" else None
 
 
 def _run(machine: Machine, observer: Any) -> None:

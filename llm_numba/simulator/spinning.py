@@ -19,11 +19,16 @@ class Spinning:
 
     A thread that waits with a bound, or searches an array, changes a register in each round. Once
     every thread has gone round several times without any change, none ever will.
+
+    Attributes
+    ----------
+    idle : int
+        The last round in which something changed, and those after it.
     """
 
     def __init__(self, machine: "Machine") -> None:
         self._machine = machine
-        self._idle = 0
+        self.idle = 0
         self._progress = -1
         self._seen = np.zeros(machine.threads, np.uint64)
 
@@ -32,11 +37,11 @@ class Spinning:
         machine = self._machine
         seen = _signature(group, machine.kernel.live[group.pc])
         if self._progress != machine.progress or (self._seen[group.ids] != seen).any():
-            self._idle = 0
+            self.idle = 0
         self._seen[group.ids] = seen
         self._progress = machine.progress
-        self._idle += 1
-        return self._idle > _IDLE_ROUNDS + _ROUNDS_A_THREAD * np.count_nonzero(machine.alive)
+        self.idle += 1
+        return self.idle > _IDLE_ROUNDS + _ROUNDS_A_THREAD * np.count_nonzero(machine.alive)
 
 
 def _signature(group: Lanes, live: tuple[int, ...]) -> np.ndarray:
