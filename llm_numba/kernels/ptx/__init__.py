@@ -11,6 +11,7 @@ the instruction does, in NumPy, for the simulator.
 :mod:`~llm_numba.kernels.ptx.streams`      the same with hints to the caches, or as raw words
 :mod:`~llm_numba.kernels.ptx.copies`       16 bytes into shared memory while the thread goes on
 :mod:`~llm_numba.kernels.ptx.flags`        words with which blocks hand work to each other
+:mod:`~llm_numba.kernels.ptx.peers`        arrays in the memory of other GPUs
 :mod:`~llm_numba.kernels.ptx.clusters`     blocks that write into each other's shared memory
 :mod:`~llm_numba.kernels.ptx.overlap`      kernels that begin before the one before has ended
 :mod:`~llm_numba.kernels.ptx.special`      powers of 2 and reciprocals, approximately
@@ -40,12 +41,15 @@ from llm_numba.kernels.ptx.flags import (
     add_acq_rel,
     add_release,
     load_acquire,
+    load_acquire_system,
     store_release,
+    store_release_system,
 )
 from llm_numba.kernels.ptx.overlap import (
     await_previous_kernel,
     release_next_kernel,
 )
+from llm_numba.kernels.ptx.peers import at_address
 from llm_numba.kernels.ptx.quads import load_quad
 from llm_numba.kernels.ptx.special import exp2, reciprocal
 from llm_numba.kernels.ptx.streams import (
@@ -80,6 +84,7 @@ __all__ = [
     "add",
     "add_acq_rel",
     "add_release",
+    "at_address",
     "await_previous_kernel",
     "cluster_arrive",
     "cluster_rank",
@@ -97,6 +102,7 @@ __all__ = [
     "load16",
     "load16_stream",
     "load_acquire",
+    "load_acquire_system",
     "load_quad",
     "load_raw16",
     "load_raw16_or_zeros",
@@ -112,6 +118,7 @@ __all__ = [
     "store16_stream",
     "store_raw16",
     "store_release",
+    "store_release_system",
     "to_float",
     "widen",
     "widen_raw16",

@@ -10,6 +10,10 @@ be seen before those that stand above it, and a plain load may be moved, or neve
     ptx.store_release(flag, 0, 1)              pass
                                            use(out[i])
 
+A flag is for the blocks of one GPU, unless it is one for the whole *system*: then threads of other
+GPUs may read and write it, too. That costs more, for what was written before must have arrived
+where all GPUs see it.
+
 Only the thread itself is ordered by them. A block that hands over what all its threads wrote, has
 a barrier first and lets one thread release; one that takes it, lets one thread acquire and has a
 barrier then. ``cuda.threadfence()`` around an atomic operation orders likewise, and is stronger.
@@ -31,6 +35,15 @@ from llm_numba.simulator.twins_cuda import fence
 _POINTER = WORD.as_pointer(1)
 _ACQUIRE = ir.InlineAsm(
     ir.FunctionType(WORD, [_POINTER]), "ld.acquire.gpu.global.u32 $0, [$1];", "=r,l,~{memory}", True
+)
+_ACQUIRE_SYSTEM = ir.InlineAsm(
+    ir.FunctionType(WORD, [_POINTER]), "ld.acquire.sys.global.u32 $0, [$1];", "=r,l,~{memory}", True
+)
+_RELEASE_SYSTEM = ir.InlineAsm(
+    ir.FunctionType(ir.VoidType(), [_POINTER, WORD]),
+    "st.release.sys.global.u32 [$0], $1;",
+    "l,r,~{memory}",
+    True,
 )
 _RELEASE = ir.InlineAsm(
     ir.FunctionType(ir.VoidType(), [_POINTER, WORD]),
@@ -83,6 +96,34 @@ def _(lanes, array, index):
 
 
 @intrinsic
+def load_acquire_system(typing_context, array, index):
+    """Load a flag that another GPU may have released; else as :func:`load_acquire`.
+
+    Instruction: ``ld.acquire.sys.global.u32``. Capability: sm_70.
+
+    Parameters
+    ----------
+    array : C-contiguous global array of int32
+    index : int
+
+    Returns
+    -------
+    int32
+    """
+    _check_flag("load_acquire_system", array)
+
+    def codegen(context, builder, signature, args):
+        return builder.call(_ACQUIRE_SYSTEM, [_address(context, builder, array, *args)])
+
+    return types.int32(array, types.int64), codegen
+
+
+@twin(load_acquire_system, loads=True)
+def _(lanes, array, index):
+    return lanes.load(array.ravel(), index, kind="acquire.sys")
+
+
+@intrinsic
 def store_release(typing_context, array, index, value):
     """Store a flag, behind all that this thread wrote before or knows to be written.
 
@@ -108,6 +149,35 @@ def store_release(typing_context, array, index, value):
 @twin(store_release)
 def _(lanes, array, index, value):
     lanes.store(array.ravel(), index, np.asarray(value).astype(np.int64)[()], kind="release")
+
+
+@intrinsic
+def store_release_system(typing_context, array, index, value):
+    """Store a flag that another GPU may acquire; else as :func:`store_release`.
+
+    Instruction: ``st.release.sys.global.u32``. Capability: sm_70.
+
+    Parameters
+    ----------
+    array : C-contiguous global array of int32
+        In this GPU's memory or in that of another.
+    index : int
+    value : int32
+    """
+    _check_flag("store_release_system", array)
+
+    def codegen(context, builder, signature, args):
+        pointer = _address(context, builder, array, args[0], args[1])
+        builder.call(_RELEASE_SYSTEM, [pointer, args[2]])
+        return context.get_dummy_value()
+
+    return types.void(array, types.int64, types.int32), codegen
+
+
+@twin(store_release_system)
+def _(lanes, array, index, value):
+    value = np.asarray(value).astype(np.int64)[()]
+    lanes.store(array.ravel(), index, value, kind="release.sys")
 
 
 @intrinsic

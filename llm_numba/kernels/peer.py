@@ -1,0 +1,260 @@
+r"""Collectives between GPUs that see each other's memory: sums, gathering, and a fused norm.
+
+.. math:: y = \sum_{p=0}^{P-1} x^{(p)} \qquad \text{on every rank}
+
+x [n] is float32, float16 or bfloat16 in memory. Sums are made in float32, in the order of ranks,
+and rounded once: all ranks get the same bits. Each rank shows the others what it has, in memory
+that they have mapped, and then fetches what it needs. How they tell each other that something is
+there, and when it may be overwritten, says :mod:`llm_numba.kernels.peer_team`.
+
+::
+
+    one-shot                                   two-shot
+      rank 0 shows a0 a1                         rank 0 shows a0 a1
+      rank 1 shows b0 b1                         rank 1 shows b0 b1
+      ---- meet ------------------               ---- meet ------------------
+      rank 0: a0 + b0, a1 + b1                   rank 0: a0 + b0, shows it
+      rank 1: a0 + b0, a1 + b1                   rank 1: a1 + b1, shows it
+                                                 ---- meet ------------------
+                                                 each fetches the sums of the other
+
+What a rank fetches over the link, of n numbers of b bytes:
+
+==============  ========  =========================================
+collective      meetings  bytes
+==============  ========  =========================================
+one-shot        1         :math:`(P - 1)\, n b`
+two-shot        2         :math:`2 \tfrac{P - 1}{P}\, n b`
+all-gather      1         :math:`(P - 1)\, n b`, of n numbers each
+==============  ========  =========================================
+
+The sum takes P - 1 operations for each number: the link is the ceiling, and for short vectors the
+time of a meeting, which is a trip over the link there and back. With two ranks, one-shot moves no
+more than two-shot. What a tensor-parallel layer does next, adding the residual stream and
+normalising, needs whole rows only, which one-shot has: so it can be done in the same kernel.
+
+Sources: Thakur, Rabenseifner and Gropp, "Optimization of Collective Communication Operations in
+MPICH", 2005 (the sum in two steps); "PTX ISA", "Memory Consistency Model".
+"""
+
+import math
+from typing import Any
+
+import numpy as np
+
+from llm_numba.errors import KernelArgumentError
+from llm_numba.kernels import checks, ptx
+from llm_numba.kernels.layernorm import add_rms_norm
+from llm_numba.kernels.peer_steps import (
+    MOST_HELD,
+    ROW_THREADS,
+    gather,
+    one_shot,
+    reduce_norm,
+    two_shot,
+)
+from llm_numba.kernels.peer_team import Link
+from llm_numba.kernels.rows import WARP
+from llm_numba.runtime import empty, empty_like, launch, storage_dtype
+
+THREADS = 256
+
+# What a rank could fetch while it meets the others: a second meeting must save more. An estimate,
+# from a meeting's two trips over the link and the link's bandwidth.
+_MEETING_BYTES = 512 * 1024
+
+_WORDS = {"float32": np.int32, "int32": np.int32, "int64": np.int32}
+_HALFWORDS = {"float16": np.uint16, "bfloat16": np.uint16}
+
+
+def all_reduce(x: Any, link: Link, *, step: str | None = None, stream: Any = None) -> Any:
+    """Add up an array over all ranks, in place.
+
+    Parameters
+    ----------
+    x : float32, float16 or bfloat16 [...]
+        Of one shape and dtype on all ranks.
+    link : Link
+        This rank's.
+    step : {"one_shot", "two_shot"}, optional
+        By default the one that should take less time.
+    stream : optional
+        By default the current one. All work with one link belongs on one stream.
+
+    Returns
+    -------
+    of shape and dtype of x
+        `x`, with the same bits on all ranks.
+
+    Raises
+    ------
+    KernelArgumentError
+        If `x` has another dtype, layout or device, or there is no such step.
+    """
+    checks.array("x", x, like=link.counters)
+    if step is None:
+        step = "one_shot" if one_shot_is_shorter(x.nbytes, link.ranks) else "two_shot"
+    checks.choice("step", step, ("one_shot", "two_shot"))
+    kernel = (one_shot if step == "one_shot" else two_shot)(link.ranks)
+    flat = x.reshape(-1)
+    _launch(kernel, (flat,), link, ptx.is_aligned16(flat), stream)
+    return x
+
+
+def all_gather(x: Any, link: Link, *, out: Any = None, stream: Any = None) -> Any:
+    """Put the arrays of all ranks one after another.
+
+    Parameters
+    ----------
+    x : float32, float16, bfloat16, int32 or int64 [n, ...]
+        Of one shape and dtype on all ranks.
+    link : Link
+        This rank's.
+    out : of dtype of x [P n, ...], optional
+        Where they go; shares no memory with x.
+    stream : optional
+        As of :func:`all_reduce`.
+
+    Returns
+    -------
+    of dtype of x [P n, ...]
+        `out`, rank 0's array first.
+
+    Raises
+    ------
+    KernelArgumentError
+        If an argument has another dtype, shape, layout or device.
+    """
+    kinds = _WORDS | _HALFWORDS
+    checks.array("x", x, dtype=kinds, ndim=range(1, 33), like=link.counters)
+    shape, kind = (link.ranks * x.shape[0], *x.shape[1:]), storage_dtype(x)
+    if out is None:
+        out = empty(shape, x.dtype, like=x)
+    checks.array("out", out, dtype=kind, shape=shape, like=x)
+    # The bytes are what is moved, whatever numbers they are.
+    source, target = (each.reshape(-1).view(kinds[kind]) for each in (x, out))
+    aligned = source.nbytes % 16 == 0 and all(map(ptx.is_aligned16, (source, target)))
+    _launch(gather(link.ranks), (source, target), link, aligned, stream)
+    return out
+
+
+def all_reduce_norm(
+    x: Any,
+    residual: Any,
+    weight: Any,
+    eps: float,
+    link: Link,
+    *,
+    out: Any = None,
+    total: Any = None,
+    stream: Any = None,
+) -> tuple[Any, Any]:
+    """Add up over all ranks, add to the residual stream, and divide by the root mean square.
+
+    Rows that are not whole packets of 16 bytes, or too long for a block, take a kernel for each of
+    the two steps; the sum over ranks is then rounded once more on its way.
+
+    Parameters
+    ----------
+    x : float32, float16 or bfloat16 [M, E]
+        This rank's part of the sum; keeps its values if one kernel does it all.
+    residual : of shape and dtype of x
+        The same on all ranks.
+    weight : of the dtype of x [E]
+    eps : float
+        Added to the mean square.
+    link : Link
+        This rank's.
+    out : of shape and dtype of x, optional
+        Where the normalised rows go; may be x itself.
+    total : of shape and dtype of x, optional
+        Where the sum goes; may be the residual itself.
+    stream : optional
+        As of :func:`all_reduce`.
+
+    Returns
+    -------
+    normed : of shape and dtype of x
+        `out`.
+    total : of shape and dtype of x
+        The sum, rounded to its dtype before it is normalised.
+
+    Raises
+    ------
+    KernelArgumentError
+        If an argument has another rank, dtype, shape, layout or device.
+    """
+    kind = storage_dtype(x) if hasattr(x, "dtype") else None
+    checks.array("x", x, ndim=2, like=link.counters)
+    checks.array("residual", residual, shape=x.shape, dtype=kind, like=x)
+    checks.array("weight", weight, shape=x.shape[1:], dtype=kind, like=x)
+    eps = np.float32(checks.number("eps", eps, finite=True, at_least=0))
+    out = empty_like(x) if out is None else out
+    total = empty_like(x) if total is None else total
+    for name, array in (("out", out), ("total", total)):
+        checks.array(name, array, shape=x.shape, dtype=kind, like=x)
+    rows, length = x.shape
+    packets, rest = divmod(length, ptx.VECTOR[kind])
+    room = room_of(link, x.itemsize)
+    arrays = (x, residual, weight, out, total)
+    whole = not rest and all(map(ptx.is_aligned16, arrays))
+    if not whole or packets > MOST_HELD * ROW_THREADS or length > room:
+        all_reduce(x, link, stream=stream)
+        return add_rms_norm(x, residual, weight, eps, out=out, total=total, stream=stream)
+    held = 1 if packets <= ROW_THREADS else MOST_HELD
+    threads = WARP * max(1, math.ceil(packets / (WARP * held)))
+    flat = (x.reshape(-1), residual.reshape(-1), weight, eps, total.reshape(-1), out.reshape(-1))
+    teams = min(rows, link.counters.size)
+    args = (*flat, length, rows, *_shared(link, x.dtype), link.rank, room)
+    launch(reduce_norm(link.ranks, held), teams, threads, args, stream=stream)
+    return out, total
+
+
+def one_shot_is_shorter(nbytes: int, ranks: int) -> bool:
+    """Tell whether one meeting with more bytes takes less time than two with fewer.
+
+    Parameters
+    ----------
+    nbytes : int
+        Of the vector.
+    ranks : int
+        P.
+
+    Returns
+    -------
+    bool
+    """
+    return (ranks - 1) * (ranks - 2) / ranks * nbytes <= _MEETING_BYTES
+
+
+def room_of(link: Link, itemsize: int) -> int:
+    """Return how many elements a team shows at a time.
+
+    Parameters
+    ----------
+    link : Link
+    itemsize : int
+        Bytes of an element.
+    """
+    return link.slots.size // (2 * link.counters.size * itemsize)
+
+
+def _shared(link: Link, dtype: Any) -> tuple[Any, ...]:
+    if not 2 <= link.ranks <= 8:
+        raise KernelArgumentError(
+            f"Argument 'link' is of {link.ranks} ranks.", "It must be of 2 to 8."
+        )
+    return link.slots.view(dtype), link.flags, link.counters, link.addresses
+
+
+def _launch(kernel: Any, arrays: tuple, link: Link, aligned: bool, stream: Any) -> None:
+    """Share a vector out among the teams, and launch."""
+    x = arrays[0]
+    if not x.size:
+        return
+    width, most = 16 // x.itemsize, link.counters.size
+    packets = math.ceil(x.size / width)
+    share = width * max(THREADS, math.ceil(packets / most))
+    scalars = (link.rank, room_of(link, x.itemsize), share, int(aligned))
+    args = (*arrays, *_shared(link, x.dtype), *scalars)
+    launch(kernel, math.ceil(x.size / share), THREADS, args, stream=stream)

@@ -1,0 +1,423 @@
+"""Collectives of several ranks, all of them run at once in the simulator.
+
+A sum is held to two things. Its bits are those of adding in float32 in the order of ranks and
+rounding once, on every rank. And it is near the sum in float64: P - 1 additions in float32 are off
+by at most (P - 1) u times the sum of magnitudes, and storing rounds by u_s of the result.
+"""
+
+import functools
+
+import ml_dtypes
+import numpy as np
+import pytest
+
+from llm_numba import reference, runtime
+from llm_numba.errors import KernelArgumentError, ParallelError
+from llm_numba.kernels import peer
+from llm_numba.kernels.layernorm import add_rms_norm
+from llm_numba.parallel.peer import simulated_links
+from llm_numba.parallel.summing import combine
+from llm_numba.runtime import intercept, to_device, to_host
+from llm_numba.runtime.devices import simulate_ranks
+from llm_numba.runtime.offline import compile_to_ptx, compiler_problem, resources, signature_of
+
+DTYPES = ["float32", "float16", "bfloat16"]
+STEPS = ["one_shot", "two_shot"]
+# One number, packets with a rest, three teams of which two show twice what they have room for.
+SIZES = [1, 37, 383]
+
+each_dtype = pytest.mark.parametrize("dtype", DTYPES)
+each_step = pytest.mark.parametrize("step", STEPS)
+each_count = pytest.mark.parametrize("ranks", [2, 4, 8])
+
+
+@pytest.fixture(autouse=True)
+def _narrow(monkeypatch):
+    """Blocks of one warp and a bit: a laptop runs eight ranks of several teams."""
+    monkeypatch.setattr(peer, "THREADS", 40)
+
+
+def parts_of(ranks, shape, dtype, seed=0):
+    """What each rank has: numbers whose sum depends on the order."""
+    rng = np.random.default_rng([seed, ranks])
+    return [rng.normal(scale=3.0**rank, size=shape).astype(dtype) for rank in range(ranks)]
+
+
+def on_device(arrays, offset=0):
+    """Copy arrays to a place that is `offset` elements behind one aligned to 16 bytes."""
+    copies = []
+    for array in arrays:
+        memory = to_device(np.zeros(array.size + offset, array.dtype), "sim")
+        copy = memory[offset:].reshape(array.shape)
+        copy[...] = array
+        copies.append(copy)
+    return copies
+
+
+def programs(links, launch):
+    """A program for each rank: `launch` of its number and its link."""
+    return [functools.partial(launch, link.rank, link) for link in links]
+
+
+def reduced(parts, step=None, *, offset=0, teams=3, room_bytes=256, **options):
+    links = simulated_links(len(parts), teams=teams, room_bytes=room_bytes)
+    xs = on_device(parts, offset)
+    run = programs(links, lambda rank, link: peer.all_reduce(xs[rank], link, step=step))
+    simulate_ranks(run, **options)
+    return [to_host(x) for x in xs]
+
+
+def gathered(parts):
+    links = simulated_links(len(parts), teams=3, room_bytes=256)
+    xs, outs = on_device(parts), []
+    run = programs(links, lambda rank, link: outs.append(peer.all_gather(xs[rank], link)))
+    simulate_ranks(run, schedule="ordered")
+    return [to_host(out) for out in outs]
+
+
+def bits(array):
+    return array.view(np.uint8)
+
+
+def assert_sum(results, parts):
+    expected = combine(parts)
+    for result in results:
+        np.testing.assert_array_equal(bits(result), bits(expected))
+    exact = np.sum([part.astype(np.float64) for part in parts], axis=0)
+    magnitudes = np.sum([np.abs(part.astype(np.float64)) for part in parts], axis=0)
+    u, u_s = 2.0**-24, float(ml_dtypes.finfo(expected.dtype).eps) / 2
+    # The sum that is rounded to storage is the one in float32: hence the small product.
+    bound = (len(parts) - 1) * u * magnitudes * (1 + u_s) + u_s * np.abs(exact)
+    assert (np.abs(results[0].astype(np.float64) - exact) <= bound).all()
+
+
+# -- Values -------------------------------------------------------------------------------------
+
+
+@each_step
+@pytest.mark.parametrize(
+    ("dtype", "ranks"), [("float32", 2), ("float16", 2), ("bfloat16", 4), ("float32", 8)]
+)
+def test_all_ranks_get_the_same_sum(dtype, ranks, step):
+    for size in SIZES if ranks == 2 else SIZES[-1:]:
+        parts = parts_of(ranks, size, dtype)
+        assert_sum(reduced(parts, step, schedule="ordered"), parts)
+
+
+@pytest.mark.slow
+@each_count
+@each_step
+@each_dtype
+def test_all_ranks_get_the_same_sum_of_blocks_of_the_usual_size(dtype, step, ranks, monkeypatch):
+    monkeypatch.setattr(peer, "THREADS", 256)
+    for size in (1, 7, 2048, 2500, 3333):
+        parts = parts_of(ranks, size, dtype)
+        assert_sum(reduced(parts, step, room_bytes=512, schedule="ordered"), parts)
+
+
+@each_step
+def test_arrays_that_are_not_aligned_are_added_one_by_one(step):
+    parts = parts_of(2, (3, 67), "float16")
+    assert_sum(reduced(parts, step, offset=1, schedule="ordered"), parts)
+
+
+@each_step
+def test_infinities_and_nan_stay_what_they_are(step):
+    parts = [
+        np.array([np.inf, np.inf, np.nan, 1, 3e38], "f4"),
+        np.array([1, -np.inf, 1, 2, 3e38], "f4"),
+    ]
+    for result in reduced(parts, step, schedule="ordered"):
+        np.testing.assert_array_equal(result, [np.inf, np.nan, np.nan, 3, np.inf])
+
+
+@pytest.mark.parametrize(
+    ("dtype", "ranks"), [("bfloat16", 2), ("int32", 2), ("int64", 4), ("float16", 8)]
+)
+def test_all_ranks_gather_what_each_has(dtype, ranks):
+    for shape in [(1,), (3, 11), (8, 40)]:
+        parts = [part.astype(dtype) for part in parts_of(ranks, shape, "float32")]
+        for out in gathered(parts):
+            np.testing.assert_array_equal(bits(out), bits(np.concatenate(parts)))
+
+
+def norm_operands(ranks, shape, dtype):
+    rng = np.random.default_rng(list(shape))
+    residual = rng.normal(scale=2, size=shape).astype(dtype)
+    weight = rng.normal(1, 0.5, size=shape[1]).astype(dtype)
+    return parts_of(ranks, shape, dtype), residual, weight
+
+
+def normed(parts, residual, weight, eps=1e-5, *, in_place=False, teams=3, **options):
+    """Return norm and sum of every rank."""
+    links = simulated_links(len(parts), teams=teams, room_bytes=4096)
+    xs, residuals = on_device(parts), on_device([residual] * len(parts))
+    weight, results = to_device(weight, "sim"), []
+
+    def launch(rank, link):
+        x, r = xs[rank], residuals[rank]
+        places = {"out": x, "total": r} if in_place else {}
+        results.append(peer.all_reduce_norm(x, r, weight, eps, link, **places))
+
+    simulate_ranks(programs(links, launch), **options)
+    return [tuple(map(to_host, result)) for result in results]
+
+
+def assert_normed(results, parts, residual, weight, roundings):
+    """Assert the sum and the norm, where the sum was rounded to storage so many times.
+
+    Let d be the largest error of a row's sum. The row's root mean square moves by at most d as
+    well, so z = t / rms moves by at most d (1 + |z|) / (rms - d).
+    """
+    first = results[0]
+    for each in results[1:]:
+        np.testing.assert_array_equal(bits(each[0]), bits(first[0]))
+        np.testing.assert_array_equal(bits(each[1]), bits(first[1]))
+    terms = [each.astype(np.float64) for each in (*parts, residual)]
+    u, u_s = 2.0**-24, float(ml_dtypes.finfo(residual.dtype).eps) / 2
+    t, scale = np.sum(terms, axis=0), np.sum(np.abs(terms), axis=0)
+    error = len(parts) * u * scale * (1 + u_s) + u_s * np.abs(t)
+    if roundings == 2:
+        error += u_s * np.abs(np.sum(terms[:-1], axis=0)) * (1 + u_s)
+    assert (np.abs(first[1].astype(np.float64) - t) <= error).all()
+    y = reference.rms_norm(t, weight.astype(np.float64), 1e-5)
+    rms, d = np.sqrt((t**2).mean(axis=1, keepdims=True)), error.max(axis=1, keepdims=True)
+    moved = np.abs(weight.astype(np.float64)) * d * (1 + np.abs(t) / rms) / (rms - d)
+    # Adding up the squares takes fewer additions than there are, and the rest a few roundings.
+    arithmetic = ((t.shape[1] + 16) * u + u_s) * (np.abs(y) + moved)
+    assert (np.abs(first[0].astype(np.float64) - y) <= moved + arithmetic).all()
+
+
+@pytest.mark.parametrize(("dtype", "ranks"), [("float32", 2), ("float16", 4), ("bfloat16", 8)])
+def test_sum_residual_and_norm_in_one_kernel(dtype, ranks):
+    for rows in (1, 4):
+        parts, residual, weight = norm_operands(ranks, (rows, 264), dtype)
+        results = normed(parts, residual, weight, schedule="ordered")
+        assert_normed(results, parts, residual, weight, roundings=1)
+
+
+def test_results_may_replace_operands():
+    operands = norm_operands(2, (5, 128), "bfloat16")
+    apart = normed(*operands, schedule="ordered")
+    for rank, each in enumerate(normed(*operands, in_place=True, schedule="ordered")):
+        np.testing.assert_array_equal(bits(each[0]), bits(apart[rank][0]))
+        np.testing.assert_array_equal(bits(each[1]), bits(apart[rank][1]))
+
+
+def launched_for(shape, dtype="float32", room_bytes=256):
+    parts, residual, weight = norm_operands(2, shape, dtype)
+    link, launches = simulated_links(2, room_bytes=room_bytes)[0], []
+    x, residual, weight = on_device([parts[0], residual, weight])
+    with intercept(launches.append):
+        peer.all_reduce_norm(x, residual, weight, 1e-5, link)
+    return [launch.kernel.py_func.__name__ for launch in launches]
+
+
+def test_a_row_that_is_no_packets_or_too_long_takes_two_kernels():
+    assert launched_for((2, 64)) == ["reduce_norm"]
+    assert launched_for((2, 66))[0] == "one_shot"
+    assert launched_for((2, 68))[0] == "one_shot"
+    assert launched_for((2, 128), "bfloat16") == ["reduce_norm"]
+
+
+def test_rows_of_two_packets_a_thread(monkeypatch):
+    monkeypatch.setattr(peer, "ROW_THREADS", 32)
+    parts, residual, weight = norm_operands(2, (2, 228), "float32")
+    results = normed(parts, residual, weight, schedule="ordered")
+    assert_normed(results, parts, residual, weight, roundings=1)
+    assert launched_for((2, 260), room_bytes=2048)[0] == "one_shot"
+
+
+def test_the_sum_in_two_kernels_is_near_as_well():
+    parts, residual, weight = norm_operands(2, (3, 67), "float16")
+    links = simulated_links(2)
+    xs, residuals = on_device(parts), on_device([residual] * 2)
+    run = programs(links, lambda rank, link: peer.all_reduce(xs[rank], link))
+    simulate_ranks(run, schedule="ordered")
+    scales = to_device(weight, "sim")
+    results = [
+        tuple(map(to_host, add_rms_norm(x, r, scales, 1e-5)))
+        for x, r in zip(xs, residuals, strict=True)
+    ]
+    assert_normed(results, parts, residual, weight, roundings=2)
+
+
+# -- Any order, and calls one after another -----------------------------------------------------
+
+
+@pytest.mark.parametrize("seed", range(2))
+@each_step
+def test_whatever_thread_goes_first(step, seed):
+    parts = parts_of(2, 155, "bfloat16")
+    assert_sum(reduced(parts, step, teams=2, seed=seed), parts)
+
+
+def mixed_calls(links, xs, outs):
+    """Programs in which ranks call all collectives, of different sizes, one after another."""
+
+    def launch(rank, link):
+        for call, x in enumerate(xs[rank]):
+            if call % 3 == 2:
+                outs[rank].append(peer.all_gather(x, link))
+            else:
+                outs[rank].append(peer.all_reduce(x, link, step=STEPS[call % 3]))
+
+    return programs(links, launch)
+
+
+def run_mixed_calls(ranks, calls, **options):
+    """Run them on one link a rank; return what each rank had and what it got, by calls."""
+    sizes = [(5, 70, 1, 33, 128)[call % 5] for call in range(calls)]
+    parts = [parts_of(ranks, size, "float32", seed=call) for call, size in enumerate(sizes)]
+    xs = [on_device([parts[call][rank] for call in range(calls)]) for rank in range(ranks)]
+    outs = [[] for _ in range(ranks)]
+    links = options.pop("links", None) or simulated_links(ranks, teams=2, room_bytes=256)
+    simulate_ranks(mixed_calls(links, xs, outs), **options)
+    return parts, outs
+
+
+def assert_mixed_calls(parts, outs):
+    for rank in outs:
+        for call, (result, given) in enumerate(zip(rank, parts, strict=True)):
+            expected = np.concatenate(given) if call % 3 == 2 else combine(given)
+            np.testing.assert_array_equal(bits(to_host(result)), bits(expected))
+
+
+def test_calls_one_after_another_while_ranks_run_ahead():
+    assert_mixed_calls(*run_mixed_calls(2, 9, seed=1))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(20))
+@each_count
+def test_many_calls_in_many_orders(ranks, seed):
+    assert_mixed_calls(*run_mixed_calls(ranks, 12, seed=seed))
+
+
+def test_a_replayed_graph_repeats_one_launch_with_the_same_arguments():
+    parts, launches = parts_of(2, 70, "float32"), [[], []]
+    links, xs = simulated_links(2), on_device(parts)
+    for rank, link in enumerate(links):
+        with intercept(launches[rank].append):
+            peer.all_reduce(xs[rank], link)
+
+    def replay(rank):
+        for _ in range(20):
+            runtime.launch(*launches[rank][0])
+
+    simulate_ranks([functools.partial(replay, rank) for rank in range(2)], schedule="ordered")
+    expected = combine(parts) * np.float32(2**19)
+    for x in xs:
+        np.testing.assert_array_equal(bits(to_host(x)), bits(expected))
+
+
+@pytest.mark.parametrize("schedule", ["ordered", "random"])
+def test_calls_are_counted_beyond_what_32_bits_hold(schedule):
+    for before in (2**30 - 3, 2**31 - 3):  # where the numbers wrap around, and the counters
+        links = simulated_links(2, teams=2, room_bytes=256)
+        for link in links:
+            link.counters[...] = before
+            link.flags[...] = np.array(2 * before).astype(np.int32)
+        assert_mixed_calls(*run_mixed_calls(2, 7, links=links, schedule=schedule))
+        # Of 70 and of 128 numbers there is room for half, so three calls of the seven count twice.
+        assert links[0].counters[0] == np.array(before + 10).astype(np.int32)
+
+
+def test_rows_are_normed_in_any_order():
+    operands = norm_operands(2, (3, 64), "bfloat16")
+    results = normed(*operands, teams=2, seed=1)
+    assert_normed(results, *operands, roundings=1)
+
+
+# -- Which step, and bad arguments --------------------------------------------------------------
+
+
+def test_short_vectors_go_in_one_shot_and_long_ones_in_two():
+    assert peer.one_shot_is_shorter(1 << 30, 2)
+    for ranks in (4, 8):
+        assert peer.one_shot_is_shorter(64 * 1024, ranks)
+        assert not peer.one_shot_is_shorter(1 << 20, ranks)
+
+
+def test_the_step_is_chosen_by_size():
+    x, launches = to_device(np.zeros(1 << 18, "f4"), "sim"), []
+    link = simulated_links(4)[0]
+    with intercept(launches.append):
+        peer.all_reduce(x[:1024], link)
+        peer.all_reduce(x, link)
+        peer.all_reduce(x[:0], link)
+    names = [launch.kernel.py_func.__name__ for launch in launches]
+    assert names == STEPS
+
+
+def test_wrong_arguments_are_refused():
+    link = simulated_links(2)[0]
+    x = to_device(np.zeros((4, 8), "f4"), "sim")
+    cases = {
+        "'x' has dtype int32": lambda: peer.all_reduce(x.astype("i4"), link),
+        "'x' has strides": lambda: peer.all_reduce(x.T, link),
+        "'x' is a NumPy array": lambda: peer.all_reduce(np.zeros(3, "f4"), link),
+        "'step' is 'ring'": lambda: peer.all_reduce(x, link, step="ring"),
+        "'x' has dtype float64": lambda: peer.all_gather(x.astype("f8"), link),
+        "'out' has shape": lambda: peer.all_gather(x, link, out=x),
+        "'residual' has shape": lambda: peer.all_reduce_norm(x, x[:2], x[0], 1e-5, link),
+        "'weight' has shape": lambda: peer.all_reduce_norm(x, x, x[0, :4], 1e-5, link),
+        "'eps' is -1": lambda: peer.all_reduce_norm(x, x, x[0], -1, link),
+        "of 9 ranks": lambda: peer.all_reduce(x, link._replace(ranks=9)),
+    }
+    for message, call in cases.items():
+        with pytest.raises(KernelArgumentError, match=message):
+            call()
+
+
+def test_links_that_cannot_be_are_refused():
+    for ranks in (1, 9):
+        with pytest.raises(ParallelError, match="cannot be joined as peers"):
+            simulated_links(ranks)
+    for wrong in ({"teams": 0}, {"room_bytes": 100}, {"room_bytes": 0}):
+        with pytest.raises(ParallelError, match="cannot be had"):
+            simulated_links(2, **wrong)
+
+
+# -- Compiled -----------------------------------------------------------------------------------
+
+
+def launches_of(ranks, dtype):
+    """A launch of each kernel, and of each number of packets that a thread holds."""
+    link, launches = simulated_links(ranks, room_bytes=64 * 1024)[0], []
+    x = to_device(np.zeros(1024, dtype), "sim")
+    with intercept(launches.append):
+        peer.all_reduce(x, link, step="one_shot")
+        peer.all_reduce(x, link, step="two_shot")
+        peer.all_gather(x, link)
+        for packets in (500, 1000):
+            row = to_device(np.zeros((1, packets * 16 // x.itemsize), dtype), "sim")
+            peer.all_reduce_norm(row, row, row[0], 1e-5, link, out=row, total=row)
+    return launches
+
+
+def test_a_launch_of_each_is_compiled():
+    names = [launch.kernel.py_func.__name__ for launch in launches_of(2, "float32")]
+    assert names == ["one_shot", "two_shot", "gather", *["reduce_norm"] * 2]
+
+
+@pytest.fixture
+def _compiler(request):
+    """Skip where there is no compiler, but never in the run that is there for these tests."""
+    if (problem := compiler_problem()) and request.config.option.markexpr != "ptx":
+        pytest.skip(problem)
+
+
+@pytest.mark.ptx
+@pytest.mark.usefixtures("_compiler")
+@each_count
+@pytest.mark.parametrize("capability", [(7, 5), (8, 0), (9, 0), (10, 0)])
+def test_kernels_keep_to_registers_and_compute_in_float32(capability, ranks):
+    for launch in launches_of(ranks, "bfloat16" if ranks < 8 else "float32"):
+        found = resources(launch, capability)
+        assert (found.spill_stores, found.spill_loads, found.stack_bytes) == (0, 0, 0)
+        assert found.float64 == ()
+        text = compile_to_ptx(launch.kernel, signature_of(launch), capability)
+        assert "st.release.sys.global.u32" in text
+        # Through the cache of what nobody writes, a rank might see what was shown two calls ago.
+        assert "ld.global.nc" not in text
