@@ -1,7 +1,8 @@
-"""The walkthrough's stations have the same parts, and their costs are those of a profiled step."""
+"""Stations have the same parts, rooms of the map are there, costs are those of a profiled step."""
 
 import json
 import re
+from importlib.util import find_spec
 from itertools import pairwise
 from pathlib import Path
 
@@ -57,6 +58,20 @@ def test_every_drawing_and_image_has_an_alternative_text():
         for options in re.findall(drawn, text, re.DOTALL | re.MULTILINE):
             assert re.search(r"^:alt: \S", options, re.MULTILINE), path
         assert not re.search(r"!\[\]\(|<img(?![^>]* alt=)", text), path
+
+
+def test_each_room_of_the_map_opens_a_module_or_a_page(monkeypatch):
+    monkeypatch.syspath_prepend(str(ROOT / "docs" / "_ext"))
+    from figures.house import rooms
+
+    drawing = rooms()
+    addresses = [f"{number}.html" for number in range(len(drawing.links))]
+    svg = drawing.svg("a map", addresses)
+    assert re.findall(r'<a href="([^"]*)" aria-label="\w', svg) == addresses
+    assert 'role="group"' in svg  # links in an image cannot be reached
+    for target in drawing.links:
+        kind, _, name = target.rpartition(":")
+        assert (ROOT / "docs" / f"{name}.md").exists() if kind else find_spec(name), target
 
 
 @pytest.mark.parametrize("model", ["llama-3-8b", "llama-3.2-1b"])
