@@ -26,7 +26,7 @@ LOGS ?= build/sanitizer
 SANITIZED ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help demo lab hint grade test test-slow test-all lint docs test-ptx test-gpu test-multi test-sanitizer parity bench-cpu clean FORCE
+.PHONY: help demo lab hint grade test test-slow test-all lint docs linkcheck test-ptx test-gpu test-multi test-sanitizer parity bench-cpu clean FORCE
 
 help: ## Show this list
 	@echo 'make TARGET, one of:'
@@ -62,14 +62,18 @@ test-slow: $(VENV)/.installed-test ## Run only the slow tests
 test-all: $(VENV)/.installed-test ## Run the tests, the slow ones too
 	$(PYTEST) -m '$(EVERYWHERE)'
 
-lint: $(VENV)/.installed-test ## Check style, format and the direction of imports
+lint: $(VENV)/.installed-test ## Check style, format, spelling and the direction of imports
 	$(RUN) -m ruff check .
 	$(RUN) -m ruff format --check .
 	$(VENV)/bin/lint-imports
+	$(RUN) -m codespell_lib docs llm_numba tests tutorials README.md Makefile pyproject.toml
 
 docs: $(VENV)/.installed-docs ## Build the documentation into docs/_build/html
 	$(RUN) -m sphinx -W --keep-going -q docs docs/_build/html
 	@echo 'Open docs/_build/html/index.html'
+
+linkcheck: $(VENV)/.installed-docs ## Ask the network whether the links to other sites still lead somewhere
+	$(RUN) -m sphinx -b linkcheck -q docs docs/_build/linkcheck
 
 test-ptx: $(VENV)/.installed-ptx $(VENV)/.installed-test ## Compile every kernel for every GPU, without one
 	$(PYTEST) -m ptx
