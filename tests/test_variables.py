@@ -1,6 +1,6 @@
 """The environment is read in one place, by a table that says what each variable means."""
 
-import ast
+import re
 from pathlib import Path
 
 import pytest
@@ -43,15 +43,10 @@ def test_the_environment_is_passed_on_without_what_is_not_for_others(monkeypatch
     assert left["OTHER"] == "1"
 
 
-def asks_the_environment(node: ast.AST) -> bool:
-    name = getattr(node, "attr", None) or getattr(node, "name", None)
-    return name in {"environ", "environb", "getenv", "getenvb", "expandvars"}
-
-
 def test_nothing_else_in_the_package_asks_the_environment():
     asking = {
         str(path.relative_to(PACKAGE))
         for path in PACKAGE.rglob("*.py")
-        if any(map(asks_the_environment, ast.walk(ast.parse(path.read_text()))))
+        if re.search(r"\b(environb?|getenvb?|expandvars)\b", path.read_text())
     }
     assert asking == {"variables.py"}

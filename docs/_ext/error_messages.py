@@ -147,8 +147,10 @@ def _raised(
     """Give each call of an error, or of what makes one, with what its names stand for."""
     imported = {each.module for each in ast.walk(tree) if isinstance(each, ast.ImportFrom)}
     for function, call in _calls(tree):
-        local = _assigned(function) if function else {}
         name = _last(call.func)
+        if name not in error_classes() and name not in makers:
+            continue
+        local = _assigned(function) if function else {}
         if name in error_classes() and len(call.args) > 1 and not _is_maker(function):
             yield name, call.args[:2], local
         for maker in makers.get(name, ()):
@@ -175,12 +177,14 @@ def _is_maker(node: ast.AST | None) -> bool:
 def _calls(
     tree: ast.AST, function: ast.FunctionDef | None = None
 ) -> Iterator[tuple[ast.FunctionDef | None, ast.Call]]:
-    """Give each call with the function around it."""
-    for node in ast.iter_child_nodes(tree):
-        inner = node if isinstance(node, ast.FunctionDef) else function
+    """Give each call with the function around it, in the order of the source."""
+    waiting = [(tree, function)]
+    while waiting:
+        node, around = waiting.pop()
         if isinstance(node, ast.Call):
-            yield inner, node
-        yield from _calls(node, inner)
+            yield around, node
+        inner = node if isinstance(node, ast.FunctionDef) else around
+        waiting += [(child, inner) for child in reversed(list(ast.iter_child_nodes(node)))]
 
 
 def _assigned(function: ast.FunctionDef) -> Texts:
@@ -193,7 +197,12 @@ def _assigned(function: ast.FunctionDef) -> Texts:
 
 
 def _last(node: ast.expr | None) -> str:
-    return ast.unparse(node).rpartition(".")[2] if node else ""
+    """Return the name that stands last: "c" of ``a.b.c``."""
+    match node:
+        case ast.Name(id=name) | ast.Attribute(attr=name):
+            return name
+        case _:
+            return ""
 
 
 def _says_something(cause: str) -> bool:
