@@ -21,6 +21,7 @@ extensions = [
     "sphinx_gallery.gen_gallery",
     # Ours, in docs/_ext.
     "bench_records",
+    "beside",
     "claims",
     "cli_reference",
     "comm_plot",
