@@ -66,7 +66,7 @@ def pattern(template: str) -> re.Pattern:
 
 
 def test_messages_that_these_pages_show_are_messages_of_ours(index):
-    pages = [*DOCS.glob("reference/*.md")]
+    pages = [*DOCS.glob("reference/*.md"), DOCS / "troubleshooting.md"]
     shown = [
         (page.name, *found)
         for page in pages
@@ -78,6 +78,14 @@ def test_messages_that_these_pages_show_are_messages_of_ours(index):
             pattern(each.cause).fullmatch(cause) and pattern(each.remedy).fullmatch(remedy)
             for each in index.messages()
         ), (page, cause, remedy)
+
+
+def test_problems_of_a_gpu_are_told_as_the_code_tells_them():
+    page = (DOCS / "troubleshooting.md").read_text()
+    source = (ROOT / "llm_numba" / "runtime" / "device.py").read_text()
+    shown = set(re.findall(r"^Error: device='cuda' cannot be used: (.+)\.$", page, re.MULTILINE))
+    assert len(shown) >= 3
+    assert {problem for problem in shown if problem not in source} == set()
 
 
 # -- Environment variables -----------------------------------------------------------------------
