@@ -1,9 +1,7 @@
-"""How pages are spelled. No dictionary comes with the tests, so this knows what often slips in."""
+"""Pages are in British spelling. What is no English word at all is found by `make lint`."""
 
 import re
 from pathlib import Path
-
-import pytest
 
 DOCS = Path(__file__).parents[2] / "docs"
 FOREIGN = re.compile(
@@ -11,12 +9,6 @@ FOREIGN = re.compile(
     r"|honors?|labeled|modeled|modeling|canceled|canceling|traveled|fulfills?|gray|catalog|meters?"
     r"|artifacts?|(?:optim|normal|quant|initial|vector|summar|organ|recogn|general|minim|maxim"
     r"|serial|util|parallel|memor|synchron|real)iz(?:e[sdr]?|ing|ations?)|analyz(?:e[sdr]?|ing))\b",
-    re.IGNORECASE,
-)
-MISSPELT = re.compile(
-    r"\b(?:teh|recieve\w*|seperate\w*|occured|occuring|refered|transfered|prefered|dependan\w*"
-    r"|existance|lenght|wich|thier|untill|accross|adress\w*|begining|comming|neccessar\w*"
-    r"|occassion\w*|paralell\w*|publically|similiar|succesful\w*|tommorow|truely|writting)\b",
     re.IGNORECASE,
 )
 
@@ -33,9 +25,8 @@ def test_prose_is_found_and_code_is_not():
     assert FOREIGN.findall(prose(text)) == ["Gray"]
 
 
-@pytest.mark.parametrize("words", [FOREIGN, MISSPELT], ids=["foreign", "misspelt"])
-def test_pages_are_spelled_in_british_english(words):
+def test_pages_are_spelled_in_british_english():
     pages = [path for path in DOCS.glob("**/*.md") if "_build" not in path.parts]
-    found = {path.name: words.findall(prose(path.read_text())) for path in pages}
+    found = {path.name: FOREIGN.findall(prose(path.read_text())) for path in pages}
     assert len(pages) > 40
     assert {name: each for name, each in found.items() if each} == {}
