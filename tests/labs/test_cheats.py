@@ -8,6 +8,7 @@ import re
 import textwrap
 
 import pytest
+from grader.channel import Channel, ClosedError
 from grader.verdict import Failed
 from submissions import FIRST, solution, step
 
@@ -302,3 +303,19 @@ def test_too_much_memory_is_refused(bench):
     source = "def go():\n    return len(bytes(1 << 40))\n"
     with pytest.raises(Failed, match="MemoryError"):
         bench.student(source).call("go")
+
+
+def test_a_child_that_works_on_is_ended_with_its_check(bench):
+    """Its end of the socket closes: nobody holds it any more."""
+    student = bench.student("def go():\n    while True:\n        pass\n", seconds=60)
+    host = student.children.fork_host()
+    try:
+        host.channel.send({"path": "x", "source": student.submission.source, "imports": [],
+                           "seconds": 60})  # fmt: skip
+        host.channel.receive(60)
+        host.channel.send({"op": "call", "name": "go", "args": ()})
+        ours = host.channel.end.dup()
+    finally:
+        host.end()
+    with ours, pytest.raises(ClosedError):
+        Channel(ours).receive(60)

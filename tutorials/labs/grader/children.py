@@ -199,10 +199,17 @@ class HostChild:
 
     def __init__(self, channel: Channel, process: int) -> None:
         self.channel = channel
-        self._process = process
+        # A handle, because a number may be another process's by the time it is used. Where there
+        # are none, a child whose channel closes ends, at the latest with its seconds.
+        self._handle: int | None = None
+        with contextlib.suppress(OSError):
+            self._handle = os.pidfd_open(process)
 
     def end(self) -> None:
         """End the child, whatever it does."""
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(self._process, signal.SIGKILL)
         self.channel.end.close()
+        if self._handle is not None:
+            with contextlib.suppress(ProcessLookupError):
+                signal.pidfd_send_signal(self._handle, signal.SIGKILL)
+            os.close(self._handle)
+            self._handle = None
