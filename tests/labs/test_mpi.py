@@ -111,7 +111,7 @@ def test_some_of_the_ranks_of_mpi_exchange_and_the_others_wait_for_orders():
 @pytest.mark.slow
 def test_ranks_that_wait_for_ever_are_named_with_their_line():
     children = Children(mpirun=True)
-    children._world = world = mpi.World(2, stall_s=3.0)
+    children._world = world = mpi.World(2, stall_s=8.0)
     (said,) = children.ask_world(2, order("circle"), [(np.zeros(3, np.float32),)] * 2)
     assert said["event"] == "raised"
     assert said["type"] == "StallError"
