@@ -162,8 +162,7 @@ class Scheduler:
     def admit(self):
         """Let sequences that wait begin to run in this step, the oldest first.
 
-        The oldest sequence that waits is
-        admitted if
+        The oldest sequence that waits is admitted if
 
         - fewer than `max_num_seqs` sequences run,
         - tokens of the step's budget are left (it gets as many of them as it misses),
