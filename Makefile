@@ -26,7 +26,7 @@ LOGS ?= build/sanitizer
 SANITIZED ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help demo lab hint grade test test-slow test-all lint docs linkcheck test-ptx test-gpu test-multi test-sanitizer parity bench-cpu clean FORCE
+.PHONY: help demo lab hint grade test test-slow test-all lint docs linkcheck test-ptx test-gpu test-sanitizer test-multi parity bench-cpu clean FORCE
 
 help: ## Show this list
 	@echo 'make TARGET, one of:'
@@ -72,7 +72,7 @@ docs: $(VENV)/.installed-docs ## Build the documentation into docs/_build/html
 	$(RUN) -m sphinx -W --keep-going -q docs docs/_build/html
 	@echo 'Open docs/_build/html/index.html'
 
-linkcheck: $(VENV)/.installed-docs ## Ask the network whether the links to other sites still lead somewhere
+linkcheck: $(VENV)/.installed-docs ## Ask the network whether links to other sites lead anywhere
 	$(RUN) -m sphinx -b linkcheck -q docs docs/_build/linkcheck
 
 test-ptx: $(VENV)/.installed-ptx $(VENV)/.installed-test ## Compile every kernel for every GPU, without one
