@@ -154,6 +154,18 @@ def _typing_only() -> Iterator[None]:
         CUDADispatcher.get_call_template, CUDADispatcher.get_overload = saved
 
 
+class _Flags(CUDAFlags):
+    """Numba's flags, compared by those that are set: it compares them thousands of times."""
+
+    __slots__ = ()
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Flags) and self._values == other._values
+
+    def __hash__(self) -> int:
+        return hash(frozenset(self._values))
+
+
 class _Front:
     """The contexts, made when the first kernel is simulated, and the functions typed so far."""
 
@@ -189,7 +201,7 @@ def type_function(function: Callable[..., Any], argument_types: tuple[Any, ...])
     _front = _front or _Front()
     key = (function, argument_types)
     if key not in _front.typed:
-        flags = CUDAFlags()
+        flags = _Flags()
         flags.no_compile = True
         flags.error_model = "numpy"
         flags.compute_capability = (9, 0)

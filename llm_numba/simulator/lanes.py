@@ -31,8 +31,6 @@ class Warps:
         All 32 lanes of each take part.
     number : int [count]
         Which warp of the machine each row is.
-    active : int [count]
-        Lanes of each that take part, as bits.
     """
 
     def __init__(self, machine: "Machine", ids: np.ndarray) -> None:
@@ -45,8 +43,13 @@ class Warps:
         self.number = warp[starts]
         self.count = len(self.number)
         self.full = self.count * WARP == len(ids)
+        self._starts = starts
+
+    @cached_property
+    def active(self) -> np.ndarray:
+        """Lanes of each warp that take part, as bits."""
         bits = np.left_shift(np.int64(1), self.lane)
-        self.active = np.bitwise_or.reduceat(bits, np.flatnonzero(starts))
+        return np.bitwise_or.reduceat(bits, np.flatnonzero(self._starts))
 
     @cached_property
     def digest(self) -> bytes:
@@ -89,7 +92,11 @@ class Lanes:
         """Return the group of some of the threads, with the registers that are still needed."""
         registers: list[Any] = [None] * len(self.R)
         for register in live:
-            registers[register] = take(self.R[register], chosen)
+            value = self.R[register]
+            # Most are arrays; a call for each would show.
+            registers[register] = (
+                value[chosen] if type(value) is np.ndarray else take(value, chosen)
+            )
         part = Lanes(self.machine, self.ids[chosen], registers)
         part.at = self.at
         return part

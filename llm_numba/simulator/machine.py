@@ -144,7 +144,8 @@ class Machine(Layout):
 
     def _draw(self, rng: np.random.Generator) -> Lanes:
         """Take any group, or some warps or threads of one."""
-        pc = list(self._ready)[rng.integers(len(self._ready))]
+        places = list(self._ready)
+        pc = places[rng.integers(len(places)) if len(places) > 1 else 0]
         groups = self._ready.pop(pc)
         if rng.random() < 0.5 and len(groups) > 1:
             chosen = groups.pop(rng.integers(len(groups)))
