@@ -16,9 +16,7 @@ from llm_numba.parallel.paths import PATHS
     [
         (2, "mpi-staged"),
         (4, "mpi-staged"),
-        pytest.param(2, "mpi", marks=pytest.mark.slow),
-        (3, "mpi"),
-        pytest.param(4, "mpi", marks=pytest.mark.slow),
+        *(pytest.param(ranks, "mpi", marks=pytest.mark.slow) for ranks in (2, 3, 4)),
     ],
 )
 def test_ranks_of_mpi_exchange_what_they_should(mpirun, ranks, path):
