@@ -53,7 +53,7 @@ from llm_numba.kernels.peer_steps import (
     reduce_norm,
     two_shot,
 )
-from llm_numba.kernels.peer_team import Link
+from llm_numba.kernels.peer_team import PeerLink
 from llm_numba.kernels.rows import WARP
 from llm_numba.runtime import empty, empty_like, launch, storage_dtype
 
@@ -67,14 +67,14 @@ _WORDS = {"float32": np.int32, "int32": np.int32, "int64": np.int32}
 _HALFWORDS = {"float16": np.uint16, "bfloat16": np.uint16}
 
 
-def all_reduce(x: Any, link: Link, *, step: str | None = None, stream: Any = None) -> Any:
+def all_reduce(x: Any, link: PeerLink, *, step: str | None = None, stream: Any = None) -> Any:
     """Add up an array over all ranks, in place.
 
     Parameters
     ----------
     x : float32, float16 or bfloat16 [...]
         Of one shape and dtype on all ranks.
-    link : Link
+    link : PeerLink
         This rank's.
     step : {"one_shot", "two_shot"}, optional
         By default the one that should take less time.
@@ -101,14 +101,14 @@ def all_reduce(x: Any, link: Link, *, step: str | None = None, stream: Any = Non
     return x
 
 
-def all_gather(x: Any, link: Link, *, out: Any = None, stream: Any = None) -> Any:
+def all_gather(x: Any, link: PeerLink, *, out: Any = None, stream: Any = None) -> Any:
     """Put the arrays of all ranks one after another.
 
     Parameters
     ----------
     x : float32, float16, bfloat16, int32 or int64 [n, ...]
         Of one shape and dtype on all ranks.
-    link : Link
+    link : PeerLink
         This rank's.
     out : of dtype of x [P n, ...], optional
         Where they go; shares no memory with x.
@@ -143,7 +143,7 @@ def all_reduce_norm(
     residual: Any,
     weight: Any,
     eps: float,
-    link: Link,
+    link: PeerLink,
     *,
     out: Any = None,
     total: Any = None,
@@ -163,7 +163,7 @@ def all_reduce_norm(
     weight : of the dtype of x [E]
     eps : float
         Added to the mean square.
-    link : Link
+    link : PeerLink
         This rank's.
     out : of shape and dtype of x, optional
         Where the normalised rows go; may be x itself.
@@ -227,19 +227,19 @@ def one_shot_is_shorter(nbytes: int, ranks: int) -> bool:
     return (ranks - 1) * (ranks - 2) / ranks * nbytes <= _MEETING_BYTES
 
 
-def room_of(link: Link, itemsize: int) -> int:
+def room_of(link: PeerLink, itemsize: int) -> int:
     """Return how many elements a team shows at a time.
 
     Parameters
     ----------
-    link : Link
+    link : PeerLink
     itemsize : int
         Bytes of an element.
     """
     return link.slots.size // (2 * link.counters.size * itemsize)
 
 
-def _shared(link: Link, dtype: Any) -> tuple[Any, ...]:
+def _shared(link: PeerLink, dtype: Any) -> tuple[Any, ...]:
     if not 2 <= link.ranks <= 8:
         raise KernelArgumentError(
             f"Argument 'link' is of {link.ranks} ranks.", "It must be of 2 to 8."
@@ -247,7 +247,7 @@ def _shared(link: Link, dtype: Any) -> tuple[Any, ...]:
     return link.slots.view(dtype), link.flags, link.counters, link.addresses
 
 
-def _launch(kernel: Any, arrays: tuple, link: Link, aligned: bool, stream: Any) -> None:
+def _launch(kernel: Any, arrays: tuple, link: PeerLink, aligned: bool, stream: Any) -> None:
     """Share a vector out among the teams, and launch."""
     x = arrays[0]
     if not x.size:

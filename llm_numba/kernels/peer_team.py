@@ -41,7 +41,7 @@ from llm_numba.kernels.packets import widened
 FLAGS, SLOTS = 0, 1  # rows of the table of addresses
 
 
-class Link(NamedTuple):
+class PeerLink(NamedTuple):
     """What a rank has of the others: all that a collective kernel takes beside its operands.
 
     Attributes

@@ -7,7 +7,7 @@ own. :mod:`llm_numba.kernels.peer_team` says what is written there, and by whom.
 import numpy as np
 
 from llm_numba.errors import ParallelError
-from llm_numba.kernels.peer_team import Link
+from llm_numba.kernels.peer_team import PeerLink
 from llm_numba.runtime import zeros
 
 # Blocks of the largest grid: fewer than any GPU of a node has SMs, so all of them run at once.
@@ -19,7 +19,7 @@ MOST_RANKS = 8
 _ALIGNMENT = 256
 
 
-def simulated_links(ranks: int, *, teams: int = 4, room_bytes: int = 1024) -> list[Link]:
+def simulated_links(ranks: int, *, teams: int = 4, room_bytes: int = 1024) -> list[PeerLink]:
     """Make links between ranks of the simulator, where one array is the memory of all.
 
     Parameters
@@ -33,7 +33,7 @@ def simulated_links(ranks: int, *, teams: int = 4, room_bytes: int = 1024) -> li
 
     Returns
     -------
-    list of Link
+    list of PeerLink
         Rank 0's first.
 
     Raises
@@ -50,7 +50,7 @@ def simulated_links(ranks: int, *, teams: int = 4, room_bytes: int = 1024) -> li
         addresses = zeros((2, ranks), np.int64, "sim")
         addresses[...] = begins, begins + flag_bytes
         counters = zeros(teams, np.int32, "sim")
-        links.append(Link(rank, ranks, flags, slots, addresses, counters))
+        links.append(PeerLink(rank, ranks, flags, slots, addresses, counters))
     return links
 
 
@@ -85,7 +85,7 @@ def layout(ranks: int, teams: int, room_bytes: int) -> tuple[int, int]:
 
 
 def parts(memory: np.ndarray, flag_bytes: int, teams: int, ranks: int) -> tuple:
-    """Return flags and slots of a rank's shared memory, as :class:`Link` has them.
+    """Return flags and slots of a rank's shared memory, as :class:`PeerLink` has them.
 
     Parameters
     ----------
