@@ -28,7 +28,7 @@ def launch_saxpy(alpha, x, y, out):
     """Launch `saxpy` on vectors of any length.
 
     Requirements: one launch, in blocks of ``THREADS`` threads, with as few blocks as reach every
-    element.
+    element. It reads ``launch(kernel, grid, block, args)``, and args is a tuple.
 
     Parameters
     ----------

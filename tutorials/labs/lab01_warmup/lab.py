@@ -65,7 +65,7 @@ def _(student, rng):
         ran = student.run("launch_saxpy", ALPHA, *vectors(rng, N))
         ran.exactly("launches", 1, "One launch has as many blocks as you like.")
         ran.exactly(
-            "threads", -(-N // 256) * 256, f"{N} elements need {-(-N // 256)} blocks of 256."
+            "threads", -(-N // 256) * 256, f"{N} elements need {-(-N // 256)} x 256 threads."
         )
 
 
@@ -87,7 +87,8 @@ def _(student, rng):
     ran.at_most(
         "global_sectors",
         3 * N * 4 // 32,
-        "32 lanes of 4 bytes fill 4 sectors, if their elements lie side by side.",
+        "32 lanes of 4 bytes fill 4 sectors, if their elements lie side by side. "
+        "And only one thread of the whole grid takes an element.",
     )
 
 

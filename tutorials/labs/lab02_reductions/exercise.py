@@ -112,8 +112,8 @@ def vector_sum(x, out):
 def launch_vector_sum(x):
     """Return the sum of a vector.
 
-    Requirements: one launch of `vector_sum`, of ``BLOCKS`` blocks. Nothing says what an array from
-    ``empty`` holds; one from ``zeros`` holds zeros.
+    Requirements: one launch of `vector_sum`, of ``BLOCKS`` blocks. ``zeros(shape, dtype)`` makes an
+    array on the device that holds zeros. Nothing says what one from ``empty`` holds.
 
     Parameters
     ----------

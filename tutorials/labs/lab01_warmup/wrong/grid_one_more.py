@@ -1,6 +1,6 @@
 """One block more than needed, where the length is a multiple of the block."""
 
-# Rejected: step 2, "uses one launch and no block too many": 256 elements need 1 blocks
+# Rejected: step 2, "uses one launch and no block too many": 256 elements need 1 x 256
 
 from numba import cuda
 
