@@ -203,6 +203,8 @@ def test_past_the_rules_a_forged_message_on_the_channel_earns_nothing(bench):
         ("launch(saxpy, 1, 2048, (alpha, x, y, out))", "at most 1024 threads"),
         ("launch(saxpy, 1, 32, (alpha, x, y))", "got 3 arguments and takes 4"),
         ("launch(saxpy, 1.5, 32, (alpha, x, y, out))", "must be whole numbers"),
+        ("launch(saxpy, 1, 32, alpha, x, y, out)", "as one tuple"),
+        ("launch(saxpy, 1, 32, x)", "as one tuple"),
         ("launch(launch_saxpy, 1, 32, ())", "is no kernel"),
         ("saxpy(alpha, x, y, out)", "launched, not called"),
     ],

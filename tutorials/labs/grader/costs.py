@@ -14,7 +14,7 @@ _WORDS = {
     "shared_requests": "requests to shared memory",
     "shared_wavefronts": "wavefronts of shared memory",
     "ideal_wavefronts": "wavefronts that would do without conflicts",
-    "bank_ways": "words in one bank wanted by one request, at most (1: no conflict)",
+    "bank_ways": "words wanted of one bank by one request (1 is no conflict)",
     "divergent": "branches that split a warp",
     "barriers": "barriers",
     "shared_bytes": "bytes of shared memory in a block",
@@ -191,8 +191,8 @@ class Ran:
         elif by.startswith("shared") or by == "bank_ways":
             detail = (
                 f"its {worst['shared_requests']} requests take {worst['shared_wavefronts']} "
-                f"wavefronts, where {worst['ideal_wavefronts']} would do; at worst "
-                f"{worst['bank_ways']} words lie in one bank"
+                f"wavefronts, where {worst['ideal_wavefronts']} would do; the longest queue at a "
+                f"bank is {worst['bank_ways']}"
             )
         else:
             detail = f"there {worst[by]} of them"

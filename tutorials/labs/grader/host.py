@@ -152,10 +152,23 @@ class Program:
             cuda=types.SimpleNamespace(jit=jit), boolean=np.bool_, **numbers
         )
 
-    def launch(self, kernel: Any, grid: Any, block: Any, args: Any, shared_bytes: int = 0) -> None:
+    def launch(
+        self,
+        kernel: Any,
+        grid: Any,
+        block: Any,
+        args: Any = None,
+        shared_bytes: int = 0,
+        *more: Any,
+    ) -> None:
         """Ask the grader to launch a kernel; return when it has run."""
         if not isinstance(kernel, HostKernel):
             raise TypeError(f"{kernel!r} is no kernel: launch takes a function with @cuda.jit")
+        if more or not isinstance(args, tuple | list):
+            raise TypeError(
+                f"launch({kernel.name}, grid, block, args) takes the kernel's arguments as one "
+                "tuple: (x, y), or (x,) if there is one"
+            )
         self.ask("launch", kernel=kernel.name, grid=_extents("grid", grid),
                  block=_extents("block", block), args=tuple(args), shared_bytes=int(shared_bytes),
                  line=self.line())  # fmt: skip
