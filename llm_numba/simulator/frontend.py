@@ -5,6 +5,7 @@ has one type and each call one signature. Everything up to that point needs neit
 The simulator executes this IR, so its types are not an imitation of Numba's: they are Numba's.
 """
 
+import dis
 import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -29,7 +30,8 @@ from numba.cuda.typing.typeof import Purpose, typeof
 from llm_numba.simulator.errors import UnsupportedError
 
 # Numba and numba-cuda each have a family of errors; some functions it refuses by asking for a GPU.
-_REFUSALS = (NumbaError, numba_errors.NumbaError, CudaSupportError)
+# Numba looks attributes of modules up as Python does: an AttributeError is its refusal, too.
+_REFUSALS = (NumbaError, numba_errors.NumbaError, CudaSupportError, AttributeError)
 
 
 @dataclass(frozen=True)
@@ -230,11 +232,15 @@ def _refusal(function: Callable[..., Any], error: Exception) -> UnsupportedError
         remedy = "Its code lies in another library: write it as a device function in Python."
     named = re.findall(r'File "([^"]+)", line (\d+)', str(error))
     lines = [int(line) for file, line in named if Path(file).name == Path(code.co_filename).name]
+    unknown = re.search(r"(?:name|attribute) '(\w+)'", str(error))
+    if not lines and unknown:  # Numba gives no line for these
+        uses = (each for each in dis.get_instructions(code) if each.argval == unknown[1])
+        lines = [each.positions.lineno for each in uses if each.positions][:1]
     return UnsupportedError(
         f"Numba cannot compile {function.__name__}: {_summary(str(error))}.",
         remedy,
         code.co_filename,
-        lines[-1] if lines else code.co_firstlineno,
+        (lines[-1] if lines else None) or code.co_firstlineno,
     )
 
 

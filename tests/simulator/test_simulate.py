@@ -84,6 +84,25 @@ def test_things_that_are_no_kernel_no_argument_or_no_schedule():
         simulate(double, 1, 1, (np.zeros(4), 1))
 
 
+@cuda.jit
+def with_unknown_name(x):
+    i = cuda.grid(1)
+    x[i] = scale  # noqa: F821
+
+
+@cuda.jit
+def with_unknown_attribute(x):
+    i = cuda.grid(1)
+    x[i] = cuda.gridd(1)
+
+
+@pytest.mark.parametrize("kernel", [with_unknown_name, with_unknown_attribute])
+def test_an_unknown_name_is_refused_with_its_line(kernel):
+    line = kernel.py_func.__code__.co_firstlineno + 3  # decorator, head, grid, store
+    with pytest.raises(UnsupportedError, match=rf"test_simulate\.py:{line}: .*'(scale|gridd)'"):
+        simulate(kernel, 1, 1, (np.zeros(4),))
+
+
 def test_every_fault_is_an_error_with_cause_and_remedy():
     with pytest.raises(LLMNumbaError) as caught:
         simulate(double, 1, 1, ({},))
