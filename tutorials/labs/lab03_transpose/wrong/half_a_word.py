@@ -1,5 +1,5 @@
 """Rows of halves are padded by one half, which is half a word."""
-# Rejected: step 3, "turns halves without bank conflicts": in one bank
+# Rejected: step 3, "turns halves without bank conflicts": of one bank
 
 from numba import cuda, float32
 

@@ -1,5 +1,5 @@
 """One more row in place of one more word in each row."""
-# Rejected: step 2, "has no bank conflicts": in one bank
+# Rejected: step 2, "has no bank conflicts": of one bank
 
 from numba import cuda, float32
 

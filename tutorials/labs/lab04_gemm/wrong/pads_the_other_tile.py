@@ -1,5 +1,5 @@
 """The tile of A is padded, whose reads were broadcasts, and that of W is not."""
-# Rejected: step 3, "has no bank conflicts": in one bank
+# Rejected: step 3, "has no bank conflicts": of one bank
 
 from numba import cuda, float32
 

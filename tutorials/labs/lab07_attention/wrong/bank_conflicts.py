@@ -1,5 +1,5 @@
 """Right, and the keys lie in rows of 32 words."""
-# Rejected: step 4, "loads a key once, and none that nobody sees": in one bank
+# Rejected: step 4, "loads a key once, and none that nobody sees": of one bank
 
 import math
 
