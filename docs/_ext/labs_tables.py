@@ -28,6 +28,7 @@ sys.path.insert(0, str(Path(__file__).parents[2] / "tutorials" / "labs"))
 
 from grader.children import Children
 from grader.lab import Lab, find_labs
+from grader.mistakes import planted
 from grader.run import run_lab
 from grader.terminal import show_lab
 
@@ -81,7 +82,7 @@ class LabSession(SphinxDirective):
         # As a student has it: the file is the exercise, and it is here.
         with tempfile.TemporaryDirectory() as folder, contextlib.chdir(folder):
             path = Path("exercise.py")
-            path.write_text(source.read_text())
+            path.write_text(planted(source))
             with Children() as children:
                 show_lab(console, run_lab(lab, path, children, stop=True))
         text = console.file.getvalue().strip("\n")

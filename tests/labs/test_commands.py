@@ -13,6 +13,7 @@ import pytest
 from grader.cli import main
 from grader.grades import grade, write_json, write_junit
 from grader.hints import next_hint
+from grader.mistakes import planted
 from grader.run import run_lab
 from grader.terminal import show_grades, show_lab
 from rich.console import Console
@@ -43,13 +44,20 @@ def test_a_finished_lab_ends_with_0_and_an_unfinished_one_with_1():
     assert "Step 1 is not written yet: line 23 raises NotImplementedError." in begun.stdout
 
 
-def test_a_failed_check_shows_the_reason_and_the_line(children):
+def test_a_planted_mistake_can_be_tried_like_an_exercise():
+    done = command("lab", 1, "--file", FIRST / "wrong" / "no_guard.py")
+    assert done.returncode == 1
+    assert "OutOfBoundsError in saxpy" in done.stdout
+
+
+def test_a_failed_check_shows_the_reason_and_the_line(children, tmp_path):
     console = Console(width=100, file=io.StringIO())
-    path = FIRST / "wrong" / "no_guard.py"
+    path = tmp_path / "no_guard.py"
+    path.write_text(planted(FIRST / "wrong" / "no_guard.py"))
     show_lab(console, run_lab(first_lab(), path, children, stop=True))
     shown = console.file.getvalue()
     assert "OutOfBoundsError in saxpy" in shown
-    assert "wrong/no_guard.py:" in shown
+    assert "no_guard.py:" in shown
     assert "out[i] = alpha * x[i] + y[i]" in shown
     assert "make hint LAB=1" in shown
 
@@ -88,7 +96,7 @@ def graded(tmp_path_factory, children) -> dict[str, str]:
     folder = tmp_path_factory.mktemp("course")
     files = {
         "ada": solution(),
-        "bob": (FIRST / "wrong" / "chunk_a_thread.py").read_text(),
+        "bob": planted(FIRST / "wrong" / "chunk_a_thread.py"),
         "eve": "import os\n",
     }
     for student, source in files.items():

@@ -2,11 +2,13 @@
 
 import ast
 import re
+import textwrap
 from pathlib import Path
 
 import pytest
 from grader.hints import LEVELS, read_hints
 from grader.lab import lab_folders, load_lab
+from grader.mistakes import named, planted
 from grader.run import PUBLIC_KEY, run_lab
 
 DOCS = Path(__file__).parents[2] / "docs"
@@ -86,6 +88,41 @@ def test_a_lab_has_at_least_four_wrong_versions(name):
     assert len(list((LABS[name].folder / "wrong").glob("*.py"))) >= 4
 
 
+@pytest.mark.parametrize("name", LABS)
+def test_a_wrong_version_holds_only_what_differs_from_the_solution(name):
+    right = code_by_name(LABS[name].folder / "solution.py")
+    for path in (LABS[name].folder / "wrong").glob("*.py"):
+        wrong = code_by_name(path)
+        assert wrong, path
+        assert not wrong.items() & right.items(), path
+
+
+def code_by_name(path):
+    lines = path.read_text().splitlines()
+    return {
+        name: ast.dump(ast.parse(textwrap.dedent("\n".join(lines[begin:end]))))
+        for name, (begin, end) in named("\n".join(lines))
+    }
+
+
+def test_a_mistake_takes_the_place_of_what_is_right(tmp_path):
+    (tmp_path / "wrong").mkdir()
+    (tmp_path / "solution.py").write_text(
+        "A = 1\nB = A\n\n\n@kernel\ndef f():\n    return B\n\n\n"
+        "class K:\n    def g(self):\n        return 7\n\n    def h(self):\n        return 8\n"
+    )
+    mistake = tmp_path / "wrong" / "it.py"
+    mistake.write_text(
+        '"""Too much."""\nC = 2\nB = C\n\n\ndef f():\n    return -B\n\n\n'
+        "class K:\n    def g(self):\n        return 9\n\n\nD = 3\n"
+    )
+    names = {}
+    exec(planted(mistake), names)
+    assert [names[name] for name in "ABCD"] == [1, 2, 2, 3]
+    assert names["f"]() == -2
+    assert (names["K"]().g(), names["K"]().h()) == (9, 8)
+
+
 # -- What the grader says -----------------------------------------------------------------------
 
 
@@ -117,11 +154,13 @@ def test_a_lab_has_a_page(name):
 
 
 @pytest.mark.parametrize(("name", "path"), EACH_WRONG)
-def test_a_wrong_version_is_rejected_for_its_own_reason(name, path, children):
+def test_a_wrong_version_is_rejected_for_its_own_reason(name, path, children, tmp_path):
     expected = REJECTED.findall(path.read_text())
     assert len(expected) == 1, path
     step, title, words = expected[0]
-    result = run_lab(LABS[name], path, children, stop=True)
+    handed_in = tmp_path / "exercise.py"
+    handed_in.write_text(planted(path))
+    result = run_lab(LABS[name], handed_in, children, stop=True)
     assert not result.refused
     first = trouble(result)[0]
     assert (first[0], first[1]) == (int(step), title)

@@ -1,25 +1,6 @@
 """The way out asks whether an element is inside x, in the order of the way in."""
 # Rejected: step 1, "turns matrices of any shape": nobody has written
 
-from numba import cuda, float32
-
-TILE = 32
-ROWS = 8  # rows of threads in a block: each thread moves TILE // ROWS elements
-
-
-@cuda.jit(device=True)
-def corner():
-    return cuda.blockIdx.y * TILE, cuda.blockIdx.x * TILE
-
-
-@cuda.jit(device=True)
-def take(x, square):
-    row, column = corner()
-    tx = cuda.threadIdx.x
-    for r in range(cuda.threadIdx.y, TILE, ROWS):
-        if row + r < x.shape[0] and column + tx < x.shape[1]:
-            square[r, tx] = x[row + r, column + tx]
-
 
 @cuda.jit(device=True)
 def give(square, y):
@@ -28,11 +9,3 @@ def give(square, y):
     for c in range(cuda.threadIdx.y, TILE, ROWS):
         if column + tx < y.shape[0] and row + c < y.shape[1]:
             y[column + c, row + tx] = square[tx, c]
-
-
-@cuda.jit
-def turn_tile(x, y):
-    square = cuda.shared.array((TILE, TILE), float32)
-    take(x, square)
-    cuda.syncthreads()
-    give(square, y)

@@ -1,10 +1,6 @@
 """Right, and the lanes of a warp own a column of C."""
 # Rejected: step 1, "adds up in a register": sectors
 
-from numba import cuda, float32
-
-TILE = 32
-
 
 @cuda.jit
 def product_plain(a, w, c):

@@ -1,10 +1,6 @@
 """Right, and the sum grows in C instead of in a register."""
 # Rejected: step 1, "adds up in a register": C is written once
 
-from numba import cuda, float32
-
-TILE = 32
-
 
 @cuda.jit
 def product_plain(a, w, c):

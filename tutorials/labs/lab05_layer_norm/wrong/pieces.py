@@ -1,19 +1,6 @@
 """Right, and each lane has a piece of the row for itself: neighbours read far apart."""
 # Rejected: step 1, "reads rows along rows, twice at most": sectors
 
-from numba import cuda, float32
-
-WARP = 32
-FULL_WARP = 0xFFFFFFFF
-ROWS = 4  # rows of a block in steps 1 to 3
-
-
-@cuda.jit(device=True)
-def warp_sum(value):
-    for distance in (16, 8, 4, 2, 1):
-        value += cuda.shfl_xor_sync(FULL_WARP, value, distance)
-    return value
-
 
 @cuda.jit
 def statistics(x, mean, variance):

@@ -1,19 +1,6 @@
 """The squares are divided by N - 1."""
 # Rejected: step 1, "finds mean and variance": variance
 
-from numba import cuda, float32
-
-WARP = 32
-FULL_WARP = 0xFFFFFFFF
-ROWS = 4  # rows of a block in steps 1 to 3
-
-
-@cuda.jit(device=True)
-def warp_sum(value):
-    for distance in (16, 8, 4, 2, 1):
-        value += cuda.shfl_xor_sync(FULL_WARP, value, distance)
-    return value
-
 
 @cuda.jit
 def statistics(x, mean, variance):

@@ -1,15 +1,6 @@
 """A row of minus infinity has minus infinity subtracted from it."""
 # Rejected: step 1, "is right for numbers of any size": nan
 
-import math
-
-from numba import cuda, float32
-
-WARP = 32
-FULL_WARP = 0xFFFFFFFF
-ROWS = 4  # rows of a block in step 1
-NOTHING = float32(-math.inf)  # the largest of no numbers
-
 
 @cuda.jit
 def softmax_stable(x, y):

@@ -1,15 +1,6 @@
 """The powers are taken of the numbers as they are."""
 # Rejected: step 1, "is right for numbers of any size": thousands
 
-import math
-
-from numba import cuda, float32
-
-WARP = 32
-FULL_WARP = 0xFFFFFFFF
-ROWS = 4  # rows of a block in step 1
-NOTHING = float32(-math.inf)  # the largest of no numbers
-
 
 @cuda.jit
 def softmax_stable(x, y):
