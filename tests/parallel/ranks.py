@@ -15,18 +15,24 @@ ROOT = Path(__file__).parents[2]
 PROGRAMS = Path(__file__).parent / "programs"
 # By this the processes of a run are known, wherever they have gone.
 _MARK = "LLM_NUMBA_TEST_RUN"
+# A file in the run's own TMPDIR, which a program touches where its fault is about to come.
+_FAULT = "fault"
 # A start of four ranks takes two seconds, and ten on a machine that does other things.
 _PATIENCE_S = 90
 
 
 @dataclass(frozen=True)
 class Ended:
-    """How a run went: its exit code, what it wrote, and the processes that outlived it."""
+    """How a run went: its exit code, what it wrote, and the processes that outlived it.
+
+    `since_fault` is in seconds, of a program that says when its fault came.
+    """
 
     code: int
     out: str
     err: str
     seconds: float
+    since_fault: float | None
     orphans: list[int]
 
 
@@ -86,8 +92,9 @@ def mpirun(
     try:
         out, err = child.communicate(stdin, timeout=_PATIENCE_S)
         seconds = time.monotonic() - begin
-        orphans = _left(mark)
-        return Ended(child.returncode, out, err, seconds, orphans)
+        fault = Path(folder) / _FAULT
+        since_fault = time.time() - fault.stat().st_mtime if fault.exists() else None
+        return Ended(child.returncode, out, err, seconds, since_fault, _left(mark))
     finally:
         child.kill()
         for process in _left(mark):

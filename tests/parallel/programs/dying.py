@@ -7,6 +7,7 @@ import os
 import signal
 import sys
 import time
+from pathlib import Path
 
 from llm_numba import LLM, SamplingParams
 from llm_numba.parallel import Mesh
@@ -15,6 +16,7 @@ model, way = sys.argv[1:]
 
 
 def go() -> None:
+    Path(os.environ["TMPDIR"], "fault").touch()
     if way == "kill":
         os.kill(os.getpid(), signal.SIGKILL)
     if way == "stall":
