@@ -73,7 +73,7 @@ class LabSession(SphinxDirective):
     required_arguments = 2
 
     def run(self) -> list[nodes.Node]:
-        """Run the checks on a file, and print into a literal block."""
+        """Run the checks on a planted mistake, and print into a literal block."""
         (lab,) = find_labs(self.arguments[0])
         _depend(self, lab)
         source = lab.folder / self.arguments[1]
