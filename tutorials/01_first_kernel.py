@@ -91,7 +91,7 @@ for name, seen in {"side by side": report, "8 apart": apart}.items():
 
 # %%
 # Both kernels add the same numbers, and both are right. The second moves eight times the sectors,
-# and a sum does nothing but wait for memory: on a GPU it takes about eight times as long.
+# and adding two numbers is no work beside fetching them: on a GPU this kernel waits for memory.
 #
 # The picture shows one request of each. A row is a lane of the warp, and the coloured places are
 # the bytes that it wants, in the sectors that move.

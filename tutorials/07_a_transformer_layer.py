@@ -120,7 +120,7 @@ for count, moved in {8: many, 1: one}.items():
 # %%
 # For one token nearly all that moves are weights, and each is used for one multiplication and then
 # thrown away. That is why decoding waits for memory, why an engine runs the tokens of many users
-# through the weights together, and why a weight of half as many bits is twice as fast.
+# through the weights together, and why a weight of half as many bits is half of the waiting.
 
 names = list(one)
 places = np.arange(len(names))

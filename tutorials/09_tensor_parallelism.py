@@ -88,8 +88,9 @@ for P in ranks:
     print(f"P = {P}: " + ", ".join(f"{name} {values[-1]:.0f} KiB" for name, values in kib.items()))
 
 # %%
-# It is not only bytes. For one token these arrays are small, and each exchange costs some
-# microseconds however small it is: the sums are two a layer, the gathers four.
+# It is not only bytes. For one token these arrays are small, and each exchange takes its time
+# however small it is (:doc:`measured </parallel/communicators>`): the sums are two a layer, the
+# gathers four.
 
 figure, axes = plt.subplots(figsize=(6.4, 3))
 places = np.arange(len(ranks))

@@ -6,10 +6,10 @@ they stay they hold their GPUs for ever. There are four ways to go:
 ======================== ============================================ =============================
 a rank                   is noticed by                                within
 ======================== ============================================ =============================
-raises an exception      itself: it says so and aborts                0.6 s
+raises an exception      itself: it says so and aborts                two waits of 0.3 s
 stalls                   who waits for it, see ``watch``              the time limit, 60 s
-is killed, or crashes    its launcher; the guards of its host's ranks 1 s; 2 s
-loses its launcher       the guards of all ranks                      2 s
+is killed, or crashes    its launcher; the guards of its host's ranks their next look
+loses its launcher       the guards of all ranks                      their next look
 ======================== ============================================ =============================
 
 A guard is a thread of each rank that wakes once a second. It runs while the rank computes or waits
