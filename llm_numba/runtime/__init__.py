@@ -23,6 +23,8 @@ from llm_numba.runtime.device import (
     resolve_device,
     resolve_dtype,
     simulation_requested,
+    use_gpu,
+    visible_gpus,
 )
 from llm_numba.runtime.graphs import Graph, capture
 from llm_numba.runtime.launch import Launch, intercept, launch, launch_all
@@ -65,6 +67,8 @@ __all__ = [
     "to_device",
     "to_host",
     "upload",
+    "use_gpu",
+    "visible_gpus",
     "write_to",
     "zeros",
 ]

@@ -112,6 +112,39 @@ def gpu_problem() -> str | None:
     return None
 
 
+def visible_gpus() -> tuple[str, ...]:
+    """Return the identifiers of the GPUs that this program may use, by its own numbers for them.
+
+    Asks the driver alone, and takes no memory of any GPU.
+    """
+    import ctypes
+
+    if _why_no_driver():
+        return ()
+    driver = ctypes.CDLL("libcuda.so.1")
+    count = ctypes.c_int()
+    driver.cuDeviceGetCount(ctypes.byref(count))
+    identifiers = []
+    for number in range(count.value):
+        device, identifier = ctypes.c_int(), ctypes.create_string_buffer(16)
+        driver.cuDeviceGet(ctypes.byref(device), number)
+        driver.cuDeviceGetUuid_v2(identifier, device)
+        identifiers.append(identifier.raw.hex())
+    return tuple(identifiers)
+
+
+def use_gpu(number: int) -> None:
+    """Make a GPU the one that this thread's arrays and launches are on.
+
+    Parameters
+    ----------
+    number : int
+    """
+    import cupy
+
+    cupy.cuda.Device(number).use()
+
+
 def has_capability(array: Any, capability: tuple[int, int]) -> bool:
     """Tell whether the device of an array has all instructions of a compute capability.
 
