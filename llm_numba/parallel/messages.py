@@ -49,3 +49,9 @@ class MessageCommunicator(Carrier):
 
     def _broadcast(self, x: Array, root: int) -> None:
         algorithms.broadcast_by_doubling(self, x, root)
+
+
+class StagedMessages(MessageCommunicator):
+    """The same where the messages of GPUs go through the host's memory."""
+
+    name = "mpi-staged"

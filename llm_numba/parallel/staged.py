@@ -76,21 +76,33 @@ class StagedCommunicator(Communicator):
         comm = self._comm.Split(self._mpi.UNDEFINED if alone else colour, self.rank)
         if alone:
             return Alone()
-        return StagedCommunicator(self._mpi, comm, self._watch, members)
+        return type(self)(self._mpi, comm, self._watch, members)
+
+    def again(self, kind: "type[StagedCommunicator]") -> "StagedCommunicator":
+        """Return a communicator of the same ranks whose messages meet none of this one's.
+
+        Parameters
+        ----------
+        kind : type
+            Of the new one.
+        """
+        # MPI's own waits without limit, so it begins when all are there.
+        self._meet("another communicator", None)
+        return kind(self._mpi, self._comm.Dup(), self._watch, self._members)
 
     def start_send(self, x: Array, to: int) -> Transfer:
         """Begin to send an array, see :meth:`Communicator.start_send`."""
         self._check_message("send", x, to)
         buffer = _readable(x)
         request = self._comm.Isend([buffer, self._mpi.BYTE], to)
-        return _Sending(self, request, x, to, buffer)
+        return SentBytes(self, request, x, to, buffer)
 
     def start_receive(self, out: Array, source: int) -> Transfer:
         """Begin to receive an array, see :meth:`Communicator.start_receive`."""
         self._check_message("receive", out, source)
         buffer = _writable(out)
         request = self._comm.Irecv([buffer, self._mpi.BYTE], source)
-        return _Receiving(self, request, out, source, buffer)
+        return ReceivedBytes(self, request, out, source, buffer)
 
     def _all_reduce(self, x: Array, op: Reduction) -> None:
         what = named("all_reduce", x, op)
@@ -203,7 +215,19 @@ class StagedCommunicator(Communicator):
         self._watch.wait(lambda: request.Test(status), what, [self._members[other]])
 
 
-class _Sending(Transfer):
+class SentBytes(Transfer):
+    """A message that MPI reads from one piece of memory.
+
+    Parameters
+    ----------
+    comm : StagedCommunicator
+    request : mpi4py.MPI.Request
+    x : array
+    to : int
+    buffer : array
+        Its bytes, which are kept until the request is done.
+    """
+
     def __init__(
         self, comm: StagedCommunicator, request: Any, x: Array, to: int, buffer: np.ndarray
     ) -> None:
@@ -211,14 +235,27 @@ class _Sending(Transfer):
         self._request = request
         self._x = x
         self._to = to
-        self._buffer = buffer  # read until the request is done
+        self._buffer = buffer
 
     def wait(self) -> Array:
+        """Wait until it has been read."""
         self._comm._wait_for(self._request, named("send", self._x), self._to)
         return self._x
 
 
-class _Receiving(Transfer):
+class ReceivedBytes(Transfer):
+    """A message that MPI writes to one piece of memory.
+
+    Parameters
+    ----------
+    comm : StagedCommunicator
+    request : mpi4py.MPI.Request
+    out : array
+    source : int
+    buffer : array
+        Where its bytes arrive.
+    """
+
     def __init__(
         self, comm: StagedCommunicator, request: Any, out: Array, source: int, buffer: np.ndarray
     ) -> None:
@@ -229,6 +266,7 @@ class _Receiving(Transfer):
         self._buffer = buffer
 
     def wait(self) -> Array:
+        """Wait until it is there."""
         comm = self._comm
         status = comm._mpi.Status()
         what = named("receive", self._out)
@@ -242,13 +280,26 @@ class _Receiving(Transfer):
         return self._out
 
 
-def _bytes(array: np.ndarray) -> np.ndarray:
-    """Return an array's bytes, all of which must count in MPI's 32-bit integers."""
+def check_countable(array: Array) -> None:
+    """Refuse an array whose bytes are too many for MPI's 32-bit integers.
+
+    Parameters
+    ----------
+    array : array
+
+    Raises
+    ------
+    ParallelError
+    """
     if array.nbytes > _LARGEST_BYTES:
         raise ParallelError(
             f"An array of {array.nbytes} bytes is too large for a message of MPI's.",
             "Exchange it in pieces of less than 2 GiB, counted over all ranks.",
         )
+
+
+def _bytes(array: np.ndarray) -> np.ndarray:
+    check_countable(array)
     return array.reshape(-1).view(np.uint8)
 
 
@@ -262,6 +313,7 @@ def _writable(out: Array) -> np.ndarray:
     return np.empty(out.nbytes, np.uint8) if kind_of(out) == "cuda" else _bytes(np.asarray(out))
 
 
-def _finish(buffer: np.ndarray, out: Array) -> None:
-    if kind_of(out) == "cuda":
+def _finish(buffer: Array, out: Array) -> None:
+    # What MPI itself wrote to a GPU's memory is there.
+    if kind_of(out) == "cuda" and kind_of(buffer) == "host":
         write_to(out, buffer.view(out.dtype).reshape(out.shape))

@@ -130,11 +130,27 @@ class Download:
         return self._copies
 
 
-def _host_buffer(size: int, dtype: DTypeLike, like: Array) -> np.ndarray:
-    dtype = np.dtype(dtype)
-    if kind_of(like) != "cuda":
-        return np.empty(size, dtype)
+def pinned(size: int, dtype: DTypeLike) -> np.ndarray:
+    """Return memory of the host from and to which a GPU copies by itself.
+
+    Parameters
+    ----------
+    size : int
+        Elements.
+    dtype : dtype-like
+
+    Returns
+    -------
+    ndarray [size]
+        Holds anything. CuPy may hand its memory out again as soon as the array is gone, even if a
+        copy has not ended.
+    """
     import cupy
 
+    dtype = np.dtype(dtype)
     memory = cupy.cuda.alloc_pinned_memory(max(1, size * dtype.itemsize))
     return np.frombuffer(memory, dtype, size)
+
+
+def _host_buffer(size: int, dtype: DTypeLike, like: Array) -> np.ndarray:
+    return pinned(size, dtype) if kind_of(like) == "cuda" else np.empty(size, dtype)
