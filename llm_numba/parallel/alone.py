@@ -11,6 +11,7 @@ class Alone(Communicator):
     """The only rank of its group: it gets back what it gives."""
 
     name = "alone"
+    captures = True
     rank = 0
     size = 1
 

@@ -34,6 +34,7 @@ class BySize(Carrier):
     ) -> None:
         super().__init__(host)
         self.name = "+".join(paths)
+        self.captures = all(path.captures for path in paths.values())
         self.carried: Counter[tuple[str, str]] = Counter()
         self._paths = paths
         self._selection = selection

@@ -50,6 +50,8 @@ class Communicator(ABC):
     ----------
     name : str
         What carries the arrays: ``"alone"``, ``"threads"``, ``"mpi-staged"``.
+    captures : bool
+        A CUDA graph can hold what it does to arrays of GPUs: the host waits for nothing in it.
     rank : int
         This rank's number in the group, from 0.
     size : int
@@ -57,6 +59,7 @@ class Communicator(ABC):
     """
 
     name: str
+    captures: bool = False
     rank: int
     size: int
 
