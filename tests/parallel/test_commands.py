@@ -5,7 +5,7 @@ import json
 import pytest
 
 from llm_numba import LLM, SamplingParams
-from llm_numba.parallel.paths import PATHS
+from llm_numba.parallel.paths import PATHS_OF_HOSTS
 
 PROMPTS = ["Once upon a time", "Mia"]
 COMMAND = ("-m", "llm_numba", "generate", *PROMPTS, "--temperature", "0", "--max-tokens", "8")
@@ -30,7 +30,7 @@ def test_four_ranks_write_what_one_writes_and_write_it_once(mpirun, tiny_dir, ex
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("path", PATHS)
+@pytest.mark.parametrize("path", PATHS_OF_HOSTS)
 @pytest.mark.parametrize(("tp", "pp"), [(2, 1), (1, 2), (4, 1), (1, 4)], ids=str)
 @pytest.mark.parametrize("model", ["tiny", "storyteller"])
 def test_every_split_writes_what_one_rank_writes(mpirun, tiny_checkpoint, tp, pp, model, path):

@@ -8,7 +8,7 @@ from ranks import PROGRAMS
 
 from llm_numba.errors import ParallelError
 from llm_numba.parallel import staged
-from llm_numba.parallel.paths import PATHS
+from llm_numba.parallel.paths import PATHS_OF_HOSTS
 
 
 @pytest.mark.parametrize(
@@ -21,7 +21,7 @@ from llm_numba.parallel.paths import PATHS
 )
 def test_ranks_of_mpi_exchange_what_they_should(mpirun, ranks, path):
     """The program holds each result to NumPy's, on each rank; see there."""
-    ended = mpirun(ranks, PROGRAMS / "exchanging.py", ranks, path)
+    ended = mpirun(ranks, PROGRAMS / "exchanging.py", ranks, path, "cpu")
     assert ended.code == 0, ended.err
     assert ended.out.splitlines()[-1] == "all is well"
     assert ended.orphans == []
@@ -42,7 +42,7 @@ def test_what_ranks_say_is_timed_into_a_record_of_rank_0_by_which_others_choose(
     assert ended.code == 0, ended.err
     record = json.loads(path.read_text())
     assert record["settings"]["ranks"] == 2
-    for each in PATHS:
+    for each in PATHS_OF_HOSTS:
         assert ended.out.count(f"all_reduce, 256 bytes, by {each} ") == 1
     names = [result["name"] for result in record["results"]]
     assert names[0] == "mpi-staged/ranks=2/tell"

@@ -1,11 +1,12 @@
 """Every rank: does all that a communicator can, and knows what must come out.
 
-Run by test_staged.py under mpirun, with the number of ranks and the path of their arrays. A failed
-assertion ends all ranks.
+Run under mpirun by test_staged.py, and by test_on_gpus.py on GPUs, with the number of ranks, the
+path of their arrays, and the device that these are on. A failed assertion ends all ranks.
 """
 
 import itertools
 import sys
+from typing import Any
 
 import ml_dtypes
 import numpy as np
@@ -13,9 +14,7 @@ import pytest
 
 from llm_numba.errors import ParallelError
 from llm_numba.parallel import Communicator, Mesh
-from llm_numba.parallel.paths import connect
-from llm_numba.parallel.world import start_world
-from llm_numba.runtime import kind_of, to_device, to_host
+from llm_numba.runtime import capture, kind_of, to_device, to_host
 
 FORMATS = ["float32", "float64", "float16", ml_dtypes.bfloat16, "int8", "int32", "int64"]
 # Odd, empty, less than one number a rank, below and above the size from which two steps are taken.
@@ -38,11 +37,17 @@ def summed(parts: list[np.ndarray]) -> np.ndarray:
     return total.astype(dtype)
 
 
+def place(x: np.ndarray) -> Any:
+    """Put a copy of an array where the ranks' arrays are."""
+    return x.copy() if DEVICE == "cpu" else to_device(x, DEVICE)
+
+
 def check_sum(comm: Communicator, found: np.ndarray, parts: list[np.ndarray]) -> None:
     """The sum in the order of ranks, or in another: to the rounding of each addition, and once."""
     expected = summed(parts)
     assert found.dtype == expected.dtype
-    if comm.name == "mpi-staged" or expected.dtype.kind in "iu":
+    in_order = comm.name == "mpi-staged" and DEVICE == "cpu"
+    if in_order or expected.dtype.kind in "iu":
         assert found.tobytes() == expected.tobytes()
         return
     once = ml_dtypes.finfo(expected.dtype).eps
@@ -58,40 +63,41 @@ def check_collectives(comm: Communicator) -> None:
         if shape == SHAPES[-1] and dtype not in ("float32", ml_dtypes.bfloat16):
             continue  # only for time: sizes do not depend on the format
         parts = [values_of(rank, shape, dtype) for rank in range(comm.size)]
-        x = parts[comm.rank].copy()
+        x = place(parts[comm.rank])
         assert comm.all_reduce(x) is x
-        check_sum(comm, x, parts)
-        assert len(set(comm.exchange(x.tobytes()))) == 1, (dtype, shape)
-        x = parts[comm.rank].copy()
+        check_sum(comm, to_host(x), parts)
+        assert len(set(comm.exchange(to_host(x).tobytes()))) == 1, (dtype, shape)
+        x = place(parts[comm.rank])
         comm.all_reduce(x, "max")
-        assert np.array_equal(x, np.max(np.stack(parts).astype(np.float64), axis=0)), (dtype, shape)
+        largest = np.max(np.stack(parts).astype(np.float64), axis=0)
+        assert np.array_equal(to_host(x), largest), (dtype, shape)
 
         whole = np.concatenate(parts)
-        gathered = comm.all_gather(parts[comm.rank])
+        gathered = to_host(comm.all_gather(place(parts[comm.rank])))
         assert gathered.dtype == whole.dtype
         assert np.array_equal(gathered, whole), (dtype, shape)
         wholes = [np.roll(whole, rank) for rank in range(comm.size)]
-        part = comm.reduce_scatter(wholes[comm.rank])
+        part = to_host(comm.reduce_scatter(place(wholes[comm.rank])))
         check_sum(comm, part, [np.split(each, comm.size)[comm.rank] for each in wholes])
 
         for root in (0, comm.size - 1):
-            x = parts[comm.rank].copy()
+            x = place(parts[comm.rank])
             assert comm.broadcast(x, root) is x
-            assert np.array_equal(x, parts[root]), (dtype, shape)
+            assert np.array_equal(to_host(x), parts[root]), (dtype, shape)
 
 
 def check_messages(comm: Communicator) -> None:
     """A ring in both directions, in order, and of all shapes."""
     after, before = (comm.rank + 1) % comm.size, (comm.rank - 1) % comm.size
     for dtype, shape in itertools.product([np.float32, ml_dtypes.bfloat16, np.bool_], SHAPES):
-        sent = [values_of(comm.rank + 10 * i, shape, dtype) for i in range(3)]
-        outs = [np.empty(shape, dtype) for _ in range(3)]
+        sent = [place(values_of(comm.rank + 10 * i, shape, dtype)) for i in range(3)]
+        outs = [place(np.empty(shape, dtype)) for _ in range(3)]
         receives = [comm.start_receive(out, before) for out in outs]
         sends = [comm.start_send(x, after) for x in sent]
         for i, (receive, send) in reversed(list(enumerate(zip(receives, sends, strict=True)))):
             assert receive.wait() is outs[i]
             assert send.wait() is sent[i]
-            assert np.array_equal(outs[i], values_of(before + 10 * i, shape, dtype))
+            assert np.array_equal(to_host(outs[i]), values_of(before + 10 * i, shape, dtype))
     # Another length than the receiver expects.
     if comm.rank == 0:
         comm.send(np.zeros(3, np.float32), 1)
@@ -133,19 +139,44 @@ def check_groups(comm: Communicator) -> None:
     assert half.split(half.rank).size == 1
 
 
+def check_graph(comm: Communicator) -> None:
+    """A thousand replays of a graph that holds sums: each sees the numbers that were there last."""
+    if DEVICE != "cuda" or not comm.captures:
+        return
+    for length in (1, 37, 4099, 1 << 18):
+        start = values_of(comm.rank, (length,), np.float32)
+        x, total = place(start), place(np.zeros(length, np.float32))
+
+        def step(x: Any = x, total: Any = total) -> None:
+            total[...] = x
+            comm.all_reduce(total)
+            x += 1
+
+        step()
+        graph = capture(step)
+        for _ in range(1000):
+            graph.launch()
+        parts = [values_of(rank, (length,), np.float32) for rank in range(comm.size)]
+        for part in parts:
+            for _ in range(1000):
+                part += 1
+        check_sum(comm, to_host(total), parts)
+
+
 def check_repetition(comm: Communicator) -> None:
     """A thousand sums one after another: none may see the numbers of the next."""
-    x = np.empty(37, np.float32)
+    x = place(np.empty(37, np.float32))
     for turn in range(1000):
         x[:] = turn + comm.rank
         comm.all_reduce(x)
-        assert np.all(x == comm.size * turn + comm.size * (comm.size - 1) // 2), turn
+        assert np.all(to_host(x) == comm.size * turn + comm.size * (comm.size - 1) // 2), turn
 
 
 def check_mesh(ranks: int, path: str) -> None:
     """Who is where in every mesh of so many ranks, and what carries their arrays."""
     for tp in (tp for tp in range(1, ranks + 1) if ranks % tp == 0):
         mesh = Mesh(tp, ranks // tp, comm=path)
+        mesh.connect(DEVICE)
         assert mesh.tensor.name == (path if tp > 1 else "alone")
         assert mesh.pipeline.name == (path if tp < ranks else "alone")
         rank = mesh.world.rank
@@ -163,9 +194,13 @@ def check_mesh(ranks: int, path: str) -> None:
 
 
 if __name__ == "__main__":
-    size, path = int(sys.argv[1]), sys.argv[2]
-    world = connect(start_world(size, 60.0).communicator, path)
-    assert world.name == path
+    size, path, DEVICE = int(sys.argv[1]), *sys.argv[2:]
+    mesh = Mesh(size, comm=path)
+    if DEVICE == "cuda":
+        mesh.take_gpu()
+    mesh.connect(DEVICE)
+    world = mesh.tensor
+    assert (world.name, world.size) == (path, size)
     assert world.size == size
     for check in (
         check_collectives,
@@ -174,6 +209,7 @@ if __name__ == "__main__":
         check_simulator,
         check_groups,
         check_repetition,
+        check_graph,
     ):
         check(world)
         world.barrier()

@@ -1,0 +1,84 @@
+"""Whether MPI takes pointers to GPUs' memory: tried by ranks that may crash.
+
+No question to MPI answers that. Builds say no that can, and yes that cannot, and one that cannot
+ends its program by a segmentation fault. So a launcher starts two more ranks, with the settings of
+this program but without what its own launcher has told it, and they exchange arrays of both GPUs.
+"""
+
+import subprocess
+import sys
+
+from llm_numba import variables
+from llm_numba.errors import ParallelError
+from llm_numba.parallel.launch import find_launcher
+
+# What a launcher has told this program, which is not for those that it starts in turn.
+OF_A_LAUNCHER = ("OMPI_COMM_", "OMPI_UNIVERSE_", "PMIX_", "PMI_", "PRTE_", "SLURM_")
+_LIMIT_S = 60.0
+_RIGHT = "the messages were right"
+
+
+def messages_problem(limit_s: float = _LIMIT_S) -> str:
+    """Let two ranks of their own exchange arrays of GPUs.
+
+    Parameters
+    ----------
+    limit_s : float
+        Seconds that this may take.
+
+    Returns
+    -------
+    str
+        Why MPI does not carry arrays of GPUs here; empty if it does.
+    """
+    try:
+        launcher = find_launcher()
+    except ParallelError as error:
+        return f"it cannot be tried: {error.cause}"
+    command = [launcher, "-n", "2", "--oversubscribe", sys.executable, "-m", __name__]
+    try:
+        child = subprocess.run(
+            command,
+            env=variables.passed_on(*OF_A_LAUNCHER),
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            errors="replace",
+            timeout=limit_s,
+        )
+    except (OSError, subprocess.TimeoutExpired) as error:
+        return f"two ranks that tried it did not end: {error}"
+    if _RIGHT in child.stdout:
+        return ""
+    return (
+        "MPI does not take arrays of GPUs: two ranks that tried it ended with exit code"
+        f" {child.returncode}. llm-numba doctor --mpi tells what to set"
+    )
+
+
+def exchange_arrays() -> bool:
+    """Exchange arrays of GPUs with the other rank, of a short and of a long message's length.
+
+    Returns
+    -------
+    bool
+        Whether both arrived as they were, on both ranks.
+    """
+    import cupy
+    from mpi4py import MPI
+
+    comm = MPI.COMM_WORLD
+    rank, size = comm.Get_rank(), comm.Get_size()
+    cupy.cuda.Device(rank % cupy.cuda.runtime.getDeviceCount()).use()
+    right = size == 2
+    for count in (1, 33, 1 << 22):
+        mine = cupy.arange(count, dtype=cupy.float32) + rank
+        theirs = cupy.empty_like(mine)
+        cupy.cuda.get_current_stream().synchronize()
+        comm.Sendrecv(mine, (rank + 1) % size, recvbuf=theirs, source=(rank - 1) % size)
+        right &= bool((theirs - mine == (rank - 1) % size - rank).all())
+    return comm.allreduce(right, MPI.LAND)
+
+
+if __name__ == "__main__" and exchange_arrays():
+    print(_RIGHT, flush=True)
