@@ -12,6 +12,7 @@ captured. All graphs share one arena: they never run at the same time.
 
 import itertools
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
@@ -20,6 +21,7 @@ from llm_numba import ops
 from llm_numba.engine.decode_rows import Bucket, DecodeRows, inputs_of
 from llm_numba.engine.request import Sequence
 from llm_numba.engine.step import Work
+from llm_numba.engine.step_inputs import SamplingInputs
 from llm_numba.kvcache import PagedKVCache
 from llm_numba.models import Decoder, ForwardBatch
 from llm_numba.runtime import (
@@ -38,6 +40,33 @@ from llm_numba.runtime import (
 
 Mode = Literal["argmax", "sample", "logits"]
 Progress = Callable[[int, int], None]
+
+
+@dataclass(frozen=True, slots=True)
+class RowInputs:
+    """A step in which every sequence has one token: all that is to be said about it.
+
+    Attributes
+    ----------
+    bucket : Bucket
+    mode : {"argmax", "sample", "logits"}
+        What the graph does besides running the model.
+    words : int32 [words of the bucket]
+        See :mod:`.decode_rows`.
+    num_rows : int
+        B, those that are no padding.
+    sampling : SamplingInputs or None
+        How to draw from logits; None where the graph draws.
+    copies : int32 [C, 2]
+        As of :class:`.StepInputs`.
+    """
+
+    bucket: Bucket
+    mode: Mode
+    words: np.ndarray
+    num_rows: int
+    sampling: SamplingInputs | None
+    copies: np.ndarray
 
 
 def bucket_of(rows: int, width: int, largest: Bucket) -> Bucket:
@@ -122,8 +151,8 @@ class DecodeGraphs:
         self._rows = DecodeRows(largest, kv_cache, model.config.vocab_size)
         self._graphs: dict[tuple[Bucket, Mode], tuple[Graph, Array | None]] = {}
 
-    def run(self, works: list[Work], sources: dict[Sequence, int], mode: Mode) -> Array | None:
-        """Queue a step.
+    def lay_out(self, works: list[Work], sources: dict[Sequence, int]) -> tuple[Bucket, np.ndarray]:
+        """Write down a step.
 
         Parameters
         ----------
@@ -131,17 +160,44 @@ class DecodeGraphs:
             Of one token each.
         sources : dict of Sequence to int
             In which row of `sampled` the tokens are that are in flight.
-        mode : {"argmax", "sample", "logits"}
-            What writes to `sampled`; or to return logits.
 
         Returns
         -------
-        float32 [B, V] or None
-            They last until the next step is queued.
+        Bucket
+        int32 [words of the bucket]
+            All that the device must be told.
         """
         width = self._rows.update(works, sources)
-        logits = self._queue(bucket_of(len(works), width, self._largest), mode)
-        return None if logits is None else logits[: len(works)]
+        bucket = bucket_of(len(works), width, self._largest)
+        return bucket, self._words(bucket)
+
+    def queue(self, bucket: Bucket, mode: Mode, words: np.ndarray) -> Array | None:
+        """Queue a step that was written down, here or by another rank.
+
+        Parameters
+        ----------
+        bucket : Bucket
+        mode : {"argmax", "sample", "logits"}
+            What writes to `sampled`; or to return logits.
+        words : int32 [words of the bucket]
+
+        Returns
+        -------
+        float32 [rows of the bucket, V] or None
+            They last until the next step is queued.
+        """
+        self._staging.next_buffer()[: bucket.num_words] = words
+        self._staging.send(self._inputs[: bucket.num_words])
+        if self._enforce_eager:
+            return self._work(bucket, mode)
+        if (bucket, mode) not in self._graphs:
+            with self.arena.active():
+                logits = self._lend(self._work(bucket, mode))
+            self._graphs[bucket, mode] = self._capture(bucket, mode)
+            return logits
+        graph, logits = self._graphs[bucket, mode]
+        graph.launch()
+        return logits
 
     def forget(self) -> None:
         """Forget the sequences of the last step, as after a failure."""
@@ -163,26 +219,17 @@ class DecodeGraphs:
         graphs = list(itertools.product(all_buckets(self._largest), modes))
         try:
             for done, (bucket, mode) in enumerate(graphs, start=1):
-                self._queue(bucket, mode)
+                self.queue(bucket, mode, self._words(bucket))
                 if progress is not None:
                     progress(done, len(graphs))
         finally:
             # Padding has tokens too, and the next step of a running request begins with its own.
             write_to(self.sampled, in_flight)
 
-    def _queue(self, bucket: Bucket, mode: Mode) -> Array | None:
-        self._rows.write(inputs_of(self._staging.next_buffer(), bucket))
-        self._staging.send(self._inputs[: bucket.num_words])
-        if self._enforce_eager:
-            return self._work(bucket, mode)
-        if (bucket, mode) not in self._graphs:
-            with self.arena.active():
-                logits = self._lend(self._work(bucket, mode))
-            self._graphs[bucket, mode] = self._capture(bucket, mode)
-            return logits
-        graph, logits = self._graphs[bucket, mode]
-        graph.launch()
-        return logits
+    def _words(self, bucket: Bucket) -> np.ndarray:
+        words = np.empty(bucket.num_words, np.int32)
+        self._rows.write(inputs_of(words, bucket))
+        return words
 
     def _work(self, bucket: Bucket, mode: Mode) -> Array | None:
         """Launch the kernels of a step; weights are constant, so they may overlap."""
@@ -207,12 +254,13 @@ class DecodeGraphs:
         if alone:
             logits = self._persistent.decode(batch)
         else:
-            logits = self._model.logits(self._model.forward(batch, self._kv_cache))
+            hidden = self._model.forward(batch, self._kv_cache)
+            if mode == "argmax":
+                self._model.argmax(hidden, out)
+                return None
+            logits = self._model.logits(hidden)
         if mode == "logits":
             return logits
-        if mode == "argmax":
-            ops.argmax(logits, out=out)
-            return None
         limits = (inputs.field(name) for name in ("temperature", "top_k", "top_p", "min_p"))
         numbers = (inputs.seeds, inputs.field("streams"), inputs.field("draws"))
         ops.sample_tokens(logits, *limits, *numbers, out=out)

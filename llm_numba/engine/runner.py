@@ -7,13 +7,18 @@ the next one begins with stay on the device, in the rows where the step before s
 import numpy as np
 
 from llm_numba.engine import faults
-from llm_numba.engine.decode_graphs import DecodeGraphs, Mode, Progress
+from llm_numba.engine.decode_graphs import DecodeGraphs, Mode, Progress, RowInputs
 from llm_numba.engine.decode_rows import Bucket
 from llm_numba.engine.executor import Executor
 from llm_numba.engine.request import Sequence
 from llm_numba.engine.sampler import find_logprobs, is_eager, report_logprobs, sample_tokens
-from llm_numba.engine.step import Sampled, Step, Work
-from llm_numba.engine.step_inputs import batch_inputs, sampling_inputs, text_inputs
+from llm_numba.engine.step import Sampled, Step
+from llm_numba.engine.step_inputs import (
+    StepInputs,
+    batch_inputs,
+    sampling_inputs,
+    text_inputs,
+)
 from llm_numba.errors import EngineError
 from llm_numba.kvcache import BlockTable, PagedKVCache
 from llm_numba.models import Decoder
@@ -119,7 +124,7 @@ class ModelRunner:
             self._mode = self._mode_of(samplers)
         try:
             with faults.reported("a step"):
-                results = self._compute(step, samplers)
+                results = self._compute(self._inputs(step, samplers))
                 download = Download(results)
         except BaseException:
             self._note([])
@@ -146,7 +151,8 @@ class ModelRunner:
             slots = table.append_slots(len(token_ids))
             batch = text_inputs(token_ids, start, slots, table)
             with faults.reported("a prompt's logits"):
-                return to_host(self._executor.logits(batch, self._executor.forward(batch)))
+                (logits,) = self._compute(StepInputs(batch, None, self._copies()))
+                return to_host(logits)
         except BaseException:
             # Also for Ctrl-C: a table must never claim a token whose key was not written.
             table.truncate(start)
@@ -172,29 +178,45 @@ class ModelRunner:
         """Return the tokens of the step before; on a GPU they are always in one place."""
         return self._sampled if self._decode is None else self._decode.sampled
 
-    def _compute(self, step: Step, samplers: list[Sequence]) -> list[Array]:
-        """Return the sampled tokens, and what there is to report on them."""
-        works = step.works
+    def _inputs(self, step: Step, samplers: list[Sequence]) -> StepInputs | RowInputs:
+        """Write down a step as numbers."""
+        works, vocab_size = step.works, self.model.config.vocab_size
         decodes = step.num_tokens == len(works) and samplers == [w.sequence for w in works]
+        copies = self._copies()
         if self._decode is None or not decodes:
-            logits = self._logits(works)
+            asked = sampling_inputs(works, self._sources, vocab_size)
+            return StepInputs(batch_inputs(works, self._sources), asked, copies)
+        bucket, words = self._decode.lay_out(works, self._sources)
+        asked = None
+        if self._mode == "logits":
+            asked = sampling_inputs(works, self._sources, vocab_size)
+        return RowInputs(bucket, self._mode, words, len(works), asked, copies)
+
+    def _copies(self) -> np.ndarray:
+        """Return what blocks are copied before the next step; here that was done at once."""
+        return np.empty((0, 2), np.int32)
+
+    def _compute(self, inputs: StepInputs | RowInputs) -> list[Array]:
+        """Return the sampled tokens, and what there is to report on them; or logits."""
+        for source, target in inputs.copies.tolist():
+            self.kv_cache.copy_block(source, target)
+        asked = inputs.sampling
+        if isinstance(inputs, RowInputs):
+            logits = self._decode.queue(inputs.bucket, inputs.mode, inputs.words)
+            if inputs.mode != "logits":
+                return [self._decode.sampled[: inputs.num_rows]]
+            logits = logits[: inputs.num_rows]
         else:
-            logits = self._decode.run(works, self._sources, self._mode)
-            if self._mode != "logits":
-                return [self._decode.sampled[: len(samplers)]]
-        if logits is None:
-            return []
+            hidden = self._executor.forward(inputs.batch, self._before())
+            if not len(inputs.batch.drawn):
+                return []
+            logits = self._executor.logits(inputs.batch, hidden)
+            if asked is None:
+                return [logits]
         before = self._before()
-        out = None if self._decode is None else before[: len(samplers)]
-        asked = sampling_inputs(works, self._sources, self.model.config.vocab_size)
+        out = None if self._decode is None else before[: len(logits)]
         self._sampled = sample_tokens(logits, asked, before, out)
         return [self._sampled, *find_logprobs(logits, self._sampled, asked.num_logprobs)]
-
-    def _logits(self, works: list[Work]) -> Array | None:
-        """Run the model, kernel by kernel; score what follows, a row for each sampler."""
-        batch = batch_inputs(works, self._sources)
-        hidden = self._executor.forward(batch, self._before())
-        return self._executor.logits(batch, hidden) if len(batch.drawn) else None
 
 
 class SubmittedStep:

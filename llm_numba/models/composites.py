@@ -85,19 +85,21 @@ class Composites:
         """
         return scores
 
-    def best_tokens(self, scores: Array) -> Array:
+    def best_tokens(self, scores: Array, out: Array | None = None) -> Array:
         """Pick the token with the largest logit, the first of equals.
 
         Parameters
         ----------
         scores : float [N, V]
+        out : int64 [N], optional
+            On a device, where the tokens go.
 
         Returns
         -------
         int64 [N]
             -1 where the largest logit is not a finite number, or any is NaN.
         """
-        return ops.argmax(scores)
+        return ops.argmax(scores) if out is None else ops.argmax(scores, out=out)
 
     def product(
         self,

@@ -108,7 +108,7 @@ class Decoder(ABC):
         """
         return self.composites.whole_rows(self.scores(hidden))
 
-    def argmax(self, hidden: Array) -> Array:
+    def argmax(self, hidden: Array, out: Array | None = None) -> Array:
         """Pick the most likely token, the first of equals; on the last stage.
 
         Ranks that share the vocabulary do not gather its logits for it.
@@ -117,6 +117,8 @@ class Decoder(ABC):
         ----------
         hidden : float [N, E]
             As of :meth:`logits`.
+        out : int64 [N], optional
+            On a device, where the tokens go.
 
         Returns
         -------
@@ -124,4 +126,4 @@ class Decoder(ABC):
             -1 where the largest logit is not a finite number, or any is NaN. The same on all
             tensor ranks.
         """
-        return self.composites.best_tokens(self.scores(hidden))
+        return self.composites.best_tokens(self.scores(hidden), out)

@@ -102,12 +102,13 @@ class TensorParallel(Composites):
         """
         return self._gather(scores, self.vocabulary)
 
-    def best_tokens(self, scores: Array) -> Array:
+    def best_tokens(self, scores: Array, out: Array | None = None) -> Array:
         """Pick the token with the largest logit; two numbers a row and rank are sent.
 
         Parameters
         ----------
         scores : float [N, V/P]
+        out : int64 [N], optional
 
         Returns
         -------
@@ -115,7 +116,8 @@ class TensorParallel(Composites):
             See :meth:`Composites.best_tokens`.
         """
         found = self.tensor.all_gather(ops.argmax_part(scores, self.first_token))
-        return ops.argmax_of_parts(found.reshape(self.tensor.size, -1, 2))
+        parts = found.reshape(self.tensor.size, -1, 2)
+        return ops.argmax_of_parts(parts) if out is None else ops.argmax_of_parts(parts, out=out)
 
     def _gather(self, part: Array, columns: list[range]) -> Array:
         """Put the columns of all ranks side by side; `columns` says which each rank has."""

@@ -106,7 +106,8 @@ def test_padding_writes_to_no_block_but_the_null_block(new_runner):
     runner = padded(new_runner("sim"))
     for k_cache, v_cache in runner.kv_cache.layers:
         k_cache[...] = v_cache[...] = 7
-    runner._decode._queue(Bucket(2, 1), "sample")
+    padding = runner._decode._words(Bucket(2, 1))
+    runner._decode.queue(Bucket(2, 1), "sample", padding)
     for cache in itertools.chain(*runner.kv_cache.layers):
         assert (to_host(cache)[:-1] == 7).all()
         assert (to_host(cache)[-1, 0] != 7).all()
@@ -176,7 +177,8 @@ def test_logits_out_of_a_graph_are_those_of_single_launches_to_the_bit(tiny_dir,
         rows = []
         for _ in range(4):
             works = [decode(each) for each in sequences]
-            rows.append(to_host(runner._decode.run(works, {}, "logits")))
+            bucket, words = runner._decode.lay_out(works, {})
+            rows.append(to_host(runner._decode.queue(bucket, "logits", words))[: len(works)])
             for each, row in zip(sequences, rows[-1], strict=True):
                 each.output.token_ids.append(int(row.argmax()))
         for each in sequences:
