@@ -11,15 +11,13 @@ request.)
 """
 
 import atexit
-import contextlib
 from collections import deque
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 
-from llm_numba.engine import interrupts
 from llm_numba.engine.decode_graphs import Progress
+from llm_numba.engine.leading import Leader
 from llm_numba.engine.runner import SubmittedStep
 from llm_numba.engine.stage import Stage
 from llm_numba.engine.step import Step
@@ -31,7 +29,6 @@ from llm_numba.engine.step_inputs import (
     sampling_inputs,
     text_inputs,
 )
-from llm_numba.errors import ParallelError
 from llm_numba.kvcache import BlockTable, PagedKVCache
 from llm_numba.models import Decoder
 from llm_numba.parallel import Mesh
@@ -88,14 +85,12 @@ class MeshRunner:
         self.kv_cache = kv_cache
         self.num_stages = mesh.num_stages
         self.depth = mesh.num_stages - 1
-        self._world = mesh.world
+        self._leader = Leader(mesh.world)
         self._is_last = mesh.num_stages == 1
         self.stage = Stage(mesh, model, kv_cache)
         self._unread: deque[_Results] = deque()
-        self._is_open = True
         # A program that ends without a word would leave the other ranks waiting for one.
         atexit.register(self.close)
-        self._has_parted = False  # ranks are at different places of the program
 
     def warm_up(self, progress: Progress | None = None) -> None:
         """Do nothing: there are no graphs."""
@@ -148,26 +143,23 @@ class MeshRunner:
         A rank that turns to something else, or waits for a user, must owe the others nothing: a
         message between hosts travels only while both ends look after it.
         """
-        while self._unread and not self._has_parted:
+        while self._unread and self._leader.is_followed:
             self._unread[0].wait()
 
     def close(self) -> None:
         """Let the other ranks go; nothing if they were, or if they cannot be reached any more."""
         atexit.unregister(self.close)
         self.settle()
-        if self._is_open and not self._has_parted:
-            self._is_open = False
-            self._world.tell(None)
+        self._leader.let_go()
 
     def _submit(self, batch: BatchInputs, asked: SamplingInputs | None) -> "_Results":
-        self._check()
+        self._leader.check()
         # Whoever was to read them may have been interrupted. They come before all later ones.
         while len(self._unread) > self.depth:
             self._unread[0].wait()
         inputs = StepInputs(batch, asked, self.kv_cache.take_copies())
         submitted = _Results(self, inputs)
-        with self._together():
-            self._world.tell(inputs)
+        with self._leader.together(inputs):
             results = self.stage.compute(inputs)
             if self._is_last:
                 submitted.arrays = results
@@ -175,29 +167,12 @@ class MeshRunner:
                 self._unread.append(submitted)
         return submitted
 
-    def _check(self) -> None:
-        if not self._is_open:
-            raise ParallelError("The other ranks were let go.", "Make a new LLM on all ranks.")
-        if self._has_parted:
-            raise ParallelError(
-                "A step failed on some of the ranks, and they are at different places now.",
-                "Start all ranks again.",
-            )
-
     def _read_until(self, wanted: "_Results") -> None:
         """Receive results in the order in which they are sent."""
-        with self._together():
+        with self._leader.together():
             while wanted.arrays is None:
                 oldest = self._unread.popleft()
                 oldest.arrays = self.stage.receive_results(oldest.inputs)
-
-    @contextlib.contextmanager
-    def _together(self) -> Iterator[None]:
-        """Do what other ranks do, too: it is whole, or the ranks have parted."""
-        with interrupts.deferred():
-            self._has_parted = True
-            yield
-            self._has_parted = False
 
 
 class _Results:
