@@ -15,6 +15,7 @@ from llm_numba.engine.memory import MemoryOptions, MemoryPlan, Part, plan_memory
 from llm_numba.engine.mesh_runner import LeadingKVCache, MeshRunner
 from llm_numba.engine.runner import ModelRunner
 from llm_numba.engine.stage import Stage
+from llm_numba.engine.tensor_runner import TensorRunner
 from llm_numba.errors import LLMNumbaError, ParallelError
 from llm_numba.kvcache import PagedKVCache, gib
 from llm_numba.models import (
@@ -28,6 +29,8 @@ from llm_numba.models import (
 from llm_numba.models.checkpoint import Progress
 from llm_numba.models.loading import ModelFiles
 from llm_numba.parallel import Mesh
+from llm_numba.runtime import resolve_device
+from llm_numba.runtime.device import Device
 
 
 @dataclass(frozen=True)
@@ -85,11 +88,19 @@ def build(
     wanted = files, dtype, device, memory_options, options, progress
     if mesh is None or mesh.world.size == 1:
         return _build_alone(*wanted)
-    if mesh.world.rank == 0:
-        model, kv_cache, memory = _load_part(mesh, LeadingKVCache, *wanted)
-        return MeshRunner(mesh, model, kv_cache), memory
-    model, kv_cache, memory = _load_part(mesh, PagedKVCache, *wanted)
-    return Stage(mesh, model, kv_cache), memory
+    mesh.agree({"the device": device})
+    mesh.connect(device)
+    kind = LeadingKVCache if mesh.is_leader else PagedKVCache
+    model, kv_cache, memory = _load_part(mesh, kind, *wanted)
+    if _queues(device) and mesh.num_stages == 1:
+        sizes = memory_options.max_num_seqs, memory_options.max_model_len
+        return TensorRunner(mesh, model, kv_cache, *sizes, options.enforce_eager), memory
+    return (MeshRunner if mesh.is_leader else Stage)(mesh, model, kv_cache), memory
+
+
+def _queues(device: str) -> bool:
+    """Whether steps of a device are queued, and not computed at once."""
+    return device == "cuda"
 
 
 def _build_alone(
@@ -129,7 +140,7 @@ def _load_part(
     options: RunnerOptions,
     progress: Progress | None,
 ) -> tuple[Decoder, PagedKVCache, MemoryPlan]:
-    _check_device(device, options)
+    _check_options(options)
     with raised_together(mesh):
         partition = split_model(files.config, mesh.tensor, mesh.stage, mesh.num_stages)
         part = Part(partition, mesh.ranks_on_host)
@@ -151,12 +162,29 @@ def _cache_shape(
     return config.num_layers, *blocks, config.num_kv_heads, config.head_dim
 
 
-def _check_device(device: str, options: RunnerOptions) -> None:
-    if device == "cuda":
-        raise ParallelError(
-            "Several ranks compute on CPUs only: one model on several GPUs is not there yet.",
-            "Choose device='cpu' (--device cpu), or run a single rank on the GPU.",
-        )
+def device_of(wanted: str, mesh: Mesh | None) -> Device:
+    """Turn a user's choice of device into one that exists here; of several ranks, each its own.
+
+    Parameters
+    ----------
+    wanted : {"auto", "cpu", "cuda", "sim"}
+    mesh : Mesh, optional
+
+    Returns
+    -------
+    {"cpu", "cuda", "sim"}
+
+    Raises
+    ------
+    DeviceError, ParallelError
+        If it cannot be had on this machine, or not for each rank.
+    """
+    if mesh is not None and mesh.world.size > 1 and wanted in ("auto", "cuda"):
+        mesh.take_gpu()
+    return resolve_device(wanted)
+
+
+def _check_options(options: RunnerOptions) -> None:
     if options.persistent:
         raise ParallelError(
             "The persistent runner decodes in one kernel, which cannot wait for other ranks.",

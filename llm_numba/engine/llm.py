@@ -7,7 +7,7 @@ from typing import Any, Self
 
 import numpy as np
 
-from llm_numba.engine.building import RunnerOptions, build
+from llm_numba.engine.building import RunnerOptions, build, device_of
 from llm_numba.engine.core import Engine
 from llm_numba.engine.inputs import (
     Prompt,
@@ -20,7 +20,6 @@ from llm_numba.engine.memory import MemoryOptions
 from llm_numba.engine.outputs import CompletionChunk, RequestOutput
 from llm_numba.engine.request import Request
 from llm_numba.engine.sampling_params import SamplingParams
-from llm_numba.engine.stage import Stage
 from llm_numba.engine.stats import EngineStats
 from llm_numba.errors import EngineError, ParallelError
 from llm_numba.models import (
@@ -33,7 +32,7 @@ from llm_numba.models import (
 )
 from llm_numba.models.checkpoint import Progress
 from llm_numba.parallel import Mesh
-from llm_numba.runtime import resolve_device, resolve_dtype
+from llm_numba.runtime import resolve_dtype
 
 
 class LLM:
@@ -140,7 +139,7 @@ class LLM:
             max_num_batched_tokens=max_num_batched_tokens,
             max_model_len=max_model_len,
         )
-        self.device = resolve_device(device)
+        self.device = device_of(device, mesh)
         self.model_dir = resolve_model(model)
         files = open_model(self.model_dir)
         self.dtype = resolve_dtype(dtype, self.device, files.checkpoint.stored_dtype)
@@ -177,8 +176,9 @@ class LLM:
             files, self.dtype, self.device, memory_options, options, progress, mesh
         )
         self._engine = None
-        self.stage = runner if isinstance(runner, Stage) else runner.stage
-        if runner is not self.stage:
+        leads = mesh is None or mesh.is_leader
+        self.stage = runner.stage if leads else runner
+        if leads:
             self._engine = Engine(
                 runner,
                 self._tokenizer,

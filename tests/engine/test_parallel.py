@@ -279,14 +279,6 @@ def test_what_cannot_be_divided_is_refused_on_all_ranks(deep_dir, tp, pp, option
     assert words in str(refused_by_all(deep_dir, tp, pp, **options))
 
 
-def test_several_gpus_are_refused_before_anything_is_loaded(deep_dir, monkeypatch):
-    monkeypatch.setattr("llm_numba.engine.llm.resolve_device", lambda device: "cuda")
-    monkeypatch.setattr("llm_numba.engine.building.load_model", None)
-    error = refused_by_all(deep_dir, 2, 1, dtype="float16")
-    assert isinstance(error, ParallelError)
-    assert "several GPUs" in str(error)
-
-
 def test_a_mistake_of_one_rank_is_raised_on_all(deep_dir, monkeypatch):
     load = building.load_model
 
