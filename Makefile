@@ -20,13 +20,18 @@ CUDA_EXTRA ?= cu13
 # `make test-gpu RUN=python3` takes an environment that has them, and installs nothing.
 GPU_ENV := $(if $(filter command,$(origin RUN)),,$(VENV)/.installed-$(CUDA_EXTRA) $(VENV)/.installed-test)
 
+# Several ranks: the CUDA wheels only where there is a driver for them.
+HAS_GPU := $(shell command -v nvidia-smi >/dev/null && echo yes)
+MULTI_ENV := $(if $(filter command,$(origin RUN)),,$(VENV)/.installed-test $(if $(HAS_GPU),$(VENV)/.installed-$(CUDA_EXTRA)))
+LIMIT ?= 1500
+
 TOOL ?= memcheck
 LOGS ?= build/sanitizer
 # More of pytest's arguments: files, -n 8.
 SANITIZED ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help demo lab hint grade test test-slow test-all lint docs linkcheck test-ptx test-gpu test-sanitizer test-multi parity bench-cpu clean FORCE
+.PHONY: help demo lab hint grade test test-slow test-all lint docs linkcheck test-ptx test-gpu test-sanitizer test-multi parity bench-cpu bench-multi clean FORCE
 
 help: ## Show this list
 	@echo 'make TARGET, one of:'
@@ -88,11 +93,17 @@ test-sanitizer: $(GPU_ENV) ## Run the GPU tests under compute-sanitizer (TOOL=me
 	  --log-file '$(LOGS)/$(TOOL)/%p.log' --error-exitcode 1 --report-api-errors no \
 	  $(RUN) -m pytest -m gpu --junitxml='$(LOGS)/$(TOOL)/junit.xml' $(SANITIZED)
 
-test-multi: $(VENV)/.installed-test ## Run all tests of several ranks, the slow ones too
-	$(PYTEST) tests/parallel tests/engine/test_parallel*.py tests/models/test_tensor_parallel.py
-
 parity: $(VENV)/.installed-parity $(VENV)/.installed-test ## Compare with Transformers, live (installs PyTorch)
 	$(RUN) -m pytest -m parity
+
+# With a GPU for each rank where there are several GPUs; else ranks of the CPU, by every path.
+test-multi: $(MULTI_ENV) ## Run the tests of several ranks, on GPUs where there are some
+	$(TEST_ENV) $(RUN) -m pytest tests/parallel tests/engine/test_parallel*.py \
+	  tests/engine/test_tensor_runner.py tests/models/test_tensor_parallel.py \
+	  $(if $(JUNIT),--junitxml='$(JUNIT)')
+
+bench-multi: $(MULTI_ENV) ## Measure ranks on all GPUs into docs/results (LIMIT=seconds)
+	$(RUN) -m llm_numba bench multi --limit $(LIMIT)
 
 bench-cpu: $(VENV)/.installed ## Measure speed and memory on this CPU into docs/results
 	$(RUN) -m llm_numba bench cpu

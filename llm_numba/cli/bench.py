@@ -9,6 +9,7 @@ from llm_numba.cli.bench_comm import comm
 from llm_numba.cli.bench_engine import engine
 from llm_numba.cli.bench_gpu import counters, gpu_tests, kernels, sanitizer, start, sweep
 from llm_numba.cli.bench_pipeline import pipeline
+from llm_numba.cli.bench_ranks import multi, ranks
 from llm_numba.cli.bench_resources import resources
 from llm_numba.cli.bench_tables import collect, finish, show
 
@@ -94,7 +95,9 @@ bench.command()(counters)
 bench.command()(engine)
 bench.command("gpu-tests")(gpu_tests)
 bench.command()(kernels)
+bench.command()(multi)
 bench.command()(pipeline)
+bench.command()(ranks)
 bench.command()(resources)
 bench.command()(sanitizer)
 bench.command()(start)

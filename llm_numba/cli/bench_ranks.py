@@ -1,0 +1,84 @@
+"""``llm-numba bench ranks``: a model on several ranks, by the tokens that come."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from llm_numba.cli.bench_tables import collect, finish, show
+from llm_numba.cli.options import RankOptions, takes_groups
+
+
+@takes_groups
+def ranks(
+    *,
+    out: Annotated[
+        Path | None,
+        typer.Option(help="The record; unset: in docs/results, by device, model and split."),
+    ] = None,
+    model: Annotated[
+        str, typer.Option("--model", "-m", help="Bundled name, directory, or random:SHAPE.")
+    ] = "random:llama-3-8b",
+    device: Annotated[str, typer.Option(help="cuda or cpu.")] = "cuda",
+    dtype: Annotated[
+        str | None, typer.Option(help="Number format; unset: the model's own.")
+    ] = None,
+    batches: Annotated[
+        list[int] | None, typer.Option("--batch", min=1, help="May be repeated; unset: 1.")
+    ] = None,
+    context: Annotated[int, typer.Option(min=1, help="Tokens before the timed steps.")] = 512,
+    steps: Annotated[int, typer.Option(min=1, help="Steps that count.")] = 200,
+    prompt: Annotated[int, typer.Option(min=0, help="Tokens of a prompt alone; 0: none.")] = 8192,
+    requests: Annotated[int, typer.Option(min=0, help="At a time; 0: none.")] = 32,
+    split: RankOptions,
+) -> None:
+    """Time a model on several ranks: mpirun -n 4 llm-numba bench ranks --tp 4.
+
+    Each rank runs it; rank 0 writes the record.
+    """
+    from llm_numba.bench.ranks import RankSettings, measure
+    from llm_numba.bench.record import default_path, make_record, require_writable, write_record
+    from llm_numba.runtime.machine import cpu, gpus
+
+    chosen = {"batches": tuple(batches)} if batches else {}
+    settings = RankSettings(
+        model, device, dtype, split.tp, split.pp, split.comm,
+        context=context, steps=steps, prompt=prompt, requests=requests, **chosen,
+    )  # fmt: skip
+    with split.join() as mesh:
+        if not mesh.is_leader:
+            list(measure(mesh, settings))
+            return
+        machine = gpus()[0]["name"] if device == "cuda" else cpu()["name"]
+        parts = (machine, model.removeprefix("random:"), f"tp{split.tp} pp{split.pp}")
+        by = [] if split.comm == "auto" else [Path(split.comm).stem]
+        path = out or default_path("ranks", *parts, *by)
+        require_writable(path)
+        results = collect(measure(mesh, settings), "some minutes")
+        write_record(path, make_record("ranks", settings.to_json(), results))
+        show(results)
+        finish(path)
+
+
+def multi(
+    *,
+    limit: Annotated[float, typer.Option(min=1, help="Seconds for all.")] = 1500.0,
+    cpu: Annotated[bool, typer.Option("--cpu", help="Ranks of the CPU, also with GPUs.")] = False,
+) -> None:
+    """Make all records of several ranks, one after another, within a time limit."""
+    from llm_numba import variables
+    from llm_numba.bench.multi import cases, run
+    from llm_numba.parallel.launch import find_launcher
+    from llm_numba.parallel.probing import OF_A_LAUNCHER
+    from llm_numba.runtime import visible_gpus
+
+    launcher = find_launcher()
+    # Multicast over NVLink is not everywhere to be had; who wants it sets the variable.
+    environment = {"NCCL_NVLS_ENABLE": "0"} | variables.passed_on(*OF_A_LAUNCHER)
+    problems = 0
+    for outcome in run(cases(0 if cpu else len(visible_gpus())), launcher, limit, environment):
+        problems += bool(outcome.problem)
+        said = outcome.problem or "its record is written"
+        typer.echo(f"{outcome.seconds:5.0f} s  {outcome.case.name}: {said}")
+    if problems:
+        raise typer.Exit(1)
