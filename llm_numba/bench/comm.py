@@ -70,8 +70,9 @@ def _pass_on(comm: Communicator, x: Array) -> None:
     transfer.wait()
 
 
-# Objects that travel over MPI; and messages, which have streams of their own.
-_NOT_IN_A_GRAPH = ("tell", "barrier", "send")
+# Objects, which travel over MPI; messages, which have streams of their own; and what takes its
+# memory from where a graph cannot keep it.
+_NOT_IN_A_GRAPH = ("tell", "barrier", "send", "copy")
 
 # Sizes are those of the whole array: what all_reduce gets, all_gather returns and
 # reduce_scatter takes.
