@@ -35,7 +35,7 @@ def comm(
     from llm_numba.bench.record import default_path, make_record, require_writable, write_record
     from llm_numba.parallel import Mesh
     from llm_numba.parallel.launch import launched
-    from llm_numba.parallel.paths import connect, offers_between
+    from llm_numba.parallel.paths import connect
     from llm_numba.runtime.machine import cpu, gpus
 
     launch = launched()
@@ -49,7 +49,7 @@ def comm(
         device = "cuda" if on_gpus else "cpu"
         sizes = tuple(4**k for k in range(3, 15) if 4**k <= largest)
         settings = CommSettings(launch.size, samples=samples, sizes=sizes, device=device)
-        offers = offers_between(mesh.world, device, path or "all")
+        offers = mesh.offers(mesh.world, device, path or "all")
         paths = [path] if path else [offer.path for offer in offers if not offer.problem]
         groups = [connect(mesh.world, each, offers, device) for each in paths]
         results = chain.from_iterable(measure(group, settings) for group in groups)

@@ -192,8 +192,8 @@ class RankOptions:
     comm: Annotated[
         str,
         Option(
-            help="What carries arrays: auto, nccl, mpi, mpi-staged, or a record of bench comm,"
-            " FILE.json: the fastest in it.",
+            help="What carries arrays: auto, peer, nccl, mpi, mpi-staged; or FILE.json, a record of"
+            " bench comm: the fastest in it.",
             rich_help_panel=_RANKS,
         ),
     ] = "auto"

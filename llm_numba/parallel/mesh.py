@@ -27,9 +27,10 @@ from llm_numba.errors import ParallelError
 from llm_numba.parallel.alone import Alone
 from llm_numba.parallel.communicator import Communicator
 from llm_numba.parallel.faults import exit_code
-from llm_numba.parallel.gpus import View, share_gpus
+from llm_numba.parallel.gpus import View, hidden_gpu, share_gpus
 from llm_numba.parallel.launch import how_to_start, launched
 from llm_numba.parallel.paths import PATHS_OF_HOSTS, check_comm, connect, offers_between
+from llm_numba.parallel.selection import Offer
 from llm_numba.parallel.watch import time_limit
 from llm_numba.parallel.world import start_world
 from llm_numba.runtime import use_gpu, visible_gpus
@@ -54,7 +55,7 @@ class Mesh:
         All ranks: those of :func:`llm_numba.parallel.run_ranks`. By default those that mpirun has
         started.
     comm : str
-        By which path arrays travel within stages and between them: "auto", "nccl", "mpi",
+        By which path arrays travel within stages and between them: "auto", "peer", "nccl", "mpi",
         "mpi-staged", or a record of ``llm-numba bench comm``, FILE.json, from which the fastest is
         taken.
     limit_s : float, optional
@@ -123,6 +124,8 @@ class Mesh:
         self.stage = self.world.rank // tp
         self.num_stages = pp
         self._comm = comm
+        self._views: list[View] = []
+        self._gpus: list[str] = []
         self._groups = self.world.split(self.stage), self.world.split(self.world.rank % tp)
         self.tensor, self.pipeline = self._groups
         if comm in ("auto", *PATHS_OF_HOSTS) or comm.endswith(".json"):
@@ -145,10 +148,11 @@ class Mesh:
         ParallelError
             On all ranks, if a host has more of them than GPUs.
         """
+        rank = self.world.rank
         views = self.world.exchange(View(socket.gethostname(), visible_gpus()))
         if any(view.gpus for view in views):
-            mine = share_gpus(views)[self.world.rank]
-            use_gpu(views[self.world.rank].gpus.index(mine))
+            self._views, self._gpus = views, share_gpus(views)
+            use_gpu(views[rank].gpus.index(self._gpus[rank]))
 
     def connect(self, device: str) -> None:
         """Let arrays of a device travel by the path that was chosen for them; all ranks do this.
@@ -164,10 +168,33 @@ class Mesh:
         ParallelError
             If that path does not work here, and the user has asked for it.
         """
-        offers = offers_between(self.world, device, self._comm)
         self.tensor, self.pipeline = (
-            connect(group, self._comm, offers, device) for group in self._groups
+            connect(group, self._comm, self.offers(group, device, self._comm), device)
+            for group in self._groups
         )
+
+    def offers(self, group: Communicator, device: str, wanted: str = "all") -> list[Offer]:
+        """Say which paths there are between some ranks; all of them do this.
+
+        Parameters
+        ----------
+        group : Communicator
+            By which they have met.
+        device : {"cpu", "cuda", "sim"}
+            Of the arrays.
+        wanted : str
+            See :func:`.paths.offers_between`.
+
+        Returns
+        -------
+        list of Offer
+        """
+        hidden = ""
+        if device == "cuda":
+            if not self._gpus:
+                self.take_gpu()
+            hidden = hidden_gpu(self._views, self._gpus, group.exchange(self.world.rank))
+        return offers_between(group, device, wanted, hidden)
 
     def agree(self, what: Mapping[str, object]) -> None:
         """Make sure that all ranks see the same.

@@ -3,7 +3,8 @@
 ==============  =============  ==================================================================
 path            arrays of      by
 ==============  =============  ==================================================================
-peer            GPUs           kernels that read other GPUs' memory, see :mod:`.peer`
+peer            GPUs           kernels that read other GPUs' memory, see :mod:`.peer_ipc`; what is
+                               no sum of theirs, and messages, by the next path that works
 nccl            GPUs           NVIDIA's library, see :mod:`.nccl`
 mpi             all            messages of MPI, and sums of our own, see :mod:`.messages`; between
                                GPUs without the host, see :mod:`.direct`
@@ -36,7 +37,7 @@ _OF_HOSTS: dict[str, Callable[[StagedCommunicator], Communicator]] = {
     "mpi-staged": lambda host: host,
     "mpi": MessageCommunicator,
 }
-PATHS = tuple(_OF_GPUS)
+PATHS = ("peer", *_OF_GPUS)
 PATHS_OF_HOSTS = tuple(_OF_HOSTS)
 
 
@@ -59,7 +60,9 @@ def check_comm(comm: str) -> None:
         )
 
 
-def offers_between(group: Communicator, device: str = "cpu", wanted: str = "auto") -> list[Offer]:
+def offers_between(
+    group: Communicator, device: str = "cpu", wanted: str = "auto", hidden: str = ""
+) -> list[Offer]:
     """Say which paths there are between some ranks, and try those that may be needed.
 
     Parameters
@@ -71,6 +74,8 @@ def offers_between(group: Communicator, device: str = "cpu", wanted: str = "auto
     wanted : str
         What the user wants. "all", or a record, needs to know of every path; "auto" tries no more
         than it takes to find one.
+    hidden : str
+        Why these ranks cannot reach into each other's GPUs, as far as one knows.
 
     Returns
     -------
@@ -84,7 +89,7 @@ def offers_between(group: Communicator, device: str = "cpu", wanted: str = "auto
         problem = "it moves arrays of GPUs, and these are the host's"
         return [*map(Offer, _OF_HOSTS), *(Offer(path, problem) for path in absent)]
     nccl = _first(group.exchange(nccl_problem()))
-    offers = [Offer("nccl", nccl)]
+    offers = [Offer("peer", hidden), Offer("nccl", nccl)]
     if wanted in ("mpi", "all") or wanted.endswith(".json") or nccl:
         # One program tries it for all, with ranks of its own.
         problem = messages_problem() if group.rank == 0 else ""
@@ -127,10 +132,21 @@ def connect(
         chosen = select(offers, "auto", read_times(Path(comm), group.size))
     else:
         chosen = select(offers, comm)
-    made = _OF_GPUS if device == "cuda" else _OF_HOSTS
+    working = [offer.path for offer in offers if not offer.problem]
     paths = chosen.paths if chosen.times else chosen.paths[:1]
-    groups = {path: made[path](group) if path in made else group for path in paths}
+    groups = {path: _made(path, group, device, working) for path in paths}
     return BySize(group, groups, chosen) if chosen.times else groups[paths[0]]
+
+
+def _made(path: str, group: Communicator, device: str, working: Sequence[str]) -> Communicator:
+    if path == "peer":
+        # Its kernels bring Numba, which nobody else here needs.
+        from llm_numba.parallel.peer_ipc import PeerCommunicator
+
+        others = [each for each in working if each != "peer"]
+        return PeerCommunicator(_made(others[0], group, device, others))
+    made = _OF_GPUS if device == "cuda" else _OF_HOSTS
+    return made[path](group) if path in made else group
 
 
 def _first(problems: Sequence[str]) -> str:

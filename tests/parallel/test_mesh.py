@@ -81,7 +81,8 @@ def test_a_mesh_that_does_not_have_its_ranks_says_how_many():
 
 def test_a_path_that_there_is_not_is_refused_before_anybody_is_met():
     with pytest.raises(
-        ParallelError, match=r"no path 'pigeon'.*one of: auto, nccl, mpi, mpi-staged; or a record"
+        ParallelError,
+        match=r"no path 'pigeon'.*one of: auto, peer, nccl, mpi, mpi-staged; or",
     ):
         Mesh(2, comm="pigeon")
     with pytest.raises(

@@ -69,7 +69,8 @@ def _machine(monkeypatch):
         tries = []
         monkeypatch.setattr(paths, "nccl_problem", lambda: nccl)
         monkeypatch.setattr(paths, "messages_problem", lambda: tries.append(1) or mpi)
-        return offers_between(_Ranks(), "cuda", wanted), len(tries)
+        offers = offers_between(_Ranks(), "cuda", wanted, hidden="they are hidden")
+        return offers, len(tries)
 
     return offers
 
@@ -83,11 +84,17 @@ def test_mpi_is_tried_only_if_somebody_needs_it(machine):
     assert (select(offers).paths[0], tries) == ("mpi", 1)
 
 
+def test_gpus_that_see_each_other_are_read_by_our_own_kernels(monkeypatch):
+    monkeypatch.setattr(paths, "nccl_problem", lambda: "")
+    assert select(offers_between(_Ranks(), "cuda")).paths[0] == "peer"
+
+
 def test_where_nothing_better_works_the_host_s_memory_does(machine):
     offers, _ = machine("no library", "it crashed", "auto")
     chosen = select(offers)
     assert chosen.paths == ("mpi-staged",)
-    assert chosen.refused == {"nccl": "on rank 0 no library", "mpi": "it crashed"}
+    refused = {"peer": "they are hidden", "nccl": "on rank 0 no library", "mpi": "it crashed"}
+    assert chosen.refused == refused
 
 
 def test_arrays_of_the_host_go_by_no_path_of_gpus():
