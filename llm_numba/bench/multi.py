@@ -34,7 +34,7 @@ class Case:
     seconds: float
 
     @property
-    def name(self) -> str:
+    def title(self) -> str:
         """How it is called in what is printed."""
         return f"{self.ranks} ranks: {' '.join(self.arguments)}"
 

@@ -79,6 +79,6 @@ def multi(
     for outcome in run(cases(0 if cpu else len(visible_gpus())), launcher, limit, environment):
         problems += bool(outcome.problem)
         said = outcome.problem or "its record is written"
-        typer.echo(f"{outcome.seconds:5.0f} s  {outcome.case.name}: {said}")
+        typer.echo(f"{outcome.seconds:5.0f} s  {outcome.case.title}: {said}")
     if problems:
         raise typer.Exit(1)

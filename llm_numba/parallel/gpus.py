@@ -13,7 +13,7 @@ from llm_numba.errors import ParallelError
 
 
 @dataclass(frozen=True)
-class View:
+class Sight:
     """What a rank sees.
 
     Attributes
@@ -28,12 +28,12 @@ class View:
     gpus: tuple[str, ...]
 
 
-def share_gpus(views: Sequence[View]) -> list[str]:
+def share_gpus(views: Sequence[Sight]) -> list[str]:
     """Give each rank a GPU of its own.
 
     Parameters
     ----------
-    views : sequence of View
+    views : sequence of Sight
         Rank 0's first.
 
     Returns
@@ -61,12 +61,12 @@ def share_gpus(views: Sequence[View]) -> list[str]:
     return taken
 
 
-def hidden_gpu(views: Sequence[View], gpus: Sequence[str], members: Sequence[int]) -> str:
+def hidden_gpu(views: Sequence[Sight], gpus: Sequence[str], members: Sequence[int]) -> str:
     """Say why ranks cannot reach into each other's memory.
 
     Parameters
     ----------
-    views : sequence of View
+    views : sequence of Sight
     gpus : sequence of str
         Of each rank, see :func:`share_gpus`.
     members : sequence of int

@@ -27,7 +27,7 @@ from llm_numba.errors import ParallelError
 from llm_numba.parallel.alone import Alone
 from llm_numba.parallel.communicator import Communicator
 from llm_numba.parallel.faults import exit_code
-from llm_numba.parallel.gpus import View, hidden_gpu, share_gpus
+from llm_numba.parallel.gpus import Sight, hidden_gpu, share_gpus
 from llm_numba.parallel.launch import how_to_start, launched
 from llm_numba.parallel.paths import PATHS_OF_HOSTS, check_comm, connect, offers_between
 from llm_numba.parallel.selection import Offer
@@ -124,7 +124,7 @@ class Mesh:
         self.stage = self.world.rank // tp
         self.num_stages = pp
         self._comm = comm
-        self._views: list[View] = []
+        self._views: list[Sight] = []
         self._gpus: list[str] = []
         self._groups = self.world.split(self.stage), self.world.split(self.world.rank % tp)
         self.tensor, self.pipeline = self._groups
@@ -149,7 +149,7 @@ class Mesh:
             On all ranks, if a host has more of them than GPUs.
         """
         rank = self.world.rank
-        views = self.world.exchange(View(socket.gethostname(), visible_gpus()))
+        views = self.world.exchange(Sight(socket.gethostname(), visible_gpus()))
         if any(view.gpus for view in views):
             self._views, self._gpus = views, share_gpus(views)
             use_gpu(views[rank].gpus.index(self._gpus[rank]))

@@ -37,8 +37,8 @@ class MappedMemory:
     ----------
     addresses : list of int
         Of rank 0's piece first, as this process sees them.
-    own : cupy.ndarray, uint8 [num_bytes]
-        This rank's.
+    own : cupy.ndarray
+        This rank's, as uint8.
 
     Raises
     ------

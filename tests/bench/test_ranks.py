@@ -35,7 +35,7 @@ def test_all_cases_are_commands_that_there_are(num_gpus):
     for case in found:
         command, options = case.arguments[:2], case.arguments[2:]
         told = CliRunner().invoke(app, [*command, "--help"]).output
-        assert all(option in told for option in options if option.startswith("--")), case.name
+        assert all(option in told for option in options if option.startswith("--")), case.title
         split = dict(itertools.pairwise(options))
         if command == ("bench", "ranks"):
             assert int(split.get("--tp", 1)) * int(split.get("--pp", 1)) == case.ranks

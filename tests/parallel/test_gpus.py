@@ -3,12 +3,12 @@
 import pytest
 
 from llm_numba.errors import ParallelError
-from llm_numba.parallel.gpus import View, hidden_gpu, share_gpus
+from llm_numba.parallel.gpus import Sight, hidden_gpu, share_gpus
 
 
 def seen(*rows):
     """Ranks, each a host and the GPUs that it sees: ``"a:12"``."""
-    return [View(host, tuple(gpus)) for host, gpus in (row.split(":") for row in rows)]
+    return [Sight(host, tuple(gpus)) for host, gpus in (row.split(":") for row in rows)]
 
 
 @pytest.mark.parametrize(
