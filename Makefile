@@ -31,7 +31,7 @@ LOGS ?= build/sanitizer
 SANITIZED ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help demo lab hint grade test test-slow test-all lint docs linkcheck test-ptx test-gpu test-sanitizer test-multi parity bench-cpu bench-multi clean FORCE
+.PHONY: help demo lab hint grade test test-slow test-all lint docs linkcheck test-ptx test-gpu test-sanitizer parity test-multi bench-multi bench-cpu clean FORCE
 
 help: ## Show this list
 	@echo 'make TARGET, one of:'
