@@ -11,7 +11,7 @@ from llm_numba.engine.decode_graphs import bucket_of
 from llm_numba.engine.decode_rows import Bucket
 from llm_numba.kvcache import PagedKVCache
 from llm_numba.models import Decoder, ForwardBatch
-from llm_numba.runtime import upload
+from llm_numba.runtime import is_device_array, upload
 
 
 @contextmanager
@@ -54,10 +54,14 @@ def prepared_step(
         arrays = [np.ascontiguousarray(each, np.int32) for each in numbers]
         token_ids, *others, last = upload(arrays, like=model.lm_head)
         (sampled,) = upload([np.zeros(B, np.int64)], like=model.lm_head)
+        arrived = None
+        if is_device_array(model.lm_head):
+            counters = np.zeros(B * model.config.num_heads, np.int32)
+            (arrived,) = upload([counters], like=model.lm_head)
 
         def step() -> None:
             ids = ops.fill_in_tokens(token_ids, last, sampled) if S == 1 else token_ids
-            hidden = model.forward(ForwardBatch(ids, *others), kv_cache)
+            hidden = model.forward(ForwardBatch(ids, *others, arrived), kv_cache)
             if S > 1:
                 hidden = ops.embedding(last, hidden)
             ops.argmax(model.logits(hidden))

@@ -148,6 +148,7 @@ class DecodeGraphs:
         self._inputs = zeros(largest.num_words, np.int32, device)
         self._staging = DoubleBuffer(largest.num_words, np.int32, like)
         self._query_starts = to_device(np.arange(largest.rows + 1, dtype=np.int32), device)
+        self._arrived = zeros(largest.rows * model.config.num_heads, np.int32, device)
         self._rows = DecodeRows(largest, kv_cache, model.config.vocab_size)
         self._graphs: dict[tuple[Bucket, Mode], tuple[Graph, Array | None]] = {}
 
@@ -245,6 +246,7 @@ class DecodeGraphs:
             inputs.block_tables,
             self._query_starts[: bucket.rows + 1],
             inputs.field("context_lens"),
+            self._arrived,
         )
         out = self.sampled[: bucket.rows]
         alone = self._persistent is not None and bucket.rows == 1

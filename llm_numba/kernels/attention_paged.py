@@ -42,6 +42,7 @@ def paged_attention(
     *,
     batch_invariant: bool = False,
     out: Any = None,
+    arrived: Any = None,
     stream: Any = None,
 ) -> Any:
     """Attend from the new tokens of each sequence, however many, to its own paged context.
@@ -73,6 +74,8 @@ def paged_attention(
         on the others, nor on how a prompt is cut into chunks.
     out : of shape and dtype of q, optional
         Rows that belong to no sequence are left as they are.
+    arrived : int32 [n], optional
+        Counters for those kernels, at least B * H, all zero; and zero again afterwards.
     stream : optional
         By default the current one.
 
@@ -102,8 +105,9 @@ def paged_attention(
     checks.array("out", out, shape=q.shape, **same)
     if q.size > 0 and N == B and not batch_invariant:
         paged_decode_attention(
-            q, k_cache, v_cache, block_tables, context_lens, scale, window, out=out, stream=stream
-        )
+            q, k_cache, v_cache, block_tables, context_lens, scale, window,
+            out=out, arrived=arrived, stream=stream,
+        )  # fmt: skip
     elif q.size > 0 and B > 0:
         launches = plan_paged(
             q, k_cache, v_cache, block_tables, query_starts, context_lens, scale, window, out

@@ -24,6 +24,9 @@ class ForwardBatch:
     query_starts : int [B + 1]
     context_lens : int [B]
         Tokens of each sequence, the new ones included.
+    arrived : int [n], optional
+        Counters, at least B * H, all zero before and after each operation: with them decoding on a
+        GPU takes fewer launches.
     """
 
     token_ids: Array
@@ -32,3 +35,4 @@ class ForwardBatch:
     block_tables: Array
     query_starts: Array
     context_lens: Array
+    arrived: Array | None = None

@@ -231,6 +231,7 @@ class Composites:
             self.config.attention_scales[layer],
             self.config.windows[layer],
             batch_invariant=self.execution.batch_invariant,
+            **({} if batch.arrived is None else {"arrived": batch.arrived}),
         )
         return mixed.reshape(len(q), -1)
 

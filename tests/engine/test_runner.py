@@ -113,6 +113,25 @@ def test_padding_writes_to_no_block_but_the_null_block(new_runner):
         assert (to_host(cache)[-1, 0] != 7).all()
 
 
+def test_a_short_context_takes_one_launch_and_its_counters_are_zero_again(tiny_checkpoint):
+    directory = tiny_checkpoint(head_dim=64, num_hidden_layers=1)
+    params = SamplingParams(temperature=0.0, max_tokens=3, ignore_eos=True)
+    prompts, written, llms = [list(range(1, length)) for length in (19, 9)], [], {}
+    for device in ("cpu", "sim"):
+        llms[device] = LLM(directory, device=device, dtype="float32", num_blocks=16)
+        if device == "sim":
+            padded(llms[device].engine.runner)
+        written.append([o.outputs[0].token_ids for o in llms[device].generate(prompts, params)])
+    assert written[0] == written[1]
+    graphs, launches = llms["sim"].engine.runner._decode, []
+    assert not to_host(graphs._arrived).any()
+    with intercept(launches.append):
+        graphs._work(Bucket(2, 2), "argmax")
+    names = [launch.kernel.__name__ for launch in launches]
+    assert names.count("joined") == 1
+    assert not {"split", "staged", "merge_pieces"} & {*names}
+
+
 def test_a_token_in_flight_may_stand_beside_a_piece_of_a_prompt(new_runner, device):
     """A prompt of seven in three pieces, while another sequence decodes."""
 
