@@ -61,6 +61,7 @@ __all__ = [
     "philox_uniform",
     "rms_norm",
     "rope",
+    "rope_and_decode_attention",
     "rope_and_write_kv",
     "rope_attention_factor",
     "rope_frequencies",
@@ -187,6 +188,7 @@ gather_kv = _twins(reference.gather_kv, "kv")
 copy_blocks = _twins(reference.copy_blocks, "kv")
 paged_attention = _twins(reference.paged_attention, "attention")
 paged_decode_attention = _twins(reference.paged_decode_attention, "paged_decode")
+rope_and_decode_attention = _twins(reference.rope_and_decode_attention, "rope_attention")
 
 # From logits to a token.
 argmax = _twins(reference.argmax, "sampling")

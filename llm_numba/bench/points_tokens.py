@@ -13,6 +13,7 @@ from llm_numba.kernels import (
     embedding,
     paged_decode,
     rope,
+    rope_attention,
     sampling,
 )
 from llm_numba.kernels.ladder import Operands
@@ -143,5 +144,6 @@ POINTS = (
         eager=_eager_decode,
         eager_code="F.scaled_dot_product_attention(q, k, v), without pages",
     ),
+    Point("rope_attention/bfloat16", rope_attention.LADDER, (64, 8, 4, 1, 512), "bfloat16"),
     Point("sample/float32", sampling.LADDER, (64, _VOCABULARY), "float32"),
 )

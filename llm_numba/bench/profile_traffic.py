@@ -7,6 +7,7 @@ cache, or neither, which is an activation.
 """
 
 import inspect
+import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, is_dataclass
 from typing import Any
@@ -209,9 +210,12 @@ def flops_of(call: Call, shape: StepShape) -> int:
         x, weight = call.args[:2]
         return 2 * x.shape[0] * weight.shape[0] * weight.shape[1]
     if "attention" in call.name:
-        _, H, D = call.args[0].shape
+        # Of [N, H, D], or of queries beside keys and values, [N, (H + 2G) D].
+        of_queries = math.prod(call.args[0].shape[1:])
+        if call.args[0].ndim == 2:
+            of_queries -= 2 * math.prod(_argument(call, "k_cache").shape[2:])
         # Scores and the sum of values: a multiplication and an addition for each element.
-        return 4 * H * D * shape.pairs(_argument(call, "window"))
+        return 4 * of_queries * shape.pairs(_argument(call, "window"))
     return 0
 
 

@@ -166,7 +166,8 @@ def _plan_chosen(**operands: Any) -> tuple[Launch, ...]:
     return plan_split(config, **operands)
 
 
-def _plan_short(**operands: Any) -> tuple[Launch, ...]:
+def plan_short(**operands: Any) -> tuple[Launch, ...]:
+    """Plan the last step; operands as of :func:`paged_decode_attention`."""
     return plan_joined(**operands) or _plan_chosen(**operands)
 
 
@@ -231,24 +232,35 @@ def _plan_ruled(**operands: Any) -> tuple[Launch, ...]:
     return plan_split(rule(shape_of(**operands), storage_dtype(operands["q"])), **operands)
 
 
-def _plan_short_ruled(**operands: Any) -> tuple[Launch, ...]:
+def plan_short_ruled(**operands: Any) -> tuple[Launch, ...]:
+    """Plan the last step as the rule has it."""
     return plan_joined(**operands) or _plan_ruled(**operands)
 
 
-def _kernels(*plans: Callable[..., tuple[Launch, ...]]) -> tuple[Any, ...]:
+def kernels_of(
+    operands: Callable[..., Operands], *plans: Callable[..., tuple[Launch, ...]]
+) -> tuple[Any, ...]:
     """Return what is launched for the example, for an odd head dimension, and for a single head.
 
     Kernels are made for a group, a head dimension and a format: there is no end of them.
+
+    Parameters
+    ----------
+    operands : callable
+        A ladder's, with these axes.
+    *plans : callable
     """
     launches = [
         launch
         for plan in plans
         for shape in (_EXAMPLE, tuple(length + 1 for length in _EXAMPLE), (1,) * len(_EXAMPLE))
         for dtype in _DTYPES
-        for launch in plan(**_operands(shape, np.dtype(dtype), 0))
+        for launch in plan(**operands(shape, np.dtype(dtype), 0))
     ]
     return tuple(dict.fromkeys(launch.kernel for launch in launches))
 
+
+_kernels = functools.partial(kernels_of, _operands)
 
 LADDER = Ladder(
     name="paged_decode",
@@ -292,8 +304,8 @@ LADDER = Ladder(
         Step(
             "joined",
             "Short contexts in registers, and their last block merges: one launch.",
-            _plan_short,
-            _kernels(_plan_short_ruled, plan_grouped),
+            plan_short,
+            _kernels(plan_short_ruled, plan_grouped),
         ),
     ),
     operands=_operands,

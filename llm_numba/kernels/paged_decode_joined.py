@@ -148,6 +148,43 @@ def tile_functions(layout):
 
 
 @functools.cache
+def piece_function(heads, group):
+    """Make the device function that tells a block what it is for.
+
+    Parameters
+    ----------
+    heads : int
+        Query heads that a block takes.
+    group : int
+        Query heads of a KV head.
+
+    Returns
+    -------
+    device function
+        ``(context_lens, window, piece)``; returns the place, as
+        :func:`~llm_numba.kernels.paged_decode_parts.place_of` does; the first piece of its context
+        that the new token sees, and how many there are; where its own begins and ends, and how long
+        the context is.
+    """
+    shares = -(-group // heads)
+
+    @cuda.jit(device=True)
+    def find(context_lens, window, piece):
+        """Find it from the block's number: pieces along x, heads along y, sequences along z."""
+        sequence, kv_head = cuda.blockIdx.z, cuda.blockIdx.y // shares
+        first_head = cuda.blockIdx.y % shares * heads
+        place = sequence, kv_head, kv_head * group + first_head, min(heads, group - first_head)
+        begin, context = visible(context_lens, window, sequence)
+        first = uint32(begin) // uint32(piece)
+        pieces = uint32(context + piece - 1) // uint32(piece) - first
+        begin = max(begin, cuda.blockIdx.x * piece)
+        end = min(context, (cuda.blockIdx.x + 1) * piece)
+        return place, (first, pieces), (begin, end, context)
+
+    return find
+
+
+@functools.cache
 def join_function(heads, head_dim, threads):
     """Make the device function that hands a block's piece over, and tells who merges.
 
@@ -201,6 +238,45 @@ def join_function(heads, head_dim, threads):
 
 
 @functools.cache
+def finish_function(layout):
+    """Make the device function that brings a block's warps, and a context's blocks, together.
+
+    Parameters
+    ----------
+    layout : Layout
+
+    Returns
+    -------
+    device function
+        ``(place, pieces, row, column, maximum, total, mix, arrived, workspace, out)``, with the
+        first piece and how many there are.
+    """
+    heads, head_dim, warps = layout.heads, layout.head_dim, layout.warps
+    statistics = max(warps, MOST_PIECES) * heads
+    _, fold = tile_functions(layout)
+    join = join_function(heads, head_dim, WARP * warps)
+
+    @cuda.jit(device=True)
+    def finish(place, pieces, row, column, maximum, total, mix, arrived, workspace, out):
+        """Merge the warps; if the context has more pieces, the last block merges those."""
+        maxima = cuda.shared.array(statistics, float32)
+        sums = cuda.shared.array(statistics, float32)
+        mixed, flag = cuda.shared.array(0, float32), cuda.shared.array(1, int32)
+        fold(cuda.threadIdx.x // WARP, row, column, maximum, total, mix, maxima, sums, mixed)
+        cuda.syncthreads()
+        first, count = pieces
+        parts = warps
+        if count > 1:
+            share = cuda.blockIdx.z * cuda.gridDim.y + cuda.blockIdx.y
+            if not join(warps, share, first, count, arrived, workspace, maxima, sums, mixed, flag):
+                return
+            parts = count
+        store_merged(maxima, sums, mixed, parts, heads, place, out)
+
+    return finish
+
+
+@functools.cache
 def decode_joined(layout, group):
     """Make the kernel of the step ``joined``.
 
@@ -210,15 +286,14 @@ def decode_joined(layout, group):
     group : int
         Query heads of a KV head: known here, they cost no division.
     """
-    head_dim, block_size, _, heads, loads, warps = layout
+    _, block_size, _, heads, loads, warps = layout
     lanes, tile_size, sums_of_lane = layout.lanes, layout.tile, heads * loads
     held, words, threads = heads * layout.width, 4 * loads, WARP * warps
-    statistics, step = max(warps, MOST_PIECES) * heads, warps * tile_size
+    step = warps * tile_size
     do = lane_functions(layout)
     hold_queries, _, score, weigh, mix_in, _ = do
-    load, fold = tile_functions(layout)
-    shares = -(-group // heads)
-    join = join_function(heads, head_dim, threads)
+    find, finish = piece_function(heads, group), finish_function(layout)
+    load, _ = tile_functions(layout)
 
     @starts_early
     @cuda.jit(launch_bounds=threads)
@@ -228,25 +303,15 @@ def decode_joined(layout, group):
     ):  # fmt: skip
         """Take one piece of a context, a tile a warp; the last block to end merges them all."""
         ptx.await_previous_kernel()
-        maxima = cuda.shared.array(statistics, float32)
-        sums = cuda.shared.array(statistics, float32)
-        mixed, flag = cuda.shared.array(0, float32), cuda.shared.array(1, int32)
         query, mix = cuda.local.array(held, float32), cuda.local.array(held, float32)
         scores = cuda.local.array(sums_of_lane, float32)
         k, v = cuda.local.array(words, uint32), cuda.local.array(words, uint32)
         warp, lane = cuda.threadIdx.x // WARP, cuda.threadIdx.x % WARP
         row, column = lane // lanes, lane % lanes
-        sequence, share = cuda.blockIdx.z, cuda.blockIdx.z * cuda.gridDim.y + cuda.blockIdx.y
-        kv_head, first_head = cuda.blockIdx.y // shares, cuda.blockIdx.y % shares * heads
-        here = min(heads, group - first_head)
-        place = sequence, kv_head, kv_head * group + first_head, here
-        begin, end = visible(context_lens, window, sequence)
-        first = uint32(begin) // uint32(piece)
-        pieces = uint32(end + piece - 1) // uint32(piece) - first
-        begin = max(begin, cuda.blockIdx.x * piece)
-        end = min(end, (cuda.blockIdx.x + 1) * piece)
+        place, pieces, (begin, end, _) = find(context_lens, window, piece)
+        sequence, kv_head = place[:2]
         # A context of no position has no piece; then the first block writes zeros.
-        if begin >= end and (pieces > 0 or cuda.blockIdx.x > 0):
+        if begin >= end and (pieces[1] > 0 or cuda.blockIdx.x > 0):
             return
         first_tile = (begin // tile_size + warp) * tile_size
         if first_tile < end:
@@ -268,14 +333,7 @@ def decode_joined(layout, group):
             maximum, total = weigh(scores, tile, row, column, begin, end, maximum, total, mix)
             for j in range(loads):
                 mix_in(ptx.widen_raw16(v_cache, packet(v, j)), scores, mix, row, j, 0)
-        fold(warp, row, column, maximum, total, mix, maxima, sums, mixed)
-        cuda.syncthreads()
-        parts = warps
-        if pieces > 1:
-            work = piece_maxima, piece_sums, piece_mixed
-            if not join(warps, share, first, pieces, arrived, work, maxima, sums, mixed, flag):
-                return
-            parts = pieces
-        store_merged(maxima, sums, mixed, parts, heads, place, out)
+        workspace = piece_maxima, piece_sums, piece_mixed
+        finish(place, pieces, row, column, maximum, total, mix, arrived, workspace, out)
 
     return joined

@@ -4,6 +4,7 @@ Everything here follows from shapes. The lengths of the contexts lie on the devi
 """
 
 import math
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -21,6 +22,7 @@ from llm_numba.kernels.paged_decode_online import decode_naive, decode_online
 from llm_numba.kernels.paged_decode_packets import decode_staged, decode_vectorised, ring_bytes
 from llm_numba.kernels.paged_decode_parts import THREADS, WARP
 from llm_numba.kernels.paged_decode_split import MERGE_THREADS, decode_split, merge_pieces
+from llm_numba.kernels.paged_decode_turning import can_turn, decode_turning
 from llm_numba.runtime import Launch, empty, storage_dtype
 
 _LOG2_E = math.log2(math.e)
@@ -221,22 +223,60 @@ def plan_joined(**operands: Any) -> tuple[Launch, ...] | None:
     **operands
         ``arrived`` among them, which may be None: then nothing can be joined.
     """
-    shape, arrived = shape_of(**operands), operands.get("arrived")
-    head_dim, num_kv_heads, group, batch, length = shape
-    dtype = storage_dtype(operands["q"])
+    layout, *inputs = _layout_of_short(**operands), *_args(**operands)[:-1]
+    if layout is None:
+        return None
+    kernel = decode_joined(layout, shape_of(**operands)[2])
+    return (_launch_of_short(kernel, layout, inputs, **operands),)
+
+
+def plan_turning(
+    qkv: Any, cos: Any, sin: Any, out: Any, positions: Any, slot_mapping: Any, **operands: Any
+) -> tuple[Launch, ...] | None:
+    """Plan the step ``turning`` of another ladder; None where it has no kernel.
+
+    Parameters
+    ----------
+    qkv, cos, sin, out, positions, slot_mapping, **operands
+        As of :func:`llm_numba.kernels.rope_attention.rope_and_decode_attention`.
+    """
+    batch, _, head_dim = out.shape
+    operands |= {"q": out, "out": out}
+    layout = _layout_of_short(**operands)
+    if layout is None or not can_turn(layout, 2 * cos.shape[1]):
+        return None
+    if not all(map(ptx.is_aligned16, (qkv, cos, sin))):
+        return None
+    _, *inputs, _ = _args(**operands)
+    heads = qkv.reshape(batch, -1, head_dim)
+    kernel = decode_turning(layout, shape_of(**operands)[2])
+    return (_launch_of_short(kernel, layout, (heads, cos, sin, *inputs), **operands),)
+
+
+def _layout_of_short(arrived: Any, **operands: Any) -> Layout | None:
+    """Return who takes what of a short context; None where it cannot be joined."""
+    shape, dtype = shape_of(**operands), storage_dtype(operands["q"])
+    head_dim, num_kv_heads, _, batch, length = shape
     layout = _layout(fixed_rule(shape, dtype)._replace(warps=_JOINED_WARPS), **operands)
     key_bytes = math.prod((head_dim, num_kv_heads, batch, length)) * np.dtype(dtype).itemsize
     short = length <= _SHORT_CONTEXT and key_bytes <= _SHORT_BYTES
-    if arrived is None or not (short and _in_packets(**operands) and can_join(layout)):
-        return None
-    *inputs, out = _args(**operands)
-    blocks, piece = blocks_of(shape), joined_piece(shape)
+    joins = arrived is not None and short and _in_packets(**operands) and can_join(layout)
+    return layout if joins else None
+
+
+def _launch_of_short(
+    kernel: Any, layout: Layout, inputs: Sequence[Any], arrived: Any, out: Any, **operands: Any
+) -> Launch:
+    """Give each piece, share of a KV head, and sequence a block, and room for what it leaves."""
+    shape = shape_of(**operands)
+    batch, length, blocks, piece = *shape[3:], blocks_of(shape), joined_piece(shape)
     pieces = math.ceil(length / piece)
-    maxima, sums = (empty(blocks * pieces * layout.heads, np.float32, like=out) for _ in range(2))
-    mixed = empty(blocks * pieces * layout.heads * head_dim, np.float32, like=out)
+    parts = blocks * pieces * layout.heads
+    maxima, sums = (empty(parts, np.float32, like=out) for _ in range(2))
+    mixed = empty(parts * layout.head_dim, np.float32, like=out)
     args = (*inputs, np.int32(piece), arrived, maxima, sums, mixed, out)
     grid, block = (pieces, blocks // batch, batch), (WARP * layout.warps,)
-    return (Launch(decode_joined(layout, group), grid, block, args, joined_bytes(layout)),)
+    return Launch(kernel, grid, block, args, joined_bytes(layout))
 
 
 def joined_piece(shape: tuple[int, ...]) -> int:

@@ -220,6 +220,22 @@ class Composites:
         float [N, H D]
         """
         caches = kv_cache.layers[layer]
+        scale, window = self.config.attention_scales[layer], self.config.windows[layer]
+        if self._turns_in_attention(qkv, batch, tables, norms):
+            (whole,) = qkv
+            mixed = ops.rope_and_decode_attention(
+                whole,
+                batch.positions,
+                *tables,
+                *caches,
+                batch.slot_mapping,
+                batch.block_tables,
+                batch.context_lens,
+                scale,
+                window,
+                arrived=batch.arrived,
+            )
+            return mixed.reshape(len(whole), -1)
         write = self._write_whole if len(qkv) == 1 else self._write_parts
         q = write(*qkv, batch, caches, tables, norms)
         mixed = ops.paged_attention(
@@ -228,12 +244,20 @@ class Composites:
             batch.block_tables,
             batch.query_starts,
             batch.context_lens,
-            self.config.attention_scales[layer],
-            self.config.windows[layer],
+            scale,
+            window,
             batch_invariant=self.execution.batch_invariant,
             **({} if batch.arrived is None else {"arrived": batch.arrived}),
         )
         return mixed.reshape(len(q), -1)
+
+    def _turns_in_attention(
+        self, qkv: tuple[Array, ...], batch: ForwardBatch, tables: Any, norms: Any
+    ) -> bool:
+        """Tell whether a sequence decodes alone, and attention may do what comes before it."""
+        wanted = self.execution.fuse_rope_attention and not self.execution.batch_invariant
+        alone = batch.arrived is not None and len(qkv[0]) == len(batch.context_lens) == 1
+        return wanted and alone and tables is not None and all(norm is None for norm in norms)
 
     def _write_whole(
         self, qkv: Array, batch: ForwardBatch, caches: Any, tables: Any, norms: Any

@@ -32,6 +32,9 @@ class Execution:
         kernels of their own. LayerNorm is one always.
     fuse_rope_kv : bool
         Norms of heads, RoPE and the KV write at once; else one after the other. Takes `fuse_qkv`.
+    fuse_rope_attention : bool
+        RoPE and the KV write in the attention of a sequence that decodes alone, where it is short
+        and its heads have no norms; else before it. Takes `fuse_rope_kv`.
     fuse_sampling : bool
         From logits to tokens in the graph of the step; else behind it.
     overlap_launches : bool
@@ -45,8 +48,8 @@ class Execution:
     Raises
     ------
     EngineError
-        If RoPE and the KV write are to be fused and the product before them is not, or there is no
-        such layout.
+        If RoPE and the KV write are to be fused and the product before them is not, or attention
+        with them and they are apart; or there is no such layout.
     """
 
     batch_invariant: bool = False
@@ -54,6 +57,7 @@ class Execution:
     fuse_gate_up: bool = True
     fuse_norms: bool = True
     fuse_rope_kv: bool = True
+    fuse_rope_attention: bool = True
     fuse_sampling: bool = True
     overlap_launches: bool = False
     tensor_layout: Literal["megatron", "gather"] = "megatron"
@@ -65,6 +69,12 @@ class Execution:
                 "fuse_rope_kv=True takes queries, keys and values from one array, and "
                 "fuse_qkv=False makes three.",
                 "Switch fuse_rope_kv off, too, or fuse_qkv on.",
+            )
+        if self.fuse_rope_attention and not self.fuse_rope_kv:
+            raise EngineError(
+                "fuse_rope_attention=True turns and keeps in one launch, and fuse_rope_kv=False "
+                "takes several.",
+                "Switch fuse_rope_attention off, too, or fuse_rope_kv on.",
             )
         if self.tensor_layout not in LAYOUTS:
             raise EngineError(

@@ -6,7 +6,8 @@ A layer is two blocks on a residual stream r, each after an RMSNorm::
     r -> [norm -> gate, up -> SiLU(gate) * up] -> [product + r]
 
 What stands in brackets is one operation: on a GPU what lies between two products stays out of
-memory where it can, and a layer is six launches. Relatives differ by switches: biases, a norm on
+memory where it can, and a layer is six launches; five where one sequence decodes, and a short
+context's attention turns and writes, too. Relatives differ by switches: biases, a norm on
 each head's query and key, a sliding window.
 
 References

@@ -19,6 +19,7 @@ from llm_numba.reference.attention import (
     causal_attention,
     paged_attention,
     paged_decode_attention,
+    rope_and_decode_attention,
 )
 from llm_numba.reference.basics import histogram, saxpy
 from llm_numba.reference.convert import convert
@@ -82,6 +83,7 @@ __all__ = [
     "philox_uniform",
     "rms_norm",
     "rope",
+    "rope_and_decode_attention",
     "rope_and_write_kv",
     "rope_attention_factor",
     "rope_frequencies",

@@ -15,6 +15,7 @@ Vaswani et al., "Attention Is All You Need", 2017; Ainslie et al., "GQA", 2023; 
 import numpy as np
 
 from llm_numba.reference.kv import gather_kv
+from llm_numba.reference.rope import rope_and_write_kv
 from llm_numba.reference.softmax import softmax
 
 # Queries of a long prompt are taken in tiles of this many rows, so that the scores of a tile,
@@ -109,6 +110,44 @@ def paged_decode_attention(
         v[keys >= context_lens[:, None]] = 0
     mixed = softmax(scores, scale, mask) @ v.transpose(0, 2, 1, 3)
     return mixed.reshape(batch, num_heads, head_dim)
+
+
+def rope_and_decode_attention(
+    qkv: np.ndarray,
+    positions: np.ndarray,
+    cos: np.ndarray,
+    sin: np.ndarray,
+    k_cache: np.ndarray,
+    v_cache: np.ndarray,
+    slot_mapping: np.ndarray,
+    block_tables: np.ndarray,
+    context_lens: np.ndarray,
+    scale: float,
+    window: int | None = None,
+) -> np.ndarray:
+    """Turn queries and keys, write keys and values, and attend, one new token a sequence.
+
+    Parameters
+    ----------
+    qkv : float [B, (H + 2G) D]
+        Of each token all queries, then all keys, then all values.
+    positions : int [B]
+        The last of each context.
+    cos, sin : float [T, d/2]
+        From :func:`~llm_numba.reference.rope.rope_tables`.
+    k_cache, v_cache : float [num_blocks, block_size, G, D]
+        Written in place.
+    slot_mapping : int [B]
+        Where `block_tables` have that position.
+    block_tables, context_lens, scale, window
+        As of :func:`paged_decode_attention`.
+
+    Returns
+    -------
+    float [B, H, D]
+    """
+    q = rope_and_write_kv(qkv, positions, cos, sin, k_cache, v_cache, slot_mapping)
+    return paged_decode_attention(q, k_cache, v_cache, block_tables, context_lens, scale, window)
 
 
 def paged_attention(

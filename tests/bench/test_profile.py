@@ -82,6 +82,20 @@ def test_the_operations_bytes_are_those_of_the_whole_step():
         assert found.weights == whole.weights + shape.num_tokens * again
 
 
+def test_attention_that_turns_and_keeps_counts_what_the_two_count_apart():
+    alone, found = StepShape(1, 1, 20), {}
+    for device in ("cpu", "sim"):
+        operations = profile(alone, device=device).operations
+        found[device] = {each.label: each for each in operations if each.layer == 0}
+    turned, apart = found["sim"]["rope_and_decode_attention"], found["cpu"]
+    kept, attended = apart["rope_and_write_kv"], apart["paged_attention"]
+    assert turned.flops == attended.flops > 0
+    # The new key and value are written, and not read.
+    assert turned.traffic.kv == attended.traffic.kv
+    assert turned.traffic.weights == kept.traffic.weights > 0
+    assert turned.traffic.activations < kept.traffic.activations + attended.traffic.activations
+
+
 def test_a_step_reads_each_weight_once_and_of_an_untied_table_only_its_rows():
     model, kv_cache = parts()
     looked_up = model.cos.nbytes + model.sin.nbytes

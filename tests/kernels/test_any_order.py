@@ -14,6 +14,7 @@ SMALLER = {
     "attention": (8, 1, 1, 3, 37),
     "attention_sketch": (8, 1, 1, 2, 33),
     "paged_decode": (8, 1, 2, 1, 66),
+    "rope_attention": (8, 1, 2, 1, 66),
     "gemm": (5, 7, 20),
 }
 
@@ -34,7 +35,14 @@ FEWER_ORDERS = {
     "attention_sketch-separate": 1,
 }
 # Of these ladders, one takes a second, or some.
-SOME_ORDERS = {"sample": 5, "paged_decode": 8, "gemm": 16, "gemv": 20, "attention": 25}
+SOME_ORDERS = {
+    "sample": 5,
+    "paged_decode": 8,
+    "rope_attention": 8,
+    "gemm": 16,
+    "gemv": 20,
+    "attention": 25,
+}
 
 
 def run(ladder, step, **options):

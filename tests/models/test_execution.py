@@ -46,6 +46,8 @@ def without(*names: str) -> Execution:
     """An Execution with switches off, and with those off that cannot be on then."""
     if "fuse_qkv" in names:
         names = (*names, "fuse_rope_kv")
+    if "fuse_rope_kv" in names:
+        names = (*names, "fuse_rope_attention")
     return Execution(**dict.fromkeys(names, False))
 
 
@@ -161,6 +163,8 @@ def test_overlapping_launches_change_no_bit(device, family):
 def test_fused_rope_needs_what_it_turns_in_one_array():
     with pytest.raises(EngineError, match="fuse_qkv=False makes three"):
         Execution(fuse_qkv=False)
+    with pytest.raises(EngineError, match="fuse_rope_kv=False takes several"):
+        Execution(fuse_rope_kv=False)
 
 
 # -- Bits that do not depend on the batch -------------------------------------------------------

@@ -69,7 +69,8 @@ def test_ranks_give_the_logits_of_the_whole_model(family, ranks, dtype, layout):
 @pytest.mark.parametrize("family", ["qwen3-biases", "llama-biases", "gpt2"])
 def test_ranks_with_nothing_fused(family, layout):
     """Then biases, activations and residuals are operations of their own."""
-    switches = ("fuse_qkv", "fuse_gate_up", "fuse_norms", "fuse_rope_kv")
+    of_rope = ("fuse_rope_kv", "fuse_rope_attention")
+    switches = ("fuse_qkv", "fuse_gate_up", "fuse_norms", *of_rope)
     apart = Execution(tensor_layout=layout, **dict.fromkeys(switches, False))
     files = files_of(family)
     ranks = 3 if family == "gpt2" else 2

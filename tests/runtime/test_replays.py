@@ -387,7 +387,13 @@ def described(launches, layouts, arrays):
     [
         Execution(),
         Execution(batch_invariant=True),
-        Execution(fuse_qkv=False, fuse_gate_up=False, fuse_norms=False, fuse_rope_kv=False),
+        Execution(
+            fuse_qkv=False,
+            fuse_gate_up=False,
+            fuse_norms=False,
+            fuse_rope_kv=False,
+            fuse_rope_attention=False,
+        ),
     ],
     ids=["fused", "invariant", "apart"],
 )
