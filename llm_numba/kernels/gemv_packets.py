@@ -233,8 +233,6 @@ def split_kernel(
         The compiler would rather load one packet after the other, to save registers. It moves no
         load past a barrier, not even past one of a single warp, which is one instruction.
         """
-        if early:
-            ptx.release_next_kernel()
         held = cuda.local.array((packets, rows, 8), float32)
         total = cuda.local.array(COUNT, float32)
         square = cuda.local.array(M, float32)
@@ -266,6 +264,9 @@ def split_kernel(
                 load_next(0, (weight, begin, held, start + first, step))
                 multiply_next(0, (x, norm_weight, held, start + first, step, total, square))
 
+        if early:
+            # Not sooner: the next kernel's weights would take the bandwidth that these need.
+            ptx.release_next_kernel()
         add_totals(total, lane)
         if lane % (WARP // COUNT) == 0:
             i = lane * COUNT // WARP

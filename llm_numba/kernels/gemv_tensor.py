@@ -194,8 +194,6 @@ def tensor_kernel(tile: Tile, warps: int, gated: bool, normed: bool, early: bool
     @cuda.jit(launch_bounds=(THREADS, max(1, _RESIDENT[columns] // THREADS)))
     def gemv_tensor(x, weight, bias, residual, norm_weight, eps, activation, out):
         """Keep packets of all rows of the tile under way, and multiply each as it comes."""
-        if early:
-            ptx.release_next_kernel()
         held = cuda.local.array((packets, GROUPS, 4), uint32)
         total = cuda.local.array((columns, 4), float32)
         square = cuda.local.array(columns, float32)
@@ -221,6 +219,9 @@ def tensor_kernel(tile: Tile, warps: int, gated: bool, normed: bool, early: bool
             k = start + first
             turn(0, (weight, begin, x, of_x, norm_weight, k, held, total, square))
 
+        if early:
+            # Not sooner: the next kernel's weights would take the bandwidth that these need.
+            ptx.release_next_kernel()
         for column in range(columns):
             for i in range(4):
                 m = GROUP * column + 2 * t + i % 2

@@ -70,9 +70,6 @@ def turning_functions(layout, group):
     load_angles
         ``(cos, sin, position, column, c, s)``: the lane's cosines and sines; these have the sign
         that they have in its half of a head.
-    turn
-        ``(qkv, head, column, c, s, turned)``: the lane's packet of a head, turned, in float32;
-        `head` counts those of all tokens.
     turn_queries
         ``(qkv, scale, place, column, c, s, turned, query)``: those of the block, scaled; zeros for
         absent heads.
@@ -169,8 +166,11 @@ def decode_turning(layout, group):
         qkv, cos, sin, k_cache, v_cache, block_tables, context_lens, scale, window, piece, arrived,
         piece_maxima, piece_sums, piece_mixed, out,
     ):  # fmt: skip
-        """Take one piece of a context as ``joined`` does; its last position comes from qkv."""
-        ptx.await_previous_kernel()
+        """Take one piece of a context as ``joined`` does; its last position comes from qkv.
+
+        What lies in the cache, and where, was written in steps before this one: so it is loaded
+        before the wait for the product that makes qkv.
+        """
         query, mix = cuda.local.array(held, float32), cuda.local.array(held, float32)
         scores, c = cuda.local.array(sums_of_lane, float32), cuda.local.array(width, float32)
         s, turned = cuda.local.array(width, float32), cuda.local.array(width, float32)
@@ -181,6 +181,7 @@ def decode_turning(layout, group):
         sequence, kv_head = place[:2]
         # A context of no position has no piece; then the first block writes zeros.
         if begin >= end and (pieces[1] > 0 or cuda.blockIdx.x > 0):
+            ptx.await_previous_kernel()
             return
         newest, first_tile = context - 1, (begin // tile_size + warp) * tile_size
         old = min(end, newest)
@@ -190,6 +191,7 @@ def decode_turning(layout, group):
             block = block_tables[sequence, uint32(first_tile) // uint32(block_size)]
             load(k_cache, v_cache, block, kv_head, first_tile, row, column, begin, old, k, v)
         load_angles(cos, sin, max(newest, 0), column, c, s)
+        ptx.await_previous_kernel()
         turn_queries(qkv, scale, place, column, c, s, turned, query)
         ptx.release_next_kernel()
         for i in range(held):

@@ -47,8 +47,9 @@ def starts_early(kernel: Any) -> Any:
 def overlapping(wanted: bool = True) -> Iterator[None]:
     """Let kernels that were marked begin before those before them have ended.
 
-    In this block no kernel may write what a later one takes for constant: weights. Holds for this
-    thread (and asynchronous task) alone, and for graphs that are captured here.
+    In this block no kernel may write what a later one takes for constant: weights; and the KV
+    cache, of which a decoding step writes the newest slots and nothing else. Holds for this thread
+    (and asynchronous task) alone, and for graphs that are captured here.
 
     Parameters
     ----------

@@ -5,10 +5,16 @@ import pytest
 from numba import cuda, float32
 from numba.cuda import types
 
-from llm_numba.kernels import ptx
+from llm_numba.kernels import ptx, rope_attention
 from llm_numba.kernels.gemv import LADDER
 from llm_numba.runtime import overlapping
-from llm_numba.runtime.offline import assemble, compile_to_ptx, compiler_problem, signature_of
+from llm_numba.runtime.offline import (
+    assemble,
+    compile_to_ptx,
+    compiler_problem,
+    resources,
+    signature_of,
+)
 from llm_numba.runtime.overlap import begins_early
 from llm_numba.simulator import simulate
 
@@ -61,6 +67,39 @@ def test_an_early_product_has_weights_on_their_way_before_it_waits():
     # A row has two turns of 16 warps: two packets a lane.
     assert weights == 2
     assert sum(after) > 0
+
+
+@pytest.mark.ptx
+@pytest.mark.usefixtures("_compiler")
+@pytest.mark.parametrize("rows", [1, 8])
+def test_an_early_product_releases_the_next_kernel_when_its_weights_have_come(rows):
+    """And takes no more registers than there are: it is another kernel than the ladder's."""
+    with overlapping():
+        operands = LADDER.operands((rows, 64, 4096), np.dtype("bfloat16"), 0)
+        (launch,) = LADDER.steps[-1].plan(**operands)
+    text = compile_to_ptx(launch.kernel, signature_of(launch), (9, 0))
+    before, after = text.split("griddepcontrol.launch_dependents;")
+    assert "griddepcontrol.wait;" in before
+    assert "mma" in before or "fma.rn.f32" in before
+    # A bias and a residual are numbers by themselves.
+    assert "global.v4" not in after
+    found = resources(launch, (9, 0))
+    assert found.spill_stores == found.spill_loads == 0
+
+
+@pytest.mark.ptx
+@pytest.mark.usefixtures("_compiler")
+def test_attention_that_turns_has_the_cache_on_its_way_before_it_waits_for_queries():
+    operands = rope_attention.LADDER.operands((64, 1, 4, 1, 128), np.dtype("bfloat16"), 0)
+    (launch,) = rope_attention.LADDER.steps[-1].plan(**operands)
+    text = compile_to_ptx(launch.kernel, signature_of(launch), (9, 0))
+    _, loads, behind = text.split("griddepcontrol.wait;")
+    # Four keys, four values, and a lane's cosines and sines; a table's block besides.
+    assert loads.count("ld.global.v4") == 4 + 4 + 2 + 2
+    queries, rest = behind.split("griddepcontrol.launch_dependents;")
+    assert queries.count("ld.global.v4") == 4 * 2
+    assert "st.global" not in loads + queries
+    assert "st.global" in rest
 
 
 def test_both_forms_of_a_product_give_the_same_bits():

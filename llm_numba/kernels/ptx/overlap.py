@@ -14,11 +14,12 @@ is a sizeable part. A launch may say that it needs no drain (*programmatic depen
 
 A kernel that is launched so keeps three rules:
 
-- Before the wait it reads nothing that a kernel before it writes, and writes nothing at all:
-  weights may be loaded ahead, activations may not.
+- Before the wait it reads nothing that a kernel of its own step writes, and writes nothing at all:
+  weights may be loaded ahead, and keys of earlier steps; activations may not, nor the newest keys.
 - Every block waits. Then it ends after the kernel before it, and whoever waits for it has waited
   for all before.
-- It may have company: blocks of two kernels share an SM, its registers and its shared memory.
+- It may have company: blocks of two kernels share an SM, its registers and its shared memory, and
+  the memory's bandwidth. So who reads much releases the next kernel when its own loads are done.
 
 A kernel that is launched as usual waits for the end of the one before, whatever that one called.
 The instructions are from sm_90 on; on older GPUs and in the simulator they do nothing, for there a
