@@ -12,7 +12,7 @@ import numpy as np
 
 from llm_numba.errors import ParallelError
 from llm_numba.kernels import peer
-from llm_numba.kernels.peer_team import Link
+from llm_numba.kernels.peer_team import PeerLink
 from llm_numba.parallel.carrier import Carrier
 from llm_numba.parallel.communicator import Communicator
 from llm_numba.parallel.peer import MOST_RANKS, ROOM_BYTES, TEAMS, layout, parts
@@ -89,7 +89,7 @@ class MappedMemory:
 
 def open_link(
     host: Communicator, *, teams: int = TEAMS, room_bytes: int = ROOM_BYTES
-) -> tuple[Link, MappedMemory]:
+) -> tuple[PeerLink, MappedMemory]:
     """Make a rank's link to the GPUs of the others.
 
     Parameters
@@ -101,7 +101,7 @@ def open_link(
 
     Returns
     -------
-    link : Link
+    link : PeerLink
     memory : MappedMemory
         Must live as long as the link.
     """
@@ -112,7 +112,7 @@ def open_link(
     addresses = to_device(np.stack([begins, begins + flag_bytes]), "cuda")
     counters = zeros(teams, np.int32, "cuda")
     host.barrier()
-    return Link(host.rank, host.size, flags, slots, addresses, counters), memory
+    return PeerLink(host.rank, host.size, flags, slots, addresses, counters), memory
 
 
 class PeerCommunicator(Carrier):
@@ -122,19 +122,21 @@ class PeerCommunicator(Carrier):
     ----------
     host : Communicator
         For all else: what is not on a GPU, no sum of floats, or no collective.
+    link : PeerLink, optional
+        By default one that is opened now, by all ranks together.
     """
 
     name = "peer"
     captures = True  # its operations may be held in a CUDA graph
 
-    def __init__(self, host: Communicator) -> None:
+    def __init__(self, host: Communicator, link: PeerLink | None = None) -> None:
         super().__init__(host)
         if host.size > MOST_RANKS:
             raise ParallelError(
                 f"{host.size} ranks cannot be joined as peers.",
                 f"Choose another path for more than {MOST_RANKS}.",
             )
-        self.link, self._memory = open_link(host)
+        self.link, self._memory = (link, None) if link else open_link(host)
 
     def carries(self, operation: str, x: Array, op: Reduction = "sum") -> bool:
         """Tell whether an operation on an array goes by the GPUs' memory."""
