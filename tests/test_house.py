@@ -67,6 +67,36 @@ def test_the_engine_asks_for_no_package_that_a_laptop_may_lack():
     assert not heavy & {name.partition(".")[0] for name in names}
 
 
+def test_each_name_that_a_module_takes_from_another_is_there():
+    """Without importing: some modules load late, on a machine with GPUs alone."""
+
+    def names_of(module: str) -> set[str]:
+        path = ROOT / module.replace(".", "/")
+        if path.is_dir():
+            beside = {each.stem for each in path.iterdir()}
+            return beside | _names_of_file(path / "__init__.py")
+        return _names_of_file(path.with_suffix(".py"))
+
+    for path in PACKAGE.rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("llm_numba"):
+                names = names_of(node.module)
+                missing = [each.name for each in node.names if each.name not in names]
+                assert "__getattr__" in names or not missing, f"{path}: {node.module}, {missing}"
+
+
+def _names_of_file(path: Path) -> set[str]:
+    names = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, (ast.FunctionDef, ast.ClassDef)):
+            names.add(node.name)
+        elif isinstance(node, (ast.Import, ast.ImportFrom)):
+            names |= {each.asname or each.name.partition(".")[0] for each in node.names}
+        elif isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
+            names.add(node.id)
+    return names
+
+
 def test_imports_only_go_down_the_floors():
     pytest.importorskip("importlinter", reason="import-linter is not installed")
     script = "from importlinter.cli import lint_imports_command as lint; lint()"
