@@ -8,9 +8,11 @@
     ```
     ```{lab-session} 1 wrong/no_guard.py
     ```
+    ```{labs-races}
+    ```
 
 The first has a row a lab, the second a row a check. The third is what ``make lab`` prints for a
-file of the lab's folder.
+file of the lab's folder. The last is from the record of ``llm-numba bench labs``.
 """
 
 import contextlib
@@ -19,6 +21,7 @@ import sys
 import tempfile
 from pathlib import Path
 
+from bench_records import find, left_out, load, on_gpu
 from docutils import nodes
 from rich.console import Console
 from sphinx.application import Sphinx
@@ -32,6 +35,7 @@ from grader.mistakes import planted
 from grader.run import run_lab
 from grader.terminal import show_lab
 
+RECORDS = "labs_*.json"
 _WIDTH = 88
 
 
@@ -92,6 +96,32 @@ class LabSession(SphinxDirective):
         return [block]
 
 
+class LabsRaces(SphinxDirective):
+    """How solutions and slow versions did on a GPU, and what bound stands between them."""
+
+    def run(self) -> list[nodes.Node]:
+        """Parse the generated Markdown in place."""
+        if not find(self.env, RECORDS):
+            return self.parse_text_to_nodes("*Not measured yet: `llm-numba bench labs` does.*")
+        record = load(self.env, RECORDS)
+        lines = [
+            "| lab, step | version | times ours | bound | |",
+            "| --- | --- | --: | --: | --- |",
+        ]
+        for each in record["results"]:
+            shape, median = each["shape"], each["median"]
+            passed = median <= shape["bound"]
+            cells = [f"{shape['lab']}, {shape['step']}", f"`{shape['version']}`", f"{median:.2f}",
+                     f"{shape['bound']:g}", "passes" if passed else "is rejected"]  # fmt: skip
+            lines.append(f"| {' | '.join(cells)} |")
+        graded = record["labs"]
+        passed = sum(each["passed"] for each in graded)
+        told = f"{passed} of {len(graded)} solutions got all points that were to be had."
+        missing = left_out(record, ("lab",))
+        lines += ["", told, missing, "", "{.provenance}", on_gpu(record)]
+        return self.parse_text_to_nodes("\n".join(lines))
+
+
 def _depend(directive: SphinxDirective, lab: Lab) -> None:
     directive.env.note_dependency(str(lab.folder / "lab.py"))
 
@@ -101,4 +131,5 @@ def setup(app: Sphinx) -> dict[str, bool]:
     app.add_directive("labs-table", LabsTable)
     app.add_directive("lab-steps", LabSteps)
     app.add_directive("lab-session", LabSession)
+    app.add_directive("labs-races", LabsRaces)
     return {"parallel_read_safe": True, "parallel_write_safe": True}

@@ -7,7 +7,7 @@ import typer
 
 from llm_numba.cli.bench_comm import comm
 from llm_numba.cli.bench_engine import engine
-from llm_numba.cli.bench_gpu import counters, gpu_tests, kernels, sanitizer, start, sweep
+from llm_numba.cli.bench_gpu import counters, gpu_tests, kernels, labs, sanitizer, start, sweep
 from llm_numba.cli.bench_pipeline import pipeline
 from llm_numba.cli.bench_ranks import multi, ranks
 from llm_numba.cli.bench_resources import resources
@@ -95,6 +95,7 @@ bench.command()(counters)
 bench.command()(engine)
 bench.command("gpu-tests")(gpu_tests)
 bench.command()(kernels)
+bench.command()(labs)
 bench.command()(multi)
 bench.command()(pipeline)
 bench.command()(ranks)

@@ -140,6 +140,29 @@ def kernels(
     finish(path)
 
 
+def labs(
+    *,
+    out: Annotated[
+        Path | None, typer.Option(help="The record; unset: docs/results/labs_<GPU>.json.")
+    ] = None,
+    only: Annotated[str, typer.Option(help="Labs, separated by commas.")] = "all",
+    mpi: Annotated[bool, typer.Option("--mpi", help="Run ranks by mpirun, too.")] = False,
+    commit: Commit = None,
+) -> None:
+    """Grade the labs' solutions on this GPU, and race them and slow versions beside our kernels."""
+    from llm_numba.bench.labs import record_of
+    from llm_numba.bench.record import require_writable, write_record
+
+    path = out or _path("labs")
+    require_writable(path)
+    record = record_of(only, mpi=mpi, commit=commit)
+    write_record(path, record)
+    passed = sum(each["passed"] for each in record["labs"])
+    notes().print(styled(f"{passed} of {len(record['labs'])} solutions get all points"))
+    show_left_out(record["left_out"])
+    finish(path)
+
+
 def start(
     *,
     out: Annotated[

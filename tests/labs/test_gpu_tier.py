@@ -1,13 +1,20 @@
 """The tier on a GPU: visibly skipped without one; its bookkeeping in the simulator; and on one."""
 
+import io
+import re
+
 import numpy as np
 import pytest
 from grader import close
+from grader.children import Children
 from grader.costs import Raced
 from grader.gpu import GPU
-from grader.lab import Lab
+from grader.lab import Lab, find_labs, lab_folders, load_lab
+from grader.races import on_gpu, race, slow_versions
 from grader.run import run_lab
+from grader.terminal import show_grades, show_lab, show_race
 from grader.verdict import Failed
+from rich.console import Console
 from submissions import FIRST, solution
 
 from llm_numba.runtime import gpu_problem
@@ -105,3 +112,113 @@ def test_on_a_gpu_a_right_solution_passes_and_a_slow_one_does_not(children, tmp_
     )
     slow = run_lab(lab_with_a_race(2), tmp_path / "slow.py", children, gpu=True)
     assert slow.steps[0].checks[1].state == "failed"
+
+
+# -- The races of the labs themselves, in the simulator -----------------------------------------
+
+# By lab: what its `LARGE` is here, so that the simulator needs a second and no minute.
+SMALL = {
+    3: 64,
+    4: (32, 32, 32),
+    5: (4, 256),
+    6: (2, 300),
+    7: (40, 40, 2, 1, 32),
+    8: ([20] * 2, 8),
+}
+RACED = [lab.number for lab in map(load_lab, lab_folders()) if on_gpu(lab)]
+
+
+class Clock:
+    """Seconds that kernels take, by whose they are."""
+
+    def __init__(self, theirs: float) -> None:
+        self.theirs = theirs
+
+    def __call__(self, work) -> float:
+        work()
+        return self.theirs if work.__name__ == "theirs" else 1.0
+
+
+class Simulated(Children):
+    """Children whose GPU is the simulator, with a clock of the test's."""
+
+    def __init__(self, clock) -> None:
+        super().__init__()
+        self._gpu = GPU("sim", clock)
+
+    def ask_device(self, source, seconds, order, kind="device"):
+        if kind != "gpu":
+            return super().ask_device(source, seconds, order, kind)
+        order = dict(order)
+        return self._gpu.load(source) or getattr(self._gpu, order.pop("op"))(**order)
+
+
+def small(number: int) -> Lab:
+    """A lab with small arrays in its races."""
+    (lab,) = find_labs(str(number))
+    for _, check in on_gpu(lab):
+        names, size = check.run.__globals__, SMALL[number]
+        names["LARGE"] = names["LARGE"]._make(size) if number == 7 else size
+    return lab
+
+
+@pytest.mark.parametrize("number", RACED)
+def test_all_that_is_raced_is_right_and_the_clock_alone_decides(number):
+    lab = small(number)
+    versions = list(slow_versions(lab))
+    assert versions, "without a slow version nobody knows what the bound is worth"
+    with Simulated(Clock(1.0)) as children:
+        raced = list(race(lab, children))
+    assert [each["version"] for each in raced] == ["solution", *versions]
+    for each in raced:
+        assert each["bound"] >= 1, each
+        assert (each["state"], each["message"]) == ("passed", "")
+
+
+def test_what_takes_too_long_is_named_with_its_ratio():
+    with Simulated(Clock(9.0)) as children:
+        first = next(race(small(3), children))
+    assert first["state"] == "failed"
+    assert "This takes 9.00 times as long as" in first["message"]
+
+
+def test_a_slow_version_says_which_step_is_raced():
+    for number in RACED:
+        (lab,) = find_labs(str(number))
+        steps = {step.number for step, _ in on_gpu(lab)}
+        assert {step for _, step in slow_versions(lab).values()} <= steps
+
+
+def test_the_ratio_is_shown_and_what_has_none_says_why():
+    console = Console(width=80, file=io.StringIO())
+    entry = {"lab": 3, "version": "solution", "rounds": [(2e-6, 1e-6)], "bound": 1.3}
+    show_race(console, entry)
+    show_race(console, {"lab": 3, "version": "odd", "message": "y is wrong."})
+    assert console.file.getvalue().splitlines() == [
+        "lab 3, solution: 2.000 times ours (2.0 µs), bound 1.3",
+        "lab 3, odd: y is wrong.",
+    ]
+
+
+# -- What was not run ---------------------------------------------------------------------------
+
+
+def test_a_lab_of_ranks_says_what_else_could_run(children):
+    (lab,) = find_labs("11")
+    result = run_lab(lab, lab.exercise, children, gpu=True)
+    assert [each.partition(":")[0] for each in result.not_run] == ["by mpirun", "on GPUs"]
+    console = Console(width=80, file=io.StringIO())
+    show_lab(console, result)
+    shown = re.sub(r"\s+", " ", console.file.getvalue())
+    assert "not run by mpirun: make lab LAB=11 MPI=1" in shown
+    assert "send arrays of the host, however many GPUs there are" in shown
+
+
+def test_grades_say_below_the_table_what_was_not_run(children):
+    labs = list(find_labs("3,4,11"))
+    results = [run_lab(lab, lab.exercise, children, stop=True) for lab in labs]
+    console = Console(width=120, file=io.StringIO())
+    show_grades(console, {"me": results})
+    shown = console.file.getvalue()
+    assert "Not run on a GPU: GPU=1 (labs 3, 4)" in shown
+    assert "Not run by mpirun: MPI=1 (labs 11)" in shown

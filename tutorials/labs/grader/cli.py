@@ -1,4 +1,4 @@
-"""The commands behind `make lab`, `make hint` and `make grade`."""
+"""The commands behind `make lab`, `make hint` and `make grade`, and one that races the labs."""
 
 import argparse
 import time
@@ -12,8 +12,9 @@ from grader.grades import grade, write_json, write_junit
 from grader.hints import next_hint
 from grader.lab import LabError, find_labs
 from grader.mistakes import planted
+from grader.races import grades, race, require_gpu, write_races
 from grader.run import PUBLIC_KEY, run_lab
-from grader.terminal import show_grades, show_lab
+from grader.terminal import show_graded, show_grades, show_lab, show_race
 from llm_numba.errors import LLMNumbaError
 
 _POLL_S = 0.3
@@ -57,6 +58,12 @@ def _parser() -> argparse.ArgumentParser:
     hint.add_argument("--file", type=Path, help="another file than the lab's exercise.py")
     hint.add_argument("--step", type=int, help="of another step than the first unfinished one")
     hint.set_defaults(command=_hint)
+
+    races = commands.add_parser("race", help="race solutions and slow versions on this GPU")
+    races.add_argument("labs", help="a number, numbers with commas between, or all")
+    races.add_argument("--out", type=Path, help="write what was found into a JSON file")
+    races.add_argument("--mpi", action="store_true", help=_MPI)
+    races.set_defaults(command=_race)
 
     marks = commands.add_parser("grade", help="points for each step, of one or many students")
     marks.add_argument("labs", help="a number, numbers with commas between, or all")
@@ -139,6 +146,23 @@ def _grade(options: argparse.Namespace, console: Console) -> int:
     for path in filter(None, (options.out, options.junit)):
         console.print(f"Wrote {path}")
     return 0
+
+
+def _race(options: argparse.Namespace, console: Console) -> int:
+    labs = list(find_labs(options.labs))
+    graded, raced = [], []
+    with Children(mpirun=options.mpi) as children:
+        require_gpu(children)
+        for lab in labs:
+            for entry in race(lab, children):
+                raced.append(entry)
+                show_race(console, entry)
+        for lab in labs:
+            graded.append(grades(lab, children))
+            show_graded(console, graded[-1])
+    if options.out:
+        write_races(options.out, graded, raced)
+    return int(not all(each["passed"] for each in graded))
 
 
 def _read_key(path: Path | None) -> str:

@@ -199,7 +199,7 @@ class Ran:
         return worst["line"], f"\nThe costliest line is {worst['line']}: {detail}."
 
 
-@dataclass(frozen=True)
+@dataclass
 class Raced:
     """Times of a student's launches and of ours, on one GPU, in turns.
 
@@ -209,10 +209,13 @@ class Raced:
         Seconds of the student's and of ours, a pair a round.
     against : str
         Ours.
+    bound : float or None
+        What was last asked of the ratio.
     """
 
     rounds: tuple[tuple[float, float], ...]
     against: str
+    bound: float | None = None
 
     @property
     def ratio(self) -> float:
@@ -228,6 +231,7 @@ class Raced:
         why : str
             A sentence that says how it can be had.
         """
+        self.bound = ratio
         if self.ratio > ratio:
             fail(
                 f"This takes {self.ratio:.2f} times as long as {self.against}, and should take at "

@@ -107,6 +107,7 @@ def _lab_data(result: LabResult) -> dict[str, Any]:
         "points": result.points,
         "possible": result.possible,
         "refused": result.refused,
+        "not_run": result.not_run,
         "steps": [
             {
                 "step": step.number,
@@ -122,6 +123,7 @@ def _lab_data(result: LabResult) -> dict[str, Any]:
                         "possible": check.possible,
                         "line": check.line or None,
                         "message": check.message,
+                        "ratio": check.raced.ratio if check.raced else None,
                     }
                     for check in step.checks
                 ],
@@ -141,7 +143,7 @@ def write_json(path: Path, results: dict[str, list[LabResult]], *, hidden: bool)
     hidden : bool
         Whether a key drew the data.
     """
-    _write(path, json.dumps(as_data(results, hidden), indent=2) + "\n")
+    write_whole(path, json.dumps(as_data(results, hidden), indent=2) + "\n")
 
 
 def write_junit(path: Path, results: dict[str, list[LabResult]]) -> None:
@@ -156,7 +158,7 @@ def write_junit(path: Path, results: dict[str, list[LabResult]]) -> None:
     for student, labs in results.items():
         for result in labs:
             _suite(root, student, result)
-    _write(path, ElementTree.tostring(root, encoding="unicode", xml_declaration=True))
+    write_whole(path, ElementTree.tostring(root, encoding="unicode", xml_declaration=True))
 
 
 def _suite(root: ElementTree.Element, student: str, result: LabResult) -> None:
@@ -186,8 +188,19 @@ def _printable(text: str) -> str:
     return "".join(each for each in text if each in "\n\t" or each.isprintable()) or "no message"
 
 
-def _write(path: Path, text: str) -> None:
-    """Write a file whole or not at all."""
+def write_whole(path: Path, text: str) -> None:
+    """Write a file whole or not at all.
+
+    Parameters
+    ----------
+    path : Path
+    text : str
+
+    Raises
+    ------
+    LabError
+        If it cannot be written.
+    """
     try:
         beside = path.with_name(f".{path.name}.{os.getpid()}")
         beside.write_text(text)

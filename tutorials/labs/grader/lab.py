@@ -96,6 +96,8 @@ class Lab:
         Of processor time, for each launch of a check, and for all of its Python.
     slow : bool
         Whether all checks together take more than some seconds.
+    ranks : bool
+        Whether it runs as several ranks, which mpirun can start as well.
     steps : list of Step
     folder : Path
         Set by :func:`load_lab`.
@@ -107,6 +109,7 @@ class Lab:
     imports: tuple[str, ...] = ()
     seconds: int = 20
     slow: bool = False
+    ranks: bool = False
     steps: list[Step] = field(default_factory=list)
     folder: Path = LABS
 

@@ -11,6 +11,7 @@ import numpy as np
 
 from grader.channel import ClosedError
 from grader.children import Children
+from grader.costs import Raced
 from grader.lab import Check, Lab, LabError, Step
 from grader.rules import breaches, unwritten_steps
 from grader.student import Student
@@ -36,6 +37,8 @@ class CheckResult:
         Why it is not passed.
     line : int
         Of the student's file, or 0.
+    raced : Raced or None
+        What was timed.
     """
 
     title: str
@@ -43,6 +46,7 @@ class CheckResult:
     possible: int
     message: str = ""
     line: int = 0
+    raced: Raced | None = None
 
     @property
     def points(self) -> int:
@@ -94,6 +98,8 @@ class LabResult:
         What the student's program printed in the check that failed.
     broken : bool
         Whether the file is no Python at all.
+    not_run : list of str
+        What the lab has beside its checks, and this run has not: "by mpirun: ...".
     """
 
     lab: Lab
@@ -102,6 +108,7 @@ class LabResult:
     refused: list[str] = field(default_factory=list)
     printed: str = ""
     broken: bool = False
+    not_run: list[str] = field(default_factory=list)
 
     @property
     def points(self) -> int:
@@ -177,6 +184,7 @@ def run_lab(
         result.steps = [untried(step) for step in lab.steps]
         return result
     no_gpu = _why_no_gpu(lab, children, gpu)
+    result.not_run = list(_left_out(lab, children, gpu))
     submission = Submission(path, source, tree, lab.imports, lab.seconds)
     unwritten = unwritten_steps(tree)
     for step in lab.steps:
@@ -202,6 +210,14 @@ def _why_no_gpu(lab: Lab, children: Children, wanted: bool) -> str:
         return f"needs a GPU: make lab LAB={lab.number} GPU=1"
     problem = children.gpu_problem()
     return f"no GPU here: {problem}" if problem else ""
+
+
+def _left_out(lab: Lab, children: Children, gpu: bool) -> Iterator[str]:
+    """Say what else could run, or might be thought to have run."""
+    if lab.ranks and not children.mpirun:
+        yield f"by mpirun: make lab LAB={lab.number} MPI=1"
+    if lab.ranks and gpu:
+        yield "on GPUs: the ranks of this lab send arrays of the host, however many GPUs there are"
 
 
 def untried(step: Step, no_gpu: str = "no GPU was asked for") -> StepResult:
@@ -238,11 +254,36 @@ def _checks(
         if failed or (check.gpu and no_gpu):
             yield _unless_skipped(check, no_gpu, "not tried"), ""
             continue
-        student = Student(submission, children)
-        result = _one(check, student, rng_for(key, lab.number, step.number, check.title))
-        student.end()
+        result, printed = run_check(lab, step, check, submission, children, key)
         failed = result.state == "failed"
-        yield result, student.printed
+        yield result, printed
+
+
+def run_check(
+    lab: Lab, step: Step, check: Check, submission: Submission, children: Children, key: str
+) -> tuple[CheckResult, str]:
+    """Run one check, whatever became of those before it.
+
+    Parameters
+    ----------
+    lab, step, check
+        The check, and whose it is.
+    submission : Submission
+    children : Children
+    key : str
+        Seeds the data.
+
+    Returns
+    -------
+    result : CheckResult
+    printed : str
+        What the student's program printed.
+    """
+    student = Student(submission, children)
+    result = _one(check, student, rng_for(key, lab.number, step.number, check.title))
+    student.end()
+    result.raced = student.raced
+    return result, student.printed
 
 
 def _one(check: Check, student: Student, rng: np.random.Generator) -> CheckResult:

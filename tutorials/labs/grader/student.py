@@ -26,12 +26,15 @@ class Student:
         What the student's program printed.
     told : str
         What it last told the check: ``"share returned None"``.
+    raced : Raced or None
+        Its last race.
     """
 
     submission: Submission
     children: Children
     printed: str = ""
     told: str = "Your program has told nothing yet"
+    raced: Raced | None = None
     _host: HostChild | None = None
 
     # -- What a check may ask for ---------------------------------------------------------------
@@ -141,7 +144,8 @@ class Student:
         launches.check_answer(answer, function)
         for number, array in launches.arrays.items():
             array[...] = answer["arrays"][number]
-        return Raced(tuple(answer["seconds"]), against)
+        self.raced = Raced(tuple(answer["seconds"]), against)
+        return self.raced
 
     def call(self, function: str, *args: Any) -> Any:
         """Call a function of plain Python.

@@ -1,6 +1,7 @@
 """What a student sees in the terminal."""
 
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console, Group
 from rich.markup import escape
@@ -38,6 +39,8 @@ def show_lab(console: Console, result: LabResult) -> None:
         return
     for step in result.steps:
         _show_step(console, step)
+    for what in result.not_run:
+        console.print(Text(f"- not run {what}", style="dim"))
     current = result.current
     if current is None:
         console.print(
@@ -67,7 +70,8 @@ def _show_step(console: Console, step: StepResult) -> None:
         return
     for check in step.checks:
         mark, style = _MARKS[check.state]
-        console.print(Padding(Text(f"{mark} {check.title}", style=style), (0, 0, 0, 4)))
+        timed = f": {check.raced.ratio:.2f} times" if check.raced else ""
+        console.print(Padding(Text(f"{mark} {check.title}{timed}", style=style), (0, 0, 0, 4)))
         if check.state == "skipped":
             console.print(Padding(Text(check.message, style="dim"), (0, 0, 0, 6)))
 
@@ -124,3 +128,59 @@ def show_grades(console: Console, results: dict[str, list[LabResult]]) -> None:
         total = f"{sum(r.points for r in labs)}/{sum(r.possible for r in labs)}"
         table.add_row(escape(student), *cells, total)
     console.print(table)
+    for what, numbers in _not_run(next(iter(results.values()))).items():
+        labs = ", ".join(map(str, numbers))
+        console.print(Text(f"Not run {what} (labs {labs})", style="dim"))
+
+
+def show_race(console: Console, entry: dict[str, Any]) -> None:
+    """Print how a version of a lab did on a GPU.
+
+    Parameters
+    ----------
+    console : Console
+    entry : dict
+        As :func:`grader.races.race` gives it.
+    """
+    who = f"lab {entry['lab']}, {entry['version']}"
+    if "rounds" not in entry or entry["bound"] is None:
+        console.print(Text(f"{who}: {entry['message']}", style="red"))
+        return
+    ratios = [theirs / ours for theirs, ours in entry["rounds"]]
+    times = ", ".join(f"{each:.3f}" for each in ratios)
+    micros = ", ".join(f"{1e6 * theirs:.1f}" for theirs, _ in entry["rounds"])
+    console.print(Text(f"{who}: {times} times ours ({micros} µs), bound {entry['bound']:g}"))
+
+
+def show_graded(console: Console, entry: dict[str, Any]) -> None:
+    """Print how a lab's solution was graded.
+
+    Parameters
+    ----------
+    console : Console
+    entry : dict
+        As :func:`grader.races.grades` gives it.
+    """
+    style = "green" if entry["passed"] else "red"
+    points = f"{entry['points']} of {entry['possible']} points"
+    console.print(Text(f"lab {entry['lab']}, the solution: {points}", style=style))
+    for each in entry["failed"]:
+        console.print(Text(f"  {each}", style="red"))
+    for each in entry["not_run"]:
+        console.print(Text(f"  not run {each}", style="dim"))
+
+
+def _not_run(labs: list[LabResult]) -> dict[str, list[int]]:
+    """Return the numbers of the labs of which something was not run, by what that is."""
+    found: dict[str, list[int]] = {}
+    for result in labs:
+        checks = [check for step in result.steps for check in step.checks]
+        skipped = [
+            f"on a GPU: {each.message.removeprefix('needs a GPU: ')}"
+            for each in checks
+            if each.state == "skipped"
+        ]
+        for what in dict.fromkeys([*skipped, *result.not_run]):
+            said = what.replace(f"make lab LAB={result.lab.number} ", "")
+            found.setdefault(said, []).append(result.lab.number)
+    return found

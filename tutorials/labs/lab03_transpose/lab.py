@@ -12,7 +12,7 @@ lab = Lab(
 
 # Whole tiles, tiles with edges on both sides, less than a tile.
 SHAPES = ((64, 96), (45, 70), (1, 33), (100, 7))
-SIDE = 2048  # on a GPU
+LARGE = 2048  # on a GPU
 
 
 def turn(student, kernel, rng, shape, dtype=np.float32):
@@ -116,11 +116,11 @@ def _(student, rng):
 
 @swizzled.check("takes at most 1.3 times as long as our swizzled step", points=3, gpu=True)
 def _(student, rng):
-    x = rng.normal(size=(SIDE, SIDE)).astype(np.float32)
+    x = rng.normal(size=(LARGE, LARGE)).astype(np.float32)
     y = np.full_like(x, np.nan)
     raced = student.race(
-        "turn_swizzled", x, y, grid=(SIDE // 32, SIDE // 32), block=(32, 8),
+        "turn_swizzled", x, y, grid=(LARGE // 32, LARGE // 32), block=(32, 8),
         against="llm_numba.kernels.transpose:transpose", against_args=(x,), step="swizzled",
     )  # fmt: skip
-    same(y, x.T, f"y, for x of {SIDE} x {SIDE}")
+    same(y, x.T, f"y, for x of {LARGE} x {LARGE}")
     raced.at_most(1.3, "With whole sectors and no conflicts there is little left to wait for.")

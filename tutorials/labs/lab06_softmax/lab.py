@@ -179,6 +179,18 @@ def _(student, rng):
         )
 
 
+@online.check("is online in at most twice the time of our online step", points=3, gpu=True)
+def _(student, rng):
+    x = rows(rng, LARGE)
+    y = np.full_like(x, np.nan)
+    raced = student.race(
+        "softmax_online", x, y, grid=LARGE[0], block=128,
+        against="llm_numba.kernels.softmax:softmax", against_args=(x,), step="online",
+    )  # fmt: skip
+    close(y, *softmax(x), f"y, for {LARGE[0]} rows of {LARGE[1]}")
+    raced.at_most(2.0, "Two reads and a write; what is merged for each number should be short.")
+
+
 split = lab.step("A row for many blocks")
 
 
@@ -196,15 +208,3 @@ def _(student, rng):
         pieces = math.ceil(N / 256)
         # Each of a block's four warps reads top and total of each piece of its row.
         along_rows(join, (M, N), 1, more=M * pieces * 4 * 2 * pieces)
-
-
-@split.check("is online in at most twice the time of our online step", points=3, gpu=True)
-def _(student, rng):
-    x = rows(rng, LARGE)
-    y = np.full_like(x, np.nan)
-    raced = student.race(
-        "softmax_online", x, y, grid=LARGE[0], block=128,
-        against="llm_numba.kernels.softmax:softmax", against_args=(x,), step="online",
-    )  # fmt: skip
-    close(y, *softmax(x), f"y, for {LARGE[0]} rows of {LARGE[1]}")
-    raced.at_most(2.0, "Two reads and a write; what is merged for each number should be short.")

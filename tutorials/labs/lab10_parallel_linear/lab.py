@@ -7,6 +7,7 @@ lab = Lab(
     title="Column- and row-parallel linear layers",
     goal="Spread a layer over ranks so that one all-reduce is enough.",
     needs="a laptop; MPI for the second tier",
+    ranks=True,
 )
 
 RANKS = (1, 2, 4)

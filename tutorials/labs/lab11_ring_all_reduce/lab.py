@@ -9,6 +9,7 @@ lab = Lab(
     title="Ring all-reduce",
     goal="Add up an array over ranks with messages to one neighbour, and no byte too many.",
     needs="a laptop; MPI for the second tier",
+    ranks=True,
 )
 
 

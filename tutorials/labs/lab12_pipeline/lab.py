@@ -13,6 +13,7 @@ lab = Lab(
     title="Pipeline schedule",
     goal="Keep all stages of a pipeline busy, and let nobody wait for somebody who waits.",
     needs="a laptop; MPI for the second tier",
+    ranks=True,
 )
 
 

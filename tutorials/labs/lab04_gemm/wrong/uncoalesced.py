@@ -1,5 +1,6 @@
 """Right, and the lanes of a warp fill the tiles down a column."""
 # Rejected: step 2, "loads each number once, along rows": sectors
+# Too slow: step 4
 
 
 @cuda.jit(device=True)

@@ -1,5 +1,6 @@
 """Right, and the keys lie in rows of 32 words."""
 # Rejected: step 4, "loads a key once, and none that nobody sees": of one bank
+# Too slow: step 4
 
 
 @cuda.jit

@@ -1,5 +1,6 @@
 """The maximum in a first pass, the rest in a second: right, but each key is read twice."""
 # Rejected: step 4, "reads each key once, by rows": k_cache
+# Too slow: step 4
 
 
 @cuda.jit
