@@ -37,6 +37,8 @@ class RankSettings:
     tp, pp : int
     comm : str
         The path that is asked for.
+    enforce_eager : bool
+        As of :class:`~llm_numba.LLM`.
     batches : tuple of int
         Sequences that decode together.
     context : int
@@ -59,6 +61,7 @@ class RankSettings:
     tp: int = 1
     pp: int = 1
     comm: str = "auto"
+    enforce_eager: bool = False
     batches: tuple[int, ...] = (1,)
     context: int = 512
     steps: int = 200
@@ -80,6 +83,7 @@ class RankSettings:
         return {
             "device": self.device,
             "dtype": self.dtype,
+            "enforce_eager": self.enforce_eager,
             "max_model_len": longest,
             "max_num_seqs": max(*self.batches, self.requests, 1),
             "max_num_batched_tokens": max(self.prompt, 2048),
@@ -110,11 +114,12 @@ def measure(mesh: Mesh, settings: RankSettings) -> Iterator[Result]:
         shape = {"tp": settings.tp, "pp": settings.pp, "path": carried}
         for batch in settings.batches:
             seconds = _step_seconds(llm, settings, batch)
+            pieces = llm.engine.runner.num_pieces
             yield Result(
                 f"decode/{split}/batch={batch}",
                 f"a step of {batch}, {settings.context} tokens before",
                 summarize([1e3 * each for each in seconds], "ms", warmup=settings.warmup),
-                shape | {"batch": batch, "context": settings.context,
+                shape | {"batch": batch, "context": settings.context, "pieces": pieces,
                          "tokens_per_second": batch / float(np.mean(seconds))},
             )  # fmt: skip
         if settings.prompt:

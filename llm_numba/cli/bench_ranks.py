@@ -30,6 +30,9 @@ def ranks(
     steps: Annotated[int, typer.Option(min=1, help="Steps that count.")] = 200,
     prompt: Annotated[int, typer.Option(min=0, help="Tokens of a prompt alone; 0: none.")] = 8192,
     requests: Annotated[int, typer.Option(min=0, help="At a time; 0: none.")] = 32,
+    enforce_eager: Annotated[
+        bool, typer.Option("--enforce-eager", help="Launch kernels one by one, no CUDA graphs.")
+    ] = False,
     split: RankOptions,
 ) -> None:
     """Time a model on several ranks: mpirun -n 4 llm-numba bench ranks --tp 4.
@@ -42,7 +45,7 @@ def ranks(
 
     chosen = {"batches": tuple(batches)} if batches else {}
     settings = RankSettings(
-        model, device, dtype, split.tp, split.pp, split.comm,
+        model, device, dtype, split.tp, split.pp, split.comm, enforce_eager,
         context=context, steps=steps, prompt=prompt, requests=requests, **chosen,
     )  # fmt: skip
     with split.join() as mesh:
@@ -52,6 +55,7 @@ def ranks(
         machine = gpus()[0]["name"] if device == "cuda" else cpu()["name"]
         parts = (machine, model.removeprefix("random:"), f"tp{split.tp} pp{split.pp}")
         by = [] if split.comm == "auto" else [Path(split.comm).stem]
+        by += ["eager"] if enforce_eager else []
         path = out or default_path("ranks", *parts, *by)
         require_writable(path)
         results = collect(measure(mesh, settings), "some minutes")

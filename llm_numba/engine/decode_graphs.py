@@ -6,6 +6,9 @@ shapes and addresses. Shapes: there is one for each *bucket* of rows and of bloc
 batch is filled up with rows of padding to the next. Addresses: inputs come in one buffer that never
 moves, and so do sampled tokens, which the next step reads there.
 
+Where ranks exchange arrays by the host, a step is several launches: see
+:mod:`llm_numba.runtime.graphs`.
+
 A bucket's first step is launched one by one, which compiles what is not compiled yet, and then
 captured. All graphs share one arena: they never run at the same time.
 """
@@ -151,6 +154,11 @@ class DecodeGraphs:
         self._arrived = zeros(largest.rows * model.config.num_heads, np.int32, device)
         self._rows = DecodeRows(largest, kv_cache, model.config.vocab_size)
         self._graphs: dict[tuple[Bucket, Mode], tuple[Graph, Array | None]] = {}
+
+    @property
+    def num_pieces(self) -> int:
+        """Of how many pieces the graph of a step is; 0 while there is none."""
+        return max((graph.num_pieces for graph, _ in self._graphs.values()), default=0)
 
     def lay_out(self, works: list[Work], sources: dict[Sequence, int]) -> tuple[Bucket, np.ndarray]:
         """Write down a step.

@@ -76,9 +76,13 @@ class MeshRunner:
         Rank 0's own part.
     num_stages : int
         R.
+    num_pieces : int
+        0: there are no graphs.
     depth : int
         R - 1: beside the newest step one for each other stage.
     """
+
+    num_pieces = 0
 
     def __init__(self, mesh: Mesh, model: Decoder, kv_cache: LeadingKVCache) -> None:
         self.model = model

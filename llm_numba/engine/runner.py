@@ -86,6 +86,11 @@ class ModelRunner:
             with faults.reported("the buffers of decoding"):
                 self._decode = DecodeGraphs(model, kv_cache, largest, enforce_eager, persistent)
 
+    @property
+    def num_pieces(self) -> int:
+        """Of how many pieces the graph of a step that decodes is; 0 while there is none."""
+        return 0 if self._decode is None else self._decode.num_pieces
+
     def warm_up(self, progress: Progress | None = None) -> None:
         """Capture the graphs of all batches that decode, so that no request waits for one.
 

@@ -41,7 +41,7 @@ class TensorRunner(ModelRunner):
         The former on rank 0.
     max_num_seqs, max_model_len : int
     enforce_eager : bool
-        As of the other; also where a graph cannot hold the sums of this mesh's ranks.
+        As of the other.
     """
 
     def __init__(
@@ -53,8 +53,7 @@ class TensorRunner(ModelRunner):
         max_model_len: int,
         enforce_eager: bool,
     ) -> None:
-        eager = enforce_eager or not mesh.tensor.captures
-        super().__init__(model, kv_cache, max_num_seqs, max_model_len, eager)
+        super().__init__(model, kv_cache, max_num_seqs, max_model_len, enforce_eager)
         self._world = mesh.world
         self._leader = Leader(mesh.world) if mesh.is_leader else None
         if self._leader:

@@ -35,7 +35,7 @@ import numpy as np
 from llm_numba import ops
 from llm_numba.parallel.communicator import Communicator
 from llm_numba.reference.rank_sums import Reduction
-from llm_numba.runtime import Array, empty
+from llm_numba.runtime import Array, by_host, empty
 
 
 def all_reduce_by_doubling(comm: Communicator, x: Array, op: Reduction) -> None:
@@ -54,24 +54,24 @@ def all_reduce_by_doubling(comm: Communicator, x: Array, op: Reduction) -> None:
     paired = 1 << (comm.size.bit_length() - 1)
     mine = _widened(x.reshape(-1))
     if comm.rank >= paired:
-        comm.send(mine, comm.rank - paired)
-        comm.receive(mine, comm.rank - paired)
+        exchange(comm, [], [(mine, comm.rank - paired)])
+        exchange(comm, [(mine, comm.rank - paired)], [])
     else:
         stands_in = comm.rank + paired < comm.size
         if stands_in:
             both = _beside(mine, place=0)
-            comm.receive(both[1], comm.rank + paired)
+            exchange(comm, [(both[1], comm.rank + paired)], [])
             mine = ops.combine_parts(both, op)
         distance = 1
         while distance < paired:
             other = comm.rank ^ distance
             # Both add in the same order, so that they get the same bits.
             both = _beside(mine, place=int(comm.rank > other))
-            swap(comm, mine, other, both[int(comm.rank < other)], other)
+            exchange(comm, [(both[int(comm.rank < other)], other)], [(mine, other)])
             mine = ops.combine_parts(both, op)
             distance *= 2
         if stands_in:
-            comm.send(mine, comm.rank + paired)
+            exchange(comm, [], [(mine, comm.rank + paired)])
     _narrow(mine, x)
 
 
@@ -94,7 +94,7 @@ def reduce_around(comm: Communicator, parts: list[Array], op: Reduction = "sum")
     for turn in range(comm.size - 1):
         own = parts[(comm.rank - turn - 2) % comm.size]
         both = _beside(own, place=1)
-        swap(comm, travelling, _next(comm), both[0], _previous(comm))
+        exchange(comm, [(both[0], _previous(comm))], [(travelling, _next(comm))])
         travelling = ops.combine_parts(both, op)
     return travelling
 
@@ -116,15 +116,15 @@ def reduce_at_once(comm: Communicator, parts: list[Array], op: Reduction = "sum"
     """
     own = parts[comm.rank]
     everybody = empty((comm.size, own.size), own.dtype, like=own)
-    others = [rank for rank in range(comm.size) if rank != comm.rank]
-    transfers = [comm.start_receive(everybody[rank], rank) for rank in others]
-    transfers += [comm.start_send(parts[rank], rank) for rank in others]
     everybody[comm.rank] = own
-    for transfer in transfers:
-        transfer.wait()
+    others = [rank for rank in range(comm.size) if rank != comm.rank]
+    exchange(
+        comm, [(everybody[rank], rank) for rank in others], [(parts[rank], rank) for rank in others]
+    )
     return ops.combine_parts(everybody, op)
 
 
+@by_host
 def gather_around(comm: Communicator, parts: list[Array]) -> None:
     """Give all ranks the parts of all: each passes on what it got last.
 
@@ -136,7 +136,7 @@ def gather_around(comm: Communicator, parts: list[Array]) -> None:
     """
     for turn in range(comm.size - 1):
         sent, out = (parts[(comm.rank - turn - back) % comm.size] for back in (0, 1))
-        swap(comm, sent, _next(comm), out, _previous(comm))
+        exchange(comm, [(out, _previous(comm))], [(sent, _next(comm))])
 
 
 def gather_at_once(comm: Communicator, parts: list[Array]) -> None:
@@ -149,12 +149,14 @@ def gather_at_once(comm: Communicator, parts: list[Array]) -> None:
         This rank's own is there; the others are written.
     """
     others = [rank for rank in range(comm.size) if rank != comm.rank]
-    transfers = [comm.start_receive(parts[rank], rank) for rank in others]
-    transfers += [comm.start_send(parts[comm.rank], rank) for rank in others]
-    for transfer in transfers:
-        transfer.wait()
+    exchange(
+        comm,
+        [(parts[rank], rank) for rank in others],
+        [(parts[comm.rank], rank) for rank in others],
+    )
 
 
+@by_host
 def broadcast_by_doubling(comm: Communicator, x: Array, root: int) -> None:
     """Give all ranks what one has; twice as many have it after each round.
 
@@ -175,21 +177,24 @@ def broadcast_by_doubling(comm: Communicator, x: Array, root: int) -> None:
         have *= 2
 
 
-def swap(comm: Communicator, x: Array, to: int, out: Array, source: int) -> None:
-    """Send one array and receive another, whichever the other ranks do first.
+@by_host
+def exchange(
+    comm: Communicator, receives: list[tuple[Array, int]], sends: list[tuple[Array, int]]
+) -> None:
+    """Receive and send arrays, whichever the other ranks do first.
 
     Parameters
     ----------
     comm : Communicator
-    x : array
-    to : int
-    out : array
-    source : int
+    receives : list of (array, int)
+        Where each goes, and from which rank it comes.
+    sends : list of (array, int)
+        Each, and to which rank it goes.
     """
-    receive = comm.start_receive(out, source)
-    send = comm.start_send(x, to)
-    receive.wait()
-    send.wait()
+    transfers = [comm.start_receive(out, source) for out, source in receives]
+    transfers += [comm.start_send(x, to) for x, to in sends]
+    for transfer in transfers:
+        transfer.wait()
 
 
 def cut(x: Array, count: int) -> list[Array]:

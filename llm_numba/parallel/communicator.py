@@ -24,7 +24,7 @@ import numpy as np
 from llm_numba.errors import ParallelError
 from llm_numba.parallel.wording import named
 from llm_numba.reference.rank_sums import Reduction, combine_parts
-from llm_numba.runtime import Array, empty, kind_of, storage_dtype, to_host, write_to
+from llm_numba.runtime import Array, by_host, empty, kind_of, storage_dtype, to_host, write_to
 
 # What a communicator can add. All else it moves as bytes.
 _NUMBERS = {"float16", "bfloat16", "float32", "float64"} | {
@@ -52,6 +52,7 @@ class Communicator(ABC):
         What carries the arrays: ``"alone"``, ``"threads"``, ``"mpi-staged"``.
     captures : bool
         A CUDA graph can hold what it does to arrays of GPUs: the host waits for nothing in it.
+        Elsewhere it cuts a graph in pieces, see :mod:`llm_numba.runtime.graphs`.
     rank : int
         This rank's number in the group, from 0.
     size : int
@@ -329,21 +330,26 @@ class Communicator(ABC):
     def _meet(self, what: str, value: Any, patient: bool = False) -> list[Any]:
         """Give all ranks the values of all. `what` is the same for all: the operation's name."""
 
-    # Each operation made of `_meet`. A wire overrides what it carries better. Arguments are
-    # checked, arrays are not empty, and there is another rank.
+    # Each operation made of `_meet`. A wire overrides what it carries better, and says of each
+    # whether the host takes part. Arguments are checked, arrays are not empty, and there is
+    # another rank.
 
+    @by_host
     def _all_reduce(self, x: Array, op: Reduction) -> None:
         parts = self._meet(named("all_reduce", x, op), to_host(x))
         write_to(x, combine_parts(np.stack(parts), op))
 
+    @by_host
     def _all_gather(self, x: Array, out: Array) -> None:
         write_to(out, np.concatenate(self._meet(named("all_gather", x), to_host(x))))
 
+    @by_host
     def _reduce_scatter(self, x: Array, out: Array) -> None:
         mine = slice(self.rank * out.shape[0], (self.rank + 1) * out.shape[0])
         parts = self._meet(named("reduce_scatter", x), to_host(x))
         write_to(out, combine_parts(np.stack([part[mine] for part in parts])))
 
+    @by_host
     def _broadcast(self, x: Array, root: int) -> None:
         mine = to_host(x) if self.rank == root else None
         value = self._meet(named("broadcast", x, f"from rank {root}"), mine)[root]

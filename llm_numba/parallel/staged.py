@@ -28,7 +28,7 @@ from llm_numba.parallel.communicator import Communicator, Transfer
 from llm_numba.parallel.watch import Watch
 from llm_numba.parallel.wording import named
 from llm_numba.reference.rank_sums import Reduction, combine_parts
-from llm_numba.runtime import Array, kind_of, to_host, write_to
+from llm_numba.runtime import Array, by_host, kind_of, to_host, write_to
 
 # From how many bytes on an all-reduce goes in two steps. Of few bytes a second message costs more
 # than it saves.
@@ -104,6 +104,7 @@ class StagedCommunicator(Communicator):
         request = self._comm.Irecv([buffer, self._mpi.BYTE], source)
         return ReceivedBytes(self, request, out, source, buffer)
 
+    @by_host
     def _all_reduce(self, x: Array, op: Reduction) -> None:
         what = named("all_reduce", x, op)
         mine = _readable(x).view(x.dtype)
@@ -120,11 +121,13 @@ class StagedCommunicator(Communicator):
         self._gather_parts(combine_parts(parts, op), counts, total, what)
         write_to(x, total.reshape(x.shape))
 
+    @by_host
     def _all_gather(self, x: Array, out: Array) -> None:
         everything = _writable(out)
         self._gather(_readable(x), everything, named("all_gather", x))
         _finish(everything, out)
 
+    @by_host
     def _reduce_scatter(self, x: Array, out: Array) -> None:
         mine = _readable(x).view(x.dtype)
         parts = np.empty((self.size, out.size), x.dtype)
@@ -132,6 +135,7 @@ class StagedCommunicator(Communicator):
         self._scatter(mine, counts, parts, named("reduce_scatter", x))
         write_to(out, combine_parts(parts).reshape(out.shape))
 
+    @by_host
     def _broadcast(self, x: Array, root: int) -> None:
         buffer = _readable(x) if self.rank == root else _writable(x)
         request = self._comm.Ibcast([buffer, self._mpi.BYTE], root)

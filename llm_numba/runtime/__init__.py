@@ -26,7 +26,7 @@ from llm_numba.runtime.device import (
     use_gpu,
     visible_gpus,
 )
-from llm_numba.runtime.graphs import Graph, capture
+from llm_numba.runtime.graphs import Graph, by_host, capture
 from llm_numba.runtime.launch import Launch, intercept, launch, launch_all
 from llm_numba.runtime.memory import available_memory, gpu_memory, reserve_gpu_memory
 from llm_numba.runtime.overlap import may_overlap, overlapping, starts_early
@@ -41,6 +41,7 @@ __all__ = [
     "Graph",
     "Launch",
     "available_memory",
+    "by_host",
     "capture",
     "empty",
     "empty_like",

@@ -37,6 +37,7 @@ class Arena:
     def __init__(self) -> None:
         self.num_bytes = 0
         self._slabs: list[Any] = []  # the memory itself, kept from being freed
+        self._ranges: list[Hole] = []  # of each slab, all of it
         self._holes: list[list[Hole]] = []  # of each slab, by address
 
     @contextlib.contextmanager
@@ -72,14 +73,17 @@ class Arena:
         Parameters
         ----------
         array : cupy.ndarray
-            From :meth:`empty`.
+            C-contiguous: from :meth:`empty`, or a piece of such a one.
 
         Returns
         -------
         cupy.ndarray
+            `array` itself if its memory is not the arena's.
         """
         import cupy
 
+        if not any(begin <= array.data.ptr < end for begin, end in self._ranges):
+            return array
         return cupy.ndarray(array.shape, array.dtype, _pointer(self, array.data.ptr, array.nbytes))
 
     def take(self, num_bytes: int) -> tuple[int, int, int]:
@@ -129,7 +133,8 @@ class Arena:
         size = _SLAB_BYTES * math.ceil(size / _SLAB_BYTES)
         memory = cupy.cuda.alloc(size)
         self._slabs.append(memory)
-        self._holes.append([(memory.ptr, memory.ptr + size)])
+        self._ranges.append((memory.ptr, memory.ptr + size))
+        self._holes.append([self._ranges[-1]])
         self.num_bytes += size
         return len(self._holes) - 1, memory.ptr
 

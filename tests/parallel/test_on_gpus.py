@@ -44,7 +44,7 @@ def _on_gpus(mpirun):
 @each_path
 @pytest.mark.parametrize("ranks", COUNTS)
 def test_ranks_exchange_what_they_should(on_gpus, ranks, path):
-    """A thousand times in a graph as well, where a graph can hold it; see the program."""
+    """A thousand times in a graph as well, in pieces where it cannot hold that; see the program."""
     ended = on_gpus(ranks, PROGRAMS / "exchanging.py", ranks, path, "cuda")
     assert ended.code == 0, ended.err
     assert ended.out.splitlines()[-1] == "all is well"
@@ -81,6 +81,21 @@ def test_logits_of_two_gpus_are_those_of_one(on_gpus, path, tmp_path):
     assert ended.code == 0, ended.err
     found = np.load(tmp_path / "logits.npy")
     np.testing.assert_allclose(found, expected, rtol=0, atol=1e-5 * np.abs(expected).max())
+
+
+@each_path
+@pytest.mark.parametrize("tp", [2, 4])
+def test_graphs_of_ranks_say_what_single_launches_do_to_the_bit(on_gpus, tp, path):
+    """In one piece, or cut where the host exchanges arrays: by doubling, log2 P times a sum."""
+    ended = on_gpus(tp, PROGRAMS / "decoding.py", tp, 1, path)
+    assert ended.code == 0, ended.err
+    (launched, none), (replayed, pieces) = map(json.loads, ended.out.splitlines())
+    assert replayed == launched
+    assert none == 0
+    layers = LLM(device="cpu").config.num_layers
+    sums, rounds = 1 + 2 * layers, tp.bit_length() - 1
+    # And the parts of the vocabulary are gathered, in one message each.
+    assert pieces == (2 + sums * rounds if path.startswith("mpi") else 1)
 
 
 def test_more_ranks_than_gpus_are_refused(mpirun):

@@ -87,6 +87,14 @@ def test_a_view_does_not_hold_its_memory():
     assert arena.empty(6, "float32").data.ptr == view.data.ptr
 
 
+def test_what_is_not_the_arenas_is_not_lent():
+    """Nobody but its array keeps that memory."""
+    arena, other = Arena(), Arena()
+    array, own = other.empty((2, 3), "float32"), arena.empty(6, "float32")
+    assert arena.view(array) is array
+    assert arena.view(own) is not own
+
+
 def test_an_array_of_no_elements_is_an_array_too():
     arena = Arena()
     arrays = [arena.empty((0, 4), "float32") for _ in range(2)]
