@@ -7,7 +7,16 @@ import typer
 
 from llm_numba.cli.bench_comm import comm
 from llm_numba.cli.bench_engine import engine
-from llm_numba.cli.bench_gpu import counters, gpu_tests, kernels, labs, sanitizer, start, sweep
+from llm_numba.cli.bench_gpu import (
+    counters,
+    gpu_tests,
+    kernels,
+    labs,
+    machine,
+    sanitizer,
+    start,
+    sweep,
+)
 from llm_numba.cli.bench_pipeline import pipeline
 from llm_numba.cli.bench_ranks import multi, ranks
 from llm_numba.cli.bench_resources import resources
@@ -96,6 +105,7 @@ bench.command()(engine)
 bench.command("gpu-tests")(gpu_tests)
 bench.command()(kernels)
 bench.command()(labs)
+bench.command()(machine)
 bench.command()(multi)
 bench.command()(pipeline)
 bench.command()(ranks)

@@ -163,6 +163,45 @@ def labs(
     finish(path)
 
 
+def machine(
+    *,
+    out: Annotated[
+        Path | None, typer.Option(help="The record; unset: docs/results/machine_<GPU>.json.")
+    ] = None,
+    only: Annotated[str, typer.Option(help='Parts, "chase,banks"; unset: all.')] = "",
+    repeats: Annotated[int, typer.Option(min=1, help="Runs of each measurement.")] = 9,
+    limit: Annotated[
+        float, typer.Option(min=0, help="Seconds for all; each part has a share of them.")
+    ] = 120.0,
+    commit: Commit = None,
+) -> None:
+    """Measure latencies and bandwidths of memory, conflicts, divergence, launches and streams."""
+    from llm_numba.bench.machine import MachineSettings, choose, measure, properties
+    from llm_numba.bench.record import make_record, require_writable, write_record
+    from llm_numba.runtime import kernel_device
+    from llm_numba.runtime.machine import gpu_clocks
+
+    settings = MachineSettings(choose(only), repeats)
+    kernel_device("cuda")
+    path = out or _path("machine")
+    require_writable(path)
+    budget = settings.budget(limit)
+    timelines: dict = {}
+    clocks = [gpu_clocks()]
+    results = collect(measure(settings, budget, timelines), "a minute or two")
+    clocks.append(gpu_clocks())
+    noted = settings.to_json() | {
+        "limit_seconds": limit,
+        "clocks": dict(zip(("before", "after"), clocks, strict=True)),
+        "gpu": properties(),
+    }
+    record = make_record("machine", noted, results, commit)
+    write_record(path, record | {"left_out": budget.left_out, "timelines": timelines})
+    show(results)
+    show_left_out(budget.left_out)
+    finish(path)
+
+
 def start(
     *,
     out: Annotated[

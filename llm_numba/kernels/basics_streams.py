@@ -21,12 +21,93 @@ Data Transfers in CUDA C/C++", 2012.
 """
 
 import itertools
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
 
 import numpy as np
+from numba import cuda, float32
 
 from llm_numba.errors import KernelArgumentError
 from llm_numba.kernels import basics, checks
 from llm_numba.runtime import kernel_device
+
+# Queues its work for a part of the arrays on a stream.
+Stage = Callable[[slice, Any], object]
+
+
+class Span(NamedTuple):
+    """When the GPU worked on one stage of one chunk.
+
+    Attributes
+    ----------
+    stage : str
+    chunk : int
+    begin, end : float
+        Milliseconds since the first chunk was begun with. A stage is taken to begin when its stream
+        is free for it, and the engine too, that is, when it has done the chunk before.
+    """
+
+    stage: str
+    chunk: int
+    begin: float
+    end: float
+
+
+@cuda.jit
+def grind(x, rounds):
+    """Compute on each element as long as one likes: `rounds` multiply-adds, one after the other."""
+    i = cuda.grid(1)
+    if i < x.size:
+        value = x[i]
+        for _ in range(rounds):
+            value = value * float32(0.5) + float32(1)
+        x[i] = value
+
+
+def run_in_chunks(
+    length: int, stages: Mapping[str, Stage], *, chunks: int, streams: int
+) -> list[Span]:
+    """Take arrays through several stages, chunk by chunk, and wait for the end.
+
+    Parameters
+    ----------
+    length : int
+        Elements of the arrays.
+    stages : mapping of str to callable
+        In their order. Each queues its work for a slice on a stream, and waits for nothing.
+    chunks : int
+        In how many pieces; 1 overlaps nothing.
+    streams : int
+        The chunks go to them in turn.
+
+    Returns
+    -------
+    list of Span
+        By the GPU's own clock.
+    """
+    import cupy
+
+    lanes = [cupy.cuda.Stream(non_blocking=True) for _ in range(streams)]
+    start = cupy.cuda.Event()
+    start.record(lanes[0])
+    for lane in lanes[1:]:
+        lane.wait_event(start)
+    marks = []
+    for chunk, part in enumerate(_parts(length, chunks)):
+        lane = lanes[chunk % streams]
+        for name, stage in stages.items():
+            begin = lane.record()
+            stage(part, lane)
+            marks.append((name, chunk, begin, lane.record()))
+    # Until here nothing waited: the host has only queued work.
+    for lane in lanes:
+        lane.synchronize()
+    spans, engine_free = [], dict.fromkeys(stages, 0.0)
+    for name, chunk, *events in marks:
+        begin, end = (cupy.cuda.get_elapsed_time(start, event) for event in events)
+        spans.append(Span(name, chunk, max(begin, engine_free[name]), end))
+        engine_free[name] = end
+    return spans
 
 
 def saxpy_from_host(
@@ -80,23 +161,19 @@ def saxpy_from_host(
     # Other streams know nothing of this one: what it still does must be over before they begin.
     cupy.cuda.get_current_stream().synchronize()
 
-    lanes = [cupy.cuda.Stream(non_blocking=True) for _ in range(streams)]
-    start, end = cupy.cuda.Event(), cupy.cuda.Event()
-    start.record(lanes[0])
-    for lane in lanes[1:]:
-        lane.wait_event(start)
-    for chunk, part in enumerate(_parts(x.size, chunks)):
-        lane = lanes[chunk % streams]
+    def copy_in(part: slice, lane: Any) -> None:
         device_x[part].set(host_x[part], stream=lane)
         device_y[part].set(host_y[part], stream=lane)
+
+    def compute(part: slice, lane: Any) -> None:
         basics.saxpy(alpha, device_x[part], device_y[part], out=device_out[part], stream=lane)
+
+    def copy_out(part: slice, lane: Any) -> None:
         device_out[part].get(out=host_out[part], stream=lane, blocking=False)
-    for lane in lanes[1:]:
-        lanes[0].wait_event(lane.record())
-    end.record(lanes[0])
-    # Until here nothing waited: the host has only queued work.
-    end.synchronize()
-    return host_out.copy(), cupy.cuda.get_elapsed_time(start, end)
+
+    stages = {"copy in": copy_in, "compute": compute, "copy out": copy_out}
+    spans = run_in_chunks(x.size, stages, chunks=chunks, streams=streams)
+    return host_out.copy(), max(span.end for span in spans)
 
 
 def _parts(length: int, chunks: int) -> list[slice]:

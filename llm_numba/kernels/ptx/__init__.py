@@ -16,6 +16,7 @@ the instruction does, in NumPy, for the simulator.
 :mod:`~llm_numba.kernels.ptx.overlap`      kernels that begin before the one before has ended
 :mod:`~llm_numba.kernels.ptx.special`      powers of 2 and reciprocals, approximately
 :mod:`~llm_numba.kernels.ptx.tensor`       tensor cores: 16 rows by 8 columns, by a warp
+:mod:`~llm_numba.kernels.ptx.clocks`       cycles and nanoseconds, for measuring
 :mod:`~llm_numba.kernels.ptx.warps`        two numbers combined; a warp's integers reduced
 =========================================  ==================================================
 
@@ -23,6 +24,7 @@ What older GPUs do in place of an instruction that they lack is chosen in
 :mod:`~llm_numba.kernels.ptx.target`.
 """
 
+from llm_numba.kernels.ptx.clocks import cycles, nanoseconds
 from llm_numba.kernels.ptx.clusters import (
     cluster_arrive,
     cluster_rank,
@@ -95,6 +97,7 @@ __all__ = [
     "cp_async16_or_zeros",
     "cp_async_commit",
     "cp_async_wait",
+    "cycles",
     "exp2",
     "from_float",
     "is_aligned16",
@@ -108,6 +111,7 @@ __all__ = [
     "load_raw16_or_zeros",
     "maximum",
     "mma_16x8x16",
+    "nanoseconds",
     "reciprocal",
     "redux_add_sync",
     "redux_max_sync",
