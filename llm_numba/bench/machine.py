@@ -23,6 +23,7 @@ _SHARES = {
     "paths": 4,
     "bandwidth": 12,
     "stride": 6,
+    "warps": 4,
     "launch": 5,
     "overlap": 8,
 }
@@ -111,6 +112,7 @@ def measure(settings: MachineSettings, budget: Budget, timelines: Timelines) -> 
         "paths": lambda: machine_cycles.paths(repeats),
         "bandwidth": lambda: machine_bandwidth.bandwidths(repeats),
         "stride": lambda: machine_bandwidth.strides(repeats),
+        "warps": lambda: machine_bandwidth.hiding(repeats),
         "launch": lambda: machine_host.launches(repeats),
         "overlap": lambda: machine_host.overlaps(repeats, timelines),
     }

@@ -22,6 +22,7 @@ from llm_numba.runtime import Launch, launch_all, to_device, to_host
 SIZES = tuple(1 << exponent for exponent in range(16, 31))
 STRIDES = (1, 2, 4, 8, 16, 32)
 OFFSETS = (0, 1, 8, 16)
+WARPS = (1, 2, 4, 8, 16, 32, 64)  # on an SM
 
 _PACKET_BYTES = 16
 _READ_BYTES = 1 << 31  # by all threads together, whatever the array
@@ -52,7 +53,7 @@ def bandwidths(repeats: int) -> Iterator[Result]:
     timer = GPUTimer(repeats, warmup=2)
     for num_bytes in SIZES:
         array = to_device(np.zeros(num_bytes // 4, np.float32), "cuda")
-        yield _read(timer, array, _READ_BYTES, f"bytes={num_bytes}", f"{num_bytes:,} bytes")
+        yield _read(timer, array, _full(), f"bandwidth/bytes={num_bytes}", f"{num_bytes:,} bytes")
     yield from _host(timer)
 
 
@@ -71,15 +72,14 @@ def strides(repeats: int) -> Iterator[Result]:
     import cupy
 
     timer = GPUTimer(repeats, warmup=2)
-    threads, words = _threads_and_items(_WORDS)
+    grid, block = _full()
+    words = _as_many_for_each(_WORDS, grid * block)
     x = cupy.zeros(max(STRIDES) * words + max(OFFSETS), np.float32)
-    sums = cupy.empty(threads, np.float32)
+    sums = cupy.empty(grid * block, np.float32)
     cases = [(f"stride={stride}", stride, 0) for stride in STRIDES]
     cases += [(f"offset={offset}", 1, offset) for offset in OFFSETS]
     for key, stride, offset in cases:
-        work = Launch(
-            read_strided, (threads // THREADS,), (THREADS,), (x, stride, offset, words, sums)
-        )
+        work = Launch(read_strided, (grid,), (block,), (x, stride, offset, words, sums))
         timing = timer.time([lambda work=work: launch_all([work])], capture_launches)
         rates = [4 * words / seconds / 1e9 for seconds in timing.seconds]
         yield Result(
@@ -88,6 +88,29 @@ def strides(repeats: int) -> Iterator[Result]:
             summarize(rates, "GB/s", warmup=timing.warmup),
             {"stride": stride, "offset": offset, "words": words},
         )
+
+
+def hiding(repeats: int) -> Iterator[Result]:
+    """Read memory with few and with many warps on each SM.
+
+    Parameters
+    ----------
+    repeats : int
+
+    Yields
+    ------
+    Result
+        In GB/s, as ``warps/warps=8``.
+    """
+    import cupy
+
+    timer = GPUTimer(repeats, warmup=2)
+    multiprocessors = cupy.cuda.Device().attributes["MultiProcessorCount"]
+    array = to_device(np.zeros(SIZES[-1] // 4, np.float32), "cuda")
+    for warps in WARPS:
+        block = min(32 * warps, THREADS)
+        grid = multiprocessors * 32 * warps // block
+        yield _read(timer, array, (grid, block), f"warps/warps={warps}", f"{warps} warps on an SM")
 
 
 def shared_bandwidth(repeats: int, device: str = "cuda") -> Result:
@@ -125,7 +148,8 @@ def _host(timer: GPUTimer) -> Iterator[Result]:
     for each in pinned:
         each[:] = 0
     words = seen_by_gpu(pinned[0].view(np.float32))
-    yield _read(timer, words, _HOST_READ_BYTES, "host/read", "the host's memory, by a kernel")
+    what = "the host's memory, by a kernel"
+    yield _read(timer, words, _full(), "bandwidth/host/read", what, _HOST_READ_BYTES)
     here = [cupy.zeros(_COPY_BYTES, np.uint8) for _ in range(2)]
     pageable = np.zeros(_COPY_BYTES, np.uint8)
     other = cupy.cuda.Stream(non_blocking=True)
@@ -163,23 +187,36 @@ def _host(timer: GPUTimer) -> Iterator[Result]:
         yield Result(f"bandwidth/host/{key}", what, statistic, {"bytes": _COPY_BYTES})
 
 
-def _read(timer: GPUTimer, array: Any, num_bytes: int, key: str, what: str) -> Result:
+def _read(
+    timer: GPUTimer,
+    array: Any,
+    form: tuple[int, int],
+    name: str,
+    what: str,
+    num_bytes: int = _READ_BYTES,
+) -> Result:
+    """Read about so many bytes of an array with a grid and blocks of some form."""
     import cupy
 
-    threads, packets = _threads_and_items(num_bytes // _PACKET_BYTES)
-    sums = cupy.empty(threads, np.float32)
-    work = Launch(read_around, (threads // THREADS,), (THREADS,), (array, packets, sums))
+    grid, block = form
+    packets = _as_many_for_each(num_bytes // _PACKET_BYTES, grid * block)
+    sums = cupy.empty(grid * block, np.float32)
+    work = Launch(read_around, (grid,), (block,), (array, packets, sums))
     timing = timer.time([lambda: launch_all([work])], capture_launches)
     read = packets * _PACKET_BYTES
     rates = [read / seconds / 1e9 for seconds in timing.seconds]
-    statistic = summarize(rates, "GB/s", warmup=timing.warmup)
-    return Result(f"bandwidth/{key}", what, statistic, {"bytes": array.nbytes, "read": read})
+    shape = {"bytes": array.nbytes, "read": read, "threads": grid * block}
+    return Result(name, what, summarize(rates, "GB/s", warmup=timing.warmup), shape)
 
 
-def _threads_and_items(items: int) -> tuple[int, int]:
-    """Return so many threads that the GPU is full, and about so many items, as many for each."""
+def _full() -> tuple[int, int]:
+    """Return grid and block that leave no place for a warp free."""
     import cupy
 
     multiprocessors = cupy.cuda.Device().attributes["MultiProcessorCount"]
-    threads = THREADS * _BLOCKS_A_MULTIPROCESSOR * multiprocessors
-    return threads, max(1, items // (AT_ONCE * threads)) * AT_ONCE * threads
+    return _BLOCKS_A_MULTIPROCESSOR * multiprocessors, THREADS
+
+
+def _as_many_for_each(items: int, threads: int) -> int:
+    """Return about so many items, a whole number of rounds of all threads."""
+    return max(1, items // (AT_ONCE * threads)) * AT_ONCE * threads
