@@ -9,7 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 # Between the end of a launcher that was asked to end and that of its ranks.
@@ -56,18 +56,27 @@ class Outcome:
     seconds: float
 
 
-def cases(num_gpus: int) -> list[Case]:
+def cases(num_gpus: int, commit: str | None = None) -> list[Case]:
     """List what there is to measure, the most telling first.
 
     Parameters
     ----------
     num_gpus : int
         Without any, ranks of the CPU are measured, on the bundled model.
+    commit : str, optional
+        What is run, for a copy of the checkout without git.
 
     Returns
     -------
     list of Case
     """
+    wanted = _cases(num_gpus)
+    if commit:
+        wanted = [replace(case, arguments=(*case.arguments, "--commit", commit)) for case in wanted]
+    return wanted
+
+
+def _cases(num_gpus: int) -> list[Case]:
     if num_gpus < 2:
         small = "--device", "cpu", "--model", "storyteller", "--context", "64", "--prompt", "256"
         return [

@@ -1,11 +1,13 @@
 """``llm-numba bench comm``: what it costs ranks to talk."""
 
+from dataclasses import asdict
 from itertools import chain
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from llm_numba.cli.bench_gpu import Commit
 from llm_numba.cli.bench_tables import collect, finish, show, show_left_out
 from llm_numba.errors import ParallelError
 
@@ -26,6 +28,7 @@ def comm(
     path: Annotated[
         str | None, typer.Option("--comm", help="What carries the arrays; unset: each that works.")
     ] = None,
+    commit: Commit = None,
 ) -> None:
     """Time what ranks say to each other, by operation and size: mpirun -n 4 llm-numba bench comm.
 
@@ -35,7 +38,7 @@ def comm(
     from llm_numba.bench.record import default_path, make_record, require_writable, write_record
     from llm_numba.parallel import Mesh
     from llm_numba.parallel.launch import launched
-    from llm_numba.parallel.paths import connect
+    from llm_numba.parallel.paths import choose, connect
     from llm_numba.runtime.machine import cpu, gpus
 
     launch = launched()
@@ -51,7 +54,9 @@ def comm(
         settings = CommSettings(launch.size, samples=samples, sizes=sizes, device=device)
         offers = mesh.offers(mesh.world, device, path or "all")
         paths = [path] if path else [offer.path for offer in offers if not offer.problem]
-        groups = [connect(mesh.world, each, offers, device) for each in paths]
+        chosen = [choose(each, offers, launch.size) for each in paths]
+        groups = [connect(mesh.world, each, offers, device) for each in chosen]
+        machine = {"machine": asdict(mesh.machine(mesh.world))} if on_gpus else {}
         results = chain.from_iterable(measure(group, settings) for group in groups)
         if not mesh.is_leader:
             list(results)
@@ -62,6 +67,7 @@ def comm(
         file = out or default_path("comm", name, f"{launch.size} ranks", *by)
         require_writable(file)
         collected = collect(results, "leave the machine alone for a minute")
-        write_record(file, make_record("comm", settings.to_json(), collected))
+        noted = settings.to_json() | machine
+        write_record(file, make_record("comm", noted, collected, commit))
         show(collected)
         finish(file)

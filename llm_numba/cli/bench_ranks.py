@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from llm_numba.cli.bench_gpu import Commit
 from llm_numba.cli.bench_tables import collect, finish, show
 from llm_numba.cli.options import RankOptions, takes_groups
 
@@ -33,6 +34,7 @@ def ranks(
     enforce_eager: Annotated[
         bool, typer.Option("--enforce-eager", help="Launch kernels one by one, no CUDA graphs.")
     ] = False,
+    commit: Commit = None,
     split: RankOptions,
 ) -> None:
     """Time a model on several ranks: mpirun -n 4 llm-numba bench ranks --tp 4.
@@ -59,7 +61,7 @@ def ranks(
         path = out or default_path("ranks", *parts, *by)
         require_writable(path)
         results = collect(measure(mesh, settings), "some minutes")
-        write_record(path, make_record("ranks", settings.to_json(), results))
+        write_record(path, make_record("ranks", settings.to_json(), results, commit))
         show(results)
         finish(path)
 
@@ -68,6 +70,7 @@ def multi(
     *,
     limit: Annotated[float, typer.Option(min=1, help="Seconds for all.")] = 1500.0,
     cpu: Annotated[bool, typer.Option("--cpu", help="Ranks of the CPU, also with GPUs.")] = False,
+    commit: Commit = None,
 ) -> None:
     """Make all records of several ranks, one after another, within a time limit."""
     from llm_numba import variables
@@ -80,7 +83,9 @@ def multi(
     # Multicast over NVLink is not everywhere to be had; who wants it sets the variable.
     environment = {"NCCL_NVLS_ENABLE": "0"} | variables.passed_on(*OF_A_LAUNCHER)
     problems = 0
-    for outcome in run(cases(0 if cpu else len(visible_gpus())), launcher, limit, environment):
+    for outcome in run(
+        cases(0 if cpu else len(visible_gpus()), commit), launcher, limit, environment
+    ):
         problems += bool(outcome.problem)
         said = outcome.problem or "its record is written"
         typer.echo(f"{outcome.seconds:5.0f} s  {outcome.case.title}: {said}")

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from typer import Option
 
-from llm_numba.cli.console import loading_bar, waiting
+from llm_numba.cli.console import loading_bar, notes, styled, waiting
 
 if TYPE_CHECKING:
     from llm_numba.engine import LLM, SamplingParams
@@ -197,6 +197,10 @@ class RankOptions:
             rich_help_panel=_RANKS,
         ),
     ] = "auto"
+    verbose: Annotated[
+        bool,
+        Option("--verbose", help="Say what carries arrays, and why.", rich_help_panel=_RANKS),
+    ] = False
 
     def join(self) -> "Mesh":
         """Meet the other ranks; a program that was started alone is the only one.
@@ -208,7 +212,10 @@ class RankOptions:
         """
         from llm_numba.parallel import Mesh
 
-        return Mesh(self.tp, self.pp, comm=self.comm)
+        def explain(line: str) -> None:
+            notes().print(styled(line, "dim"), soft_wrap=True)
+
+        return Mesh(self.tp, self.pp, comm=self.comm, explain=explain if self.verbose else None)
 
 
 @dataclass(frozen=True)

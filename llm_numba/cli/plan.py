@@ -84,7 +84,7 @@ class PlanOptions:
     link_times: Annotated[
         Path | None,
         Option(
-            help="Record of `llm-numba bench comm`, in place of formulas for tensor ranks.",
+            help="Record of `llm-numba bench comm` between tensor ranks, for the package's times.",
             rich_help_panel=_HARDWARE,
         ),
     ] = None
@@ -120,8 +120,8 @@ def plan(
         found = _compare(check)
         plan_tables.show_comparisons(found, as_json=as_json)
         return
-    links = _link_table(options.link_times)
     name, question = _question(options)
+    links = _links(options.link_times, question)
     if not sweep:
         if svg:
             raise LLMNumbaError("--svg draws a sweep.", "Give --sweep, too.")
@@ -171,11 +171,18 @@ def _dtype(wanted: str | None, stored: str) -> Any:
     return np.dtype(halves[wanted])
 
 
-def _link_table(path: Path | None) -> "LinkTable | None":
+def _links(path: Path | None, question: "Question") -> "dict[str, LinkTable]":
+    """Return the package's times of links, with the record's for the link of tensor ranks."""
     from llm_numba.bench.record import read_record
     from llm_numba.planner.collectives import LinkTable
+    from llm_numba.planner.links import packaged_links
+    from llm_numba.planner.plan import links_of
 
-    return None if path is None else LinkTable.from_record(read_record(path), path.name)
+    links = packaged_links()
+    if path is not None:
+        tensor, _ = links_of(question, links)
+        links[tensor.name] = LinkTable.from_record(read_record(path), path.name)
+    return links
 
 
 def _compare(paths: list[Path]) -> list[Any]:

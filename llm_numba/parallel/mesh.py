@@ -18,7 +18,7 @@ import functools
 import hashlib
 import platform
 import socket
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from importlib import metadata
 from pathlib import Path
 from types import TracebackType
@@ -29,7 +29,14 @@ from llm_numba.parallel.communicator import Communicator
 from llm_numba.parallel.faults import exit_code
 from llm_numba.parallel.gpus import Sight, hidden_gpu, share_gpus
 from llm_numba.parallel.launch import how_to_start, launched
-from llm_numba.parallel.paths import PATHS_OF_HOSTS, check_comm, connect, offers_between
+from llm_numba.parallel.measured import MachineKind, TimesTable, find_table, kind_of_machine
+from llm_numba.parallel.paths import (
+    PATHS_OF_HOSTS,
+    check_comm,
+    choose,
+    connect,
+    offers_between,
+)
 from llm_numba.parallel.selection import Offer
 from llm_numba.parallel.watch import time_limit
 from llm_numba.parallel.world import start_world
@@ -57,10 +64,12 @@ class Mesh:
     comm : str
         By which path arrays travel within stages and between them: "auto", "peer", "nccl", "mpi",
         "mpi-staged", or a record of ``llm-numba bench comm``, FILE.json, from which the fastest is
-        taken.
+        taken. "auto" takes a table that comes with the package, if there is one of such a machine.
     limit_s : float, optional
         For how many seconds a rank may wait for another before it gives up; by default
         ``LLM_NUMBA_STALL_S`` of the environment, or 60.
+    explain : callable(str), optional
+        Called on rank 0 with what was chosen, and why, a line at a time.
 
     Attributes
     ----------
@@ -95,6 +104,7 @@ class Mesh:
         world: Communicator | None = None,
         comm: str = "auto",
         limit_s: float | None = None,
+        explain: Callable[[str], object] | None = None,
     ) -> None:
         if tp < 1 or pp < 1:
             raise ParallelError(
@@ -124,6 +134,7 @@ class Mesh:
         self.stage = self.world.rank // tp
         self.num_stages = pp
         self._comm = comm
+        self._explain = explain if self.is_leader else None
         self._views: list[Sight] = []
         self._gpus: list[str] = []
         self._groups = self.world.split(self.stage), self.world.split(self.world.rank % tp)
@@ -168,10 +179,43 @@ class Mesh:
         ParallelError
             If that path does not work here, and the user has asked for it.
         """
+        names = "tensor ranks", "stages"
         self.tensor, self.pipeline = (
-            connect(group, self._comm, self.offers(group, device, self._comm), device)
-            for group in self._groups
+            self._connected(name, group, device)
+            for name, group in zip(names, self._groups, strict=True)
         )
+
+    def machine(self, group: Communicator) -> MachineKind:
+        """Say what kind of machine some ranks are on, which have taken GPUs; all of them do this.
+
+        Parameters
+        ----------
+        group : Communicator
+            By which they have met.
+
+        Returns
+        -------
+        MachineKind
+            The same on all ranks.
+        """
+        gpus = group.exchange(self._gpus[self.world.rank])
+        return group.tell(kind_of_machine(gpus) if group.rank == 0 else None)
+
+    def _connected(self, name: str, group: Communicator, device: str) -> Communicator:
+        if group.size == 1:
+            return group
+        offers = self.offers(group, device, self._comm)
+        chosen = choose(self._comm, offers, group.size, self._table(group, device))
+        if self._explain:
+            for line in chosen.explain():
+                self._explain(f"{name}, arrays of {device}: {line}")
+        return connect(group, chosen, offers, device)
+
+    def _table(self, group: Communicator, device: str) -> TimesTable | None:
+        if device != "cuda" or self._comm != "auto" or not self._gpus:
+            return None
+        kind = self.machine(group)
+        return find_table(kind) if kind.is_known else None
 
     def offers(self, group: Communicator, device: str, wanted: str = "all") -> list[Offer]:
         """Say which paths there are between some ranks; all of them do this.

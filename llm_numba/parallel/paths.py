@@ -21,10 +21,11 @@ from llm_numba.parallel.bounce import BounceCommunicator
 from llm_numba.parallel.by_size import BySize
 from llm_numba.parallel.communicator import Communicator
 from llm_numba.parallel.direct import DirectCommunicator
+from llm_numba.parallel.measured import TimesTable
 from llm_numba.parallel.messages import MessageCommunicator, StagedMessages
 from llm_numba.parallel.nccl import NCCLCommunicator, nccl_problem
 from llm_numba.parallel.probing import messages_problem
-from llm_numba.parallel.selection import Offer, read_times, select
+from llm_numba.parallel.selection import Offer, Selection, read_times, select
 from llm_numba.parallel.staged import StagedCommunicator
 
 # How each is made of the communicator by which ranks have met; the best first.
@@ -39,6 +40,8 @@ _OF_HOSTS: dict[str, Callable[[StagedCommunicator], Communicator]] = {
 }
 PATHS = ("peer", *_OF_GPUS)
 PATHS_OF_HOSTS = tuple(_OF_HOSTS)
+# Those that a CUDA graph can hold.
+CAPTURED = ("peer", "nccl")
 
 
 def check_comm(comm: str) -> None:
@@ -99,18 +102,53 @@ def offers_between(
     return [*offers, Offer("mpi-staged")]
 
 
+def choose(
+    comm: str, offers: Sequence[Offer], num_ranks: int, table: TimesTable | None = None
+) -> Selection:
+    """Choose what carries which array.
+
+    Parameters
+    ----------
+    comm : str
+        See :func:`check_comm`. A record's fastest path, by operation and size; "auto" does the same
+        by a table if there is one, and is else the first path that works.
+    offers : sequence of Offer
+        From :func:`offers_between`.
+    num_ranks : int
+        Of the group.
+    table : TimesTable, optional
+        Measured on such a machine.
+
+    Returns
+    -------
+    Selection
+
+    Raises
+    ------
+    ParallelError
+        If there is no such path between these ranks, or no such record.
+    """
+    if comm.endswith(".json"):
+        return select(offers, "auto", read_times(Path(comm), num_ranks), comm)
+    if comm != "auto" or table is None:
+        return select(offers, comm)
+    # A graph of a step must hold all that the step sends: one path that it cannot hold is too many.
+    held = [offer for offer in offers if offer.problem or offer.path in CAPTURED]
+    usable = offers if all(offer.problem for offer in held) else held
+    return select(usable, "auto", table.times, f"{table.source['file']}, of {table.kind}")
+
+
 def connect(
-    group: Communicator, comm: str, offers: Sequence[Offer], device: str = "cpu"
+    group: Communicator, chosen: Selection, offers: Sequence[Offer], device: str = "cpu"
 ) -> Communicator:
-    """Let the arrays of a group travel by what a user has chosen.
+    """Let the arrays of a group travel as was chosen.
 
     Parameters
     ----------
     group : Communicator
         Ranks that have met, all of which do this.
-    comm : str
-        See :func:`check_comm`. "auto" is the first path that works; of a record the fastest one,
-        by operation and size.
+    chosen : Selection
+        From :func:`choose`, the same on all ranks.
     offers : sequence of Offer
         From :func:`offers_between` of all ranks.
     device : {"cpu", "cuda", "sim"}
@@ -124,18 +162,13 @@ def connect(
     Raises
     ------
     ParallelError
-        If there is no such path between these ranks, or no such record.
+        If a path turns out not to work.
     """
     if group.size == 1:
         return group
-    if comm.endswith(".json"):
-        chosen = select(offers, "auto", read_times(Path(comm), group.size))
-    else:
-        chosen = select(offers, comm)
     working = [offer.path for offer in offers if not offer.problem]
-    paths = chosen.paths if chosen.times else chosen.paths[:1]
-    groups = {path: _made(path, group, device, working) for path in paths}
-    return BySize(group, groups, chosen) if chosen.times else groups[paths[0]]
+    groups = {path: _made(path, group, device, working) for path in chosen.used}
+    return BySize(group, groups, chosen) if chosen.times else groups[chosen.used[0]]
 
 
 def _made(path: str, group: Communicator, device: str, working: Sequence[str]) -> Communicator:

@@ -47,11 +47,26 @@ class Selection:
         The others, and why.
     times : Times
         Of the paths that work.
+    reason : str
+        Why it is these.
     """
 
     paths: tuple[str, ...]
     refused: Mapping[str, str] = field(default_factory=dict)
     times: Times = field(default_factory=dict)
+    reason: str = "the first that works"
+
+    @property
+    def used(self) -> tuple[str, ...]:
+        """The paths that carry something, in the order of `paths`."""
+        sizes = [
+            (operation, size)
+            for operation, measured in self.times.items()
+            for points in measured.values()
+            for size, _ in points
+        ]
+        used = {self.paths[0], *(self.path_of(*each) for each in sizes)}
+        return tuple(path for path in self.paths if path in used)
 
     def path_of(self, operation: str, num_bytes: int) -> str:
         """Return the path for an array.
@@ -77,7 +92,8 @@ class Selection:
         Returns
         -------
         list of str
-            ``"all_reduce: mpi to 4,096 bytes, mpi-staged beyond"``; ``"not nccl: ..."``.
+            ``"all_reduce: mpi to 4,096 bytes, mpi-staged beyond"``; ``"all else: mpi"``;
+            ``"because: ..."``; ``"not nccl: ..."``.
         """
         lines = []
         for operation, measured in self.times.items():
@@ -87,12 +103,14 @@ class Selection:
             pieces = [f"{chosen[i]} to {sizes[i]:,} bytes" for i in ends]
             pieces.append(f"{chosen[-1]} beyond" if ends else chosen[-1])
             lines.append(f"{operation}: {', '.join(pieces)}")
-        if not lines:
-            lines.append(f"everything: {self.paths[0]}")
+        rest = "all else" if lines else "everything"
+        lines += [f"{rest}: {self.paths[0]}", f"because: {self.reason}"]
         return lines + [f"not {path}: {problem}" for path, problem in self.refused.items()]
 
 
-def select(offers: Sequence[Offer], wanted: str = "auto", times: Times | None = None) -> Selection:
+def select(
+    offers: Sequence[Offer], wanted: str = "auto", times: Times | None = None, source: str = ""
+) -> Selection:
     """Choose paths.
 
     Parameters
@@ -102,6 +120,8 @@ def select(offers: Sequence[Offer], wanted: str = "auto", times: Times | None = 
     wanted : str
         "auto", or the path for everything.
     times : Times, optional
+    source : str, optional
+        Where they are from.
 
     Returns
     -------
@@ -121,12 +141,14 @@ def select(offers: Sequence[Offer], wanted: str = "auto", times: Times | None = 
                 f"comm={wanted!r} cannot be used: {problem}.",
                 f"Choose one of: auto, {', '.join(working)}.",
             )
-        return Selection((wanted,))
+        return Selection((wanted,), reason="asked for")
     usable: dict[str, dict[str, Sequence[tuple[int, float]]]] = {}
     for operation, measured in (times or {}).items():
         if found := {path: measured[path] for path in working if path in measured}:
             usable[operation] = found
-    return Selection(working, refused, usable)
+    if not usable:
+        return Selection(working, refused)
+    return Selection(working, refused, usable, f"the fastest in {source}")
 
 
 def read_times(path: Path, num_ranks: int) -> Times:
@@ -152,6 +174,7 @@ def read_times(path: Path, num_ranks: int) -> Times:
         results = json.loads(path.read_text(encoding="utf-8"))["results"]
         rows = [(result["shape"], float(result["median"])) for result in results]
         rows = [(shape, time) for shape, time in rows if shape["bytes"] > 0 and time > 0]
+        rows = [(shape, time) for shape, time in rows if shape["operation"] != "copy"]
         nearest = min((shape["ranks"] for shape, _ in rows), key=lambda P: abs(P - num_ranks))
         times: dict[str, dict[str, list[tuple[int, float]]]] = {}
         for shape, time in rows:

@@ -21,10 +21,11 @@ Thakur, Rabenseifner and Gropp, "Optimization of Collective Communication Operat
 
 from bisect import bisect_left
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from llm_numba.errors import LLMNumbaError
+from llm_numba.parallel.measured import TimesTable
 from llm_numba.planner.gpus import Link
 
 
@@ -137,6 +138,61 @@ class LinkTable:
                 "Name a record of `llm-numba bench comm`.",
             )
         return cls(source, {key: tuple(sorted(sizes.items())) for key, sizes in best.items()})
+
+    @classmethod
+    def from_times(cls, table: TimesTable) -> "LinkTable":
+        """Take the fastest times of a table that engines choose by.
+
+        Parameters
+        ----------
+        table : TimesTable
+        """
+        times: dict[tuple[str, int], tuple[tuple[float, float], ...]] = {}
+        for operation, paths in table.times.items():
+            best: dict[float, float] = {}
+            for num_bytes, microseconds in (point for points in paths.values() for point in points):
+                seconds = 1e-6 * microseconds
+                best[num_bytes] = min(seconds, best.get(num_bytes, seconds))
+            times[operation, table.kind.ranks] = tuple(sorted(best.items()))
+        return cls(table.source["file"], times)
+
+    def joined(self, other: "LinkTable") -> "LinkTable":
+        """Return both tables as one; where both have times, this one's.
+
+        Parameters
+        ----------
+        other : LinkTable
+        """
+        return LinkTable(f"{self.source}, {other.source}", other.times | self.times)
+
+    def fit(self, link: Link) -> Link:
+        """Return a link with the bandwidth and the latency of the all-reduces of two ranks.
+
+        Between two ranks both formulas are ``n / b + a``: the shortest array has a alone.
+
+        Parameters
+        ----------
+        link : Link
+            As the data sheet has it; returned as it is if two ranks were not measured.
+        """
+        known = self.times.get(("all_reduce", 2), ())
+        if len(known) < 2 or known[-1][1] <= known[0][1]:
+            return link
+        (_, latency), (num_bytes, seconds) = known[0], known[-1]
+        speed = num_bytes / (seconds - latency)
+        return replace(
+            link, bytes_per_second=speed, latency=latency, source=self.source, fitted=True
+        )
+
+    def hop(self, num_bytes: float) -> float | None:
+        """Return the seconds of a message to the next rank, or None if none was measured.
+
+        Parameters
+        ----------
+        num_bytes : float
+        """
+        counts = [ranks for operation, ranks in self.times if operation == "send"]
+        return self.seconds("send", min(counts), num_bytes) if counts else None
 
     def covers(self, ranks: int) -> bool:
         """Whether all that tensor ranks exchange was measured with so many.

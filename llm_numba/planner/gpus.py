@@ -29,7 +29,9 @@ class Link:
     source : str
         Where the bandwidth is from.
     measured : bool
-        Whether the two are measured; else they are assumptions.
+        Whether what is exchanged over it was measured as it is planned; else it is assumed.
+    fitted : bool
+        Whether the two are of times of another number of ranks, and not of a data sheet.
     """
 
     name: str
@@ -37,6 +39,7 @@ class Link:
     latency: float
     source: str
     measured: bool = False
+    fitted: bool = False
 
 
 @dataclass(frozen=True)
@@ -48,6 +51,8 @@ class GPU:
     name : str
         For ``--gpu``.
     title : str
+    driver_name : str
+        What the driver calls it.
     memory_bytes : int
     bytes_per_second : float
         Of its memory.
@@ -63,6 +68,7 @@ class GPU:
 
     name: str
     title: str
+    driver_name: str
     memory_bytes: int
     bytes_per_second: float
     flops: float
@@ -88,23 +94,25 @@ GPUS = {
     gpu.name: gpu
     for gpu in (
         GPU(
-            "h100", "NVIDIA H100 SXM 80 GB", 85_520_809_984, 3.35e12, 67e12,
+            "h100", "NVIDIA H100 SXM 80 GB", "NVIDIA H100 80GB HBM3",
+            85_520_809_984, 3.35e12, 67e12,
             "nvlink-4", "infiniband-ndr", 8, "NVIDIA H100 data sheet; memory as the driver says",
         ),
         GPU(
-            "h200", "NVIDIA H200 SXM 141 GB", 141 * 10**9, 4.8e12, 67e12,
+            "h200", "NVIDIA H200 SXM 141 GB", "NVIDIA H200", 141 * 10**9, 4.8e12, 67e12,
             "nvlink-4", "infiniband-ndr", 8, "NVIDIA H200 data sheet",
         ),
         GPU(
-            "a100", "NVIDIA A100 SXM 80 GB", 80 * 10**9, 2.039e12, 19.5e12,
+            "a100", "NVIDIA A100 SXM 80 GB", "NVIDIA A100-SXM4-80GB", 80 * 10**9, 2.039e12, 19.5e12,
             "nvlink-3", "infiniband-hdr", 8, "NVIDIA A100 data sheet",
         ),
         GPU(
-            "rtx-4090", "NVIDIA GeForce RTX 4090 24 GB", 24 * 10**9, 1.008e12, 82.6e12,
+            "rtx-4090", "NVIDIA GeForce RTX 4090 24 GB", "NVIDIA GeForce RTX 4090",
+            24 * 10**9, 1.008e12, 82.6e12,
             "pcie-4", "infiniband-hdr", 8, "NVIDIA Ada GPU architecture white paper",
         ),
         GPU(
-            "l4", "NVIDIA L4 24 GB", 24 * 10**9, 0.3e12, 30.3e12,
+            "l4", "NVIDIA L4 24 GB", "NVIDIA L4", 24 * 10**9, 0.3e12, 30.3e12,
             "pcie-4", "infiniband-hdr", 8, "NVIDIA L4 data sheet",
         ),
     )

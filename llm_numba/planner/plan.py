@@ -21,7 +21,8 @@ Huang et al., "GPipe: Efficient Training of Giant Neural Networks using Pipeline
 """
 
 import math
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -30,6 +31,7 @@ from llm_numba.errors import ParallelError
 from llm_numba.models import ModelConfig
 from llm_numba.planner.collectives import Exchange, LinkTable, send
 from llm_numba.planner.gpus import GPU, Link, find_link
+from llm_numba.planner.links import packaged_links
 from llm_numba.planner.memory import RankMemory, plan_stages
 from llm_numba.planner.split import Division, cut
 from llm_numba.planner.steps import Load, StageTime, stage_time
@@ -212,11 +214,7 @@ class Plan:
             )
         used = [(self.tensor_link, self.question.tp), (self.pipeline_link, self.question.pp)]
         links = {link.name: link for link, ranks in used if ranks > 1 and not link.measured}
-        found += [
-            f"{link.name} was not measured: {link.bytes_per_second / 1e9:g} GB/s ({link.source}), "
-            f"{link.latency * 1e6:g} us a message (a round figure)."
-            for link in links.values()
-        ]
+        found += [_assumed(link) for link in links.values()]
         sizes = {
             math.ceil(self.question.batch / each.micro_batches)
             for each in (self.drained, self.interleaved)
@@ -229,16 +227,33 @@ class Plan:
         return found
 
 
+def _assumed(link: Link) -> str:
+    speed = f"{link.bytes_per_second / 1e9:.3g} GB/s"
+    latency = f"{link.latency * 1e6:.2g} us a message"
+    if link.fitted:
+        return (
+            f"{link.name} was measured with two ranks ({link.source}): {speed}, {latency}. For "
+            "more ranks these are put into formulas."
+        )
+    return f"{link.name} was not measured: {speed} ({link.source}), {latency} (a round figure)."
+
+
 class _Clock:
     """Times steps of a split."""
 
     def __init__(
-        self, question: Question, split: Division, table: KernelTable, measured: LinkTable | None
+        self,
+        question: Question,
+        split: Division,
+        table: KernelTable,
+        links: Mapping[str, LinkTable],
     ) -> None:
-        self.tensor_link, self.pipeline_link = links_of(question, measured)
+        self.tensor_link, self.pipeline_link = links_of(question, links)
+        self._hops = links.get(self.pipeline_link.name)
         self._question, self._table = question, table
         # The last has most rows of the vocabulary: the others wait for it.
         self._ranks = [last for _, last in split.outermost]
+        measured = links.get(self.tensor_link.name)
         self._exchange = Exchange(question.tp, self.tensor_link, measured)
 
     def rounds(self, load: Load, micro_batches: int, interleaved: bool) -> Rounds:
@@ -254,7 +269,9 @@ class _Clock:
             stages.append(times[alike])
         message = load.rows * question.config.hidden_size * question.dtype.itemsize
         # Each tensor rank sends to its counterpart, all at a time, each over a link of its own.
-        hop = send(message, self.pipeline_link) if question.pp > 1 else 0.0
+        measured = self._hops.hop(message) if self._hops else None
+        hop = send(message, self.pipeline_link) if measured is None else measured
+        hop *= question.pp > 1
         return Rounds(interleaved, micro_batches, tuple(stages), hop)
 
     def shortest(self, interleaved: bool) -> Rounds:
@@ -271,7 +288,9 @@ class _Clock:
         return min(choices, key=lambda each: each.seconds)
 
 
-def make_plan(question: Question, table: KernelTable, measured: LinkTable | None = None) -> Plan:
+def make_plan(
+    question: Question, table: KernelTable, links: Mapping[str, LinkTable] | None = None
+) -> Plan:
     """Plan memory and time.
 
     Parameters
@@ -279,8 +298,9 @@ def make_plan(question: Question, table: KernelTable, measured: LinkTable | None
     question : Question
     table : KernelTable
         As measured; it is scaled to the question's GPU here.
-    measured : LinkTable, optional
-        Of the link between tensor ranks, in place of formulas.
+    links : mapping of str to LinkTable, optional
+        Measured times in place of formulas, by the link's name; by default those that come with
+        the package, see :func:`~llm_numba.planner.links.packaged_links`.
 
     Returns
     -------
@@ -299,7 +319,7 @@ def make_plan(question: Question, table: KernelTable, measured: LinkTable | None
         split, question.dtype, question.memory_options, question.gpu.memory_bytes
     )
     scaled = table.scaled(question.gpu)
-    clock = _Clock(question, split, scaled, measured)
+    clock = _Clock(question, split, scaled, packaged_links() if links is None else links)
     tokens = question.prompt_tokens
     pieces = math.ceil(tokens / question.max_num_batched_tokens)
     return Plan(
@@ -316,7 +336,7 @@ def make_plan(question: Question, table: KernelTable, measured: LinkTable | None
     )
 
 
-def links_of(question: Question, measured: LinkTable | None = None) -> tuple[Link, Link]:
+def links_of(question: Question, links: Mapping[str, LinkTable]) -> tuple[Link, Link]:
     """Return the links between tensor ranks and between stages.
 
     Ranks of a host follow one another, tensor ranks side by side. A group that does not fit into a
@@ -325,7 +345,8 @@ def links_of(question: Question, measured: LinkTable | None = None) -> tuple[Lin
     Parameters
     ----------
     question : Question
-    measured : LinkTable, optional
+    links : mapping of str to LinkTable
+        What was measured, by the link's name.
 
     Returns
     -------
@@ -336,10 +357,13 @@ def links_of(question: Question, measured: LinkTable | None = None) -> tuple[Lin
     outside = find_link(question.outside or gpu.outside)
     tensor = inside if question.tp <= gpu.gpus_per_host else outside
     pipeline = inside if question.tp * question.pp <= gpu.gpus_per_host else outside
-    if measured is not None and measured.covers(question.tp):
-        tensor = Link(
-            tensor.name, tensor.bytes_per_second, tensor.latency, measured.source, measured=True
-        )
+    if (times := links.get(tensor.name)) is not None:
+        if times.covers(question.tp):
+            tensor = replace(tensor, source=times.source, measured=True)
+        else:
+            tensor = times.fit(tensor)
+    if (times := links.get(pipeline.name)) is not None and times.hop(0) is not None:
+        pipeline = replace(pipeline, source=times.source, measured=True)
     return tensor, pipeline
 
 

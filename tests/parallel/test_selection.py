@@ -25,7 +25,12 @@ TIMES = {
 def test_without_times_the_first_that_works_is_taken():
     chosen = select(OFFERS)
     assert {chosen.path_of("all_reduce", size) for size in (1, 10**9)} == {"near"}
-    assert chosen.explain() == ["everything: near", "not peer: these ranks see one GPU each"]
+    assert chosen.explain() == [
+        "everything: near",
+        "because: the first that works",
+        "not peer: these ranks see one GPU each",
+    ]
+    assert chosen.used == ("near",)
 
 
 @pytest.mark.parametrize(
@@ -38,12 +43,20 @@ def test_with_times_it_is_the_fastest_for_the_size(num_bytes, path):
 
 
 def test_what_was_not_measured_goes_by_the_first_that_works():
-    chosen = select(OFFERS, times=TIMES)
+    chosen = select(OFFERS, times=TIMES, source="some record")
     assert chosen.path_of("send", 10**6) == "near"
+    assert chosen.used == ("near", "far")
     assert chosen.explain() == [
         "all_reduce: near to 1,000 bytes, far beyond",
+        "all else: near",
+        "because: the fastest in some record",
         "not peer: these ranks see one GPU each",
     ]
+
+
+def test_a_path_that_is_never_the_fastest_is_not_used():
+    slower = {"all_reduce": TIMES["all_reduce"] | {"far": [(100, 9.0), (10_000, 90.0)]}}
+    assert select(OFFERS, times=slower).used == ("near",)
 
 
 def test_what_is_wanted_is_taken_whatever_was_measured():
@@ -77,6 +90,7 @@ ROWS = [
     ("mpi-staged", "all_reduce", 2, 64, 2.0),
     ("mpi-staged", "all_reduce", 8, 64, 20.0),
     ("mpi-staged", "barrier", 2, 0, 5.0),
+    ("mpi-staged", "copy", 2, 64, 0.5),
 ]
 
 

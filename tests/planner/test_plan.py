@@ -116,7 +116,7 @@ def test_an_engine_on_several_gpus_is_planned_on_as_many(table):
 
 
 def test_tensor_ranks_read_less_and_talk(asked, table):
-    one, two = (make_plan(asked(tp=tp, context=512), table) for tp in (1, 2))
+    one, two = (make_plan(asked(tp=tp, context=512), table, {}) for tp in (1, 2))
     assert two.drained.seconds < one.drained.seconds
     # Two all-reduces a layer of one row, one of the embedding, and who has the best token.
     link = LINKS["nvlink-4"]
@@ -138,7 +138,7 @@ def test_rounds_by_hand():
 
 
 def test_stages_send_the_residual_stream(asked, table):
-    plan = make_plan(asked(pp=2, batch=8, micro_batches=4), table)
+    plan = make_plan(asked(pp=2, batch=8, micro_batches=4), table, {})
     assert plan.drained.hop == send(2 * 4096 * 2, LINKS["nvlink-4"])
     assert plan.drained.micro_batches == plan.interleaved.micro_batches == 4
     assert plan.drained.seconds == pytest.approx(
@@ -177,18 +177,34 @@ def test_a_long_prompt_comes_in_pieces(asked, table):
 
 def test_measured_links_are_no_assumption(asked, table):
     times = {("all_reduce", 2): ((8192.0, 1e-3),), ("all_gather", 2): ((16.0, 1e-3),)}
-    plan = make_plan(asked(tp=2), table, LinkTable("comm_x.json", times))
+    links = {"nvlink-4": LinkTable("comm_x.json", times)}
+    plan = make_plan(asked(tp=2), table, links)
     assert plan.drained.slowest.exchanges == pytest.approx(66e-3)
     assert plan.tensor_link.source == "comm_x.json"
     assert not any("nvlink" in each for each in plan.assumptions)
     # With four ranks there is still the formula, and it says so.
-    four = make_plan(asked(tp=4), table, LinkTable("comm_x.json", times))
-    assert any("nvlink" in each for each in four.assumptions)
+    four = make_plan(asked(tp=4), table, links)
+    assert any("nvlink-4 was not measured" in each for each in four.assumptions)
+
+
+def test_where_two_ranks_were_measured_formulas_take_what_they_found(asked, table):
+    # n / b + a with 1 us and 100 GB/s; and a message of 3 us, whatever it is long.
+    times = {
+        ("all_reduce", 2): ((64.0, 1e-6), (1e9, 0.010001)),
+        ("send", 2): ((64.0, 3e-6), (1e9, 3e-6)),
+    }
+    measured = LinkTable("comm_x.json", times)
+    plan = make_plan(asked(tp=4, pp=2), table, {"nvlink-4": measured})
+    link = plan.tensor_link
+    assert (link.bytes_per_second, link.latency) == pytest.approx((1e11, 1e-6), rel=1e-6)
+    (said,) = (each for each in plan.assumptions if "nvlink-4" in each)
+    assert said.startswith("nvlink-4 was measured with two ranks (comm_x.json): 100 GB/s, 1 us")
+    assert plan.drained.hop == pytest.approx(3e-6)
 
 
 def test_what_was_not_measured_is_said(asked, table):
     assert make_plan(asked(batch=1), table).assumptions == []
-    found = " ".join(make_plan(asked("llama-3-70b", "h200", tp=8, pp=2), table).assumptions)
+    found = " ".join(make_plan(asked("llama-3-70b", "h200", tp=8, pp=2), table, {}).assumptions)
     for word in ("NVIDIA H200 data sheet", "nvlink-4", "infiniband-ndr", "round figure"):
         assert word in found
 
@@ -284,7 +300,8 @@ def test_a_sweep_holds_what_single_plans_say(asked, table):
     assert point.per_user == pytest.approx(1 / plan.interleaved.seconds)
     assert point.per_gpu == pytest.approx(16 / 4 / plan.interleaved.seconds)
     assert point.memory_bytes == plan.fullest.taken
-    assert any("nvlink-4" in each for each in assumptions(base, table, [point]))
+    four = next(each for each in points if each.tp == 4)
+    assert any("nvlink-4" in each for each in assumptions(base, table, [four]))
 
 
 def test_a_sweep_leaves_out_what_does_not_fit(asked, table):
