@@ -187,13 +187,13 @@ def machine(
     require_writable(path)
     budget = settings.budget(limit)
     timelines: dict = {}
-    clocks = [gpu_clocks()]
+    gpu, clocks = properties(), [gpu_clocks()]
     results = collect(measure(settings, budget, timelines), "a minute or two")
     clocks.append(gpu_clocks())
     noted = settings.to_json() | {
         "limit_seconds": limit,
         "clocks": dict(zip(("before", "after"), clocks, strict=True)),
-        "gpu": properties(),
+        "gpu": gpu,
     }
     record = make_record("machine", noted, results, commit)
     write_record(path, record | {"left_out": budget.left_out, "timelines": timelines})
