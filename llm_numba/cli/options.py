@@ -103,7 +103,7 @@ class ModelOptions:
                 progress=progress,
                 **more,
             )
-        if llm.device == "cuda":
+        if llm.device == "cuda" and llm.leads:  # the others follow
             with waiting("Making kernels ready; a first time compiles them"):
                 _compile_kernels(llm)
         return llm

@@ -13,6 +13,10 @@ but later messages of that direction::
     to the next                             | send ........... | event ------|
     from the last    | receive .......................... | event -----------|
 
+The first message of a communicator connects its ends, for which the *hosts* wait for each other.
+Two ranks that both begin with a receive would wait for ever, so each line carries a first byte
+where all ranks make it, in one order.
+
 NCCL rounds sums of 16-bit numbers at each rank that they pass, where all else here adds in float32
 and rounds once. With two ranks there is one addition, and no difference.
 
@@ -78,6 +82,7 @@ class NCCLCommunicator(Carrier):
             joined = _join(host, list(ends))
             if joined is not None:
                 self._lines[ends] = _Line(joined)
+                self._lines[ends].connect(sends=host.rank == ends[0])
 
     def start_send(self, x: Array, to: int) -> Transfer:
         """Begin to send an array, see :meth:`Communicator.start_send`."""
@@ -131,6 +136,14 @@ class _Line:
 
         self._pair = pair
         self._stream = cupy.cuda.Stream(non_blocking=True)
+
+    def connect(self, *, sends: bool) -> None:
+        """Carry a byte; both ends do this at the same time."""
+        import cupy
+
+        byte = cupy.zeros(1, cupy.int8)
+        self.start(byte, *(("send", 1) if sends else ("recv", 0))).wait()
+        _stream().synchronize()
 
     def start(self, x: Array, what: str, other: int) -> Transfer:
         # Not before x is written, or what was in it is read.
