@@ -10,10 +10,12 @@ import typer
 
 from llm_numba.cli import probes
 from llm_numba.cli.console import notes, styled
-from llm_numba.cli.doctor_mpi import RANKS_MEET, UCX_WHEEL, examine_mpi
+from llm_numba.cli.doctor_mpi import examine_mpi, examine_ranks
+from llm_numba.cli.doctor_ranks import RANKS_MEET, UCX_WHEEL
 from llm_numba.cli.findings import Finding, installed_version, reinstall, show_findings
 from llm_numba.cli.memory import MemoryQuestion, answer
 from llm_numba.cli.options import takes_groups
+from llm_numba.parallel.launch import launched
 
 # A model's first step on a GPU compiles every kernel; MPI may look for a network.
 _TIMEOUT_S = 120.0
@@ -45,13 +47,19 @@ def doctor(
     """Say what works here, and what to install for what does not.
 
     Exit code 0 means that the CPU path works: the bundled model wrote a few tokens. With --mpi, it
-    means that two ranks met. With --model, say instead where the memory of an engine would go; exit
-    code 2 means that it does not fit.
+    means that ranks met: those of mpirun, if it has started this, or else some of its own. With
+    --model, say instead where the memory of an engine would go; exit code 2 means that it does not
+    fit.
     """
     if memory.model is not None:
         answer(memory, as_json=as_json)
         return
-    findings = examine_mpi(_TIMEOUT_S) if mpi else examine()
+    if mpi and (launch := launched()) and launch.size > 1:
+        findings = examine_ranks(launch)
+        if not findings:
+            return  # rank 0 speaks
+    else:
+        findings = examine_mpi(_TIMEOUT_S) if mpi else examine()
     asked = RANKS_MEET if mpi else _CPU_PATH
     works = any(finding.part == asked and finding.status == "works" for finding in findings)
     if as_json:

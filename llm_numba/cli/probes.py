@@ -11,7 +11,7 @@ import json
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -140,78 +140,38 @@ def mpi() -> dict[str, Any]:
     return {"library": version, "path": libraries[0] if libraries else None}
 
 
-def mpi_ranks() -> dict[str, Any]:
-    """Exchange an array with the other ranks, as one of several that a launcher has started."""
-    import numpy as np
-    from mpi4py import MPI
-
-    comm = MPI.COMM_WORLD
-    rank, size = comm.Get_rank(), comm.Get_size()
-    mine = np.full(1 << 18, rank, np.float32)
-    theirs = np.empty_like(mine)
-    comm.Sendrecv(mine, (rank + 1) % size, recvbuf=theirs, source=(rank - 1) % size)
-    right = bool(np.all(theirs == (rank - 1) % size))
-    return {"size": size, "right": comm.allreduce(right, MPI.LAND)}
-
-
-def mpi_gpu_messages() -> dict[str, Any]:
-    """Give MPI pointers to a GPU's memory for messages: a wrong answer is a crash."""
-    import cupy
-    from mpi4py import MPI
-
-    comm = MPI.COMM_WORLD
-    rank, size = comm.Get_rank(), comm.Get_size()
-    cupy.cuda.Device(rank % cupy.cuda.runtime.getDeviceCount()).use()
-    mine = cupy.full(1 << 18, rank, cupy.float32)
-    theirs = cupy.empty_like(mine)
-    # MPI knows nothing of streams.
-    cupy.cuda.get_current_stream().synchronize()
-    comm.Sendrecv(mine, (rank + 1) % size, recvbuf=theirs, source=(rank - 1) % size)
-    right = bool((theirs == (rank - 1) % size).all())
-    return {"size": size, "right": comm.allreduce(right, MPI.LAND)}
-
-
-def mpi_gpu_sums() -> dict[str, Any]:
-    """Let MPI add up arrays of GPUs, which many builds do on the CPU: a crash, or wrong sums."""
-    import cupy
-    from mpi4py import MPI
-
-    comm = MPI.COMM_WORLD
-    rank, size = comm.Get_rank(), comm.Get_size()
-    cupy.cuda.Device(rank % cupy.cuda.runtime.getDeviceCount()).use()
-    x = cupy.full(1 << 18, rank + 1, cupy.float32)
-    cupy.cuda.get_current_stream().synchronize()
-    comm.Allreduce(MPI.IN_PLACE, x)
-    right = bool((x == size * (size + 1) // 2).all())
-    return {"size": size, "right": comm.allreduce(right, MPI.LAND)}
-
-
 PROBES: dict[str, Callable[[], dict[str, Any]]] = {
     probe.__name__: probe
     for probe in (cpu_path, simulator, blas_library, cuda_driver, numba_cuda, cupy, gpu_path, mpi)
 }
-# Those that a launcher starts several times.
-RANKS: dict[str, Callable[[], dict[str, Any]]] = {
-    probe.__name__: probe for probe in (mpi_ranks, mpi_gpu_messages, mpi_gpu_sums)
-}
 
 
-def start(
-    name: str, launcher: Sequence[str] = (), environment: Mapping[str, str] | None = None
-) -> subprocess.Popen[str]:
+def start(name: str, environment: Mapping[str, str] | None = None) -> subprocess.Popen[str]:
     """Start a probe in a child process.
 
     Parameters
     ----------
     name : str
-        A key of ``PROBES`` or ``RANKS``.
-    launcher : sequence of str
-        The command that starts it several times, with its options.
+        A key of ``PROBES``.
+    environment : mapping of str to str, optional
+        By default that of this program.
+    """
+    return start_program([sys.executable, "-m", "llm_numba.cli.probes", name], environment)
+
+
+def start_program(
+    command: Sequence[str], environment: Mapping[str, str] | None = None
+) -> subprocess.Popen[str]:
+    """Start a program that writes facts: JSON objects, one a line.
+
+    Parameters
+    ----------
+    command : sequence of str
     environment : mapping of str to str, optional
         By default that of this program.
     """
     return subprocess.Popen(
-        [*launcher, sys.executable, "-m", "llm_numba.cli.probes", name],
+        command,
         env=environment,
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
@@ -236,37 +196,60 @@ def finish(child: subprocess.Popen[str], timeout: float) -> dict[str, Any]:
     dict
         The probe's facts, or ``{"error": sentence}`` if it failed, crashed or did not end.
     """
+    facts, problem = finish_program(child, timeout)
+    if problem:
+        return {"error": problem}
+    return facts[-1] if facts else {"error": "it ended without a word"}
+
+
+def finish_program(
+    child: subprocess.Popen[str], timeout: float
+) -> tuple[list[dict[str, Any]], str]:
+    """Wait for a program and return what it wrote.
+
+    Parameters
+    ----------
+    child : Popen
+        From :func:`start_program`.
+    timeout : float
+        Seconds after which it is ended.
+
+    Returns
+    -------
+    facts : list of dict
+        All that it wrote until it ended, or was.
+    problem : str
+        Why it did not end as it should; "" if it did.
+    """
+    problem = ""
     try:
         out, err = child.communicate(timeout=timeout)
     except subprocess.TimeoutExpired:
-        return {"error": f"no answer within {timeout:g} s"}
-    finally:
-        if child.poll() is None:
-            # A launcher ends its ranks only if it is asked.
-            child.terminate()
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                child.wait(_FAREWELL_S)
-            child.kill()
-            child.communicate()
-    if child.returncode == 0:
-        return _facts(out)
-    if child.returncode < 0:
-        return {"error": f"crashed with signal {-child.returncode}"}
-    # Launchers put rules of dashes around what they say.
-    lines = [line for line in err.splitlines() if any(map(str.isalnum, line))]
-    return {"error": lines[-1].strip() if lines else f"exit code {child.returncode}"}
+        problem = f"no answer within {timeout:g} s"
+        # A launcher ends its ranks only if it is asked.
+        child.terminate()
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            child.wait(_FAREWELL_S)
+        child.kill()
+        out, err = child.communicate()
+    if not problem and child.returncode < 0:
+        problem = f"crashed with signal {-child.returncode}"
+    elif not problem and child.returncode:
+        # Launchers put rules of dashes around what they say.
+        lines = [line for line in err.splitlines() if any(map(str.isalnum, line))]
+        problem = lines[-1].strip() if lines else f"exit code {child.returncode}"
+    return list(_facts(out)), problem
 
 
-def _facts(out: str) -> dict[str, Any]:
-    """Return the last facts among what a probe wrote: several ranks may have written them."""
-    for line in reversed(out.splitlines()):
+def _facts(out: str) -> Iterator[dict[str, Any]]:
+    """Yield the facts among what a program wrote."""
+    for line in out.splitlines():
         with contextlib.suppress(ValueError):
             # Launchers may join lines, and put characters of their own behind.
             facts, _ = json.JSONDecoder().raw_decode(line)
             if isinstance(facts, dict):
-                return facts
-    return {"error": "it ended without a word"}
+                yield facts
 
 
 if __name__ == "__main__":
-    print(json.dumps((PROBES | RANKS)[sys.argv[1]]()), flush=True)
+    print(json.dumps(PROBES[sys.argv[1]]()), flush=True)

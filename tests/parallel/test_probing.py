@@ -17,7 +17,8 @@ def _tried(tmp_path, monkeypatch):
 
     def problem(script: str | None, limit_s: float = 30.0) -> str:
         if script is not None:
-            (tmp_path / "mpirun").write_text(f"#!/bin/sh\n{script}\n")
+            asked = 'if [ "$1" = --version ]; then echo fake; exit; fi'
+            (tmp_path / "mpirun").write_text(f"#!/bin/sh\n{asked}\n{script}\n")
             (tmp_path / "mpirun").chmod(0o755)
         return probing.messages_problem.__wrapped__(limit_s)
 
