@@ -26,6 +26,7 @@ class PipelineSettings:
     stages : int
         R.
     model : str
+    device : {"cpu", "cuda"}
     prompt_tokens : int
     pieces : tuple of int
         M.
@@ -39,6 +40,7 @@ class PipelineSettings:
 
     stages: int
     model: str = "storyteller"
+    device: str = "cpu"
     prompt_tokens: int = 448
     pieces: tuple[int, ...] = (1, 2, 4, 8)
     sequences: tuple[int, ...] = (1, 8)
@@ -140,7 +142,7 @@ def _case(
 ) -> Measured:
     params = SamplingParams(temperature=0, max_tokens=num_tokens, ignore_eos=True)
     with LLM(
-        settings.model, device="cpu", mesh=mesh, enable_prefix_caching=False, **options
+        settings.model, device=settings.device, mesh=mesh, enable_prefix_caching=False, **options
     ) as llm:
         llm.stage.timeline = []
         if llm.leads:
@@ -148,7 +150,7 @@ def _case(
                 llm.generate(prompts, params)
         else:
             llm.follow()
-    stages = mesh.world.exchange(llm.stage.timeline)
+    stages = mesh.world.exchange([noted.stretch() for noted in llm.stage.timeline])
     decodes = num_tokens > 1
     runs = []
     for begin in range(settings.warmup * num_steps, len(stages[0]), num_steps):

@@ -11,7 +11,6 @@ Sends are begun and not waited for: the next step may be computed while they are
 be, so a stage fills one buffer while the other is sent.
 """
 
-import time
 from collections import deque
 from collections.abc import Iterable
 
@@ -20,11 +19,12 @@ import numpy as np
 from llm_numba.engine.executor import Executor
 from llm_numba.engine.sampler import find_logprobs, sample_tokens
 from llm_numba.engine.step_inputs import StepInputs
-from llm_numba.engine.timeline import Stretch
+from llm_numba.engine.timeline import Noted
 from llm_numba.kvcache import PagedKVCache
 from llm_numba.models import Decoder
 from llm_numba.parallel import Mesh, Transfer
-from llm_numba.runtime import Array, Download, empty
+from llm_numba.runtime import Array, Download, empty, kind_of
+from llm_numba.runtime.moments import note_moment
 
 
 class Stage:
@@ -40,12 +40,12 @@ class Stage:
 
     Attributes
     ----------
-    timeline : list of Stretch or None
+    timeline : list of Noted or None
         When it computed each step, from when a list is put here.
     """
 
     def __init__(self, mesh: Mesh, model: Decoder, kv_cache: PagedKVCache) -> None:
-        self.timeline: list[Stretch] | None = None
+        self.timeline: list[Noted] | None = None
         self._mesh, self._model, self._kv_cache = mesh, model, kv_cache
         self._executor = Executor(model, kv_cache)
         self._is_first = mesh.stage == 0
@@ -71,11 +71,13 @@ class Stage:
             self._kv_cache.copy_block(source, target)
         num_tokens = len(inputs.batch.token_ids)
         hidden = None if self._is_first else self._receive_hidden(num_tokens)
-        begin = time.monotonic()
+        if self.timeline is None:
+            return self._compute(inputs, hidden)
+        device, step = kind_of(self._kv_cache.keys), len(self.timeline)
+        begin = note_moment(device)
         results = self._compute(inputs, hidden)
-        if self.timeline is not None:
-            now, step = time.monotonic(), len(self.timeline)
-            self.timeline.append(Stretch(self._mesh.stage, step, num_tokens, begin, now))
+        noted = Noted(self._mesh.stage, step, num_tokens, begin, note_moment(device))
+        self.timeline.append(noted)
         return results
 
     def _compute(self, inputs: StepInputs, hidden: Array | None) -> list[np.ndarray]:

@@ -3,6 +3,8 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from llm_numba.runtime.moments import Moment
+
 
 @dataclass(frozen=True)
 class Stretch:
@@ -17,7 +19,8 @@ class Stretch:
         N, of the step.
     begin, end : float
         Seconds on the clock of ``time.monotonic``, which the processes of a host have in common:
-        from when all inputs were there until all results were on their way.
+        from when all inputs were there until all results were on their way. On a GPU, until it was
+        through with the kernels.
     """
 
     stage: int
@@ -25,6 +28,29 @@ class Stretch:
     num_tokens: int
     begin: float
     end: float
+
+
+@dataclass(frozen=True)
+class Noted:
+    """A stretch that may not be over, or not even have begun: a GPU is behind its host.
+
+    Attributes
+    ----------
+    stage, step, num_tokens : int
+        As of :class:`Stretch`.
+    begin, end : Moment
+        See :func:`llm_numba.runtime.moments.note_moment`.
+    """
+
+    stage: int
+    step: int
+    num_tokens: int
+    begin: Moment
+    end: Moment
+
+    def stretch(self) -> Stretch:
+        """Return what became of it; waits until it is over."""
+        return Stretch(self.stage, self.step, self.num_tokens, self.begin(), self.end())
 
 
 def bubble_of(stretches: Sequence[Stretch], num_stages: int) -> float:
