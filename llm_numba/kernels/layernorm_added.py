@@ -27,24 +27,44 @@ from llm_numba.kernels.packets import widened
 from llm_numba.kernels.rows import LAUNCH_BOUNDS, MAX_WARPS, PACKET, sum_over_row
 from llm_numba.kernels.unrolled import unrolled
 
+# A thread that holds so many packets, and no more, has room for those of weight and bias as well.
+EARLY = 2
+
 
 @cuda.jit(device=True)
-def _place(k, packets):
+def place(k, packets):
     """Return packet k of a thread; if the row has no such, the thread's first, or the row's last.
 
     So nobody asks before a load, which would wait for the load before it. Nor does anybody read
     what another warp may be writing to, where a result replaces an operand.
+
+    Parameters
+    ----------
+    k : int
+    packets : int
+        Of the row.
     """
     packet = int32(cuda.threadIdx.x + k * cuda.blockDim.x)
     return packet if packet < packets else int32(min(cuda.threadIdx.x, packets - 1))
 
 
 @cuda.jit(device=True)
-def _load(array, begin, packets, words):
-    """Load the packets of a thread as they are in memory."""
+def load_packets(array, begin, packets, words):
+    """Load the packets of a thread as they are in memory.
+
+    Parameters
+    ----------
+    array : array
+    begin : int
+        Of the row's packets, the first.
+    packets : int
+        Of the row.
+    words : local uint32 [4 k]
+        Room for k packets.
+    """
     width = ptx.items16(array)
     for k in range(len(words) // 4):
-        loaded = ptx.load_raw16(array, (begin + _place(k, packets)) * width)
+        loaded = ptx.load_raw16(array, (begin + place(k, packets)) * width)
         for w in range(4):
             words[4 * k + w] = loaded[w]
 
@@ -54,24 +74,35 @@ def _affine(array, packets, early, words, k):
     """Make numbers of packet k of weight or bias, which a thread has, or loads now."""
     if early:
         return widened(array, words, k)
-    return ptx.load16(array, _place(k, packets) * ptx.items16(array))
+    return ptx.load16(array, place(k, packets) * ptx.items16(array))
 
 
 @cuda.jit(device=True)
-def _add_residual(residual, begin, packets, held, total):
+def add_residual(residual, begin, packets, held, total):
     """Add the residual to what a thread holds, store the sum, and hold it as it is stored.
 
     The sum is rounded to the storage format, as the next layers will see it.
+
+    Parameters
+    ----------
+    residual, total : array
+        May be one.
+    begin, packets : int
+        As of :func:`load_packets`.
+    held : local uint32 [4 k]
+        Of the format of the residual.
     """
     width = ptx.items16(residual)
     for k in range(len(held) // 4):
-        added = ptx.load16(residual, (begin + _place(k, packets)) * width)
+        added = ptx.load16(residual, (begin + place(k, packets)) * width)
         values = widened(residual, held, k)
         for e in range(width):
             values = ptx.with_item(values, e, values[e] + added[e])
         words = ptx.round_raw16(total, values)
         for w in range(4):
             held[4 * k + w] = words[w]
+    # Lanes without a packet have read one of their warp, which may be overwritten now.
+    cuda.syncwarp()
     for k in range(len(held) // 4):
         packet = int32(cuda.threadIdx.x + k * cuda.blockDim.x)
         if packet < packets:
@@ -92,14 +123,64 @@ def _sum_held(array, packets, held):
 
 
 @cuda.jit(device=True)
-def _sum_squares(array, packets, mean, held):
-    """Add up the squared distances from the mean of what a thread holds."""
+def sum_squares(array, packets, mean, held):
+    """Add up the squared distances from the mean of what a thread holds.
+
+    Parameters
+    ----------
+    array : array
+        Only its type matters.
+    packets : int
+        Of the row.
+    mean : float32
+    held : local uint32 [4 k]
+    """
     share = float32(0)
     for k in range(len(held) // 4):
         if int32(cuda.threadIdx.x + k * cuda.blockDim.x) < packets:
             for value in widened(array, held, k):
                 share += (value - mean) * (value - mean)
     return share
+
+
+@functools.cache
+def finisher(held_packets: int, activation: str | None, has_bias: bool) -> Any:
+    """Make the function that normalises, scales, shifts, activates and stores what a thread holds.
+
+    Parameters
+    ----------
+    held_packets, activation, has_bias
+        As of :func:`norm_added`.
+
+    Returns
+    -------
+    device function
+        ``(0, (x, weight, bias, out, begin, packets, held, weights, shifts, mean, inverse))``.
+    """
+    early, activated = held_packets <= EARLY, ACTIVATED[activation]
+
+    @cuda.jit(device=True)
+    def finish(k, operands):
+        """Finish packet k."""
+        x, weight, bias, out, begin, packets, held, weights, shifts, mean, inverse = operands
+        width, numbers = ptx.items16(x), cuda.local.array(PACKET, float32)
+        values, scales = widened(x, held, k), _affine(weight, packets, early, weights, k)
+        added = ptx.zeros16(bias)
+        if has_bias:
+            added = _affine(bias, packets, early, shifts, k)
+        for e in range(width):
+            numbers[e] = (values[e] - mean) * inverse * scales[e] + added[e]
+        # Alone in its loop: with what indexes tuples beside it, it would not be unrolled.
+        for e in range(width):
+            numbers[e] = activated(numbers[e])
+        results = ptx.zeros16(out)
+        for e in range(width):
+            results = ptx.with_item(results, e, numbers[e])
+        packet = int32(cuda.threadIdx.x + k * cuda.blockDim.x)
+        if packet < packets:
+            ptx.store16(out, (begin + packet) * width, results)
+
+    return unrolled(held_packets, finish)
 
 
 @functools.cache
@@ -119,30 +200,8 @@ def norm_added(held_packets: int, activation: str | None, has_bias: bool) -> Any
     dispatcher
         ``norm_added(x, residual, weight, bias, eps, total, out)``.
     """
-    words, early, activated = 4 * held_packets, held_packets <= 2, ACTIVATED[activation]
-
-    @cuda.jit(device=True)
-    def finish(k, operands):
-        """Normalise, scale, shift, activate and store packet k."""
-        x, weight, bias, out, begin, packets, held, weights, shifts, mean, inverse = operands
-        width, numbers = ptx.items16(x), cuda.local.array(PACKET, float32)
-        values, scales = widened(x, held, k), _affine(weight, packets, early, weights, k)
-        added = ptx.zeros16(bias)
-        if has_bias:
-            added = _affine(bias, packets, early, shifts, k)
-        for e in range(width):
-            numbers[e] = (values[e] - mean) * inverse * scales[e] + added[e]
-        # Alone in its loop: with what indexes tuples beside it, it would not be unrolled.
-        for e in range(width):
-            numbers[e] = activated(numbers[e])
-        results = ptx.zeros16(out)
-        for e in range(width):
-            results = ptx.with_item(results, e, numbers[e])
-        packet = int32(cuda.threadIdx.x + k * cuda.blockDim.x)
-        if packet < packets:
-            ptx.store16(out, (begin + packet) * width, results)
-
-    finish_all = unrolled(held_packets, finish)
+    words, early = 4 * held_packets, held_packets <= EARLY
+    finish_all = finisher(held_packets, activation, has_bias)
 
     @cuda.jit(launch_bounds=LAUNCH_BOUNDS[held_packets])
     def norm_added(x, residual, weight, bias, eps, total, out):
@@ -160,17 +219,17 @@ def norm_added(held_packets: int, activation: str | None, has_bias: bool) -> Any
         of_one = float32(1) / float32(length)
         packets = int32(length // width)
         begin = int32(row * packets)
-        _load(x, begin, packets, held)
-        _add_residual(residual, begin, packets, held, total)
+        load_packets(x, begin, packets, held)
+        add_residual(residual, begin, packets, held, total)
         if early:
-            _load(weight, 0, packets, weights)
+            load_packets(weight, 0, packets, weights)
             if has_bias:
-                _load(bias, 0, packets, shifts)
+                load_packets(bias, 0, packets, shifts)
         mean = float32(0)
         if has_bias:
             share = _sum_held(x, packets, held)
             mean = sum_over_row(share, partial_sums) * of_one
-        share = _sum_squares(x, packets, mean, held)
+        share = sum_squares(x, packets, mean, held)
         mean_square = sum_over_row(share, partial_squares) * of_one
         inverse = libdevice.rsqrtf(mean_square + eps)
         finish_all(0, (x, weight, bias, out, begin, packets, held, weights, shifts, mean, inverse))

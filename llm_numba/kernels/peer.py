@@ -45,16 +45,9 @@ import numpy as np
 from llm_numba.errors import KernelArgumentError
 from llm_numba.kernels import checks, ptx
 from llm_numba.kernels.layernorm import add_rms_norm
-from llm_numba.kernels.peer_steps import (
-    MOST_HELD,
-    ROW_THREADS,
-    gather,
-    one_shot,
-    reduce_norm,
-    two_shot,
-)
+from llm_numba.kernels.peer_steps import HELD, gather, one_shot, reduce_norm, two_shot
 from llm_numba.kernels.peer_team import PeerLink
-from llm_numba.kernels.rows import WARP
+from llm_numba.kernels.rows import holds, row_launch
 from llm_numba.runtime import empty, empty_like, launch, storage_dtype
 
 THREADS = 256
@@ -151,13 +144,15 @@ def all_reduce_norm(
 ) -> tuple[Any, Any]:
     """Add up over all ranks, add to the residual stream, and divide by the root mean square.
 
-    Rows that are not whole packets of 16 bytes, or too long for a block, take a kernel for each of
-    the two steps; the sum over ranks is then rounded once more on its way.
+    One kernel does it if rows are whole packets of 16 bytes and not too long for a block, and the
+    vector is short enough to be added in one shot. Else :func:`all_reduce` and
+    :func:`llm_numba.kernels.layernorm.add_rms_norm` do. The bits are the same: the sum over ranks
+    is rounded to its dtype before the residual is added, whether it goes to memory or not.
 
     Parameters
     ----------
     x : float32, float16 or bfloat16 [M, E]
-        This rank's part of the sum; keeps its values if one kernel does it all.
+        This rank's part of the sum. It may be overwritten.
     residual : of shape and dtype of x
         The same on all ranks.
     weight : of the dtype of x [E]
@@ -198,15 +193,15 @@ def all_reduce_norm(
     room = room_of(link, x.itemsize)
     arrays = (x, residual, weight, out, total)
     whole = not rest and all(map(ptx.is_aligned16, arrays))
-    if not whole or packets > MOST_HELD * ROW_THREADS or length > room:
+    fits = whole and holds(packets, HELD) and length <= room
+    if not fits or not one_shot_is_shorter(x.nbytes, link.ranks):
         all_reduce(x, link, stream=stream)
         return add_rms_norm(x, residual, weight, eps, out=out, total=total, stream=stream)
-    held = 1 if packets <= ROW_THREADS else MOST_HELD
-    threads = WARP * max(1, math.ceil(packets / (WARP * held)))
+    _, (threads, _) = row_launch(rows, packets, HELD)
     flat = (x.reshape(-1), residual.reshape(-1), weight, eps, total.reshape(-1), out.reshape(-1))
     teams = min(rows, link.counters.size)
     args = (*flat, length, rows, *_shared(link, x.dtype), link.rank, room)
-    launch(reduce_norm(link.ranks, held), teams, threads, args, stream=stream)
+    launch(reduce_norm(link.ranks), teams, threads, args, stream=stream)
     return out, total
 
 

@@ -11,12 +11,20 @@ from numba import cuda, float32, int32, int64, uint32
 from numba.cuda import libdevice
 
 from llm_numba.kernels import ptx
-from llm_numba.kernels.packets import widened
-from llm_numba.kernels.peer_team import SLOTS, adder, copy, meeting, packet_adder, slot_of
-from llm_numba.kernels.rows import MAX_WARPS, sum_over_row
+from llm_numba.kernels.layernorm_added import (
+    EARLY,
+    add_residual,
+    finisher,
+    load_packets,
+    sum_squares,
+)
+from llm_numba.kernels.peer_team import SLOTS, adder, copy, holder, meeting, slot_of
+from llm_numba.kernels.rows import LAUNCH_BOUNDS, MAX_WARPS, sum_over_row
 
-# Of a row, at most: threads, and packets that each holds until the sum of squares is known.
-ROW_THREADS, MOST_HELD = 512, 2
+# Packets of a row that a thread holds until the sum of squares is known, and a row's most threads:
+# as in the kernel that adds and normalises on one GPU.
+HELD = EARLY
+ROW_THREADS = LAUNCH_BOUNDS[HELD][0]
 
 
 @functools.cache
@@ -130,14 +138,15 @@ def gather(ranks: int) -> Any:
 
 
 @functools.cache
-def reduce_norm(ranks: int, held: int) -> Any:
+def reduce_norm(ranks: int) -> Any:
     """Make the one-shot all-reduce with residual addition and RMSNorm behind it, a row a block.
+
+    What follows the sum is done by the functions, and with the threads, of
+    :mod:`llm_numba.kernels.layernorm_added`: so each bit is that of the two kernels.
 
     Parameters
     ----------
     ranks : int
-    held : int
-        Packets of 16 bytes that a thread holds until the row's sum of squares is known.
 
     Returns
     -------
@@ -145,8 +154,8 @@ def reduce_norm(ranks: int, held: int) -> Any:
         ``reduce_norm(x, residual, weight, eps, total, out, length, rows, slots, flags, counters,
         addresses, rank, room)``; matrices with their axes joined.
     """
-    meet, add_packet = meeting(ranks), packet_adder(ranks)
-    words_loaded, words_kept = 4 * ranks, 4 * held
+    meet, hold_sums = meeting(ranks), holder(ranks)
+    words, finish_all = 4 * HELD, finisher(HELD, None, False)
 
     @cuda.jit(launch_bounds=(ROW_THREADS, 1))
     def reduce_norm(
@@ -155,37 +164,23 @@ def reduce_norm(ranks: int, held: int) -> Any:
     ):  # fmt: skip
         """Add over the ranks, add the residual, normalise, without a trip to memory between."""
         partial = cuda.shared.array(MAX_WARPS, float32)
-        words = cuda.local.array(words_loaded, uint32)
-        kept = cuda.local.array(words_kept, uint32)
-        team, width = cuda.blockIdx.x, ptx.items16(x)
-        call, packets = int64(counters[team]), length // width
+        held = cuda.local.array(words, uint32)
+        weights = cuda.local.array(words, uint32)
+        team, call = cuda.blockIdx.x, int64(counters[cuda.blockIdx.x])
+        of_one, zero = float32(1) / float32(length), float32(0)
+        packets = int32(length // ptx.items16(x))
+        load_packets(weight, 0, packets, weights)
         for row in range(team, rows, cuda.gridDim.x):
-            slot, begin = slot_of(call, team, counters, room), row * length
-            copy(x, begin, slots, slot, length, 1)
+            slot, begin = slot_of(call, team, counters, room), int32(row * packets)
+            copy(x, row * length, slots, slot, length, 1)
             meet(flags, addresses, rank, 2 * call + 1)
-            share = float32(0)
-            for k in range(held):
-                packet = cuda.threadIdx.x + k * cuda.blockDim.x
-                if packet < packets:
-                    numbers = add_packet(slots, addresses, slot + packet * width, words)
-                    added = ptx.load16(residual, begin + packet * width)
-                    for e in range(width):
-                        numbers = ptx.with_item(numbers, e, numbers[e] + added[e])
-                    rounded = ptx.round_raw16(total, numbers)
-                    ptx.store_raw16(total, begin + packet * width, rounded)
-                    for w in range(4):
-                        kept[4 * k + w] = rounded[w]
-                    for number in widened(total, kept, k):
-                        share += number * number
-            mean_square = sum_over_row(share, partial) / float32(length)
-            inverse = libdevice.rsqrtf(mean_square + eps)
-            for k in range(held):
-                packet = cuda.threadIdx.x + k * cuda.blockDim.x
-                if packet < packets:
-                    numbers, scales = widened(total, kept, k), ptx.load16(weight, packet * width)
-                    for e in range(width):
-                        numbers = ptx.with_item(numbers, e, numbers[e] * inverse * scales[e])
-                    ptx.store16(out, begin + packet * width, numbers)
+            hold_sums(slots, addresses, slot, packets, held)
+            add_residual(residual, begin, packets, held, total)
+            share = sum_squares(x, packets, zero, held)
+            inverse = libdevice.rsqrtf(sum_over_row(share, partial) * of_one + eps)
+            # No mean, no bias: the mean is 0, and nobody looks at what stands for the bias.
+            task = (x, weight, weight, out, begin, packets, held, weights, weights, zero, inverse)
+            finish_all(0, task)
             call += 1
         if cuda.threadIdx.x == 0:
             counters[team] = int32(call)

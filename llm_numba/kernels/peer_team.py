@@ -36,6 +36,7 @@ from typing import Any, NamedTuple
 from numba import cuda, int32, uint32
 
 from llm_numba.kernels import ptx
+from llm_numba.kernels.layernorm_added import place
 from llm_numba.kernels.packets import widened
 
 FLAGS, SLOTS = 0, 1  # rows of the table of addresses
@@ -192,3 +193,33 @@ def adder(ranks):
             out[begin + i] = ptx.from_float(out, total)
 
     return add
+
+
+@functools.cache
+def holder(ranks):
+    """Make the function with which a thread adds up its packets of a row, and holds the sums.
+
+    Parameters
+    ----------
+    ranks : int
+
+    Returns
+    -------
+    device function
+        ``(slots, addresses, at, packets, held)``: of a row that begins at element `at`, to `held`,
+        local uint32 [4 k], as :func:`adder` would store them.
+    """
+    add_packet, words_loaded = packet_adder(ranks), 4 * ranks
+
+    @cuda.jit(device=True)
+    def hold_sums(slots, addresses, at, packets, held):
+        """Round as memory would: who sees the sum here sees what others would see there."""
+        words = cuda.local.array(words_loaded, uint32)
+        width = ptx.items16(slots)
+        for k in range(len(held) // 4):
+            total = add_packet(slots, addresses, at + place(k, packets) * width, words)
+            rounded = ptx.round_raw16(slots, total)
+            for w in range(4):
+                held[4 * k + w] = rounded[w]
+
+    return hold_sums
