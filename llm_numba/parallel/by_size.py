@@ -46,6 +46,12 @@ class BySize(Carrier):
         groups = {name: path.split(colour) for name, path in self._paths.items()}
         return Alone() if host.size == 1 else BySize(host, groups, self._selection)
 
+    def all_reduce_norm(
+        self, x: Array, residual: Array, weight: Array, eps: float
+    ) -> tuple[Array, Array]:
+        """Add up and normalise, see :meth:`Communicator.all_reduce_norm`."""
+        return self._path("all_reduce", x).all_reduce_norm(x, residual, weight, eps)
+
     def start_send(self, x: Array, to: int) -> Transfer:
         """Begin to send an array, see :meth:`Communicator.start_send`."""
         return self._path("send", x).start_send(x, to)

@@ -21,15 +21,12 @@ from typing import Any
 
 import numpy as np
 
+from llm_numba import ops
 from llm_numba.errors import ParallelError
+from llm_numba.parallel import checks
 from llm_numba.parallel.wording import named
 from llm_numba.reference.rank_sums import Reduction, combine_parts
-from llm_numba.runtime import Array, by_host, empty, kind_of, storage_dtype, to_host, write_to
-
-# What a communicator can add. All else it moves as bytes.
-_NUMBERS = {"float16", "bfloat16", "float32", "float64"} | {
-    f"{sign}int{bits}" for sign in ("", "u") for bits in (8, 16, 32, 64)
-}
+from llm_numba.runtime import Array, by_host, empty, to_host, write_to
 
 
 class Transfer(ABC):
@@ -83,10 +80,38 @@ class Communicator(ABC):
         ParallelError
             If `x` is not contiguous or holds no numbers, or if another rank has failed.
         """
-        self._check_numbers("all_reduce", x)
+        checks.numbers("all_reduce", x)
         if self.size > 1 and x.size:
             self._all_reduce(x, op)
         return x
+
+    def all_reduce_norm(
+        self, x: Array, residual: Array, weight: Array, eps: float
+    ) -> tuple[Array, Array]:
+        """Add up over all ranks, add to the residual stream once, and RMS-normalise the sum.
+
+        One kernel where the ranks' path has one. The bits are the same wherever that is: those of
+        :meth:`all_reduce`, and then of :func:`llm_numba.ops.add_rms_norm`.
+
+        Parameters
+        ----------
+        x : float [M, E]
+            This rank's part of the sum. It may be overwritten.
+        residual : float [M, E]
+            The same on all ranks.
+        weight : float [E]
+        eps : float
+
+        Returns
+        -------
+        normed, total : float [M, E]
+
+        Raises
+        ------
+        ParallelError
+            As :meth:`all_reduce`.
+        """
+        return ops.add_rms_norm(self.all_reduce(x), residual, weight, eps)
 
     def all_gather(self, x: Array) -> Array:
         """Put the arrays of all ranks one after another.
@@ -105,7 +130,7 @@ class Communicator(ABC):
         ParallelError
             If `x` is not contiguous or has no axis, or if another rank has failed.
         """
-        self._check("all_gather", x)
+        checks.array("all_gather", x)
         if x.ndim == 0:
             raise ParallelError(
                 "all_gather got an array without an axis.", "Give a single number the shape [1]."
@@ -136,7 +161,7 @@ class Communicator(ABC):
             If `x` is not contiguous, holds no numbers or does not divide into P parts, or if
             another rank has failed.
         """
-        self._check_numbers("reduce_scatter", x)
+        checks.numbers("reduce_scatter", x)
         if x.ndim == 0 or x.shape[0] % self.size:
             raise ParallelError(
                 f"reduce_scatter cannot divide shape {list(x.shape)} among {self.size} ranks.",
@@ -168,8 +193,8 @@ class Communicator(ABC):
         ParallelError
             If `x` is not contiguous, if there is no such rank, or if another rank has failed.
         """
-        self._check("broadcast", x)
-        self._check_rank(root)
+        checks.array("broadcast", x)
+        checks.rank(root, self.size)
         if self.size > 1 and x.size:
             self._broadcast(x, root)
         return x
@@ -282,7 +307,7 @@ class Communicator(ABC):
         ParallelError
             If there is no such rank, or if another rank has failed.
         """
-        self._check_rank(root)
+        checks.rank(root, self.size)
         return self._tell(value, root, patient)
 
     def exchange(self, value: Any, *, patient: bool = False) -> list[Any]:
@@ -359,36 +384,9 @@ class Communicator(ABC):
     @abstractmethod
     def _tell(self, value: Any, root: int, patient: bool) -> Any: ...
 
-    def _check(self, what: str, x: Array) -> None:
-        if kind_of(x) is None:
-            raise ParallelError(
-                f"{what} got a {type(x).__name__}, which is no array.",
-                "Use tell or exchange for other objects.",
-            )
-        if not x.flags.c_contiguous:
-            raise ParallelError(
-                f"{what} got an array of shape {list(x.shape)} with gaps or in another order.",
-                "Give it a C-contiguous array.",
-            )
-
-    def _check_numbers(self, what: str, x: Array) -> None:
-        self._check(what, x)
-        if storage_dtype(x) not in _NUMBERS:
-            raise ParallelError(
-                f"{what} cannot add numbers of the format {storage_dtype(x)}.",
-                "Give it integers, float16, bfloat16, float32 or float64.",
-            )
-
-    def _check_rank(self, rank: int) -> None:
-        if not 0 <= rank < self.size:
-            raise ParallelError(
-                f"There is no rank {rank} among {self.size}.",
-                f"Ranks are numbered from 0 to {self.size - 1}.",
-            )
-
     def _check_message(self, what: str, x: Array, other: int) -> None:
-        self._check(what, x)
-        self._check_rank(other)
+        checks.array(what, x)
+        checks.rank(other, self.size)
         if other == self.rank:
             raise ParallelError(
                 f"Rank {other} was asked to {what} a message of its own.", "Name another rank."

@@ -6,7 +6,6 @@ is none of CuPy's pool.
 """
 
 import platform
-from typing import Any
 
 import numpy as np
 
@@ -144,10 +143,12 @@ class PeerCommunicator(Carrier):
         return is_device_array(x) and storage_dtype(x) in formats.get(operation, ())
 
     def all_reduce_norm(
-        self, x: Array, residual: Array, weight: Array, eps: float, **places: Any
+        self, x: Array, residual: Array, weight: Array, eps: float
     ) -> tuple[Array, Array]:
-        """Add up over ranks, add the residual, normalise: see :func:`peer.all_reduce_norm`."""
-        return peer.all_reduce_norm(x, residual, weight, eps, self.link, **places)
+        """Add up and normalise by the GPUs' memory, see :meth:`Communicator.all_reduce_norm`."""
+        if self.carries("all_reduce", x):
+            return peer.all_reduce_norm(x, residual, weight, eps, self.link)
+        return super().all_reduce_norm(x, residual, weight, eps)
 
     def _all_reduce(self, x: Array, op: Reduction) -> None:
         if self.carries("all_reduce", x, op):
