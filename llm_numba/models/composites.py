@@ -5,7 +5,7 @@ it goes together. On a GPU that counts twice: what lies between two operations c
 each launch has a price.
 """
 
-from typing import Any
+from typing import Any, NamedTuple
 
 from llm_numba import ops
 from llm_numba.kvcache import PagedKVCache
@@ -15,6 +15,23 @@ from llm_numba.models.execution import Execution
 from llm_numba.runtime import Array, is_device_array
 
 _ACTIVATIONS = {"gelu": ops.gelu, "gelu_tanh": ops.gelu_tanh, "silu": ops.silu}
+
+
+class Unnormed(NamedTuple):
+    """Rows that the product they go into is to normalise first.
+
+    Attributes
+    ----------
+    rows : float [N, E]
+    weight : float [E]
+        Of the RMSNorm.
+    """
+
+    rows: Array
+    weight: Array
+
+
+Rows = Array | Unnormed
 
 
 class Composites:
@@ -56,8 +73,34 @@ class Composites:
             return ops.embedding(token_ids, weight)
         return ops.embedding_with_positions(token_ids, positions, weight, position_weight)
 
-    def close(self, x: Array, weight: Array, bias: Array | None, residual: Array) -> Array:
-        """Multiply what a block made, and add it to the residual stream.
+    def norm(self, r: Array, weight: Array | None) -> Rows | None:
+        """RMS-normalise the residual stream, or leave it to the product that takes it.
+
+        Parameters
+        ----------
+        r : float [N, E]
+        weight : float [E] or None
+            None behind the last block, where nobody asks.
+
+        Returns
+        -------
+        float [N, E], Unnormed or None
+        """
+        if weight is None:
+            return None
+        if self.execution.fuse_norms:
+            return Unnormed(r, weight)
+        return ops.rms_norm(r, weight, self.config.norm_eps)
+
+    def close(
+        self,
+        x: Array,
+        weight: Array,
+        bias: Array | None,
+        residual: Array,
+        norm: Array | None = None,
+    ) -> tuple[Array, Rows | None]:
+        """Multiply what a block made, add it to the residual stream, normalise for the next block.
 
         Parameters
         ----------
@@ -65,12 +108,18 @@ class Composites:
         weight : float [E, K]
         bias : float [E] or None
         residual : float [M, E]
+        norm : float [E], optional
+            As of :meth:`norm`.
 
         Returns
         -------
-        float [M, E]
+        r : float [M, E]
+            The residual stream.
+        normed : float [M, E], Unnormed or None
+            What :meth:`norm` makes of it.
         """
-        return self.product(x, weight, bias, residual=residual)
+        r = self.product(x, weight, bias, residual=residual)
+        return r, self.norm(r, norm)
 
     def whole_rows(self, scores: Array) -> Array:
         """Make logits of the whole vocabulary of those that are here.
@@ -103,11 +152,10 @@ class Composites:
 
     def product(
         self,
-        x: Array,
+        x: Rows,
         weight: Array,
         bias: Array | None = None,
         *,
-        norm: Array | None = None,
         activation: str | None = None,
         residual: Array | None = None,
         out_dtype: str | None = None,
@@ -116,11 +164,9 @@ class Composites:
 
         Parameters
         ----------
-        x : float [M, K]
+        x : float [M, K] or Unnormed
         weight : float [N, K]
         bias : float [N], optional
-        norm : float [K], optional
-            Weight of an RMSNorm of the rows of x.
         activation : {"gelu", "gelu_tanh", "silu"}, optional
         residual : float [M, N], optional
         out_dtype : str, optional
@@ -131,7 +177,7 @@ class Composites:
         float [M, N]
         """
         execution = self.execution
-        x, options = self._before(x, norm)
+        x, options = self._before(x)
         if execution.fuse_gate_up:
             options["activation"] = activation
         if execution.fuse_norms:
@@ -143,48 +189,42 @@ class Composites:
             y = ops.add(y, residual)
         return y
 
-    def gated(self, x: Array, weight: Array, bias: Array | None, norm: Array) -> Array:
+    def gated(self, x: Rows, weight: Array, bias: Array | None) -> Array:
         """Normalise, make gate and up, and multiply SiLU of the one by the other.
 
         Parameters
         ----------
-        x : float [M, E]
+        x : float [M, E] or Unnormed
         weight : float [2F, E]
             The rows of the gate before those of up.
         bias : float [2F] or None
-        norm : float [E]
-            Weight of an RMSNorm of the rows of x.
 
         Returns
         -------
         float [M, F]
         """
-        x, options = self._before(x, norm)
+        x, options = self._before(x)
         if self.execution.fuse_gate_up:
             return self._linear(x, weight, bias, activation="silu_mul", **options)
         half = len(weight) // 2
         gate, up = self._split(x, weight, bias, (half, half), options)
         return ops.multiply(ops.silu(gate), up)
 
-    def qkv(
-        self, x: Array, weight: Array, bias: Array | None, norm: Array | None = None
-    ) -> tuple[Array, ...]:
+    def qkv(self, x: Rows, weight: Array, bias: Array | None) -> tuple[Array, ...]:
         """Make queries, keys and values.
 
         Parameters
         ----------
-        x : float [N, E]
+        x : float [N, E] or Unnormed
         weight : float [(H + 2G) D, E]
         bias : float [(H + 2G) D] or None
-        norm : float [E], optional
-            Weight of an RMSNorm of the rows of x.
 
         Returns
         -------
         tuple of float [N, (H + 2G) D]
             Or of the three parts, [N, H D], [N, G D] and [N, G D].
         """
-        x, options = self._before(x, norm)
+        x, options = self._before(x)
         if self.execution.fuse_qkv:
             return (self._linear(x, weight, bias, **options),)
         config = self.config
@@ -297,14 +337,11 @@ class Composites:
         ops.write_kv(k, v, *caches, batch.slot_mapping)
         return q
 
-    def _before(self, x: Array, norm: Array | None) -> tuple[Array, dict[str, Any]]:
-        """Normalise x, or say how the product is to do it."""
-        if norm is None:
-            return x, {}
-        eps = self.config.norm_eps
-        if self.execution.fuse_norms:
-            return x, {"norm_weight": norm, "eps": eps}
-        return ops.rms_norm(x, norm, eps), {}
+    def _before(self, x: Rows) -> tuple[Array, dict[str, Any]]:
+        """Say what the product has to do before it multiplies."""
+        if isinstance(x, Unnormed):
+            return x.rows, {"norm_weight": x.weight, "eps": self.config.norm_eps}
+        return x, {}
 
     def _split(
         self,

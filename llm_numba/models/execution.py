@@ -40,6 +40,12 @@ class Execution:
     overlap_launches : bool
         In decoding steps kernels start, and load weights, while the ones before them end; else
         each waits for the end of the one before. Not a bit changes. Off by default.
+    close_with_norm : bool
+        Of several ranks that share each layer, in the layout ``megatron``: the sum that ends a
+        block, the addition to the residual stream and the next block's RMSNorm as one step, of one
+        kernel where the ranks' path has it (``peer``). Else rank 0's product adds the residual, and
+        the next product normalises, as `fuse_norms` says. LayerNorm is a kernel of its own always.
+        Off by default.
     tensor_layout : {"megatron", "gather"}
         Of several ranks that share each layer, how its products are cut: by columns and then by
         rows, with one all-reduce a block; or all by columns, with an all-gather before and after
@@ -60,6 +66,7 @@ class Execution:
     fuse_rope_attention: bool = True
     fuse_sampling: bool = True
     overlap_launches: bool = False
+    close_with_norm: bool = False
     tensor_layout: Literal["megatron", "gather"] = "megatron"
 
     def __post_init__(self) -> None:

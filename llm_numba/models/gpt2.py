@@ -108,10 +108,10 @@ class GPT2Model(Decoder):
             qkv = run.qkv(self._norm(r, layer.norm_1), layer.qkv.weight, layer.qkv.bias)
             # Positions came with the embedding: nothing turns here.
             mixed = run.attention(i, qkv, batch, kv_cache)
-            r = run.close(mixed, layer.out.weight, layer.out.bias, r)
+            r, _ = run.close(mixed, layer.out.weight, layer.out.bias, r)
             x = self._norm(r, layer.norm_2)
             x = run.product(x, layer.up.weight, layer.up.bias, activation=activation)
-            r = run.close(x, layer.down.weight, layer.down.bias, r)
+            r, _ = run.close(x, layer.down.weight, layer.down.bias, r)
         return r
 
     def _norm(self, r: Array, norm: Affine) -> Array:

@@ -110,20 +110,22 @@ class LlamaModel(Decoder):
         """Run the layers; see :meth:`Decoder.forward`."""
         run, tables = self.composites, (self.cos, self.sin)
         r = run.embed(batch.token_ids, self.embed_tokens) if hidden is None else hidden
-        for i, layer in enumerate(self.layers):
-            qkv = run.qkv(r, layer.qkv, layer.qkv_bias, layer.input_norm)
+        x = run.norm(r, self.layers[0].input_norm)
+        # The final norm waits for the rows that are scored.
+        next_norms = [*(layer.input_norm for layer in self.layers[1:]), None]
+        for i, (layer, next_norm) in enumerate(zip(self.layers, next_norms, strict=True)):
+            qkv = run.qkv(x, layer.qkv, layer.qkv_bias)
             head_norms = (layer.q_norm, layer.k_norm)
             mixed = run.attention(i, qkv, batch, kv_cache, tables, head_norms)
-            r = run.close(mixed, layer.out, layer.out_bias, r)
-            inner = run.gated(r, layer.gate_up, layer.gate_up_bias, layer.post_attention_norm)
-            r = run.close(inner, layer.down, layer.down_bias, r)
+            r, x = run.close(mixed, layer.out, layer.out_bias, r, layer.post_attention_norm)
+            inner = run.gated(x, layer.gate_up, layer.gate_up_bias)
+            r, x = run.close(inner, layer.down, layer.down_bias, r, next_norm)
         return r
 
     def scores(self, hidden: Array) -> Array:
         """Score the next token; see :meth:`Decoder.scores`."""
-        return self.composites.product(
-            hidden, self.lm_head, norm=self.final_norm, out_dtype=self.logits_dtype
-        )
+        x = self.composites.norm(hidden, self.final_norm)
+        return self.composites.product(x, self.lm_head, out_dtype=self.logits_dtype)
 
 
 def _load_layer(config: ModelConfig, load: WeightLoader, i: int) -> LlamaLayer:

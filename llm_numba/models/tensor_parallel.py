@@ -16,7 +16,7 @@ Source: Shoeybi et al., "Megatron-LM", 2019, section 3.
 """
 
 from llm_numba import ops
-from llm_numba.models.composites import Composites
+from llm_numba.models.composites import Composites, Rows
 from llm_numba.models.config import ModelConfig
 from llm_numba.models.execution import Execution
 from llm_numba.parallel import Partition
@@ -70,8 +70,15 @@ class TensorParallel(Composites):
             r = ops.add(r, ops.embedding(positions, position_weight))
         return self.tensor.all_reduce(r)
 
-    def close(self, x: Array, weight: Array, bias: Array | None, residual: Array) -> Array:
-        """Multiply what a block made, and add it to the residual stream.
+    def close(
+        self,
+        x: Array,
+        weight: Array,
+        bias: Array | None,
+        residual: Array,
+        norm: Array | None = None,
+    ) -> tuple[Array, Rows | None]:
+        """Multiply what a block made, add over ranks and to the residual stream, normalise.
 
         Parameters
         ----------
@@ -80,14 +87,24 @@ class TensorParallel(Composites):
         bias : float [E] or None
             On rank 0 alone.
         residual : float [M, E]
-            Added by rank 0 alone, in the epilogue of its product: else it would count P times.
+            Counts once: it is added to the sum, or by rank 0 in the epilogue of its product.
+        norm : float [E], optional
+            As of :meth:`Composites.norm`.
 
         Returns
         -------
-        float [M, E]
+        r : float [M, E]
+        normed : float [M, E], Unnormed or None
+            See :meth:`Composites.close`.
         """
+        if norm is not None and self.execution.close_with_norm:
+            part = self.product(x, weight, bias)
+            eps = self.config.norm_eps
+            normed, r = self.tensor.all_reduce_norm(part, residual, norm, eps)
+            return r, normed
         mine = residual if self.tensor.rank == 0 else None
-        return self.tensor.all_reduce(self.product(x, weight, bias, residual=mine))
+        r = self.tensor.all_reduce(self.product(x, weight, bias, residual=mine))
+        return r, self.norm(r, norm)
 
     def whole_rows(self, scores: Array) -> Array:
         """Gather the logits of all ranks.
@@ -137,8 +154,15 @@ class TensorParallel(Composites):
 class GatherParallel(TensorParallel):
     """Operations of one of P ranks, in the layout ``gather``; parameters as of the other."""
 
-    def close(self, x: Array, weight: Array, bias: Array | None, residual: Array) -> Array:
-        """Multiply what a block made, and add it to the residual stream.
+    def close(
+        self,
+        x: Array,
+        weight: Array,
+        bias: Array | None,
+        residual: Array,
+        norm: Array | None = None,
+    ) -> tuple[Array, Rows | None]:
+        """Multiply what a block made, add it to the residual stream, normalise for the next block.
 
         Parameters
         ----------
@@ -146,13 +170,18 @@ class GatherParallel(TensorParallel):
         weight : float [E/P, K]
         bias : float [E/P] or None
         residual : float [M, E]
+        norm : float [E], optional
+            As of :meth:`Composites.norm`.
 
         Returns
         -------
-        float [M, E]
+        r : float [M, E]
+        normed : float [M, E], Unnormed or None
+            See :meth:`Composites.close`.
         """
         y = self.product(self._gather_even(x), weight, bias)
-        return ops.add(self._gather_even(y), residual)
+        r = ops.add(self._gather_even(y), residual)
+        return r, self.norm(r, norm)
 
     def _gather_even(self, part: Array) -> Array:
         width = part.shape[1]

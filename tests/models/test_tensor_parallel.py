@@ -98,7 +98,7 @@ def test_a_closing_product_adds_bias_and_residual_once(config, ranks, layout, dt
         p, P = (0, 1) if type(run) is Composites else (run.tensor.rank, run.tensor.size)
         mine = np.ascontiguousarray(x[:, p * K // P : (p + 1) * K // P])
         weights = part(f"{name}.weight", weight), part(f"{name}.bias", bias)
-        return run.close(mine, *weights, residual)
+        return run.close(mine, *weights, residual)[0]
 
     whole = x @ weight.T + bias + residual
     hold(on_ranks(config, ranks, layout, close), whole, K + 2)
@@ -118,8 +118,8 @@ def test_an_mlp_with_a_gate(config, ranks, layout, dtype):
         weights = [part(f"{n}.weight", w) for n, w in zip(names, (gate, up, down), strict=True)]
         mine = [part(f"{n}.bias", b) for n, b in zip(names, biases, strict=True)]
         stacked = np.concatenate(weights[:2]), np.concatenate(mine[:2])
-        inner = run.gated(r, *stacked, norm)
-        return run.close(inner, weights[2], mine[2], r)
+        inner = run.gated(run.norm(r, norm), *stacked)
+        return run.close(inner, weights[2], mine[2], r)[0]
 
     (whole,) = on_ranks(config, 1, layout, mlp)
     # Numbers in between are of size E, and so are their roundings.
@@ -145,8 +145,8 @@ def test_attention_with_heads_of_ones_own(config, ranks, layout, dtype):
             [part(name, weights[which]) for name, which in zip(names, "qkv", strict=True)]
         )
         cache = PagedKVCache(1, 1, N, run.config.num_kv_heads, D, np.dtype(dtype))
-        mixed = run.attention(0, run.qkv(r, stacked, None, norm), batch, cache)
-        return run.close(mixed, part(f"{LLAMA}self_attn.o_proj.weight", out), None, r)
+        mixed = run.attention(0, run.qkv(run.norm(r, norm), stacked, None), batch, cache)
+        return run.close(mixed, part(f"{LLAMA}self_attn.o_proj.weight", out), None, r)[0]
 
     (whole,) = on_ranks(config, 1, layout, attend)
     hold(on_ranks(config, ranks, layout, attend), whole, (E + 2) * (shapes["q"] + 2))
