@@ -94,8 +94,9 @@ def _cases(num_gpus: int) -> list[Case]:
     found.append(Case(1, ("bench", "ranks", *eight), 90))
     found += [Case(P, ("bench", "ranks", *eight, "--tp", str(P)), 90) for P in counts]
     found += [
-        Case(2, ("bench", "ranks", *eight, *decode, "--tp", "2", "--comm", path), 60)
-        for path in ("mpi", "mpi-staged")
+        Case(2, ("bench", "ranks", *eight, *decode, "--tp", "2", "--comm", path, *launches), 60)
+        for path in ("mpi", "mpi-staged", "nccl", "peer")
+        for launches in ((), ("--enforce-eager",))
     ]
     found += [Case(P, ("bench", "ranks", *seventy, *decode, "--tp", str(P)), 150) for P in counts]
     found += [Case(R, ("bench", "ranks", *seventy, *load, "--pp", str(R)), 200) for R in counts]
