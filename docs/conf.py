@@ -39,6 +39,7 @@ extensions = [
     "plan_tables",
     "profile_pages",
     "questions",
+    "rank_tables",
     "recall_table",
     "simulator_tables",
     "source_role",

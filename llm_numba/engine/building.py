@@ -93,9 +93,11 @@ def build(
     kind = LeadingKVCache if mesh.is_leader else PagedKVCache
     model, kv_cache, memory = _load_part(mesh, kind, *wanted)
     if _queues(device) and mesh.num_stages == 1:
-        sizes = memory_options.max_num_seqs, memory_options.max_model_len
-        return TensorRunner(mesh, model, kv_cache, *sizes, options.enforce_eager), memory
-    return (MeshRunner if mesh.is_leader else Stage)(mesh, model, kv_cache), memory
+        made = TensorRunner
+    else:
+        made = MeshRunner if mesh.is_leader else Stage
+    sizes = memory_options.max_num_seqs, memory_options.max_model_len
+    return made(mesh, model, kv_cache, *sizes, options.enforce_eager), memory
 
 
 def _queues(device: str) -> bool:

@@ -41,7 +41,7 @@ from llm_numba.runtime import (
     zeros,
 )
 
-Mode = Literal["argmax", "sample", "logits"]
+Mode = Literal["argmax", "sample", "logits", "hidden"]
 Progress = Callable[[int, int], None]
 
 
@@ -53,7 +53,7 @@ class RowInputs:
     ----------
     bucket : Bucket
     mode : {"argmax", "sample", "logits"}
-        What the graph does besides running the model.
+        What the graph does besides running the model; of several stages, that of the last.
     words : int32 [words of the bucket]
         See :mod:`.decode_rows`.
     num_rows : int
@@ -106,6 +106,19 @@ def all_buckets(largest: Bucket) -> list[Bucket]:
     return sorted(found, reverse=True)
 
 
+def usual_modes(model: Decoder) -> tuple[Mode, ...]:
+    """Say what most graphs of a model end with.
+
+    Parameters
+    ----------
+    model : Decoder
+        Or a stage of it.
+    """
+    if model.lm_head is None:
+        return ("hidden",)
+    return ("argmax", "sample") if model.execution.fuse_sampling else ("logits",)
+
+
 class DecodeGraphs:
     """Computes decoding steps of a model.
 
@@ -120,6 +133,9 @@ class DecodeGraphs:
         Launch one by one, and capture nothing. The kernels are the same, so every bit is.
     persistent : bool
         Run a step of one sequence as one kernel: see :class:`PersistentDecoder`.
+    received : float [largest.rows, E], optional
+        Where the pipeline stage before has put the residual stream of a step's rows; None on the
+        first.
 
     Attributes
     ----------
@@ -136,15 +152,16 @@ class DecodeGraphs:
         largest: Bucket,
         enforce_eager: bool,
         persistent: bool = False,
+        received: Array | None = None,
     ) -> None:
-        self._model, self._kv_cache = model, kv_cache
+        self._model, self._kv_cache, self._received = model, kv_cache, received
         self._largest, self._enforce_eager = largest, enforce_eager
         self._persistent = None
         if persistent:
             from llm_numba.engine.persistent import PersistentDecoder
 
             self._persistent = PersistentDecoder(model, kv_cache)
-        like = model.lm_head
+        like = model.anchor
         device = kind_of(like)
         self.sampled = zeros(largest.rows, np.int64, device)
         self.arena = Arena()
@@ -186,13 +203,14 @@ class DecodeGraphs:
         Parameters
         ----------
         bucket : Bucket
-        mode : {"argmax", "sample", "logits"}
-            What writes to `sampled`; or to return logits.
+        mode : {"argmax", "sample", "logits", "hidden"}
+            What writes to `sampled`; or to return logits; or the residual stream, before the last
+            stage.
         words : int32 [words of the bucket]
 
         Returns
         -------
-        float32 [rows of the bucket, V] or None
+        float32 [rows of the bucket, V], float [rows of the bucket, E] or None
             They last until the next step is queued.
         """
         self._staging.next_buffer()[: bucket.num_words] = words
@@ -201,12 +219,12 @@ class DecodeGraphs:
             return self._work(bucket, mode)
         if (bucket, mode) not in self._graphs:
             with self.arena.active():
-                logits = self._lend(self._work(bucket, mode))
+                result = self._lend(self._work(bucket, mode))
             self._graphs[bucket, mode] = self._capture(bucket, mode)
-            return logits
-        graph, logits = self._graphs[bucket, mode]
+            return result
+        graph, result = self._graphs[bucket, mode]
         graph.launch()
-        return logits
+        return result
 
     def forget(self) -> None:
         """Forget the sequences of the last step, as after a failure."""
@@ -217,7 +235,7 @@ class DecodeGraphs:
 
         Parameters
         ----------
-        modes : tuple of {"argmax", "sample", "logits"}
+        modes : tuple of {"argmax", "sample", "logits", "hidden"}
         progress : callable(done, total), optional
             Called after each.
         """
@@ -247,8 +265,11 @@ class DecodeGraphs:
 
     def _kernels(self, bucket: Bucket, mode: Mode) -> Array | None:
         inputs = inputs_of(self._inputs, bucket)
+        tokens = inputs.field("token_ids")
+        if self._received is None:
+            tokens = ops.fill_in_tokens(tokens, inputs.field("sources"), self.sampled)
         batch = ForwardBatch(
-            ops.fill_in_tokens(inputs.field("token_ids"), inputs.field("sources"), self.sampled),
+            tokens,
             inputs.field("positions"),
             inputs.field("slots"),
             inputs.block_tables,
@@ -264,7 +285,10 @@ class DecodeGraphs:
         if alone:
             logits = self._persistent.decode(batch)
         else:
-            hidden = self._model.forward(batch, self._kv_cache)
+            before = () if self._received is None else (self._received[: bucket.rows],)
+            hidden = self._model.forward(batch, self._kv_cache, *before)
+            if mode == "hidden":
+                return hidden
             if mode == "argmax":
                 self._model.argmax(hidden, out)
                 return None
@@ -281,6 +305,6 @@ class DecodeGraphs:
         graph = capture(lambda: results.append(self._lend(self._work(bucket, mode))), self.arena)
         return graph, results[0]
 
-    def _lend(self, logits: Array | None) -> Array | None:
-        # Not kept: of each bucket they would be hundreds of megabytes.
-        return None if logits is None else self.arena.view(logits)
+    def _lend(self, result: Array | None) -> Array | None:
+        # Not kept: logits of each bucket would be hundreds of megabytes.
+        return None if result is None else self.arena.view(result)

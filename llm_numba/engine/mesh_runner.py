@@ -16,19 +16,13 @@ from typing import Any
 
 import numpy as np
 
-from llm_numba.engine.decode_graphs import Progress
+from llm_numba.engine.decode_graphs import Progress, RowInputs
 from llm_numba.engine.leading import Leader
 from llm_numba.engine.runner import SubmittedStep
-from llm_numba.engine.stage import Stage
+from llm_numba.engine.stage import WARM_UP, Stage
 from llm_numba.engine.step import Step
-from llm_numba.engine.step_inputs import (
-    BatchInputs,
-    SamplingInputs,
-    StepInputs,
-    batch_inputs,
-    sampling_inputs,
-    text_inputs,
-)
+from llm_numba.engine.step_inputs import StepInputs, text_inputs
+from llm_numba.engine.step_writer import StepWriter
 from llm_numba.kvcache import BlockTable, PagedKVCache
 from llm_numba.models import Decoder
 from llm_numba.parallel import Mesh
@@ -69,6 +63,9 @@ class MeshRunner:
     model : Decoder
         Rank 0's part.
     kv_cache : LeadingKVCache
+    max_num_seqs, max_model_len : int
+    enforce_eager : bool
+        As of the other.
 
     Attributes
     ----------
@@ -76,28 +73,41 @@ class MeshRunner:
         Rank 0's own part.
     num_stages : int
         R.
-    num_pieces : int
-        0: there are no graphs.
     depth : int
         R - 1: beside the newest step one for each other stage.
     """
 
-    num_pieces = 0
-
-    def __init__(self, mesh: Mesh, model: Decoder, kv_cache: LeadingKVCache) -> None:
+    def __init__(
+        self,
+        mesh: Mesh,
+        model: Decoder,
+        kv_cache: LeadingKVCache,
+        max_num_seqs: int,
+        max_model_len: int,
+        enforce_eager: bool,
+    ) -> None:
         self.model = model
         self.kv_cache = kv_cache
         self.num_stages = mesh.num_stages
         self.depth = mesh.num_stages - 1
         self._leader = Leader(mesh.world)
         self._is_last = mesh.num_stages == 1
-        self.stage = Stage(mesh, model, kv_cache)
+        self.stage = Stage(mesh, model, kv_cache, max_num_seqs, max_model_len, enforce_eager)
+        self._writer = StepWriter(model, self.stage.decode)
         self._unread: deque[_Results] = deque()
         # A program that ends without a word would leave the other ranks waiting for one.
         atexit.register(self.close)
 
+    @property
+    def num_pieces(self) -> int:
+        """Of how many pieces the graph of rank 0's part of a step is; 0 while there is none."""
+        return 0 if self.stage.decode is None else self.stage.decode.num_pieces
+
     def warm_up(self, progress: Progress | None = None) -> None:
-        """Do nothing: there are no graphs."""
+        """Capture the graphs of all batches that decode, on all ranks; see the other."""
+        self._leader.check()
+        with self._leader.together(WARM_UP):
+            self.stage.warm_up(progress)
 
     def submit(self, step: Step) -> SubmittedStep:
         """Let all ranks compute a step.
@@ -116,9 +126,13 @@ class MeshRunner:
         ParallelError
             If a rank has failed, now or before, or if the ranks were let go.
         """
-        works = step.works
-        asked = sampling_inputs(works, {}, self.model.config.vocab_size)
-        return SubmittedStep(step.samplers, self._submit(batch_inputs(works, {}), asked))
+        self._make_room()
+        try:
+            inputs = self._writer.write(step, {}, self.kv_cache.take_copies)
+        except BaseException:
+            self._writer.forget()
+            raise
+        return SubmittedStep(step.samplers, self._submit(inputs))
 
     def all_logits(self, token_ids: list[int], table: BlockTable) -> np.ndarray:
         """Compute new tokens of one sequence and score what follows every one of them.
@@ -136,7 +150,8 @@ class MeshRunner:
         try:
             slots = table.append_slots(len(token_ids))
             batch = text_inputs(token_ids, start, slots, table)
-            return self._submit(batch, None).wait()[0]
+            self._make_room()
+            return self._submit(StepInputs(batch, None, self.kv_cache.take_copies())).wait()[0]
         except BaseException:
             table.truncate(start)
             raise
@@ -156,12 +171,13 @@ class MeshRunner:
         self.settle()
         self._leader.let_go()
 
-    def _submit(self, batch: BatchInputs, asked: SamplingInputs | None) -> "_Results":
+    def _make_room(self) -> None:
         self._leader.check()
         # Whoever was to read them may have been interrupted. They come before all later ones.
         while len(self._unread) > self.depth:
             self._unread[0].wait()
-        inputs = StepInputs(batch, asked, self.kv_cache.take_copies())
+
+    def _submit(self, inputs: StepInputs | RowInputs) -> "_Results":
         submitted = _Results(self, inputs)
         with self._leader.together(inputs):
             results = self.stage.compute(inputs)
@@ -182,7 +198,7 @@ class MeshRunner:
 class _Results:
     """What a step gives, once it is there; stands in for a :class:`~llm_numba.runtime.Download`."""
 
-    def __init__(self, runner: MeshRunner, inputs: StepInputs) -> None:
+    def __init__(self, runner: MeshRunner, inputs: StepInputs | RowInputs) -> None:
         self._runner = runner
         self.inputs = inputs
         self.arrays: list[np.ndarray] | None = None

@@ -7,18 +7,14 @@ the next one begins with stay on the device, in the rows where the step before s
 import numpy as np
 
 from llm_numba.engine import faults
-from llm_numba.engine.decode_graphs import DecodeGraphs, Mode, Progress, RowInputs
+from llm_numba.engine.decode_graphs import DecodeGraphs, Progress, RowInputs, usual_modes
 from llm_numba.engine.decode_rows import Bucket
 from llm_numba.engine.executor import Executor
 from llm_numba.engine.request import Sequence
-from llm_numba.engine.sampler import find_logprobs, is_eager, report_logprobs, sample_tokens
+from llm_numba.engine.sampler import find_logprobs, report_logprobs, sample_tokens
 from llm_numba.engine.step import Sampled, Step
-from llm_numba.engine.step_inputs import (
-    StepInputs,
-    batch_inputs,
-    sampling_inputs,
-    text_inputs,
-)
+from llm_numba.engine.step_inputs import StepInputs, text_inputs
+from llm_numba.engine.step_writer import StepWriter
 from llm_numba.errors import EngineError
 from llm_numba.kvcache import BlockTable, PagedKVCache
 from llm_numba.models import Decoder
@@ -72,7 +68,6 @@ class ModelRunner:
         self._decode: DecodeGraphs | None = None
         self._samplers: list[Sequence] = []  # of the last step
         self._sources: dict[Sequence, int] = {}  # where it put their tokens
-        self._mode: Mode = "sample"  # what they ask for
         self._sampled: Array = None
         device = kind_of(model.lm_head)
         if persistent and device != "cuda":
@@ -85,6 +80,7 @@ class ModelRunner:
             largest = Bucket(max_num_seqs, kv_cache.blocks_for(max_model_len))
             with faults.reported("the buffers of decoding"):
                 self._decode = DecodeGraphs(model, kv_cache, largest, enforce_eager, persistent)
+        self._writer = StepWriter(model, self._decode)
 
     @property
     def num_pieces(self) -> int:
@@ -103,9 +99,8 @@ class ModelRunner:
             Called after each graph.
         """
         if self._decode is not None:
-            fused = self.model.execution.fuse_sampling
             with faults.reported("the capture of a graph"):
-                self._decode.warm_up(("argmax", "sample") if fused else ("logits",), progress)
+                self._decode.warm_up(usual_modes(self.model), progress)
 
     def submit(self, step: Step) -> "SubmittedStep":
         """Compute a step and choose the tokens that follow, or queue that on a GPU.
@@ -125,16 +120,13 @@ class ModelRunner:
             If the GPU fails.
         """
         samplers = step.samplers
-        if samplers != self._samplers and self._decode is not None:
-            self._mode = self._mode_of(samplers)
         try:
             with faults.reported("a step"):
-                results = self._compute(self._inputs(step, samplers))
-                download = Download(results)
+                inputs = self._writer.write(step, self._sources, self._copies)
+                download = Download(self._compute(inputs))
         except BaseException:
             self._note([])
-            if self._decode is not None:
-                self._decode.forget()
+            self._writer.forget()
             raise
         self._note(samplers)
         return SubmittedStep(samplers, download)
@@ -169,11 +161,6 @@ class ModelRunner:
     def close(self) -> None:
         """Do nothing: no other rank waits."""
 
-    def _mode_of(self, samplers: list[Sequence]) -> Mode:
-        if not self.model.execution.fuse_sampling or any(map(is_eager, samplers)):
-            return "logits"
-        return "argmax" if all(each.request.params.greedy for each in samplers) else "sample"
-
     def _note(self, samplers: list[Sequence]) -> None:
         if samplers != self._samplers:
             self._samplers = samplers
@@ -182,20 +169,6 @@ class ModelRunner:
     def _before(self) -> Array | None:
         """Return the tokens of the step before; on a GPU they are always in one place."""
         return self._sampled if self._decode is None else self._decode.sampled
-
-    def _inputs(self, step: Step, samplers: list[Sequence]) -> StepInputs | RowInputs:
-        """Write down a step as numbers."""
-        works, vocab_size = step.works, self.model.config.vocab_size
-        decodes = step.num_tokens == len(works) and samplers == [w.sequence for w in works]
-        copies = self._copies()
-        if self._decode is None or not decodes:
-            asked = sampling_inputs(works, self._sources, vocab_size)
-            return StepInputs(batch_inputs(works, self._sources), asked, copies)
-        bucket, words = self._decode.lay_out(works, self._sources)
-        asked = None
-        if self._mode == "logits":
-            asked = sampling_inputs(works, self._sources, vocab_size)
-        return RowInputs(bucket, self._mode, words, len(works), asked, copies)
 
     def _copies(self) -> np.ndarray:
         """Return what blocks are copied before the next step; here that was done at once."""

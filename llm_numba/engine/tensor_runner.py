@@ -20,6 +20,7 @@ import numpy as np
 from llm_numba.engine.decode_graphs import Progress, RowInputs
 from llm_numba.engine.leading import Leader
 from llm_numba.engine.runner import ModelRunner, SubmittedStep
+from llm_numba.engine.stage import WARM_UP
 from llm_numba.engine.step import Step
 from llm_numba.engine.step_inputs import StepInputs
 from llm_numba.kvcache import BlockTable, PagedKVCache
@@ -63,7 +64,7 @@ class TensorRunner(ModelRunner):
     def warm_up(self, progress: Progress | None = None) -> None:
         """Capture the graphs of all batches that decode, on all ranks; see the other."""
         self._leader.check()
-        with self._leader.together("warm up"):
+        with self._leader.together(WARM_UP):
             super().warm_up(progress)
 
     def submit(self, step: Step) -> SubmittedStep:
@@ -84,7 +85,7 @@ class TensorRunner(ModelRunner):
     def follow(self) -> None:
         """Take part in the steps that rank 0 tells of, until it tells of no more."""
         while (told := self._world.tell(None, patient=True)) is not None:
-            if told == "warm up":
+            if told == WARM_UP:
                 super().warm_up()
             else:
                 super()._compute(told)

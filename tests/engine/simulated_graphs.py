@@ -12,8 +12,9 @@ from types import SimpleNamespace
 
 import pytest
 
+from llm_numba.engine import building
 from llm_numba.parallel.threads import ThreadCommunicator
-from llm_numba.runtime import Arena, intercept, launch_all
+from llm_numba.runtime import Arena, intercept, kind_of, launch_all
 from llm_numba.runtime.arrays import SimulatedArray
 
 # A thread is a rank, and has a stream of its own.
@@ -71,7 +72,16 @@ def _outside(method: Callable) -> Callable:
     return speak
 
 
-def simulate_graphs(patch: pytest.MonkeyPatch) -> None:
+def take_for_gpus(patch: pytest.MonkeyPatch) -> None:
+    """Let engines take what is simulated for a GPU: queues, batches filled to buckets, graphs."""
+    kinds = {"sim": "cuda", "host": "host"}
+    patch.setattr(building, "_queues", lambda device: device == "sim")
+    for name in ("runner", "stage"):
+        patch.setattr(f"llm_numba.engine.{name}.kind_of", lambda array: kinds[kind_of(array)])
+    _simulate_graphs(patch)
+
+
+def _simulate_graphs(patch: pytest.MonkeyPatch) -> None:
     """Let captures note what the simulator is to do."""
     cuda = SimpleNamespace(Stream=_Stream, get_current_stream=lambda: _Stream(True))
     patch.setitem(sys.modules, "cupy", SimpleNamespace(cuda=cuda, ndarray=_Graph))

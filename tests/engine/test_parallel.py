@@ -12,7 +12,7 @@ import pytest
 from on_ranks import answers, on_ranks
 
 from llm_numba import LLM, SamplingParams
-from llm_numba.engine import building, mesh_runner
+from llm_numba.engine import building, step_writer
 from llm_numba.engine.request import Sequence
 from llm_numba.engine.runner import ModelRunner
 from llm_numba.engine.stage import Stage
@@ -296,7 +296,7 @@ GREEDY = SamplingParams(temperature=0.0, max_tokens=8, ignore_eos=True)
 
 @pytest.mark.parametrize(("tp", "pp"), [(2, 1), (1, 2)], ids=str)
 def test_what_fails_before_a_step_is_told_leaves_all_ranks_together(deep_dir, tp, pp, monkeypatch):
-    lay_out, calls = mesh_runner.batch_inputs, iter(range(10**6))
+    lay_out, calls = step_writer.batch_inputs, iter(range(10**6))
 
     def failing(*args):
         if next(calls) == 3:
@@ -304,7 +304,7 @@ def test_what_fails_before_a_step_is_told_leaves_all_ranks_together(deep_dir, tp
         return lay_out(*args)
 
     def work(llm: LLM):
-        monkeypatch.setattr(mesh_runner, "batch_inputs", failing)
+        monkeypatch.setattr(step_writer, "batch_inputs", failing)
         with pytest.raises(EngineError, match="the bus fell off"):
             llm.generate(PROMPTS, GREEDY)
         return answers(llm.generate(PROMPTS, GREEDY))

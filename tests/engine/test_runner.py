@@ -13,6 +13,7 @@ from llm_numba.engine.decode_graphs import DecodeGraphs
 from llm_numba.engine.decode_rows import Bucket
 from llm_numba.engine.runner import ModelRunner
 from llm_numba.engine.step import NOT_FINITE
+from llm_numba.engine.step_writer import StepWriter
 from llm_numba.errors import EngineError
 from llm_numba.kvcache import PagedKVCache
 from llm_numba.runtime import intercept, launch_all, to_host
@@ -79,7 +80,12 @@ def play(runner, seed: int, num_steps: int, *, ahead: bool, fields=({}, SAMPLED)
 def padded(runner: ModelRunner) -> ModelRunner:
     """In the simulator, run steps that decode as a GPU does, but for the graphs."""
     largest = Bucket(MAX_SEQS, runner.kv_cache.blocks_for(MAX_LEN))
-    runner._decode = DecodeGraphs(runner.model, runner.kv_cache, largest, enforce_eager=True)
+    return by_rows(runner, largest, enforce_eager=True)
+
+
+def by_rows(runner: ModelRunner, largest: Bucket, *, enforce_eager: bool) -> ModelRunner:
+    runner._decode = DecodeGraphs(runner.model, runner.kv_cache, largest, enforce_eager)
+    runner._writer = StepWriter(runner.model, runner._decode)
     return runner
 
 
@@ -278,8 +284,7 @@ def test_warming_up_leaves_a_running_request_its_token_in_flight(new_runner, mon
         take(runner.submit(step_of([decode(sequence, in_flight=in_flight)])).wait())
         return sequence.output.token_ids[-1:]
 
-    runner = new_runner("sim")
-    runner._decode = DecodeGraphs(runner.model, runner.kv_cache, Bucket(1, 1), False)
+    runner = by_rows(new_runner("sim"), Bucket(1, 1), enforce_eager=False)
     assert tokens(runner, in_flight=True) == tokens(new_runner("cpu"), in_flight=False)
 
 

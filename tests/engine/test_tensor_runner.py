@@ -1,20 +1,17 @@
 """Ranks that share all layers do what one GPU does: a step ahead, with tokens in flight.
 
 There is no GPU here. The simulator stands for it, and ranks are threads. These communicate by the
-host, so the graphs of their steps are in pieces.
+host, so the graphs of their steps are in pieces: see test_parallel_graphs.py.
 """
 
 import pytest
 from on_ranks import answers, on_ranks
-from simulated_graphs import simulate_graphs
+from simulated_graphs import take_for_gpus
 
 from llm_numba import LLM, SamplingParams
-from llm_numba.engine import building
 from llm_numba.engine.tensor_runner import TensorRunner
 from llm_numba.errors import ParallelError
-from llm_numba.parallel import Mesh, mesh, run_ranks
-from llm_numba.parallel.messages import MessageCommunicator
-from llm_numba.runtime import kind_of
+from llm_numba.parallel import Mesh, run_ranks
 
 KINDS = (
     {"temperature": 0.0},
@@ -27,37 +24,11 @@ PROMPTS = [[3, 4, 5], [200], [9, 8, 7, 6, 5, 4, 3], [31, 32]]
 
 @pytest.fixture(autouse=True)
 def _as_on_gpus(monkeypatch):
-    """Let engines take what is simulated for a GPU: queues, batches filled to buckets, graphs."""
-    simulate_graphs(monkeypatch)
-    monkeypatch.setattr(building, "_queues", lambda device: device == "sim")
-    kinds = {"sim": "cuda", "host": "host"}
-    monkeypatch.setattr("llm_numba.engine.runner.kind_of", lambda array: kinds[kind_of(array)])
+    take_for_gpus(monkeypatch)
 
 
 def params(max_tokens: int) -> list[SamplingParams]:
     return [SamplingParams(**kind, max_tokens=max_tokens, ignore_eos=True) for kind in KINDS]
-
-
-def by_messages(group, *_):
-    return MessageCommunicator(group) if group.size > 1 else group
-
-
-@pytest.mark.parametrize("connect", [None, by_messages])
-def test_what_ranks_exchange_cuts_their_graphs(tiny_checkpoint, monkeypatch, connect):
-    """Once for the embedding, twice a layer, once for the best token."""
-    directory = tiny_checkpoint(num_hidden_layers=1)
-    if connect:
-        monkeypatch.setattr(mesh, "connect", connect)
-
-    def work(llm: LLM):
-        found = answers(llm.generate([3, 4, 5], SamplingParams(temperature=0.0, max_tokens=5)))
-        return found, llm.engine.runner.num_pieces
-
-    expected, none = work(LLM(directory, device="cpu"))
-    assert none == 0
-    options = {"device": "sim", "max_num_seqs": 1}
-    assert on_ranks(2, 1, work, directory, **options) == (expected, 2 * 1 + 3)
-    assert on_ranks(2, 1, work, directory, **options, enforce_eager=True) == (expected, 0)
 
 
 @pytest.mark.slow

@@ -1,8 +1,8 @@
 """Every rank: decodes by graphs, in pieces or whole, and kernel by kernel.
 
 Run under mpirun by test_on_gpus.py, with tp, pp and the path of arrays. Rank 0 prints two lines,
-without graphs and with them: tokens, the bits of their log-probabilities, and how many pieces a
-step is.
+without graphs and with them: tokens with the bits of their log-probabilities, and of how many
+pieces and layers its part of a step is.
 """
 
 import json
@@ -39,6 +39,8 @@ if __name__ == "__main__":
             options = {"device": "cuda", "dtype": "float32", "gpu_memory_gb": 2.0}
             with LLM(mesh=mesh, enforce_eager=eager, max_num_seqs=4, **options) as llm:
                 if llm.leads:
-                    print(json.dumps([said(llm), llm.engine.runner.num_pieces]), flush=True)
+                    runner = llm.engine.runner
+                    layers = runner.model.config.num_layers
+                    print(json.dumps([said(llm), runner.num_pieces, layers]), flush=True)
                 else:
                     llm.follow()
