@@ -66,7 +66,7 @@ class RankSettings:
     context: int = 512
     steps: int = 200
     warmup: int = 50
-    prompt: int = 8192
+    prompt: int = 8191  # with its answer, all positions of the 8B and 70B shapes
     repeats: int = 5
     requests: int = 32
     request_prompt: int = 128

@@ -29,7 +29,7 @@ def ranks(
     ] = None,
     context: Annotated[int, typer.Option(min=1, help="Tokens before the timed steps.")] = 512,
     steps: Annotated[int, typer.Option(min=1, help="Steps that count.")] = 200,
-    prompt: Annotated[int, typer.Option(min=0, help="Tokens of a prompt alone; 0: none.")] = 8192,
+    prompt: Annotated[int, typer.Option(min=0, help="Tokens of a prompt alone; 0: none.")] = 8191,
     requests: Annotated[int, typer.Option(min=0, help="At a time; 0: none.")] = 32,
     enforce_eager: Annotated[
         bool, typer.Option("--enforce-eager", help="Launch kernels one by one, no CUDA graphs.")

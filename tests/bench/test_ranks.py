@@ -9,6 +9,8 @@ from typer.testing import CliRunner
 from llm_numba.bench.multi import Case, cases, run
 from llm_numba.bench.ranks import RankSettings, measure
 from llm_numba.cli.app import app
+from llm_numba.models import load_config
+from llm_numba.models.random import resolve_shape
 from llm_numba.parallel import Mesh, run_ranks
 
 
@@ -39,6 +41,12 @@ def test_all_cases_are_commands_that_there_are(num_gpus):
         split = dict(itertools.pairwise(options))
         if command == ("bench", "ranks"):
             assert int(split.get("--tp", 1)) * int(split.get("--pp", 1)) == case.ranks
+
+
+def test_models_have_positions_for_what_is_timed_by_default():
+    for shape in ("llama-3-8b", "llama-3-70b"):
+        config = load_config(resolve_shape(shape))
+        assert RankSettings(shape).options()["max_model_len"] <= config.longest_context
 
 
 def test_a_case_for_which_there_is_no_time_is_not_begun():
