@@ -40,6 +40,7 @@ extensions = [
     "profile_pages",
     "questions",
     "rank_tables",
+    "ranks_table",
     "recall_table",
     "simulator_tables",
     "source_role",

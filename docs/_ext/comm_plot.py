@@ -6,18 +6,25 @@
     ```
     ```{comm-table} comm_*_4-ranks.json mpi-staged
     ```
+    ```{comm-plot} comm_*nvidia*_2-ranks.json all_reduce
+    ```
+    ```{comm-table} comm_*nvidia*_2-ranks.json send
+    :bandwidth:
+    ```
 
 The first draws time against size, both in factors; the second has a row for each size. Arguments
-are a record and what carried the arrays.
+are a record, and what carried the arrays: then there is a line or a column for each operation. Or
+an operation: then there is one for each path. Bandwidth is of the bytes that a rank must send.
 """
 
 import math
 from collections.abc import Mapping, Sequence
 from html import escape
-from typing import Any
+from typing import Any, ClassVar
 
-from bench_records import figure, load, provenance
+from bench_records import figure, load, on_gpu, provenance
 from docutils import nodes
+from docutils.parsers.rst import directives
 from drawing import WIDTH, Drawing
 from sphinx.application import Sphinx
 from sphinx.environment import BuildEnvironment
@@ -25,6 +32,8 @@ from sphinx.errors import ExtensionError
 from sphinx.util.docutils import SphinxDirective
 
 _LINES = {"all_reduce": "a", "all_gather": "b", "send": "c", "copy": "d"}
+_PATHS = {"peer": "a", "nccl": "b", "mpi": "c", "mpi-staged": "d"}
+_LONG = 1 << 16  # bytes from which on bandwidth is worth a column
 _NAMES = {"copy": "copy in memory", "send": "to the next rank"}
 _LEFT, _RIGHT, _TOP, _BOTTOM, _HEIGHT = 70, 120, 14, 40, 320
 
@@ -32,49 +41,59 @@ Curves = Mapping[str, Sequence[tuple[int, float]]]
 
 
 class CommPlot(SphinxDirective):
-    """A line for each operation."""
+    """A line for each operation, or for each path."""
 
     required_arguments = 2
 
     def run(self) -> list[nodes.Node]:
         """Draw, and say what made the record."""
         record, curves = _read(self.env, *self.arguments)
-        largest = curves["all_reduce"][-1]
+        styles = _PATHS if self.arguments[1] in _LINES else _LINES
+        drawn = {name: curves[name] for name in styles if name in curves}
+        name, shown = next(iter(drawn.items()))
+        what = "operations, by path" if styles is _PATHS else "operations"
         alt = (
-            "Time of ranks' operations against the size of the array. An all_reduce takes "
-            f"{figure(curves['all_reduce'][0][1])} µs at {curves['all_reduce'][0][0]} bytes and "
-            f"{figure(largest[1])} µs at {largest[0]:,} bytes."
+            f"Time of ranks' {what}, against the size of the array. {name} takes "
+            f"{figure(shown[0][1])} µs at {shown[0][0]} bytes and {figure(shown[-1][1])} µs at "
+            f"{shown[-1][0]:,} bytes."
         )
-        svg = draw({name: curves[name] for name in _LINES}).svg(escape(alt, quote=True))
-        drawn = nodes.raw("", f'<figure class="drawing"><div>{svg}</div></figure>', format="html")
-        ranks = record["settings"]["ranks"]
-        words = f"{{.provenance}}\n{ranks} ranks; {provenance(record)}"
-        return [drawn, *self.parse_text_to_nodes(words)]
+        svg = draw(drawn, styles).svg(escape(alt, quote=True))
+        picture = nodes.raw("", f'<figure class="drawing"><div>{svg}</div></figure>', format="html")
+        made_by = on_gpu if record["settings"].get("device") == "cuda" else provenance
+        words = f"{{.provenance}}\n{record['settings']['ranks']} ranks; {made_by(record)}"
+        return [picture, *self.parse_text_to_nodes(words)]
 
 
 class CommTable(SphinxDirective):
-    """A row for each size, a column for each operation."""
+    """A row for each size, a column for each operation or each path."""
 
     required_arguments = 2
+    option_spec: ClassVar = {"bandwidth": directives.flag}
 
     def run(self) -> list[nodes.Node]:
         """Parse the generated Markdown in place."""
-        _, curves = _read(self.env, *self.arguments)
+        rate = "bandwidth" in self.options
+        _, curves = _read(self.env, *self.arguments, rate=rate)
         names = [name for name in curves if len(curves[name]) > 1]
-        headings = " | ".join(f"{_NAMES.get(name, name)}, µs" for name in names)
+        unit = "GB/s" if rate else "µs"
+        headings = " | ".join(f"{_NAMES.get(name, name)}, {unit}" for name in names)
         lines = [f"| bytes | {headings} |", "| --: " * (1 + len(names)) + "|"]
-        for row in zip(*(curves[name] for name in names), strict=True):
-            lines.append(f"| {row[0][0]:,} | " + " | ".join(figure(time) for _, time in row) + " |")
+        columns = [dict(curves[name]) for name in names]
+        for size in sorted(set().union(*columns)):
+            cells = (figure(column[size]) if size in column else "-" for column in columns)
+            lines.append(f"| {size:,} | {' | '.join(cells)} |")
         return self.parse_text_to_nodes("\n".join(lines))
 
 
-def draw(curves: Curves) -> Drawing:
+def draw(curves: Curves, styles: Mapping[str, str]) -> Drawing:
     """Draw lines through (bytes, µs), both axes in factors.
 
     Parameters
     ----------
     curves : mapping of str to sequence of (int, float)
-        By operation.
+        By operation, or by path.
+    styles : mapping of str to str
+        Of their lines.
     """
     points = [point for curve in curves.values() for point in curve]
     sizes = sorted({size for size, _ in points})
@@ -101,7 +120,7 @@ def draw(curves: Curves) -> Drawing:
     ends = sorted((y_of(curve[-1][1]), name) for name, curve in curves.items())
     lowest = -math.inf
     for y, name in ends:
-        drawing.line([(x_of(size), y_of(time)) for size, time in curves[name]], _LINES[name])
+        drawing.line([(x_of(size), y_of(time)) for size, time in curves[name]], styles[name])
         lowest = max(y, lowest + 16)  # names of lines that end close together stay apart
         drawing.text(_LEFT + width + 8, lowest, _NAMES.get(name, name), anchor="start")
     return drawing
@@ -114,15 +133,21 @@ def _bytes(size: int) -> str:
     return f"{size} B"
 
 
-def _read(env: BuildEnvironment, pattern: str, path: str) -> tuple[dict[str, Any], Curves]:
+def _read(
+    env: BuildEnvironment, pattern: str, what: str, rate: bool = False
+) -> tuple[dict[str, Any], Curves]:
+    """Return the newest record, and µs by size, or GB/s from 64 KiB on; of a path or operation."""
     record = load(env, pattern)
+    by, name = ("operation", "path") if what in _LINES else ("path", "operation")
     curves: dict[str, list[tuple[int, float]]] = {}
     for result in record["results"]:
-        shape = result["shape"]
-        if shape["path"] == path:
-            curves.setdefault(shape["operation"], []).append((shape["bytes"], result["median"]))
+        shape, time = result["shape"], result["median"]
+        if shape[by] != what or (rate and shape["bytes"] < _LONG):
+            continue
+        value = 1e-3 * shape["bus_bytes"] / time if rate else time
+        curves.setdefault(shape[name], []).append((shape["bytes"], value))
     if not curves:
-        raise ExtensionError(f"{record['file']} has nothing that went by {path}")
+        raise ExtensionError(f"{record['file']} has no {by} {what}")
     return record, curves
 
 

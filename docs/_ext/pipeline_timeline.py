@@ -2,9 +2,9 @@
 
 ::
 
-    ```{pipeline-timeline} prefill/pieces=4
+    ```{pipeline-timeline} pipeline_*-cores_*.json prefill/pieces=4
     ```
-    ```{pipeline-bubbles} prefill/*
+    ```{pipeline-bubbles} pipeline_*-cores_*.json prefill/*
     ```
 
 The first draws the quickest run of a case: a row for each stage, a box for each step, the bubble in
@@ -13,15 +13,15 @@ between. The second is a table of the bubbles that were measured, beside the for
 
 from collections.abc import Sequence
 from html import escape
+from typing import Any
 
-from bench_records import figure, load, provenance, select
+from bench_records import figure, load, on_gpu, provenance, select
 from docutils import nodes
 from drawing import WIDTH, Drawing
 from figure_directive import figure_nodes
 from sphinx.application import Sphinx
 from sphinx.util.docutils import SphinxDirective
 
-RECORDS = "pipeline_*.json"
 _LEFT, _ROW, _HEIGHT = 64, 44, 34
 _LETTER = 8  # pixels that a digit takes
 
@@ -29,39 +29,45 @@ _LETTER = 8  # pixels that a digit takes
 class PipelineTimeline(SphinxDirective):
     """A picture of one case."""
 
-    required_arguments = 1
+    required_arguments = 2
 
     def run(self) -> list[nodes.Node]:
         """Draw it, and say what it was measured on."""
-        record = load(self.env, RECORDS)
-        (result,) = select(record, self.arguments[0])
+        pattern, name = self.arguments
+        record = load(self.env, pattern)
+        (result,) = select(record, name)
         drawing = draw(record["timelines"][result["name"]])
         alt = (
             f"{result['what']} on {result['shape']['stages']} stages: when each stage computed"
             f" which step. {figure(result['median'])} % of the time is idle."
         )
         drawn = figure_nodes(drawing, alt, escape(f"{result['what']}; shaded is the bubble."))
-        return [*drawn, *self.parse_text_to_nodes(f"{{.provenance}}\n{provenance(record)}")]
+        return [*drawn, *self.parse_text_to_nodes(f"{{.provenance}}\n{_made_by(record)}")]
 
 
 class PipelineBubbles(SphinxDirective):
     """A table of bubbles."""
 
-    required_arguments = 1
+    required_arguments = 2
 
     def run(self) -> list[nodes.Node]:
         """Write it, and what it was measured on."""
-        record = load(self.env, RECORDS)
+        pattern, names = self.arguments
+        record = load(self.env, pattern)
         lines = [
             "| case | bubble | in 8 of 10 runs | by the formula |",
             "| --- | --- | --- | --- |",
         ]
-        for each in select(record, self.arguments[0]):
+        for each in select(record, names):
             spread = f"{figure(each['p10'])} to {figure(each['p90'])} %"
             ideal = figure(each["shape"]["ideal"])
             lines.append(f"| {each['what']} | {figure(each['median'])} % | {spread} | {ideal} % |")
-        lines += ["", "{.provenance}", provenance(record)]
+        lines += ["", "{.provenance}", _made_by(record)]
         return self.parse_text_to_nodes("\n".join(lines))
+
+
+def _made_by(record: dict[str, Any]) -> str:
+    return (on_gpu if record["settings"].get("device") == "cuda" else provenance)(record)
 
 
 def draw(timeline: Sequence[Sequence[float]]) -> Drawing:

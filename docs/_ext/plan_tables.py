@@ -8,6 +8,8 @@
     ```
     ```{plan-hardware}
     ```
+    ```{plan-links}
+    ```
     ```{plan-comparisons}
     ```
     ```{plan-presets}
@@ -22,8 +24,8 @@
     :alt: what a reader who cannot see it should know
     ```
 
-All but the command's text are Markdown tables. Comparisons are with every record of an engine that
-the table's GPU ran.
+All but the command's text are Markdown tables. Comparisons are with every record of an
+engine, on one rank or several.
 """
 
 import base64
@@ -31,6 +33,7 @@ import json
 import shlex
 from collections.abc import Callable, Iterator
 from html import escape
+from pathlib import Path
 from typing import Any, ClassVar
 
 import ml_dtypes
@@ -43,9 +46,11 @@ from sphinx.util.docutils import SphinxDirective
 
 from llm_numba.models import load_config
 from llm_numba.models.random import resolve_shape
+from llm_numba.parallel.measured import packaged_tables
 from llm_numba.planner import GPUS, LINKS, Plan, Question, find_gpu, make_plan, packaged_table
-from llm_numba.planner.check import Comparison, compare, is_of_table
+from llm_numba.planner.check import Comparison, compare, is_comparable
 from llm_numba.planner.claims import answer_claim, answer_claims
+from llm_numba.planner.collectives import LinkTable, all_reduce
 from llm_numba.planner.picture import draw
 from llm_numba.planner.presets import PRESETS
 from llm_numba.planner.steps import layer_weights
@@ -157,12 +162,32 @@ def hardware() -> list[str]:
     return [*rows(of_cards, cards), "", *rows(of_links, links)]
 
 
+def links() -> list[str]:
+    """Show what was measured of links, beside what data sheets promise."""
+    lines, records = [], []
+    for table in packaged_tables():
+        kind, fastest = table.kind, LinkTable.from_times(table)
+        gpu = next(gpu for gpu in GPUS.values() if gpu.driver_name == kind.gpu)
+        records.append(f"`{table.source['file']}` (commit `{table.source['commit'][:12]}`)")
+        for size in (1 << 13, 1 << 16, 1 << 20, 1 << 24):
+            promised = all_reduce(size, kind.ranks, LINKS[gpu.inside])
+            found = fastest.seconds("all_reduce", kind.ranks, size)
+            lines.append([
+                f"{kind.ranks} x {kind.gpu}, {kind.links}", f"{size:,}",
+                *(f"{figure(1e6 * seconds)} µs" for seconds in (found, promised)),
+            ])  # fmt: skip
+    if not lines:
+        return ["No link was measured yet."]
+    headings = "all-reduce on | bytes: | measured: | by data sheet:"
+    return [*rows(headings, lines), "", "{.provenance}", f"Records: {', '.join(records)}."]
+
+
 def comparisons() -> list[str]:
     """Hold the plan against every measured step of every engine record."""
     table, found = packaged_table(), []
-    for path in sorted(RESULTS.glob("engine_*.json")):
+    for path in _engines():
         record = json.loads(path.read_text())
-        if is_of_table(record, table):
+        if is_comparable(record):
             found += compare(record, path.name, table)
     numbers = {reason: i for i, reason in enumerate(_reasons(found), start=1)}
     lines = [
@@ -190,12 +215,17 @@ def comparisons() -> list[str]:
     ]
 
 
+def _engines() -> list[Path]:
+    return sorted([*RESULTS.glob("engine_*.json"), *RESULTS.glob("ranks_*.json")])
+
+
 def _reasons(found: list[Comparison]) -> Iterator[str]:
     yield from dict.fromkeys(each.reason for each in found if each.reason)
 
 
 def _model(found: Comparison) -> str:
-    return found.record.removesuffix(".json").rpartition("_")[2]
+    _, gpu, *words = found.record.removesuffix(".json").split("_")
+    return f"{' '.join(words)}, {gpu.split('-')[1].upper()}"
 
 
 def presets() -> list[str]:
@@ -243,7 +273,7 @@ class PlanTable(SphinxDirective):
 
     def run(self) -> list[nodes.Node]:
         """Parse the generated Markdown in place."""
-        for path in RESULTS.glob("engine_*.json"):
+        for path in _engines():
             self.env.note_dependency(str(path))
         return self.parse_text_to_nodes("\n".join(type(self).make()))
 
@@ -304,7 +334,7 @@ class PlanSweep(SphinxDirective):
 
 def setup(app: Sphinx) -> dict[str, Any]:
     """Register the directives."""
-    for make in (laws, example, hardware, comparisons, presets, claims):
+    for make in (laws, example, hardware, links, comparisons, presets, claims):
         directive = type(f"Plan{make.__name__.title()}", (PlanTable,), {"make": staticmethod(make)})
         app.add_directive(f"plan-{make.__name__}", directive)
     app.add_directive("plan-claim", PlanClaim)

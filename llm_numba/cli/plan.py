@@ -188,15 +188,16 @@ def _links(path: Path | None, question: "Question") -> "dict[str, LinkTable]":
 def _compare(paths: list[Path]) -> list[Any]:
     from llm_numba.bench.record import read_record
     from llm_numba.planner import packaged_table
-    from llm_numba.planner.check import compare, is_of_table
+    from llm_numba.planner.check import compare, is_comparable
 
     table, found = packaged_table(), []
     for path in paths:
         record = read_record(path)
-        if not is_of_table(record, table):
+        if not is_comparable(record):
             raise LLMNumbaError(
-                f"{path} is no record of an engine with random weights on {table.gpu}.",
-                "Name one of docs/results/engine_*.json.",
+                f"{path} is no record of an engine with random weights, with graphs, on a GPU that"
+                " plans know.",
+                "Name one of docs/results: engine_*.json, ranks_*.json.",
             )
         found += compare(record, path.name, table)
     return found

@@ -1,8 +1,8 @@
 """The plan against measurements: steps and memory of engines, as records have them.
 
-Engine records are not what the kernel table is made of, so each comparison is a prediction. Only
-where the table has a kernel's time from a profile of the very same step is it less than that, and
-it says so.
+Records of engines, on one rank or several, are not what the tables of kernels and links are made
+of, so each comparison is a prediction. Only where the table has a kernel's time from a profile of
+the very same step is it less than that, and it says so.
 """
 
 from dataclasses import dataclass, replace
@@ -15,15 +15,17 @@ import numpy as np
 from llm_numba.engine.memory import MemoryOptions
 from llm_numba.models import ModelConfig, load_config
 from llm_numba.models.random import PREFIX, resolve_shape
-from llm_numba.planner.gpus import find_gpu
+from llm_numba.parallel.paths import CAPTURED
+from llm_numba.planner.gpus import GPU, GPUS
 from llm_numba.planner.memory import rank_memory
 from llm_numba.planner.plan import Question, make_plan
 from llm_numba.planner.split import cut
-from llm_numba.planner.table import MEASURED, KernelTable
+from llm_numba.planner.table import KernelTable
 
 GOAL = 0.15
-# GiB of the card, for steps whose memory is not the question.
-_ALL_OF_IT = 79.0
+# Of a card, for steps whose memory is not the question.
+_ALL_OF_IT = 0.99
+_BATCHED_TOKENS = 2048
 # Kernels for tensor cores came then: older engines multiplied all rows on ordinary units.
 _TENSOR_CORES_SINCE = datetime.fromisoformat("2026-11-22T08:15:45+00:00")
 
@@ -75,8 +77,7 @@ def compare(record: dict[str, Any], file: str, table: KernelTable) -> list[Compa
     Parameters
     ----------
     record : dict
-        Of ``llm-numba bench engine`` on the GPU that the table is of, of a model with random
-        weights.
+        Of ``llm-numba bench engine`` or ``bench ranks``, see :func:`is_comparable`.
     file : str
         Its name.
     table : KernelTable
@@ -87,31 +88,19 @@ def compare(record: dict[str, Any], file: str, table: KernelTable) -> list[Compa
     """
     model = record["settings"]["model"]
     config = load_config(resolve_shape(model.removeprefix(PREFIX)))
+    gpu = _gpu(record)
     question = Question(
         config,
         np.dtype(ml_dtypes.bfloat16),
-        find_gpu(MEASURED),
+        gpu,
         *_ranks(record),
         tensor_cores=datetime.fromisoformat(record["date"]) >= _TENSOR_CORES_SINCE,
-        gpu_memory_gb=_ALL_OF_IT,
+        gpu_memory_gb=_ALL_OF_IT * gpu.memory_bytes / 2**30,
     )
     comparisons = []
     for result in record["results"]:
-        kind, shape = result["name"].partition("/")[0], result["shape"]
-        if kind == "decode":
-            question = replace(
-                question, batch=shape["batch"], context=shape["context"], prompt=None
-            )
-            planned = 1e3 * make_plan(question, table).drained.seconds
-            step = result["name"]
-        elif kind == "first_token":
-            tokens = shape["tokens"]
-            question = replace(question, batch=1, context=tokens + 1, prompt=tokens)
-            planned = 1e3 * make_plan(question, table).prompt.seconds
-            step = f"prefill/batch=1/context={tokens}"
-        elif result["name"] == "memory/taken":
-            planned, step = _memory(record, config), result["name"]
-        else:
+        planned, question, step = _planned(record, result, question, table)
+        if planned is None:
             continue
         comparison = Comparison(
             file,
@@ -121,10 +110,47 @@ def compare(record: dict[str, Any], file: str, table: KernelTable) -> list[Compa
             result["median"],
             planned,
             "",
-            _is_profiled(table, model, step),
+            gpu.driver_name == table.gpu and _is_profiled(table, model, step),
         )
         comparisons.append(_with_reason(comparison, question, table))
     return comparisons
+
+
+def _planned(
+    record: dict[str, Any], result: dict[str, Any], question: Question, table: KernelTable
+) -> tuple[float | None, Question, str]:
+    """Plan what a result is of; return that, what was asked, and how a profile calls the step."""
+    kind, shape = result["name"].partition("/")[0], result["shape"]
+    if kind == "decode":
+        context = shape["context"] + _decoded_before(record)
+        question = replace(question, batch=shape["batch"], context=context, prompt=None)
+        plan = make_plan(question, table)
+        rounds = plan.interleaved if shape["batch"] > 1 else plan.drained
+        return 1e3 * rounds.seconds, question, result["name"]
+    if kind in ("first_token", "prefill"):
+        tokens = shape["tokens"]
+        # bench ranks lets a step take all of it; of several stages each takes a part at a time.
+        whole = max(tokens, _BATCHED_TOKENS) if kind == "prefill" else _BATCHED_TOKENS
+        question = replace(
+            question,
+            batch=1,
+            context=tokens + 1,
+            prompt=tokens,
+            max_num_batched_tokens=whole // question.pp,
+        )
+        planned = 1e3 * make_plan(question, table).prompt.seconds
+        return planned, question, f"prefill/batch=1/context={tokens}"
+    if result["name"] == "memory/taken":
+        return _memory(record, question.config), question, result["name"]
+    return None, question, ""
+
+
+def _decoded_before(record: dict[str, Any]) -> int:
+    """Return how many tokens are decoded before the median step that counts."""
+    if record["benchmark"] != "ranks":
+        return 0
+    settings = record["settings"]
+    return settings["warmup"] + settings["steps"] // 2
 
 
 def _memory(record: dict[str, Any], config: ModelConfig) -> float:
@@ -144,17 +170,32 @@ def _ranks(record: dict[str, Any]) -> tuple[int, int]:
     return settings.get("tp", 1), settings.get("pp", 1)
 
 
-def is_of_table(record: dict[str, Any], table: KernelTable) -> bool:
-    """Whether a record is of an engine on the table's GPU, with random weights of a known shape.
+def is_comparable(record: dict[str, Any]) -> bool:
+    """Whether a record is of an engine with random weights of a known shape, on a known GPU.
+
+    Of several ranks, those whose arrays went by a path that a graph can hold, and did: a plan
+    counts what GPUs do, and not how long a host takes to tell them.
 
     Parameters
     ----------
     record : dict
-    table : KernelTable
     """
-    gpus = [each["name"] for each in record["environment"].get("gpus") or []]
-    model = record.get("settings", {}).get("model", "")
-    return record["benchmark"] == "engine" and table.gpu in gpus and model.startswith(PREFIX)
+    settings = record.get("settings", {})
+    if record["benchmark"] == "ranks":
+        paths = {result["shape"]["path"] for result in record["results"]}
+        if settings.get("enforce_eager") or not paths <= {*CAPTURED, "alone"}:
+            return False
+    elif record["benchmark"] != "engine":
+        return False
+    return _gpu(record) is not None and settings.get("model", "").startswith(PREFIX)
+
+
+def _gpu(record: dict[str, Any]) -> GPU | None:
+    """Return the GPU that a record is of, if plans know it."""
+    if record["settings"].get("device", "cuda") != "cuda":
+        return None
+    names = {each["name"] for each in record["environment"].get("gpus") or []}
+    return next((gpu for gpu in GPUS.values() if names == {gpu.driver_name}), None)
 
 
 def _is_profiled(table: KernelTable, model: str, step: str) -> bool:

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from llm_numba.errors import EngineError, ParallelError
 from llm_numba.planner import Rounds, cut, find_gpu, make_plan, packaged_table
-from llm_numba.planner.check import GOAL, compare, is_of_table
+from llm_numba.planner.check import GOAL, compare, is_comparable
 from llm_numba.planner.collectives import Exchange, LinkTable, all_reduce, send
 from llm_numba.planner.gpus import LINKS
 from llm_numba.planner.presets import PRESETS
@@ -61,10 +61,9 @@ def test_no_token_is_faster_than_the_weights_are_read(asked, table):
 
 
 def engine_records():
-    table = packaged_table()
     for path in sorted(RESULTS.glob("engine_*.json")):
         record = json.loads(path.read_text())
-        if is_of_table(record, table):
+        if is_comparable(record):
             yield pytest.param(record, path.name, id=path.stem)
 
 
@@ -81,6 +80,63 @@ def test_the_plan_is_what_engines_measured(record, file, table):
         excused = "not measured alone" in each.reason or "the host took longer" in each.reason
         assert abs(each.off) <= GOAL or excused, each
     assert sum(each.holds for each in found) >= 0.8 * len(found)
+
+
+def ranks_record(tp, pp, path, **settings):
+    """A record of several H200s, of a step and a prompt."""
+    split = {"tp": tp, "pp": pp, "path": path}
+    results = [
+        {"name": f"decode/tp={tp}/pp={pp}/{path}/batch=1", "what": "a step", "unit": "ms",
+         "shape": split | {"batch": 1, "context": 512}, "median": 3.0},
+        {"name": f"prefill/tp={tp}/pp={pp}/{path}/tokens=8191", "what": "a prompt", "unit": "ms",
+         "shape": split | {"tokens": 8191}, "median": 3000.0},
+        {"name": f"load/tp={tp}/pp={pp}/{path}/requests=32", "what": "a load", "unit": "tokens/s",
+         "shape": split | {"requests": 32}, "median": 3000.0},
+    ]  # fmt: skip
+    return {
+        "benchmark": "ranks",
+        "date": "2030-01-31T12:00:00+00:00",
+        "environment": {"gpus": [{"name": "NVIDIA H200"}] * tp * pp},
+        "settings": {"model": "random:llama-3-8b", "device": "cuda", "tp": tp, "pp": pp,
+                     "warmup": 50, "steps": 200} | settings,
+        "results": results,
+    }  # fmt: skip
+
+
+def test_steps_and_prompts_of_several_ranks_are_planned_on_their_gpu(asked, table):
+    one, two = (ranks_record(*split) for split in ((1, 1, "alone"), (2, 1, "peer")))
+    assert is_comparable(one)
+    assert is_comparable(two)
+    step, prompt = compare(two, "ranks_x.json", table)
+    # 512 tokens, and those that are decoded before the median one.
+    question = asked("llama-3-8b", "h200", tp=2, context=512 + 50 + 100)
+    assert step.planned == pytest.approx(1e3 * make_plan(question, table).drained.seconds)
+    question = asked("llama-3-8b", "h200", tp=2, context=8192, prompt=8191,
+                     max_num_batched_tokens=8191)  # fmt: skip
+    assert prompt.planned == pytest.approx(1e3 * make_plan(question, table).prompt.seconds)
+    assert step.planned < compare(one, "ranks_y.json", table)[0].planned
+
+
+def test_stages_get_a_prompt_in_pieces_also_where_it_is_compared(asked, table):
+    _, prompt = compare(ranks_record(1, 2, "nccl"), "ranks_x.json", table)
+    question = asked("llama-3-8b", "h200", pp=2, context=8192, prompt=8191,
+                     max_num_batched_tokens=8191 // 2)  # fmt: skip
+    assert prompt.planned == pytest.approx(1e3 * make_plan(question, table).prompt.seconds)
+
+
+@pytest.mark.parametrize(
+    "record",
+    [
+        ranks_record(2, 1, "mpi-staged"),
+        ranks_record(2, 1, "peer", enforce_eager=True),
+        ranks_record(2, 1, "peer", device="cpu"),
+        ranks_record(2, 1, "peer", model="storyteller"),
+        ranks_record(2, 1, "peer") | {"environment": {"gpus": [{"name": "NVIDIA Other"}]}},
+        ranks_record(2, 1, "peer") | {"benchmark": "comm"},
+    ],
+)
+def test_what_a_plan_does_not_know_is_not_compared(record):
+    assert not is_comparable(record)
 
 
 def test_a_miss_says_why(table):
