@@ -11,9 +11,10 @@ import numpy as np
 import pytest
 from splitting import LAYOUTS, files_of
 
+from llm_numba import ops
 from llm_numba.kvcache import PagedKVCache
 from llm_numba.models import Execution, ForwardBatch, rank_config, split_model
-from llm_numba.models.composites import Composites
+from llm_numba.models.composites import Composites, Unnormed
 from llm_numba.models.split import windows_of
 from llm_numba.models.tensor_parallel import composites_of
 from llm_numba.parallel import run_ranks
@@ -43,8 +44,9 @@ def random(*shape, dtype="float64", seed=0):
     return np.random.default_rng([seed, *shape]).normal(size=shape).astype(dtype)
 
 
-def on_ranks(config, ranks, layout, function):
+def on_ranks(config, ranks, layout, function, **switches):
     """Let each rank compute with its composites and with a function that cuts tensors."""
+    execution = Execution(tensor_layout=layout, **switches)
 
     def run(tensor):
         partition = split_model(config, tensor)
@@ -55,7 +57,7 @@ def on_ranks(config, ranks, layout, function):
             pieces = [array[tuple(slice(r.start, r.stop) for r in each)] for each in windows]
             return np.ascontiguousarray(np.concatenate(pieces)) if pieces else None
 
-        return function(composites_of(mine, Execution(tensor_layout=layout), partition), part)
+        return function(composites_of(mine, execution, partition), part)
 
     return run_ranks(ranks, run)
 
@@ -102,6 +104,32 @@ def test_a_closing_product_adds_bias_and_residual_once(config, ranks, layout, dt
 
     whole = x @ weight.T + bias + residual
     hold(on_ranks(config, ranks, layout, close), whole, K + 2)
+
+
+@each_dtype
+@each_count
+def test_a_block_closes_with_the_norm_of_the_next(config, ranks, dtype):
+    """The sum, bias and residual stream in it once, and its rows divided by their size."""
+    E, K = config.hidden_size, config.num_heads * config.head_dim
+    weight, bias, scales = (random(*shape, dtype=dtype) for shape in ((E, K), (E,), (E,)))
+    x, residual = random(N, K, dtype=dtype), random(N, E, dtype=dtype, seed=1)
+    name = f"{LLAMA}self_attn.o_proj"
+
+    def close(run, part):
+        p, P = (0, 1) if type(run) is Composites else (run.tensor.rank, run.tensor.size)
+        mine = np.ascontiguousarray(x[:, p * K // P : (p + 1) * K // P])
+        weights = part(f"{name}.weight", weight), part(f"{name}.bias", bias)
+        r, normed = run.close(mine, *weights, residual, scales)
+        # A rank alone leaves the norm to the product that follows.
+        assert isinstance(normed, Unnormed) == (P == 1)
+        return r, ops.rms_norm(*normed, config.norm_eps) if P == 1 else normed
+
+    r = x @ weight.T + bias + residual
+    normed = ops.rms_norm(r, scales, config.norm_eps)
+    parts = on_ranks(config, ranks, "megatron", close, close_with_norm=True)
+    hold([part[0] for part in parts], r, K + 2)
+    # Rows have numbers of size K ** 0.5; the norm divides a number's error, and the mean's, by it.
+    hold([part[1] for part in parts], normed, 2 * (K + 2) + E + 4)
 
 
 @each_dtype
