@@ -82,8 +82,9 @@ smartquotes_action = "qe"
 html_math_renderer = "mathml"
 html_theme = "furo"
 html_title = "llm_numba"
-html_static_path = ["_static"]
-html_css_files = ["llm_numba.css"]
+# The style sheet of drawings is the package's: its reports have drawings, too.
+html_static_path = ["_static", "../llm_numba/bench/drawing.css"]
+html_css_files = ["drawing.css", "llm_numba.css"]
 html_copy_source = False
 html_show_sphinx = False
 pygments_style = "friendly"

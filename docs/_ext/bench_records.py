@@ -25,7 +25,6 @@ The first names a record (of several that match, the newest) and the results to 
 what made it: command, machine, packages, commit. Nobody types a figure from a record.
 """
 
-import itertools
 import json
 import shlex
 from datetime import datetime
@@ -41,6 +40,8 @@ from sphinx.application import Sphinx
 from sphinx.environment import BuildEnvironment
 from sphinx.errors import ExtensionError
 from sphinx.util.docutils import SphinxDirective, SphinxRole
+
+from llm_numba.bench.tables import figure, left_out, medians
 
 RESULTS = Path(__file__).parents[1] / "results"
 
@@ -82,23 +83,6 @@ def select(
     if not (found or may_be_empty):
         raise ExtensionError(f"{record['file']} has no result {patterns!r}")
     return found
-
-
-def figure(value: float) -> str:
-    """Return a number with three digits or more, as the terminal shows it."""
-    return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
-
-
-def left_out(record: dict[str, Any], prefixes: tuple[str, ...]) -> str:
-    """Say what a record lacks of what such names begin with, and why; "" if nothing."""
-    found = [
-        (why, name) for name, why in record.get("left_out", {}).items() if name.startswith(prefixes)
-    ]
-    reasons = [
-        f"{', '.join(f'`{name}`' for _, name in group)} ({why})"
-        for why, group in itertools.groupby(sorted(found), key=lambda each: each[0])
-    ]
-    return f"Left out: {'; '.join(reasons)}." if reasons else ""
 
 
 def provenance(record: dict[str, Any]) -> str:
@@ -180,25 +164,10 @@ class BenchTable(SphinxDirective):
         results = select(record, patterns, may_be_empty=bool(missing))
         if not results:
             return self.parse_text_to_nodes(f"*Not in the record.* {missing}")
-        bounds = [_bound(result) for result in results]
-        headings = ["measured", "median", "p10 to p90", "runs"] + ["target"] * any(bounds)
-        lines = [f"| {' | '.join(headings)} |", f"| --- {'| --: ' * (len(headings) - 1)}|"]
-        for result, bound in zip(results, bounds, strict=True):
-            cells = [
-                result["what"], f"{figure(result['median'])} {result['unit']}",
-                f"{figure(result['p10'])} to {figure(result['p90'])}", f"{result['n']}",
-            ]  # fmt: skip
-            lines.append(f"| {' | '.join([*cells, bound] if any(bounds) else cells)} |")
+        lines = medians(results).markdown()
         made_by = on_gpu if "on-gpu" in self.options else provenance
         lines += ["", missing, "", "{.provenance}", made_by(record)]
         return self.parse_text_to_nodes("\n".join(lines))
-
-
-def _bound(result: dict[str, Any]) -> str:
-    """Return what a result was asked to reach; "" if nothing."""
-    target = result.get("target", {})
-    signs = {"at_least": "≥", "at_most": "≤"}
-    return next((f"{signs[key]} {figure(target[key])}" for key in signs if key in target), "")
 
 
 class BenchBars(SphinxDirective):

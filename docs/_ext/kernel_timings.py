@@ -13,21 +13,21 @@ is too old for. The second has a row for each point, with its first and its last
 
 from typing import Any
 
-from bench_records import figure, load, on_gpu
+from bench_records import load, on_gpu
 from docutils import nodes
 from sphinx.application import Sphinx
 from sphinx.errors import ExtensionError
 from sphinx.util.docutils import SphinxDirective
 
+from llm_numba.bench.kernel_tables import PEERS, share, summary
 from llm_numba.bench.points import POINTS
+from llm_numba.bench.tables import by_name, figure
 
 RECORDS = "kernels_*.json"
 # Of a result's shape: not its sizes.
 _NOT_SIZES = {
     "dtype", "microseconds", "host_microseconds", "host_bound", "captured", "bytes", "flops"
 }  # fmt: skip
-# What a ladder is held against, by the names in the record.
-_PEERS = {"pytorch": "PyTorch", "compiled": "torch.compile"}
 
 
 class LadderTimings(SphinxDirective):
@@ -39,7 +39,7 @@ class LadderTimings(SphinxDirective):
     def run(self) -> list[nodes.Node]:
         """Parse the generated Markdown in place."""
         record = load(self.env, RECORDS)
-        results = {each["name"]: each for each in record["results"]}
+        results = by_name(record)
         eager = record["settings"]["pytorch"]
         lines: list[str] = []
         for point in (name.strip() for name in self.arguments[0].split(",")):
@@ -54,21 +54,7 @@ class LadderSummary(SphinxDirective):
     def run(self) -> list[nodes.Node]:
         """Parse the generated Markdown in place."""
         record = load(self.env, RECORDS)
-        results = {each["name"]: each for each in record["results"]}
-        points = dict.fromkeys(name.rpartition("/")[0] for name in results if name.count("/") == 2)
-        headings = ["operation", "first step", "last step", "of the copy"]
-        headings += [f"of {peer}" for peer in _PEERS.values()]
-        lines = [f"| {' | '.join(headings)} |", f"| --- {'| --: ' * (len(headings) - 1)}|"]
-        for point in points:
-            steps = [name for name in results if name.rpartition("/")[0] == point]
-            ours = [each for each in steps if each.rpartition("/")[2] not in _PEERS]
-            first, last = ours[0], ours[-1]
-            # Of some shapes only the last step is measured.
-            before = _speed(results[first]) if len(ours) > 1 else ""
-            cells = [f"`{point}`", before, _speed(results[last])]
-            cells.append(_share(results, f"of_copy/{last}", "%"))
-            cells += [_share(results, f"of_{peer}/{last}", "x") for peer in _PEERS]
-            lines.append(f"| {' | '.join(cells)} |")
+        lines = summary(by_name(record)).markdown()
         lines += ["", "{.provenance}", on_gpu(record)]
         return self.parse_text_to_nodes("\n".join(lines))
 
@@ -81,34 +67,26 @@ def _missing(point: str, results: dict[str, dict[str, Any]]) -> str:
     return f"*Not in the record: {', '.join(missing)}.*" if missing else ""
 
 
-def _speed(result: dict[str, Any]) -> str:
-    return f"{figure(result['median'])} {result['unit']}"
-
-
-def _share(results: dict[str, dict[str, Any]], name: str, unit: str) -> str:
-    return f"{figure(results[name]['median'])} {unit}" if name in results else ""
-
-
 def _table(point: str, results: dict[str, dict[str, Any]], eager: str | None) -> list[str]:
     steps = [name.rpartition("/")[2] for name in results if name.rpartition("/")[0] == point]
     if not steps:
         raise ExtensionError(f"no record has timings of {point}")
     memory = f"of_copy/{point}/{steps[-1]}" in results
-    peers = [peer for peer in _PEERS if f"of_{peer}/{point}/{steps[-1]}" in results]
+    peers = [peer for peer in PEERS if f"of_{peer}/{point}/{steps[-1]}" in results]
     shape = results[f"{point}/{steps[-1]}"]["shape"]
     sizes = ", ".join(f"{axis} = {n:,}" for axis, n in shape.items() if axis not in _NOT_SIZES)
     operation = point.partition("/")[0]
     headings = [f"`{operation}`, {shape['dtype']}, {sizes}", "µs", "GB/s" if memory else "TFLOP/s"]
     headings += ["of the copy"] * memory
-    headings += [f"of `{eager}`" if peer == "pytorch" else f"of {_PEERS[peer]}" for peer in peers]
+    headings += [f"of `{eager}`" if peer == "pytorch" else f"of {PEERS[peer]}" for peer in peers]
     lines = [f"| {' | '.join(headings)} |", f"| --- {'| --: ' * (len(headings) - 1)}|"]
     for step in steps:
         entry = results[f"{point}/{step}"]
-        cells = [_PEERS.get(step, f"`{step}`")]
+        cells = [PEERS.get(step, f"`{step}`")]
         cells += [figure(entry["shape"]["microseconds"]), figure(entry["median"])]
         if memory:
-            cells.append(_share(results, f"of_copy/{point}/{step}", "%"))
-        cells += [_share(results, f"of_{peer}/{point}/{step}", "x") for peer in peers]
+            cells.append(share(results, f"of_copy/{point}/{step}", "%"))
+        cells += [share(results, f"of_{peer}/{point}/{step}", "x") for peer in peers]
         lines.append(f"| {' | '.join(cells)} |")
     return lines
 

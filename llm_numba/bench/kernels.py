@@ -22,6 +22,7 @@ from llm_numba.bench.gpu_timing import (
     read_bandwidth,
 )
 from llm_numba.bench.kernel_points import Point, allowed_error, relative_error
+from llm_numba.bench.kernel_tables import PEERS
 from llm_numba.bench.points import POINTS
 from llm_numba.bench.record import Result
 from llm_numba.bench.timing import summarize
@@ -32,9 +33,6 @@ from llm_numba.runtime import is_device_array, launch_all, storage_dtype, to_dev
 # Enough to get past the L2 cache of any GPU (60 MB on an H200) between two uses of an input.
 _ROTATED_BYTES = 256 << 20
 _CHECKED_ROWS = 192
-
-# By the names that their results have.
-PEERS = {"pytorch": "PyTorch", "compiled": "torch.compile"}
 
 
 @dataclass(frozen=True)

@@ -286,7 +286,7 @@ def test_a_card_is_white_and_a_themed_picture_takes_the_page_s_colours(card, the
     variables = set(re.findall(r"var\((--draw-[a-z]+)\)", themed))
     assert variables == {"--draw-text", "--draw-dim", "--draw-line", "--draw-a", "--draw-b"}
     assert not re.search("fill: #|stroke: #", themed)
-    stylesheet = (ROOT / "docs/_static/llm_numba.css").read_text()
+    stylesheet = (ROOT / "llm_numba/bench/drawing.css").read_text()
     assert all(f"{name}:" in stylesheet for name in variables)
 
 

@@ -1,0 +1,130 @@
+"""What ``llm-numba bench comm`` wrote: time against size, and a row for each size."""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from llm_numba.bench.drawing import WIDTH, Drawing
+from llm_numba.bench.tables import Table, figure
+
+_OPERATIONS = {"all_reduce": "a", "all_gather": "b", "send": "c", "copy": "d"}
+_PATHS = {"peer": "a", "nccl": "b", "mpi": "c", "mpi-staged": "d"}
+_LONG = 1 << 16  # bytes from which on bandwidth is worth a column
+_NAMES = {"copy": "copy in memory", "send": "to the next rank"}
+_LEFT, _RIGHT, _TOP, _BOTTOM, _HEIGHT = 70, 120, 14, 40, 320
+
+Curves = Mapping[str, Sequence[tuple[int, float]]]
+
+
+def _styles(what: str) -> Mapping[str, str]:
+    """Return the styles of the lines: of paths, if all are of one operation."""
+    return _PATHS if what in _OPERATIONS else _OPERATIONS
+
+
+def curves_of(record: Mapping[str, Any], what: str, rate: bool = False) -> Curves:
+    """Return (bytes, µs) of one operation by path, or of one path by operation.
+
+    Parameters
+    ----------
+    record : mapping
+    what : str
+        An operation, or what carried the arrays.
+    rate : bool
+        In place of µs, GB/s of the bytes that a rank must send, from 64 KiB on.
+    """
+    by, name = ("operation", "path") if what in _OPERATIONS else ("path", "operation")
+    curves: dict[str, list[tuple[int, float]]] = {}
+    for result in record["results"]:
+        shape, time = result["shape"], result["median"]
+        if shape[by] != what or (rate and shape["bytes"] < _LONG):
+            continue
+        value = 1e-3 * shape["bus_bytes"] / time if rate else time
+        curves.setdefault(shape[name], []).append((shape["bytes"], value))
+    return curves
+
+
+def describe(curves: Curves, what: str) -> str:
+    """Tell in words what :func:`draw` shows.
+
+    Parameters
+    ----------
+    curves, what
+        As for :func:`draw`.
+    """
+    styles = _styles(what)
+    name = next(each for each in styles if each in curves)
+    (small, short), (large, long) = curves[name][0], curves[name][-1]
+    drawn = "operations, by path" if styles is _PATHS else "operations"
+    return (
+        f"Time of ranks' {drawn}, against the size of the array. {name} takes "
+        f"{figure(short)} µs at {small} bytes and {figure(long)} µs at {large:,} bytes."
+    )
+
+
+def sizes(curves: Curves, rate: bool = False) -> Table:
+    """Return a row for each size, and a column for each curve that has several.
+
+    Parameters
+    ----------
+    curves : mapping of str to sequence of (int, float)
+    rate : bool
+        As of :func:`curves_of`.
+    """
+    names = [name for name in curves if len(curves[name]) > 1]
+    unit = "GB/s" if rate else "µs"
+    columns = [dict(curves[name]) for name in names]
+    rows = [
+        [f"{size:,}", *(figure(each[size]) if size in each else "-" for each in columns)]
+        for size in sorted(set().union(*columns))
+    ]
+    return Table(["bytes", *(f"{_NAMES.get(name, name)}, {unit}" for name in names)], rows)
+
+
+def draw(curves: Curves, what: str) -> Drawing:
+    """Draw lines through (bytes, µs), both axes in factors.
+
+    Parameters
+    ----------
+    curves : mapping of str to sequence of (int, float)
+        By operation, or by path.
+    what : str
+        As of :func:`curves_of`.
+    """
+    styles = _styles(what)
+    curves = {name: curves[name] for name in styles if name in curves}
+    points = [point for curve in curves.values() for point in curve]
+    sizes = sorted({size for size, _ in points})
+    decades = range(
+        math.floor(math.log10(min(time for _, time in points))),
+        math.ceil(math.log10(max(time for _, time in points))) + 1,
+    )
+    width, height = WIDTH - _LEFT - _RIGHT, _HEIGHT - _TOP - _BOTTOM
+
+    def x_of(size: float) -> float:
+        return _LEFT + width * math.log(size / sizes[0]) / math.log(sizes[-1] / sizes[0])
+
+    def y_of(time: float) -> float:
+        share = (math.log10(time) - decades[0]) / (decades[-1] - decades[0])
+        return _TOP + height * (1 - share)
+
+    drawing = Drawing(WIDTH, _HEIGHT)
+    for decade in decades:
+        y = y_of(10.0**decade)
+        drawing.line([(_LEFT, y), (_LEFT + width, y)])
+        drawing.text(_LEFT - 8, y, f"{10.0**decade:,g} µs", "dim", anchor="end")
+    for size in sizes[::2]:
+        drawing.text(x_of(size), _TOP + height + 18, _bytes(size), "dim")
+    ends = sorted((y_of(curve[-1][1]), name) for name, curve in curves.items())
+    lowest = -math.inf
+    for y, name in ends:
+        drawing.line([(x_of(size), y_of(time)) for size, time in curves[name]], styles[name])
+        lowest = max(y, lowest + 16)  # names of lines that end close together stay apart
+        drawing.text(_LEFT + width + 8, lowest, _NAMES.get(name, name), anchor="start")
+    return drawing
+
+
+def _bytes(size: int) -> str:
+    for unit, factor in (("MiB", 1 << 20), ("KiB", 1 << 10)):
+        if size >= factor:
+            return f"{size / factor:g} {unit}"
+    return f"{size} B"
