@@ -124,7 +124,8 @@ def bars(rows: Sequence[tuple[str, float, float, float, str]]) -> Drawing:
     rows : sequence of (label, value, low, high, value's text)
     """
     drawing = Drawing(WIDTH, 34 * len(rows) + 8)
-    left, room = 110, WIDTH - 110 - 130
+    left = max(110, 10 + 8 * max(len(label) for label, *_ in rows))
+    room = WIDTH - left - 130
     scale = room / max(high for _, _, _, high, _ in rows)
     for i, (label, value, low, high, shown) in enumerate(rows):
         y = 6 + 34 * i

@@ -166,15 +166,30 @@ def read_record(path: Path) -> dict[str, Any]:
     LLMNumbaError
         If it cannot be read, or is none.
     """
-    try:
-        record = json.loads(read_text(path))
-    except ValueError as failure:
-        raise LLMNumbaError(
-            f"{path} is no record: {failure}.", "Name one of docs/results."
-        ) from failure
+    record = read_json(path)
     if not isinstance(record, dict) or "results" not in record:
         raise LLMNumbaError(f"{path} is no record.", "Name one of docs/results.")
     return record
+
+
+def read_json(path: Path) -> Any:
+    """Read a file of JSON.
+
+    Parameters
+    ----------
+    path : Path
+
+    Raises
+    ------
+    LLMNumbaError
+        If it cannot be read, or is none, or ends in its middle.
+    """
+    try:
+        return json.loads(read_text(path))
+    except (ValueError, RecursionError) as failure:
+        raise LLMNumbaError(
+            f"{path} is no record: {failure}.", "Name one of docs/results."
+        ) from failure
 
 
 def read_text(path: Path) -> str:

@@ -9,7 +9,7 @@ import llm_numba
 from llm_numba.cli.bench import bench
 from llm_numba.cli.cache import cache
 from llm_numba.cli.chat import chat
-from llm_numba.cli.console import report
+from llm_numba.cli.console import report as report_error
 from llm_numba.cli.demo import demo
 from llm_numba.cli.doctor import doctor
 from llm_numba.cli.evaluate import evaluate
@@ -18,6 +18,7 @@ from llm_numba.cli.microscope import microscope
 from llm_numba.cli.models import models
 from llm_numba.cli.plan import plan
 from llm_numba.cli.profile import profile
+from llm_numba.cli.report import report
 from llm_numba.cli.shard import shard
 from llm_numba.cli.tune import tune
 from llm_numba.errors import LLMNumbaError
@@ -35,7 +36,7 @@ class Commands(TyperGroup):
 
             # Of several ranks one tells it, and takes the others along.
             end_world(error)
-            report(error)
+            report_error(error)
             raise typer.Exit(2) from error
 
 
@@ -74,6 +75,7 @@ app.command()(doctor)
 app.command()(cache)
 app.command()(microscope)
 app.command()(profile)
+app.command()(report)
 app.command()(plan)
 app.command()(tune)
 app.command("eval")(evaluate)
