@@ -23,7 +23,9 @@ GPU_ENV := $(if $(filter command,$(origin RUN)),,$(VENV)/.installed-$(CUDA_EXTRA
 # Several ranks: the CUDA wheels only where there is a driver for them.
 HAS_GPU := $(shell command -v nvidia-smi >/dev/null && echo yes)
 MULTI_ENV := $(if $(filter command,$(origin RUN)),,$(VENV)/.installed-test $(if $(HAS_GPU),$(VENV)/.installed-$(CUDA_EXTRA)))
-LIMIT ?= 1500
+LIMIT ?=
+# Of all benchmarks only these: kernels,engine.
+ONLY ?=
 
 TOOL ?= memcheck
 LOGS ?= build/sanitizer
@@ -31,7 +33,7 @@ LOGS ?= build/sanitizer
 SANITIZED ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help demo lab hint grade test test-slow test-all lint docs linkcheck test-ptx test-gpu test-sanitizer parity test-multi bench-multi bench-cpu clean FORCE
+.PHONY: help demo lab hint grade test test-slow test-all lint docs linkcheck test-ptx test-gpu test-sanitizer parity test-multi bench bench-multi bench-cpu clean FORCE
 
 help: ## Show this list
 	@echo 'make TARGET, one of:'
@@ -102,8 +104,11 @@ test-multi: $(MULTI_ENV) ## Run the tests of several ranks, on GPUs where there 
 	  tests/engine/test_tensor_runner.py tests/models/test_tensor_parallel.py \
 	  $(if $(JUNIT),--junitxml='$(JUNIT)')
 
+bench: $(MULTI_ENV) ## Measure all that this machine can into docs/results (LIMIT=seconds)
+	$(RUN) -m llm_numba bench all --limit $(or $(LIMIT),3600) $(if $(ONLY),--only '$(ONLY)')
+
 bench-multi: $(MULTI_ENV) ## Measure ranks on all GPUs into docs/results (LIMIT=seconds)
-	$(RUN) -m llm_numba bench multi --limit $(LIMIT)
+	$(RUN) -m llm_numba bench multi --limit $(or $(LIMIT),1500)
 
 bench-cpu: $(VENV)/.installed ## Measure speed and memory on this CPU into docs/results
 	$(RUN) -m llm_numba bench cpu

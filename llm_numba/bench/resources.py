@@ -50,10 +50,22 @@ def measure(only: Sequence[str] = ()) -> Iterator[dict[str, Any]]:
                     yield _result(ladder, step, dtype, launch)
 
 
-def new_record(results: Sequence[dict[str, Any]], only: Sequence[str] = ()) -> dict[str, Any]:
-    """Make the record of what :func:`measure` found."""
+def new_record(
+    results: Sequence[dict[str, Any]], only: Sequence[str] = (), commit: str | None = None
+) -> dict[str, Any]:
+    """Make the record of what :func:`measure` found.
+
+    Parameters
+    ----------
+    results : sequence of dict
+    only : sequence of str
+        As of :func:`measure`.
+    commit : str, optional
+        What was run, for a copy of the checkout without git.
+    """
     settings = {"capabilities": [capability_name(each) for each in CAPABILITIES]}
-    return provenance("resources", settings | {"only": list(only)}) | {"results": list(results)}
+    noted = settings | {"only": list(only)}
+    return provenance("resources", noted, commit) | {"results": list(results)}
 
 
 def _launches(ladder: Ladder, step: Step, dtype: str) -> list[Launch]:

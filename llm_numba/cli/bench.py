@@ -8,6 +8,7 @@ import typer
 from llm_numba.cli.bench_comm import comm
 from llm_numba.cli.bench_engine import engine
 from llm_numba.cli.bench_gpu import (
+    Commit,
     counters,
     gpu_tests,
     kernels,
@@ -18,8 +19,9 @@ from llm_numba.cli.bench_gpu import (
     sweep,
 )
 from llm_numba.cli.bench_pipeline import pipeline
-from llm_numba.cli.bench_ranks import multi, ranks
+from llm_numba.cli.bench_ranks import ranks
 from llm_numba.cli.bench_resources import resources
+from llm_numba.cli.bench_suite import every, multi
 from llm_numba.cli.bench_tables import collect, finish, show
 
 bench = typer.Typer(
@@ -50,6 +52,7 @@ def cpu(
     synthetic_megabytes: Annotated[
         float, typer.Option(min=1, help="Size of a random checkpoint to load.")
     ] = 200.0,
+    commit: Commit = None,
 ) -> None:
     """Time the NumPy path: start-up, loading, prefill, and decoding at batch 1 to 16."""
     from llm_numba.bench.cpu import CPUSettings, measure
@@ -66,7 +69,7 @@ def cpu(
     path = out or default_path("cpu", _this_cpu())
     require_writable(path)
     results = collect(measure(settings), "leave the machine alone for a minute or two")
-    write_record(path, make_record("cpu", settings.to_json(), results))
+    write_record(path, make_record("cpu", settings.to_json(), results, commit))
     show(results)
     finish(path)
 
@@ -84,6 +87,7 @@ def simulator(
     repeats: Annotated[int, typer.Option(min=1, help="Calls of ours after the first.")] = 9,
     numba_repeats: Annotated[int, typer.Option(min=1, help="Calls of Numba's.")] = 3,
     only: Annotated[str, typer.Option(help="Kernels, separated by commas; unset: all.")] = "",
+    commit: Commit = None,
 ) -> None:
     """Time the simulator of kernels against Numba's own, on the kernels that one can run."""
     from llm_numba.bench.record import default_path, make_record, require_writable, write_record
@@ -94,11 +98,12 @@ def simulator(
     path = out or default_path("simulator", _this_cpu())
     require_writable(path)
     results = collect(measure(settings), "leave the machine alone for some minutes")
-    write_record(path, make_record("simulator", settings.to_json(), results))
+    write_record(path, make_record("simulator", settings.to_json(), results, commit))
     show(results)
     finish(path)
 
 
+bench.command("all")(every)
 bench.command()(comm)
 bench.command()(counters)
 bench.command()(engine)

@@ -64,30 +64,3 @@ def ranks(
         write_record(path, make_record("ranks", settings.to_json(), results, commit))
         show(results)
         finish(path)
-
-
-def multi(
-    *,
-    limit: Annotated[float, typer.Option(min=1, help="Seconds for all.")] = 1500.0,
-    cpu: Annotated[bool, typer.Option("--cpu", help="Ranks of the CPU, also with GPUs.")] = False,
-    commit: Commit = None,
-) -> None:
-    """Make all records of several ranks, one after another, within a time limit."""
-    from llm_numba import variables
-    from llm_numba.bench.multi import cases, run
-    from llm_numba.parallel.launch import find_launcher
-    from llm_numba.parallel.probing import OF_A_LAUNCHER
-    from llm_numba.runtime import visible_gpus
-
-    launcher = find_launcher()
-    # Multicast over NVLink is not everywhere to be had; who wants it sets the variable.
-    environment = {"NCCL_NVLS_ENABLE": "0"} | variables.passed_on(*OF_A_LAUNCHER)
-    problems = 0
-    for outcome in run(
-        cases(0 if cpu else len(visible_gpus()), commit), launcher, limit, environment
-    ):
-        problems += bool(outcome.problem)
-        said = outcome.problem or "its record is written"
-        typer.echo(f"{outcome.seconds:5.0f} s  {outcome.case.title}: {said}")
-    if problems:
-        raise typer.Exit(1)

@@ -6,6 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
+from llm_numba.cli.bench_gpu import Commit
 from llm_numba.cli.bench_tables import finish
 from llm_numba.cli.console import notes, styled, tables
 
@@ -17,6 +18,7 @@ def resources(
         typer.Option(help="The record; unset: docs/results/resources_<compiler>.json."),
     ] = None,
     only: Annotated[str, typer.Option(help="Ladders, separated by commas; unset: all.")] = "",
+    commit: Commit = None,
 ) -> None:
     """Compile every kernel for every GPU and say what it takes; some ten minutes, no GPU."""
     from llm_numba.bench.record import default_path, require_writable, write_record
@@ -33,7 +35,7 @@ def resources(
         for result in measure(names):
             results.append(result)
             status.update(styled(f"Compiling; last: {result['name']}"))
-    write_record(path, new_record(results, names))
+    write_record(path, new_record(results, names, commit))
     _show(results)
     finish(path)
 

@@ -1,14 +1,6 @@
-"""``llm-numba bench ranks`` and ``bench multi``: what is timed, and what there is time for."""
+"""``llm-numba bench ranks``: what is timed."""
 
-import itertools
-import os
-
-import pytest
-from typer.testing import CliRunner
-
-from llm_numba.bench.multi import Case, cases, run
 from llm_numba.bench.ranks import RankSettings, measure
-from llm_numba.cli.app import app
 from llm_numba.models import load_config
 from llm_numba.models.random import resolve_shape
 from llm_numba.parallel import Mesh, run_ranks
@@ -30,44 +22,7 @@ def test_a_step_a_prompt_and_a_load_are_timed_on_rank_0(tiny_dir):
     assert first[1].shape["tokens_per_second"] > 0
 
 
-@pytest.mark.parametrize("num_gpus", [0, 2, 4, 8])
-def test_all_cases_are_commands_that_there_are(num_gpus):
-    found = cases(num_gpus)
-    assert max(case.ranks for case in found) == max(2, num_gpus)
-    for case in found:
-        command, options = case.arguments[:2], case.arguments[2:]
-        told = CliRunner().invoke(app, [*command, "--help"]).output
-        assert all(option in told for option in options if option.startswith("--")), case.title
-        split = dict(itertools.pairwise(options))
-        if command == ("bench", "ranks"):
-            assert int(split.get("--tp", 1)) * int(split.get("--pp", 1)) == case.ranks
-
-
 def test_models_have_positions_for_what_is_timed_by_default():
     for shape in ("llama-3-8b", "llama-3-70b"):
         config = load_config(resolve_shape(shape))
         assert RankSettings(shape).options()["max_model_len"] <= config.longest_context
-
-
-def test_a_case_for_which_there_is_no_time_is_not_begun():
-    ticks = iter([0, 0, 60, 60, 60, 60])
-    wanted = [Case(1, ("--version",), 60), Case(1, ("--version",), 50)]
-    first, second = run(wanted, "mpirun", 100, os.environ, lambda: next(ticks))
-    assert (first.problem, first.seconds) == ("", 60)
-    assert second.problem == "it may take 50 s, and 40 s are left"
-
-
-def test_what_a_case_says_last_is_told_and_the_next_one_runs():
-    wanted = [
-        Case(1, ("bench", "ranks", "--model", "nowhere/to be found", "--device", "cpu"), 60),
-        Case(1, ("--version",), 60),
-    ]
-    first, second = run(wanted, "mpirun", 1000, os.environ)
-    assert first.problem.startswith("Error")
-    assert second.problem == ""
-
-
-def test_a_case_that_does_not_end_is_ended():
-    # No interpreter has come so far in this time.
-    (outcome,) = run([Case(1, ("--version",), 1e-3)], "mpirun", 1000, os.environ)
-    assert outcome.problem == "it did not end within 0 s"

@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 
 from llm_numba.bench.report.archive import find_machines, machines, read_folder
 from llm_numba.bench.report.page import Made, Missing, Picture, Section, html, markdown
-from llm_numba.bench.report.pictures import Work, roofline, scaling
+from llm_numba.bench.report.pictures import Dot, roofline, scaling
 from llm_numba.bench.report.sections import PARTS, sections
 from llm_numba.bench.tables import Table
 from llm_numba.cli.app import app
@@ -110,8 +110,8 @@ def test_figures_of_the_records_are_in_it(everything):
 
 
 def test_a_drawing_keeps_to_its_frame():
-    work = {"decode": [Work("a", 1e6, 1e6, 1e-6), Work("b", 1e6, 0, 1e-6)],
-            "prefill": [Work("c", 1e6, 1e9, 1e-4)]}  # fmt: skip
+    work = {"decode": [Dot("a", 1e6, 1e6, 1e-6), Dot("b", 1e6, 0, 1e-6)],
+            "prefill": [Dot("c", 1e6, 1e9, 1e-4)]}  # fmt: skip
     for picture in (
         roofline(work, 3e12, 9e14),
         roofline(work, 3e12),
@@ -129,7 +129,7 @@ def test_a_drawing_keeps_to_its_frame():
 
 def test_the_roofline_says_how_far_from_its_ceiling_the_longest_work_is():
     # 2 FLOPs a byte under 3 TB/s: a ceiling of 6 TFLOP/s, of which 3 are half.
-    picture = roofline({"decode": [Work("product", 1e9, 2e9, 2e9 / 3e12)]}, 3e12, 9e14)
+    picture = roofline({"decode": [Dot("product", 1e9, 2e9, 2e9 / 3e12)]}, 3e12, 9e14)
     assert "product, has 2 FLOPs a byte and reaches 50 % of its ceiling" in picture.alt
 
 

@@ -13,7 +13,7 @@ _LEFT, _RIGHT, _TOP, _BOTTOM, _HEIGHT = 80, 16, 40, 48, 360
 _STYLES = "abcd"
 
 
-class Work(NamedTuple):
+class Dot(NamedTuple):
     """Something that ran.
 
     Attributes
@@ -31,7 +31,7 @@ class Work(NamedTuple):
 
 
 def roofline(
-    groups: Mapping[str, Sequence[Work]],
+    groups: Mapping[str, Sequence[Dot]],
     bytes_per_second: float,
     flops_per_second: float | None = None,
 ) -> Picture:
@@ -42,7 +42,7 @@ def roofline(
 
     Parameters
     ----------
-    groups : mapping of str to sequence of Work
+    groups : mapping of str to sequence of Dot
         Four at most, each in a colour of its own; work without FLOPs is left out.
     bytes_per_second : float
     flops_per_second : float, optional
@@ -88,7 +88,7 @@ def _decades(values: Sequence[float]) -> list[float]:
     return [10.0**each for each in range(lowest, max(highest, lowest + 1) + 1)]
 
 
-def _told(groups: Mapping[str, Sequence[Work]], bytes_per_second: float, roof: float) -> str:
+def _told(groups: Mapping[str, Sequence[Dot]], bytes_per_second: float, roof: float) -> str:
     said = [f"Roofline. Memory: {figure(bytes_per_second / 1e9)} GB/s."]
     if math.isfinite(roof):
         said.append(f"Arithmetic: {figure(roof)} TFLOP/s.")

@@ -15,7 +15,7 @@ from llm_numba.bench.profile_report import from_json, rows_of
 from llm_numba.bench.report.archive import Record, blaming, gpus_of
 from llm_numba.bench.report.checks import CHECKS, checks
 from llm_numba.bench.report.page import Block, Made, Missing, Picture, Section
-from llm_numba.bench.report.pictures import Work, roofline, scaling
+from llm_numba.bench.report.pictures import Dot, roofline, scaling
 from llm_numba.bench.sweep_picture import describe as describe_sweep
 from llm_numba.bench.sweep_picture import draw as draw_sweep
 from llm_numba.bench.tables import Table, by_name, figure, left_out, medians
@@ -175,7 +175,7 @@ def _rooflines(records: Sequence[Record]) -> Iterator[Block]:
             for entry in record.data["results"]:
                 profile = from_json(entry)
                 name = f"{entry['phase']}, batch {profile.shape.batch}"
-                groups[name] = [Work(row.label, row.traffic.num_bytes, row.flops, row.seconds)
+                groups[name] = [Dot(row.label, row.traffic.num_bytes, row.flops, row.seconds)
                                 for row in rows_of(profile)]  # fmt: skip
             roof = fastest[1] if fastest else None
             picture = roofline(groups, record.data["settings"]["bytes_per_second"], roof)
@@ -252,13 +252,17 @@ def _of_ranks(record: Record) -> Iterator[Block]:
         yield medians(record.data["results"])
         return
     settings, found = record.data["settings"], record.data["results"]
-    for path in dict.fromkeys(each["shape"]["path"] for each in found):
-        curves = comm_picture.curves_of(record.data, path)
-        yield f"{settings['ranks']} ranks, by `{path}`."
-        if "all_reduce" in curves and len(curves["all_reduce"]) > 1:
-            alt = comm_picture.describe(curves)
-            yield Picture(comm_picture.draw(curves).svg(_quoted(alt)), alt)
-        yield comm_picture.sizes(curves)
+    paths = dict.fromkeys(each["shape"]["path"] for each in found if each["shape"]["path"])
+    # Of several paths the question is which; of one, what an operation takes.
+    kinds = ("all_reduce", "all_gather", "send") if len(paths) > 1 else tuple(paths)
+    for what in kinds:
+        curves = comm_picture.curves_of(record.data, what)
+        several = {name: curve for name, curve in curves.items() if len(curve) > 1}
+        if several:
+            yield f"{settings['ranks']} ranks: `{what}`."
+            alt = comm_picture.describe(several, what)
+            yield Picture(comm_picture.draw(several, what).svg(_quoted(alt)), alt)
+            yield comm_picture.sizes(several)
 
 
 PROFILE = {"profile": "llm-numba profile -m random:llama-3.2-1b --out FILE.json"}
@@ -272,6 +276,7 @@ PARTS = (
     Part("Roofline", PROFILE, _rooflines, True, beside=("kernels",)),
     Part("An engine's speed", {"engine": "llm-numba bench engine"}, _each(_engine), True),
     Part("Where a step's time goes", PROFILE, _each(_profile), True),
+    Part("The machine itself", {"machine": "llm-numba bench machine"}, _each(_medians), True),
     Part("Starting", {"start": "llm-numba bench start"}, _each(_medians), True),
     Part("Scaling over ranks", RANKS, _ranks),
     Part("On the processor", {"cpu": "make bench-cpu"}, _each(_medians)),
