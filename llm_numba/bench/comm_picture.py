@@ -52,7 +52,7 @@ def describe(curves: Curves, what: str) -> str:
         As for :func:`draw`.
     """
     styles = _styles(what)
-    name = next(each for each in styles if each in curves)
+    name = next((each for each in styles if each in curves), next(iter(curves)))
     (small, short), (large, long) = curves[name][0], curves[name][-1]
     drawn = "operations, by path" if styles is _PATHS else "operations"
     return (
@@ -91,7 +91,6 @@ def draw(curves: Curves, what: str) -> Drawing:
         As of :func:`curves_of`.
     """
     styles = _styles(what)
-    curves = {name: curves[name] for name in styles if name in curves}
     points = [point for curve in curves.values() for point in curve]
     sizes = sorted({size for size, _ in points})
     decades = range(
@@ -117,7 +116,9 @@ def draw(curves: Curves, what: str) -> Drawing:
     ends = sorted((y_of(curve[-1][1]), name) for name, curve in curves.items())
     lowest = -math.inf
     for y, name in ends:
-        drawing.line([(x_of(size), y_of(time)) for size, time in curves[name]], styles[name])
+        drawing.line(
+            [(x_of(size), y_of(time)) for size, time in curves[name]], styles.get(name, "whisker")
+        )
         lowest = max(y, lowest + 16)  # names of lines that end close together stay apart
         drawing.text(_LEFT + width + 8, lowest, _NAMES.get(name, name), anchor="start")
     return drawing
