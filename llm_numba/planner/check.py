@@ -17,8 +17,9 @@ from llm_numba.models import ModelConfig, load_config
 from llm_numba.models.random import PREFIX, resolve_shape
 from llm_numba.parallel.paths import CAPTURED
 from llm_numba.planner.gpus import GPU, GPUS
+from llm_numba.planner.links import packaged_links
 from llm_numba.planner.memory import rank_memory
-from llm_numba.planner.plan import Question, make_plan
+from llm_numba.planner.plan import Question, links_of, make_plan
 from llm_numba.planner.split import cut
 from llm_numba.planner.table import KernelTable
 
@@ -182,7 +183,8 @@ def is_comparable(record: dict[str, Any]) -> bool:
     """
     settings = record.get("settings", {})
     if record["benchmark"] == "ranks":
-        paths = {result["shape"]["path"] for result in record["results"]}
+        names = {result["shape"]["path"] for result in record["results"]}
+        paths = {path for name in names for path in name.split("+")}
         if settings.get("enforce_eager") or not paths <= {*CAPTURED, "alone"}:
             return False
     elif record["benchmark"] != "engine":
@@ -205,6 +207,12 @@ def _is_profiled(table: KernelTable, model: str, step: str) -> bool:
     return any(wanted in time for law in laws for time in law.times)
 
 
+def _assumes_links(question: Question) -> bool:
+    """Tell whether a plan rests on the data sheet of a link that its ranks use."""
+    links = zip(links_of(question, packaged_links()), (question.tp, question.pp), strict=True)
+    return any(ranks > 1 and not (link.measured or link.fitted) for link, ranks in links)
+
+
 def _with_reason(found: Comparison, question: Question, table: KernelTable) -> Comparison:
     """Say why a plan is off, as far as the table itself tells."""
     if found.holds:
@@ -212,13 +220,15 @@ def _with_reason(found: Comparison, question: Question, table: KernelTable) -> C
     rows = question.batch
     if found.unit == "GB":
         reason = "the engine takes memory that the plan does not know of"
-    elif found.name.startswith("first_token") and found.off < 0:
+    elif found.name.startswith(("first_token", "prefill")) and found.off < 0:
         reason = (
             "a prompt's kernels are launched one by one, and the host took longer than the GPU: "
             "the plan counts the GPU alone"
         )
-    elif question.tp * question.pp > 1 and found.off < 0:
+    elif found.off < 0 and _assumes_links(question):
         reason = "links were not measured: data sheets promise more than messages reach"
+    elif found.off < 0 and question.tp * question.pp > 1:
+        reason = "the plan takes all ranks to be equally fast, and none to wait for another"
     elif question.tensor_cores and table.assumes_tensor_cores(rows):
         reason = (
             f"products of {rows} rows on tensor cores were not measured alone; the plan takes "

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from llm_numba.errors import EngineError, ParallelError
-from llm_numba.planner import Rounds, cut, find_gpu, make_plan, packaged_table
+from llm_numba.planner import Rounds, check, cut, find_gpu, make_plan, packaged_table
 from llm_numba.planner.check import GOAL, compare, is_comparable
 from llm_numba.planner.collectives import Exchange, LinkTable, all_reduce, send
 from llm_numba.planner.gpus import LINKS
@@ -21,6 +21,11 @@ from llm_numba.planner.sweep import Point, assumptions, frontier, splits, sweep
 from .conftest import BFLOAT16, shape
 
 RESULTS = Path(__file__).parents[2] / "docs" / "results"
+# All that two ranks exchange.
+MEASURED = LinkTable(
+    "comm_x.json",
+    {(each, 2): ((64.0, 1e-6), (1e9, 1e-2)) for each in ("all_reduce", "all_gather", "send")},
+)
 
 
 # -- One GPU -------------------------------------------------------------------------------------
@@ -104,7 +109,7 @@ def ranks_record(tp, pp, path, **settings):
 
 
 def test_steps_and_prompts_of_several_ranks_are_planned_on_their_gpu(asked, table):
-    one, two = (ranks_record(*split) for split in ((1, 1, "alone"), (2, 1, "peer")))
+    one, two = (ranks_record(*split) for split in ((1, 1, "alone"), (2, 1, "peer+nccl")))
     assert is_comparable(one)
     assert is_comparable(two)
     step, prompt = compare(two, "ranks_x.json", table)
@@ -154,7 +159,11 @@ def test_a_miss_says_why(table):
     assert "host" in first.reason
 
 
-def test_an_engine_on_several_gpus_is_planned_on_as_many(table):
+@pytest.mark.parametrize(
+    ("links", "why"), [({}, "links were not measured"), ({"nvlink-4": MEASURED}, "equally fast")]
+)
+def test_an_engine_on_several_gpus_is_planned_on_as_many(table, monkeypatch, links, why):
+    monkeypatch.setattr(check, "packaged_links", lambda: links)
     path = next(RESULTS.glob("engine_*_llama-3-8b.json"))
     record = json.loads(path.read_text())
     result = next(each for each in record["results"] if each["name"].startswith("decode/"))
@@ -165,7 +174,7 @@ def test_an_engine_on_several_gpus_is_planned_on_as_many(table):
     one, slow = compare(several, path.name, table)
     (alone,) = compare(record | {"results": [result]}, path.name, table)
     assert one.planned < alone.planned
-    assert "links" in slow.reason
+    assert why in slow.reason
 
 
 # -- Many GPUs -----------------------------------------------------------------------------------

@@ -1,13 +1,13 @@
-"""``ranks-table``: a model on one rank and on several, from ``llm-numba bench ranks``.
+"""``split-table``: a model on one rank and on several, from ``llm-numba bench ranks``.
 
 ::
 
-    ```{ranks-table} ranks_*nvidia*_llama-3-8b_*.json
+    ```{split-table} ranks_*nvidia*_llama-3-8b_*.json
     ```
 
-There is a row for each record that matches: how the model was cut, what carried arrays, and what
-was timed, with how many times as fast that is as one rank of the same kind. Where there are no
-records yet, it says which command writes them.
+There is a row for each machine and split: what carried arrays, and what was timed, with how many
+times as fast that is as one rank there. Of several records of a split, that with the shortest steps
+is shown. Where there are none yet, it says which command writes them.
 """
 
 from collections.abc import Mapping
@@ -28,8 +28,8 @@ _TIMED = {
 Row = tuple[dict[str, Any], dict[str, float]]  # a record, and its medians by heading
 
 
-class RanksTable(SphinxDirective):
-    """A row for each split and path, a column for what was timed, and one for the gain."""
+class SplitTable(SphinxDirective):
+    """A row for each split, a column for what was timed, and one for the gain."""
 
     required_arguments = 1
 
@@ -48,7 +48,10 @@ def table(records: list[dict[str, Any]]) -> list[str]:
     ----------
     records : list of dict
     """
-    rows = sorted(((record, _medians(record)) for record in records), key=_order)
+    rows: list[Row] = []
+    for record, medians in sorted(((each, _medians(each)) for each in records), key=_order):
+        if not rows or _split(rows[-1][0]) != _split(record):
+            rows.append((record, medians))
     headings = list(dict.fromkeys(heading for _, medians in rows for heading in medians))
     titles = ["machine", "split", "arrays by"]
     for heading in headings:
@@ -91,11 +94,12 @@ def _machine(record: dict[str, Any]) -> str:
 
 
 def _path(record: dict[str, Any]) -> str:
-    """Return what carried arrays, and how kernels were launched."""
-    if _ranks(record) == 1:
-        return ""
-    eager = ", no graphs" if record["settings"].get("enforce_eager") else ""
-    return f"`{record['results'][0]['shape']['path']}`{eager}"
+    """Return what carried arrays."""
+    return "" if _ranks(record) == 1 else f"`{record['results'][0]['shape']['path']}`"
+
+
+def _split(record: dict[str, Any]) -> tuple[str, int, int]:
+    return _machine(record), record["settings"]["tp"], record["settings"]["pp"]
 
 
 def _ranks(record: dict[str, Any]) -> int:
@@ -109,11 +113,12 @@ def _is_alone(record: dict[str, Any], like: dict[str, Any]) -> bool:
 
 def _order(row: Row) -> tuple[Any, ...]:
     record, medians = row
-    times = [median for heading, median in medians.items() if heading.endswith("ms")]
-    return _machine(record), _ranks(record), record["settings"]["pp"], min(times, default=0.0)
+    machine, tp, pp = _split(record)
+    steps = [median for heading, median in medians.items() if heading.startswith("a step")]
+    return machine, tp * pp, pp, min(steps, default=float("inf"))
 
 
 def setup(app: Sphinx) -> dict[str, bool]:
     """Register the directive."""
-    app.add_directive("ranks-table", RanksTable)
+    app.add_directive("split-table", SplitTable)
     return {"parallel_read_safe": True, "parallel_write_safe": True}
