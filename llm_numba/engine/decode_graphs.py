@@ -230,6 +230,10 @@ class DecodeGraphs:
         """Forget the sequences of the last step, as after a failure."""
         self._rows.clear()
 
+    def close(self) -> None:
+        """Give up the graphs: NCCL does not end as long as one of them holds its kernels."""
+        self._graphs.clear()
+
     def warm_up(self, modes: tuple[Mode, ...], progress: Progress | None = None) -> None:
         """Capture the graphs of all buckets, on rows of padding; nothing if launches are eager.
 

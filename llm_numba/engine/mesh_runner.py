@@ -170,6 +170,7 @@ class MeshRunner:
         atexit.unregister(self.close)
         self.settle()
         self._leader.let_go()
+        self.stage.close()
 
     def _make_room(self) -> None:
         self._leader.check()

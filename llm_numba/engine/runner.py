@@ -159,7 +159,9 @@ class ModelRunner:
         """Do nothing: no other rank waits for an end of what is on its way."""
 
     def close(self) -> None:
-        """Do nothing: no other rank waits."""
+        """Give up what the device keeps for steps to come; the next makes it anew."""
+        if self._decode is not None:
+            self._decode.close()
 
     def _note(self, samplers: list[Sequence]) -> None:
         if samplers != self._samplers:

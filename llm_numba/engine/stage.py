@@ -193,6 +193,12 @@ class Stage:
         _finish(self._hidden)
         for transfers in self._results:
             _finish(transfers)
+        self.close()
+
+    def close(self) -> None:
+        """Give up what the device keeps for steps to come."""
+        if self.decode is not None:
+            self.decode.close()
 
     def _results_of(self, inputs: StepInputs, hidden: Array) -> list[np.ndarray]:
         """Score and draw; nothing on tensor ranks but the first, which take part in the scores."""

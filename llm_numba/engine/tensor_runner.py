@@ -81,6 +81,7 @@ class TensorRunner(ModelRunner):
         """Let the other ranks go; nothing if they were, or if they cannot be reached any more."""
         atexit.unregister(self.close)
         self._leader.let_go()
+        super().close()
 
     def follow(self) -> None:
         """Take part in the steps that rank 0 tells of, until it tells of no more."""
@@ -89,6 +90,7 @@ class TensorRunner(ModelRunner):
                 super().warm_up()
             else:
                 super()._compute(told)
+        super().close()
 
     def _copies(self) -> np.ndarray:
         return self.kv_cache.take_copies()
