@@ -32,6 +32,7 @@ extensions = [
     "kernel_timings",
     "labs_tables",
     "ladders",
+    "machine_pages",
     "mathml",
     "microscope_output",
     "parity_table",

@@ -6,14 +6,18 @@
     :steps: tile
     ```
     ```{microscope} tests/docs/listings/blur.py:blur
+    :args: docs/_ext/figures/course.py:chase_example
     ```
+
+The arguments of a file's kernel come from the file, or from where the option says.
 """
 
 import io
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from docutils import nodes
+from docutils.parsers.rst import directives
 from ladders import examination_of, note_sources, options_of_examination
 from rich.console import Console
 from sphinx.application import Sphinx
@@ -30,14 +34,15 @@ class Microscope(SphinxDirective):
     """The terminal's text, without its colours."""
 
     required_arguments = 1
-    option_spec = options_of_examination
+    option_spec: ClassVar = {**options_of_examination, "args": directives.unchanged_required}
 
     def run(self) -> list[nodes.Node]:
         """Print into a literal block, as a person would see it in a window of that width."""
         name = self.arguments[0]
         if is_file(name):
             self.env.note_dependency(str(ROOT / name.rpartition(":")[0]))
-            found = examine_file(f"{ROOT}/{name}")
+            builder = self.options.get("args")
+            found = examine_file(f"{ROOT}/{name}", builder and f"{ROOT}/{builder}")
         else:
             note_sources(self.env, find_ladder(name))
             found = examination_of(self)
