@@ -1,17 +1,16 @@
 """What ``llm-numba bench comm`` wrote: time against size, and a row for each size."""
 
-import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from llm_numba.bench.drawing import WIDTH, Drawing
+from llm_numba.bench import log_plot
+from llm_numba.bench.drawing import Drawing
 from llm_numba.bench.tables import Table, figure
 
 _OPERATIONS = {"all_reduce": "a", "all_gather": "b", "send": "c", "copy": "d"}
 _PATHS = {"peer": "a", "nccl": "b", "mpi": "c", "mpi-staged": "d"}
 _LONG = 1 << 16  # bytes from which on bandwidth is worth a column
 _NAMES = {"copy": "copy in memory", "send": "to the next rank"}
-_LEFT, _RIGHT, _TOP, _BOTTOM, _HEIGHT = 70, 120, 14, 40, 320
 
 Curves = Mapping[str, Sequence[tuple[int, float]]]
 
@@ -90,42 +89,10 @@ def draw(curves: Curves, what: str) -> Drawing:
     what : str
         As of :func:`curves_of`.
     """
-    styles = _styles(what)
-    points = [point for curve in curves.values() for point in curve]
-    sizes = sorted({size for size, _ in points})
-    decades = range(
-        math.floor(math.log10(min(time for _, time in points))),
-        math.ceil(math.log10(max(time for _, time in points))) + 1,
+    said = {name: _NAMES.get(name, name) for name in curves}
+    return log_plot.draw(
+        {said[name]: curve for name, curve in curves.items()},
+        {said[name]: style for name, style in _styles(what).items() if name in said},
+        unit="µs",
+        tick=log_plot.in_bytes,
     )
-    width, height = WIDTH - _LEFT - _RIGHT, _HEIGHT - _TOP - _BOTTOM
-
-    def x_of(size: float) -> float:
-        return _LEFT + width * math.log(size / sizes[0]) / math.log(sizes[-1] / sizes[0])
-
-    def y_of(time: float) -> float:
-        share = (math.log10(time) - decades[0]) / (decades[-1] - decades[0])
-        return _TOP + height * (1 - share)
-
-    drawing = Drawing(WIDTH, _HEIGHT)
-    for decade in decades:
-        y = y_of(10.0**decade)
-        drawing.line([(_LEFT, y), (_LEFT + width, y)])
-        drawing.text(_LEFT - 8, y, f"{10.0**decade:,g} µs", "dim", anchor="end")
-    for size in sizes[::2]:
-        drawing.text(x_of(size), _TOP + height + 18, _bytes(size), "dim")
-    ends = sorted((y_of(curve[-1][1]), name) for name, curve in curves.items())
-    lowest = -math.inf
-    for y, name in ends:
-        drawing.line(
-            [(x_of(size), y_of(time)) for size, time in curves[name]], styles.get(name, "whisker")
-        )
-        lowest = max(y, lowest + 16)  # names of lines that end close together stay apart
-        drawing.text(_LEFT + width + 8, lowest, _NAMES.get(name, name), anchor="start")
-    return drawing
-
-
-def _bytes(size: int) -> str:
-    for unit, factor in (("MiB", 1 << 20), ("KiB", 1 << 10)):
-        if size >= factor:
-            return f"{size / factor:g} {unit}"
-    return f"{size} B"

@@ -3,11 +3,11 @@
 import math
 from collections.abc import Callable, Mapping, Sequence
 
-from drawing import WIDTH, Drawing
+from llm_numba.bench.drawing import WIDTH, Drawing
 
 Curves = Mapping[str, Sequence[tuple[float, float]]]
 
-_LEFT, _RIGHT, _TOP, _BOTTOM, _HEIGHT = 96, 110, 14, 40, 320
+_LEFT, _RIGHT, _TOP, _BOTTOM, _HEIGHT = 96, 120, 14, 40, 320
 
 
 def draw(
@@ -26,7 +26,7 @@ def draw(
     curves : mapping of str to sequence of (float, float)
         By name; sizes and values, above 0.
     styles : mapping of str to str
-        A class of lines for each name.
+        A class of lines for each name; those without one are thin.
     unit : str
         Of the values.
     tick : callable
@@ -61,7 +61,9 @@ def draw(
     ends = sorted((y_of(curve[-1][1]), name) for name, curve in curves.items())
     lowest = -math.inf
     for y, name in ends:
-        drawing.line([(x_of(size), y_of(value)) for size, value in curves[name]], styles[name])
+        drawing.line(
+            [(x_of(size), y_of(value)) for size, value in curves[name]], styles.get(name, "whisker")
+        )
         lowest = max(y, lowest + 16)  # names of lines that end close together stay apart
         drawing.text(_LEFT + width + 8, lowest, name, anchor="start")
     return drawing
