@@ -10,12 +10,16 @@ import typer
 
 from llm_numba.cli import probes
 from llm_numba.cli.console import notes, styled
-from llm_numba.cli.doctor_mpi import examine_mpi, examine_ranks
-from llm_numba.cli.doctor_ranks import RANKS_MEET, UCX_WHEEL
-from llm_numba.cli.findings import Finding, installed_version, reinstall, show_findings
+from llm_numba.cli.findings import (
+    RANKS_MEET,
+    UCX_WHEEL,
+    Finding,
+    installed_version,
+    reinstall,
+    show_findings,
+)
 from llm_numba.cli.memory import MemoryQuestion, answer
 from llm_numba.cli.options import takes_groups
-from llm_numba.parallel.launch import launched
 
 # A model's first step on a GPU compiles every kernel; MPI may look for a network.
 _TIMEOUT_S = 120.0
@@ -54,12 +58,9 @@ def doctor(
     if memory.model is not None:
         answer(memory, as_json=as_json)
         return
-    if mpi and (launch := launched()) and launch.size > 1:
-        findings = examine_ranks(launch)
-        if not findings:
-            return  # rank 0 speaks
-    else:
-        findings = examine_mpi(_TIMEOUT_S) if mpi else examine()
+    findings = _examine_mpi() if mpi else examine()
+    if not findings:
+        return  # rank 0 speaks
     asked = RANKS_MEET if mpi else _CPU_PATH
     works = any(finding.part == asked and finding.status == "works" for finding in findings)
     if as_json:
@@ -71,6 +72,15 @@ def doctor(
         notes().print(styled(good, "bold green") if works else styled(bad, "bold red"))
     if not works:
         raise typer.Exit(1)
+
+
+def _examine_mpi() -> list[Finding]:
+    """Examine the ranks that a launcher has started, or start some."""
+    from llm_numba.cli.doctor_mpi import examine_mpi, examine_ranks
+    from llm_numba.parallel.launch import launched
+
+    launch = launched()
+    return examine_ranks(launch) if launch and launch.size > 1 else examine_mpi(_TIMEOUT_S)
 
 
 def examine() -> list[Finding]:

@@ -13,8 +13,8 @@ from typing import Any
 
 from llm_numba import variables
 from llm_numba.cli import probes
-from llm_numba.cli.doctor_ranks import RANKS_MEET, export, judge
-from llm_numba.cli.findings import Finding, installed_version, reinstall
+from llm_numba.cli.doctor_ranks import export, judge
+from llm_numba.cli.findings import RANKS_MEET, Finding, installed_version, reinstall
 from llm_numba.errors import LLMNumbaError, ParallelError
 from llm_numba.parallel.launch import (
     Launched,

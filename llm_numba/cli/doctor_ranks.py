@@ -6,11 +6,8 @@ import sys
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
-from llm_numba.cli.findings import Finding
+from llm_numba.cli.findings import RANKS_MEET, UCX_WHEEL, Finding
 from llm_numba.runtime.gpu_links import TITLES
-
-RANKS_MEET = "Ranks meet"
-UCX_WHEEL = "libucx-cu13==1.20.1"
 
 _UNMASK = "srun --gpu-bind=none ...    # and no --gpus-per-task, no CUDA_VISIBLE_DEVICES of one"
 _HIDDEN = "does not see the GPU"

@@ -9,6 +9,10 @@ from typing import Any, Literal
 from llm_numba.bench.environment import checkout
 from llm_numba.cli.console import styled, tables
 
+RANKS_MEET = "Ranks meet"
+# What lets the Open MPI wheel send from GPU memory.
+UCX_WHEEL = "libucx-cu13==1.20.1"
+
 Status = Literal["works", "not installed", "broken", "none"]
 _STYLES = {"works": "green", "not installed": "yellow", "broken": "bold red", "none": "dim"}
 
