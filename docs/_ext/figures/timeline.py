@@ -35,10 +35,10 @@ _LEFT, _LAUNCH, _WAIT, _SENT = 100, 26, 16, 64  # pixels of the host's parts of 
 def pieces() -> Drawing:
     """Draw the same step as a whole graph, and cut in three where the host exchanges arrays."""
     drawing = Drawing(WIDTH, 214)
-    kernels, add = (96, 120, 60), 34
+    kernels, add = (96, 120, 96), 34
     for y, words in ((18, "host"), (56, "GPU"), (134, "host"), (172, "GPU")):
         drawing.text(_LEFT - 12, y + 15, words, "strong", anchor="end")
-    drawing.box(_LEFT, 18, _LAUNCH, 30, "", "c", opacity=0.25)
+    drawing.box(_LEFT, 18, _LAUNCH, 30, "0", "c", text="small", opacity=0.25)
     x = _LEFT + _LAUNCH
     drawing.arrow([(x - 4, 48), (x + 2, 56)])
     for piece, width in enumerate(kernels):
