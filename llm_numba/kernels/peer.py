@@ -72,7 +72,8 @@ def all_reduce(x: Any, link: PeerLink, *, step: str | None = None, stream: Any =
     step : {"one_shot", "two_shot"}, optional
         By default the one that should take less time.
     stream : optional
-        By default the current one. All work with one link belongs on one stream.
+        By default the current one. All work with one link goes one after another: on one stream,
+        or on some that wait for each other.
 
     Returns
     -------

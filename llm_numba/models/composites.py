@@ -159,6 +159,7 @@ class Composites:
         activation: str | None = None,
         residual: Array | None = None,
         out_dtype: str | None = None,
+        out: Array | None = None,
     ) -> Array:
         """Normalise, multiply, activate, add.
 
@@ -171,22 +172,25 @@ class Composites:
         residual : float [M, N], optional
         out_dtype : str, optional
             Of the result.
+        out : float [M, N], optional
+            On a device, where the result goes.
 
         Returns
         -------
         float [M, N]
         """
         execution = self.execution
+        place = {} if out is None else {"out": out}
         x, options = self._before(x)
         if execution.fuse_gate_up:
             options["activation"] = activation
         if execution.fuse_norms:
             options["residual"] = residual
-        y = self._linear(x, weight, bias, out_dtype=out_dtype, **options)
+        y = self._linear(x, weight, bias, out_dtype=out_dtype, **options, **place)
         if activation is not None and not execution.fuse_gate_up:
-            y = _ACTIVATIONS[activation](y)
+            y = _ACTIVATIONS[activation](y, **place)
         if residual is not None and not execution.fuse_norms:
-            y = ops.add(y, residual)
+            y = ops.add(y, residual, **place)
         return y
 
     def gated(self, x: Rows, weight: Array, bias: Array | None) -> Array:

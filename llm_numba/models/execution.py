@@ -46,6 +46,10 @@ class Execution:
         kernel where the ranks' path has it (``peer``). Else rank 0's product adds the residual, and
         the next product normalises, as `fuse_norms` says. LayerNorm is a kernel of its own always.
         Off by default.
+    overlap_sums : bool
+        Of several ranks that share each layer, on a GPU, in the layout ``megatron``: of a prompt of
+        2048 tokens or more, the product that ends a block is made in chunks of rows, each of which
+        is added up over ranks while the next is multiplied. Off by default.
     tensor_layout : {"megatron", "gather"}
         Of several ranks that share each layer, how its products are cut: by columns and then by
         rows, with one all-reduce a block; or all by columns, with an all-gather before and after
@@ -67,6 +71,7 @@ class Execution:
     fuse_sampling: bool = True
     overlap_launches: bool = False
     close_with_norm: bool = False
+    overlap_sums: bool = False
     tensor_layout: Literal["megatron", "gather"] = "megatron"
 
     def __post_init__(self) -> None:

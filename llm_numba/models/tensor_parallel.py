@@ -15,12 +15,20 @@ the MLP, of his own. Two layouts differ in how a block ends, and so in what is s
 Source: Shoeybi et al., "Megatron-LM", 2019, section 3.
 """
 
+import functools
+from collections.abc import Callable
+from typing import Any
+
 from llm_numba import ops
 from llm_numba.models.composites import Composites, Rows
 from llm_numba.models.config import ModelConfig
 from llm_numba.models.execution import Execution
 from llm_numba.parallel import Partition
-from llm_numba.runtime import Array, empty
+from llm_numba.runtime import Array, empty, is_device_array, side_stream
+
+# Of a product whose sums overlap: tiles of so many rows by 4096 columns keep every SM of a large
+# GPU busy once.
+CHUNK_ROWS = 1024
 
 
 class TensorParallel(Composites):
@@ -97,14 +105,41 @@ class TensorParallel(Composites):
         normed : float [M, E], Unnormed or None
             See :meth:`Composites.close`.
         """
-        if norm is not None and self.execution.close_with_norm:
+        if norm is None or not self.execution.close_with_norm:
+            mine = residual if self.tensor.rank == 0 else None
+            r = self._summed(x, weight, bias, mine)
+            return r, self.norm(r, norm)
+        eps = self.config.norm_eps
+        if self._overlaps(x):
+            normed, r = ops.add_rms_norm(self._summed(x, weight, bias), residual, norm, eps)
+        else:
             part = self.product(x, weight, bias)
-            eps = self.config.norm_eps
             normed, r = self.tensor.all_reduce_norm(part, residual, norm, eps)
-            return r, normed
-        mine = residual if self.tensor.rank == 0 else None
-        r = self.tensor.all_reduce(self.product(x, weight, bias, residual=mine))
-        return r, self.norm(r, norm)
+        return r, normed
+
+    def _overlaps(self, x: Array) -> bool:
+        many = len(x) >= 2 * CHUNK_ROWS and is_device_array(x)
+        return self.execution.overlap_sums and many
+
+    def _summed(
+        self, x: Array, weight: Array, bias: Array | None, residual: Array | None = None
+    ) -> Array:
+        """Multiply, and add up over ranks: at once, or each chunk while the next is multiplied."""
+        if not self._overlaps(x):
+            return self.tensor.all_reduce(self.product(x, weight, bias, residual=residual))
+        out, side = empty((len(x), len(weight)), x.dtype, like=x), side_stream(x)
+        sums: list[tuple[Callable[[], object], Any]] = []
+        for start in range(0, len(x), CHUNK_ROWS):
+            rows = slice(start, start + CHUNK_ROWS)
+            mine = None if residual is None else residual[rows]
+            self.product(x[rows], weight, bias, residual=mine, out=out[rows])
+            sums.append((functools.partial(self.tensor.all_reduce, out[rows]), side.mark()))
+            # Where the host itself waits for messages, the next product is queued before it does.
+            if len(sums) > 1:
+                side.queue(*sums[-2])
+        side.queue(*sums[-1])
+        side.join()
+        return out
 
     def whole_rows(self, scores: Array) -> Array:
         """Gather the logits of all ranks.

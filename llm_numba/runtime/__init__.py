@@ -15,6 +15,7 @@ from llm_numba.runtime.arrays import (
     write_to,
     zeros,
 )
+from llm_numba.runtime.beside import SideStream, side_stream
 from llm_numba.runtime.device import (
     gpu_is_lost,
     gpu_problem,
@@ -40,6 +41,7 @@ __all__ = [
     "Download",
     "Graph",
     "Launch",
+    "SideStream",
     "available_memory",
     "by_host",
     "capture",
@@ -61,6 +63,7 @@ __all__ = [
     "reserve_gpu_memory",
     "resolve_device",
     "resolve_dtype",
+    "side_stream",
     "simulation_requested",
     "starts_early",
     "starts_together",

@@ -53,7 +53,8 @@ def test_ranks_give_the_logits_of_the_whole_model(family, ranks, dtype):
         np.testing.assert_array_equal(tokens_, best)
 
 
-@pytest.mark.parametrize("ranks", [2, pytest.param(4, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("ranks", [2, 4])
 def test_ranks_whose_arrays_are_of_a_device_without_links(ranks):
     """Sums go through the host; the norm behind them is a kernel."""
     files = files_of("qwen3-tied")
