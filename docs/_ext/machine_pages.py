@@ -72,7 +72,7 @@ class MachinePlot(SphinxDirective):
         """Draw it, and say what it was measured on."""
         record = load(self.env, RECORDS)
         drawing, alt = _PLOTS[self.arguments[0]](record)
-        drawn = figure_nodes(drawing, alt, "")
+        drawn = figure_nodes(drawing, alt, _BELOW[self.arguments[0]])
         return [*drawn, *self.parse_text_to_nodes(f"{{.provenance}}\n{on_gpu(record)}")]
 
 
@@ -250,6 +250,11 @@ def _table_paths(record: Record) -> list[str]:
     return lines
 
 
+_BELOW = {
+    "chase": "Cycles of one load, by the size of the ring.",
+    "bandwidth": "Bytes a second of all loads together, by the size of the array.",
+    "warps": "Bytes a second of all loads together, by the warps on each SM.",
+}
 _PLOTS: dict[str, Callable[[Record], tuple[Drawing, str]]] = {
     "chase": _plot_chase,
     "bandwidth": _plot_bandwidth,
