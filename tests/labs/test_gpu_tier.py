@@ -6,6 +6,7 @@ import re
 import numpy as np
 import pytest
 from grader import close
+from grader.channel import MAX_BYTES, encode
 from grader.children import Children
 from grader.costs import Raced
 from grader.gpu import GPU
@@ -173,6 +174,25 @@ def test_all_that_is_raced_is_right_and_the_clock_alone_decides(number):
     for each in raced:
         assert each["bound"] >= 1, each
         assert (each["state"], each["message"]) == ("passed", "")
+
+
+class Weighing(Children):
+    """Children that note how much is sent to the GPU, and go no further."""
+
+    sent = 0
+
+    def ask_device(self, source, seconds, order, kind="device"):
+        assert kind == "gpu"
+        self.sent = sum(map(len, encode(order)))
+        return {"late": True}
+
+
+@pytest.mark.parametrize("number", RACED)
+def test_what_is_raced_fits_into_a_message(number):
+    (lab,) = find_labs(str(number))
+    with Weighing() as children:
+        next(race(lab, children))
+    assert 0 < children.sent < MAX_BYTES
 
 
 def test_what_takes_too_long_is_named_with_its_ratio():

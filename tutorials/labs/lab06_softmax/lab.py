@@ -13,7 +13,7 @@ lab = Lab(
 # Rows, and numbers in a row.
 NARROW = ((8, 64), (5, 77), (1, 1), (3, 31))
 LONG = ((2, 512), (3, 633), (1, 1000), (2, 5), (1, 300))
-LARGE = (8192, 4096)  # on a GPU
+LARGE = (4096, 4096)  # on a GPU
 # Roundings that come with each number that is merged: two powers and what is done with them.
 MERGE = 16
 
