@@ -32,6 +32,7 @@ from llm_numba.parallel.launch import how_to_start, launched
 from llm_numba.parallel.measured import MachineKind, TimesTable, find_table, kind_of_machine
 from llm_numba.parallel.paths import (
     PATHS_OF_HOSTS,
+    BrokenPathError,
     check_comm,
     choose,
     connect,
@@ -210,11 +211,24 @@ class Mesh:
         if group.size == 1:
             return group
         offers = self.offers(group, device, self._comm)
-        chosen = choose(self._comm, offers, group.size, self._table(group, device))
+        table = self._table(group, device)
+        while True:
+            chosen = choose(self._comm, offers, group.size, table)
+            try:
+                connected = connect(group, chosen, offers, device)
+                break
+            except BrokenPathError as broken:
+                # What nobody has asked for by name is done without.
+                offers = [
+                    Offer(each.path, broken.cause) if each.path == broken.path else each
+                    for each in offers
+                ]
+                if self._comm != "auto" or all(each.problem for each in offers):
+                    raise
         if self._explain:
             for line in chosen.explain():
                 self._explain(f"{name}, arrays of {device}: {line}")
-        return connect(group, chosen, offers, device)
+        return connected
 
     def _table(self, group: Communicator, device: str) -> TimesTable | None:
         if device != "cuda" or self._comm != "auto" or not self._gpus:

@@ -44,6 +44,25 @@ PATHS_OF_HOSTS = tuple(_OF_HOSTS)
 CAPTURED = ("peer", "nccl")
 
 
+class BrokenPathError(ParallelError):
+    """A path that was offered does not work when it is taken.
+
+    Parameters
+    ----------
+    path : str
+    error : ParallelError
+        What happened.
+
+    Attributes
+    ----------
+    path : str
+    """
+
+    def __init__(self, path: str, error: ParallelError) -> None:
+        super().__init__(error.cause, error.remedy)
+        self.path = path
+
+
 def check_comm(comm: str) -> None:
     """Refuse a choice that there is not.
 
@@ -161,13 +180,18 @@ def connect(
 
     Raises
     ------
-    ParallelError
-        If a path turns out not to work.
+    BrokenPathError
+        On all ranks, if a path turns out not to work.
     """
     if group.size == 1:
         return group
     working = [offer.path for offer in offers if not offer.problem]
-    groups = {path: _made(path, group, device, working) for path in chosen.used}
+    groups = {}
+    for path in chosen.used:
+        try:
+            groups[path] = _made(path, group, device, working)
+        except ParallelError as error:
+            raise BrokenPathError(path, error) from error
     return BySize(group, groups, chosen) if chosen.times else groups[chosen.used[0]]
 
 

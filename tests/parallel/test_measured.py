@@ -2,7 +2,8 @@
 
 import pytest
 
-from llm_numba.parallel import measured
+from llm_numba.errors import ParallelError
+from llm_numba.parallel import Mesh, measured, mesh, paths, run_ranks
 from llm_numba.parallel.measured import MachineKind, TimesTable, find_table, kind_of_machine
 from llm_numba.parallel.paths import choose
 from llm_numba.parallel.selection import Offer
@@ -85,3 +86,48 @@ def test_without_a_table_or_with_a_wish_there_is_one_path_for_all(comm, table):
     chosen = choose(comm, ALL, 2, table)
     assert chosen.used == ("peer" if comm == "auto" else comm,)
     assert chosen.times == {}
+
+
+# -- What a mesh does with a choice ---------------------------------------------------------------
+
+
+@pytest.fixture(name="made")
+def _made(monkeypatch):
+    """Two paths are offered between threads, of which the first breaks when it is taken."""
+
+    def make(path, group, device, working):
+        if path == "peer":
+            raise ParallelError("The memory cannot be mapped.", "Take another path.")
+        return group
+
+    offers = [Offer("peer"), Offer("threads")]
+    monkeypatch.setattr(Mesh, "offers", lambda *arguments: offers)
+    monkeypatch.setattr(paths, "_made", make)
+
+
+def test_a_path_that_breaks_is_done_without_and_that_is_said(made):
+    def program(world):
+        lines = []
+        mesh = Mesh(2, world=world, explain=lines.append)
+        return mesh.tensor.name, lines
+
+    leader, other = run_ranks(2, program)
+    said = ["everything: threads", "because: the first that works",
+            "not peer: The memory cannot be mapped."]  # fmt: skip
+    assert leader == ("threads", [f"tensor ranks, arrays of cpu: {line}" for line in said])
+    assert other == ("threads", [])
+
+
+def test_a_path_that_was_asked_for_may_not_break(made, monkeypatch):
+    monkeypatch.setattr(mesh, "PATHS_OF_HOSTS", ("peer",))
+    with pytest.raises(ParallelError, match="cannot be mapped"):
+        run_ranks(2, lambda world: Mesh(2, world=world, comm="peer"))
+
+
+def test_the_last_path_there_is_may_not_break(made, monkeypatch):
+    def broken(*arguments):
+        raise ParallelError("The cable is cut.", "Mend it.")
+
+    monkeypatch.setattr(paths, "_made", broken)
+    with pytest.raises(ParallelError, match="The cable is cut"):
+        run_ranks(2, lambda world: Mesh(2, world=world))
