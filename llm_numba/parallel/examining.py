@@ -76,15 +76,18 @@ def examine(mesh: Mesh) -> Iterator[Fact]:
 
 
 def _take_gpus(mesh: Mesh) -> str:
-    """Give each rank a GPU, or return why that cannot be."""
-    problems = mesh.world.exchange(gpu_problem() or "")
-    if found := [f"on rank {rank} {each}" for rank, each in enumerate(problems) if each]:
-        return found[0]
+    """Give each rank a GPU, before anything else is done with one; or return why that cannot be."""
     try:
         mesh.take_gpu()
+        problem = gpu_problem() or ""
     except ParallelError as error:
-        return error.cause
-    return ""
+        problem = error.cause
+    except ImportError:  # CuPy, which takes them
+        problem = gpu_problem() or ""
+    problems = mesh.world.exchange(problem)
+    if len(set(problems)) == 1:
+        return problem
+    return next(f"on rank {rank} {each}" for rank, each in enumerate(problems) if each)
 
 
 def _links(gpus: list[str]) -> list[dict[str, Any]]:

@@ -1,10 +1,13 @@
 """What ranks find out about themselves, with stand-ins for GPUs."""
 
+import threading
+
 import pytest
 
 from llm_numba.errors import ParallelError
 from llm_numba.parallel import Mesh, examining, measured, mesh, run_ranks
 from llm_numba.parallel.examining import examine
+from llm_numba.runtime import gpu_problem
 from llm_numba.runtime.gpu_links import GPULink
 
 A, B = "a" * 32, "b" * 32
@@ -35,7 +38,7 @@ def test_ranks_without_gpus_try_their_paths_on_the_host():
     assert first == other
     assert len(first["ranks"]) == 2
     assert first["gpus"] == []
-    assert first["no_gpus"].startswith("on rank 0 ")
+    assert first["no_gpus"] == gpu_problem()
     assert (first["offers"], first["threads"]) == ({"threads": ""}, "")
     assert first["chosen"][0] == "everything: threads"
 
@@ -50,8 +53,18 @@ def test_ranks_with_gpus_name_them_and_their_link(gpus):
 
 def test_more_ranks_than_gpus_fall_back_to_the_host(gpus):
     found = run_ranks(3, facts_of)[0]
-    assert "3 ranks run on" in found["no_gpus"]
+    assert found["no_gpus"].startswith("3 ranks run on")
     assert found["device"] == "cpu"
+
+
+def test_a_rank_whose_gpu_does_not_work_is_named(gpus, monkeypatch):
+    def program(world):
+        mine.rank = world.rank
+        return facts_of(world)
+
+    mine = threading.local()
+    monkeypatch.setattr(examining, "gpu_problem", lambda: "it is broken" if mine.rank else None)
+    assert [each["no_gpus"] for each in run_ranks(2, program)] == ["on rank 1 it is broken"] * 2
 
 
 @pytest.mark.parametrize(
