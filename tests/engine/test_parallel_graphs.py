@@ -3,6 +3,8 @@
 There is no GPU here. The simulator stands for it, and ranks are threads.
 """
 
+import ml_dtypes
+import numpy as np
 import pytest
 from on_ranks import answers, on_ranks
 from simulated_graphs import take_for_gpus
@@ -10,8 +12,9 @@ from simulated_graphs import take_for_gpus
 from llm_numba import LLM, SamplingParams
 from llm_numba.engine.decode_graphs import all_buckets
 from llm_numba.engine.decode_rows import Bucket
-from llm_numba.parallel import mesh
+from llm_numba.parallel import mesh, messages, run_ranks
 from llm_numba.parallel.messages import MessageCommunicator
+from llm_numba.runtime import capture, to_device, to_host, write_to
 
 KINDS = (
     {"temperature": 0.0},
@@ -48,6 +51,46 @@ def test_what_ranks_exchange_cuts_their_graphs(tiny_checkpoint, monkeypatch, con
     options = {"device": "sim", "max_num_seqs": 1}
     assert on_ranks(2, 1, say, directory, **options) == (expected, 2 * 1 + 3)
     assert on_ranks(2, 1, say, directory, **options, enforce_eager=True) == (expected, 0)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, ml_dtypes.bfloat16], ids=str)
+@pytest.mark.parametrize("few_bytes", [0, 1 << 20], ids=["long", "short"])
+@pytest.mark.parametrize("ranks", [2, 3, 4])
+def test_operations_made_of_messages_do_in_replays_what_they_do_at_once(
+    monkeypatch, ranks, few_bytes, dtype
+):
+    """With new numbers each time: no rank has looked at those that were there in the capture."""
+    monkeypatch.setattr(messages, "FEW_BYTES", few_bytes)
+    shape = (ranks, 37)
+
+    def rank(world):
+        comm = MessageCommunicator(world)
+        rng = np.random.default_rng(world.rank)
+        x = to_device(np.zeros(shape, dtype), "sim")
+        results = []
+
+        def work():
+            part = comm.reduce_scatter(x)
+            results[:] = [
+                comm.all_gather(part),
+                comm.broadcast(part, ranks - 1),
+                comm.all_reduce(x),
+            ]
+
+        graph = capture(work)
+        replayed = list(results)
+        for _ in range(2):
+            numbers = rng.normal(size=shape).astype(dtype)
+            write_to(x, numbers)
+            graph.launch()
+            found = [to_host(each) for each in replayed]
+            write_to(x, numbers)
+            work()
+            for each, expected in zip(found, results, strict=True):
+                assert each.tobytes() == to_host(expected).tobytes()
+        return graph.num_pieces
+
+    assert all(pieces > 1 for pieces in run_ranks(ranks, rank))
 
 
 @pytest.mark.parametrize(("tp", "pieces"), [(1, 1), (2, 1 + 1 + 2 * 1)], ids=str)
