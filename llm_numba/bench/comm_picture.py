@@ -80,7 +80,7 @@ def sizes(curves: Curves, rate: bool = False) -> Table:
 
 
 def draw(curves: Curves, what: str) -> Drawing:
-    """Draw lines through (bytes, µs), both axes in factors.
+    """Draw lines through (bytes, µs), both axes in factors; what has one size only has no line.
 
     Parameters
     ----------
@@ -89,10 +89,14 @@ def draw(curves: Curves, what: str) -> Drawing:
     what : str
         As of :func:`curves_of`.
     """
-    said = {name: _NAMES.get(name, name) for name in curves}
+    lines = {name: curve for name, curve in curves.items() if len(curve) > 1}
+    styles = _styles(what)
+    # Those that are known have colours; of a path of another kind all are drawn.
+    shown = [name for name in lines if name in styles] or list(lines)
+    said = {name: _NAMES.get(name, name) for name in shown}
     return log_plot.draw(
-        {said[name]: curve for name, curve in curves.items()},
-        {said[name]: style for name, style in _styles(what).items() if name in said},
+        {name: lines[each] for each, name in said.items()},
+        {name: styles[each] for each, name in said.items() if each in styles},
         unit="µs",
         tick=log_plot.in_bytes,
     )

@@ -6,6 +6,7 @@ pass, and from what should not.
 """
 
 import json
+import os
 import subprocess
 import sys
 import tempfile
@@ -13,6 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from llm_numba import variables
 from llm_numba.bench.environment import checkout
 from llm_numba.bench.record import Result, make_record
 from llm_numba.bench.timing import summarize
@@ -48,8 +50,11 @@ def record_of(labs: str, *, mpi: bool = False, commit: str | None = None) -> dic
         out = Path(folder) / "races.json"
         grader = [sys.executable, str(root / "tutorials" / "labs" / "grader")]
         options = ["race", labs, "--out", str(out), *(["--mpi"] if mpi else [])]
-        # What it prints is progress.
-        done = subprocess.run([*grader, *options], stdout=_STDERR, cwd=root)
+        # The grader must find this package, installed or not. What it prints is progress.
+        inherited = variables.passed_on()
+        paths = os.pathsep.join(filter(None, [str(root), inherited.get("PYTHONPATH")]))
+        environment = inherited | {"PYTHONPATH": paths}
+        done = subprocess.run([*grader, *options], stdout=_STDERR, cwd=root, env=environment)
         if not out.is_file():
             raise LLMNumbaError(
                 f"The labs' grader ended with exit code {done.returncode}.",

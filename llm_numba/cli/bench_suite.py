@@ -96,18 +96,17 @@ def run_all(wanted: list["Case"], limit: float) -> None:
     typer.Exit
         With code 1, if something has no record.
     """
-    from llm_numba import variables
     from llm_numba.bench.suite import run
     from llm_numba.errors import ParallelError
     from llm_numba.parallel.launch import find_launcher
-    from llm_numba.parallel.probing import OF_A_LAUNCHER
+    from llm_numba.parallel.probing import clean_environment
 
     try:
         launcher = find_launcher()
     except ParallelError:
         launcher = None
     # Multicast over NVLink is not everywhere to be had; who wants it sets the variable.
-    environment = {"NCCL_NVLS_ENABLE": "0"} | variables.passed_on(*OF_A_LAUNCHER)
+    environment = {"NCCL_NVLS_ENABLE": "0"} | clean_environment()
     outcomes: list[Outcome] = []
     with _progress(len(wanted)) as progress:
         (task,) = progress.task_ids

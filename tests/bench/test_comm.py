@@ -1,5 +1,6 @@
 """``llm-numba bench comm``: each operation at each size, as the slowest rank sees it."""
 
+import re
 import time
 
 import pytest
@@ -7,6 +8,7 @@ from typer.testing import CliRunner
 
 from llm_numba.bench import comm as module
 from llm_numba.bench.comm import CommSettings, measure
+from llm_numba.bench.comm_picture import curves_of, describe, draw, sizes
 from llm_numba.cli.app import app
 from llm_numba.parallel import run_ranks
 
@@ -27,6 +29,19 @@ def test_all_ranks_measure_the_same():
     assert sent["all_reduce"] == pytest.approx(1024 * 4 / 3)
     assert sent["all_gather"] == sent["reduce_scatter"] == pytest.approx(1024 * 2 / 3)
     assert sent["send"] == 1024
+
+
+def test_what_was_measured_can_be_drawn_by_path_and_by_operation():
+    results = run_ranks(2, lambda comm: [each.to_json() for each in measure(comm, SETTINGS)])[0]
+    for what, name in (("threads", "all_reduce"), ("all_reduce", "threads")):
+        curves = curves_of({"results": results}, what)
+        picture = draw(curves, what).svg("")
+        assert f">{name}</text>" in picture
+        assert ">barrier</text>" not in picture
+        assert re.search(
+            rf"{name} takes [\d.]+ µs at 64 bytes and [\d.]+ µs at", describe(curves, what)
+        )
+        assert [row[0] for row in sizes(curves).rows] == ["64", "1,024"]
 
 
 def test_a_sample_is_the_time_of_the_slowest_rank(monkeypatch):

@@ -110,7 +110,7 @@ def _near(path: Path) -> str:
 
 
 def show_grades(console: Console, results: dict[str, list[LabResult]]) -> None:
-    """Print a table: a row a student, a column a lab.
+    """Print a table: a row a student, a column a lab; twelve labs fit into 80 columns.
 
     Parameters
     ----------
@@ -118,17 +118,19 @@ def show_grades(console: Console, results: dict[str, list[LabResult]]) -> None:
     results : dict of str to list of LabResult
         By student.
     """
-    table = Table(title="Points")
-    table.add_column("student")
-    for result in next(iter(results.values())):
-        table.add_column(f"lab {result.lab.number}", justify="right")
-    table.add_column("all", justify="right")
+    courses = list(results.values())
+    # What was refused could not even be tried on a GPU: others could get more.
+    possible = [max(each.possible for each in one_lab) for one_lab in zip(*courses, strict=True)]
+    table = Table(box=None, pad_edge=False, show_footer=True, footer_style="dim")
+    table.add_column("points, by lab", "possible")
+    for result, most in zip(courses[0], possible, strict=True):
+        table.add_column(str(result.lab.number), str(most), justify="right")
+    table.add_column("all", str(sum(possible)), justify="right")
     for student, labs in results.items():
-        cells = [f"{each.points}/{each.possible}" for each in labs]
-        total = f"{sum(r.points for r in labs)}/{sum(r.possible for r in labs)}"
-        table.add_row(escape(student), *cells, total)
+        points = [each.points for each in labs]
+        table.add_row(escape(student), *map(str, points), str(sum(points)))
     console.print(table)
-    for what, numbers in _not_run(next(iter(results.values()))).items():
+    for what, numbers in _not_run(courses).items():
         labs = ", ".join(map(str, numbers))
         console.print(Text(f"Not run {what} (labs {labs})", style="dim"))
 
@@ -170,10 +172,12 @@ def show_graded(console: Console, entry: dict[str, Any]) -> None:
         console.print(Text(f"  not run {each}", style="dim"))
 
 
-def _not_run(labs: list[LabResult]) -> dict[str, list[int]]:
+def _not_run(courses: list[list[LabResult]]) -> dict[str, list[int]]:
     """Return the numbers of the labs of which something was not run, by what that is."""
     found: dict[str, list[int]] = {}
-    for result in labs:
+    # Of what was refused nothing was run at all, which is said elsewhere.
+    tried = [result for labs in courses for result in labs if not result.refused]
+    for result in sorted(tried, key=lambda each: each.lab.number):
         checks = [check for step in result.steps for check in step.checks]
         skipped = [
             f"on a GPU: {each.message.removeprefix('needs a GPU: ')}"
@@ -182,5 +186,7 @@ def _not_run(labs: list[LabResult]) -> dict[str, list[int]]:
         ]
         for what in dict.fromkeys([*skipped, *result.not_run]):
             said = what.replace(f"make lab LAB={result.lab.number} ", "")
-            found.setdefault(said, []).append(result.lab.number)
+            numbers = found.setdefault(said, [])
+            if result.lab.number not in numbers:
+                numbers.append(result.lab.number)
     return found
