@@ -62,7 +62,7 @@ def test_without_one_gpu_nothing_is_compared():
     assert table([ranks(2, "peer", 2.5)])[2] == "| Example | tp=2, pp=1 | `peer` | 2.5 | - |"
 
 
-def test_paths_of_an_operation_are_drawn_and_their_bandwidth_is_of_bytes_sent(
+def test_an_operation_has_a_curve_for_each_path_and_bandwidth_is_of_bytes_sent(
     monkeypatch, tmp_path
 ):
     import bench_records
@@ -83,8 +83,6 @@ def test_paths_of_an_operation_are_drawn_and_their_bandwidth_is_of_bytes_sent(
     pattern = "comm_*nvidia*_2-ranks.json"
     _, curves = comm_plot._read(Environment(), pattern, "all_reduce")
     assert curves == {"peer": [(64, 4.0), (1 << 20, 10.0)], "mpi": [(64, 20.0), (1 << 20, 40.0)]}
-    svg = comm_plot.draw(curves, comm_plot._PATHS).svg("what it shows")
-    assert svg.count("<polyline") >= 2
     _, rates = comm_plot._read(Environment(), pattern, "all_reduce", rate=True)
     assert rates["peer"] == [(1 << 20, pytest.approx(52.4288))]
     _, by_operation = comm_plot._read(Environment(), pattern, "mpi")
