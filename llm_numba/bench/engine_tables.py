@@ -156,7 +156,7 @@ def curve(points: list[dict[str, Any]], axis: str) -> Drawing:
         picture.rect(x - 3, y - 3, 6, 6, "a")
     picture.line([place(i, each["median"]) for i, each in enumerate(points)], "a")
     picture.text(left + (WIDTH - left) / 2, top + height + 38, axis, "dim")
-    picture.text(left - 8, 10, "ms a step", "dim", anchor="end")
+    picture.text(0, 10, "ms a step", "dim", anchor="start")
     return picture
 
 

@@ -265,7 +265,7 @@ def _of_ranks(record: Record) -> Iterator[Block]:
             yield comm_picture.sizes(several)
 
 
-PROFILE = {"profile": "llm-numba profile -m random:llama-3.2-1b --out FILE.json"}
+PROFILE = {"profile": "llm-numba bench all --only profile"}
 RANKS = {
     "ranks": "make bench-multi",
     "comm": "make bench-multi",
@@ -273,9 +273,9 @@ RANKS = {
 }
 PARTS = (
     Part("Kernels against ceilings", {"kernels": "llm-numba bench kernels"}, _each(_kernels), True),
-    Part("Roofline", PROFILE, _rooflines, True, beside=("kernels",)),
+    Part("Roofline", PROFILE, _rooflines, beside=("kernels",)),
     Part("An engine's speed", {"engine": "llm-numba bench engine"}, _each(_engine), True),
-    Part("Where a step's time goes", PROFILE, _each(_profile), True),
+    Part("Where a step's time goes", PROFILE, _each(_profile)),
     Part("The machine itself", {"machine": "llm-numba bench machine"}, _each(_medians), True),
     Part("Starting", {"start": "llm-numba bench start"}, _each(_medians), True),
     Part("Scaling over ranks", RANKS, _ranks),
