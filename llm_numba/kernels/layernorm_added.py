@@ -70,6 +70,24 @@ def load_packets(array, begin, packets, words):
 
 
 @cuda.jit(device=True)
+def store_packets(array, begin, packets, words):
+    """Store the packets of a thread, those that the row has.
+
+    Parameters
+    ----------
+    array, begin, packets, words
+        As of :func:`load_packets`.
+    """
+    width = ptx.items16(array)
+    for k in range(len(words) // 4):
+        packet = int32(cuda.threadIdx.x + k * cuda.blockDim.x)
+        if packet < packets:
+            at = 4 * k
+            stored = (words[at], words[at + 1], words[at + 2], words[at + 3])
+            ptx.store_raw16(array, (begin + packet) * width, stored)
+
+
+@cuda.jit(device=True)
 def _affine(array, packets, early, words, k):
     """Make numbers of packet k of weight or bias, which a thread has, or loads now."""
     if early:
@@ -78,19 +96,10 @@ def _affine(array, packets, early, words, k):
 
 
 @cuda.jit(device=True)
-def add_residual(residual, begin, packets, held, total):
+def _add_residual(residual, begin, packets, held, total):
     """Add the residual to what a thread holds, store the sum, and hold it as it is stored.
 
     The sum is rounded to the storage format, as the next layers will see it.
-
-    Parameters
-    ----------
-    residual, total : array
-        May be one.
-    begin, packets : int
-        As of :func:`load_packets`.
-    held : local uint32 [4 k]
-        Of the format of the residual.
     """
     width = ptx.items16(residual)
     for k in range(len(held) // 4):
@@ -103,12 +112,7 @@ def add_residual(residual, begin, packets, held, total):
             held[4 * k + w] = words[w]
     # Lanes without a packet have read one of their warp, which may be overwritten now.
     cuda.syncwarp()
-    for k in range(len(held) // 4):
-        packet = int32(cuda.threadIdx.x + k * cuda.blockDim.x)
-        if packet < packets:
-            at = 4 * k
-            words = (held[at], held[at + 1], held[at + 2], held[at + 3])
-            ptx.store_raw16(total, (begin + packet) * width, words)
+    store_packets(total, begin, packets, held)
 
 
 @cuda.jit(device=True)
@@ -220,7 +224,7 @@ def norm_added(held_packets: int, activation: str | None, has_bias: bool) -> Any
         packets = int32(length // width)
         begin = int32(row * packets)
         load_packets(x, begin, packets, held)
-        add_residual(residual, begin, packets, held, total)
+        _add_residual(residual, begin, packets, held, total)
         if early:
             load_packets(weight, 0, packets, weights)
             if has_bias:

@@ -200,9 +200,9 @@ def all_reduce_norm(
         return add_rms_norm(x, residual, weight, eps, out=out, total=total, stream=stream)
     _, (threads, _) = row_launch(rows, packets, HELD)
     flat = (x.reshape(-1), residual.reshape(-1), weight, eps, total.reshape(-1), out.reshape(-1))
-    teams = min(rows, link.counters.size)
-    args = (*flat, length, rows, *_shared(link, x.dtype), link.rank, room)
-    launch(reduce_norm(link.ranks), teams, threads, args, stream=stream)
+    share = max(1, math.ceil(rows / link.counters.size))
+    args = (*flat, length, rows, share, *_shared(link, x.dtype), link.rank, room)
+    launch(reduce_norm(link.ranks), math.ceil(rows / share), threads, args, stream=stream)
     return out, total
 
 

@@ -13,11 +13,12 @@ from numba.cuda import libdevice
 from llm_numba.kernels import ptx
 from llm_numba.kernels.layernorm_added import (
     EARLY,
-    add_residual,
     finisher,
     load_packets,
+    store_packets,
     sum_squares,
 )
+from llm_numba.kernels.packets import widened
 from llm_numba.kernels.peer_team import SLOTS, adder, copy, holder, meeting, slot_of
 from llm_numba.kernels.rows import LAUNCH_BOUNDS, MAX_WARPS, sum_over_row
 
@@ -137,12 +138,25 @@ def gather(ranks: int) -> Any:
     return gather
 
 
+@cuda.jit(device=True)
+def _add_loaded(like, loaded, held):
+    """Add what a thread has loaded to what it holds, and round as memory would."""
+    for k in range(len(held) // 4):
+        values, added = widened(like, held, k), widened(like, loaded, k)
+        for e in range(ptx.items16(like)):
+            values = ptx.with_item(values, e, values[e] + added[e])
+        rounded = ptx.round_raw16(like, values)
+        for w in range(4):
+            held[4 * k + w] = rounded[w]
+
+
 @functools.cache
 def reduce_norm(ranks: int) -> Any:
-    """Make the one-shot all-reduce with residual addition and RMSNorm behind it, a row a block.
+    """Make the one-shot all-reduce with residual addition and RMSNorm behind it.
 
-    What follows the sum is done by the functions, and with the threads, of
-    :mod:`llm_numba.kernels.layernorm_added`: so each bit is that of the two kernels.
+    A team shows as many rows at a time as it has room for, and then finishes one after
+    another. What follows the sum is done with the threads, and mostly by the functions, of
+    :mod:`llm_numba.kernels.layernorm_added`: so each bit is that of two kernels.
 
     Parameters
     ----------
@@ -151,36 +165,45 @@ def reduce_norm(ranks: int) -> Any:
     Returns
     -------
     dispatcher
-        ``reduce_norm(x, residual, weight, eps, total, out, length, rows, slots, flags, counters,
-        addresses, rank, room)``; matrices with their axes joined.
+        ``reduce_norm(x, residual, weight, eps, total, out, length, rows, share, slots, flags,
+        counters, addresses, rank, room)``; matrices with their axes joined, `share` rows a team.
     """
     meet, hold_sums = meeting(ranks), holder(ranks)
     words, finish_all = 4 * HELD, finisher(HELD, None, False)
 
     @cuda.jit(launch_bounds=(ROW_THREADS, 1))
     def reduce_norm(
-        x, residual, weight, eps, total, out, length, rows, slots, flags, counters, addresses, rank,
-        room,
+        x, residual, weight, eps, total, out, length, rows, share, slots, flags, counters,
+        addresses, rank, room,
     ):  # fmt: skip
-        """Add over the ranks, add the residual, normalise, without a trip to memory between."""
+        """Load what is there already while the others come; add, normalise, a row at a time."""
         partial = cuda.shared.array(MAX_WARPS, float32)
-        held = cuda.local.array(words, uint32)
-        weights = cuda.local.array(words, uint32)
+        held, added = cuda.local.array(words, uint32), cuda.local.array(words, uint32)
+        scales = cuda.local.array(words, uint32)
         team, call = cuda.blockIdx.x, int64(counters[cuda.blockIdx.x])
-        of_one, zero = float32(1) / float32(length), float32(0)
-        packets = int32(length // ptx.items16(x))
-        load_packets(weight, 0, packets, weights)
-        for row in range(team, rows, cuda.gridDim.x):
-            slot, begin = slot_of(call, team, counters, room), int32(row * packets)
-            copy(x, row * length, slots, slot, length, 1)
+        of_one, mean = float32(1) / float32(length), float32(0)  # RMSNorm takes none
+        packets, at_once = int32(length // ptx.items16(x)), room // length
+        load_packets(weight, 0, packets, scales)
+        last = min((team + 1) * share, rows)
+        for first in range(team * share, last, at_once):
+            slot, count = slot_of(call, team, counters, room), min(at_once, last - first)
+            copy(x, first * length, slots, slot, count * length, 1)
+            load_packets(residual, int32(first * packets), packets, added)
             meet(flags, addresses, rank, 2 * call + 1)
-            hold_sums(slots, addresses, slot, packets, held)
-            add_residual(residual, begin, packets, held, total)
-            share = sum_squares(x, packets, zero, held)
-            inverse = libdevice.rsqrtf(sum_over_row(share, partial) * of_one + eps)
-            # No mean, no bias: the mean is 0, and nobody looks at what stands for the bias.
-            task = (x, weight, weight, out, begin, packets, held, weights, weights, zero, inverse)
-            finish_all(0, task)
+            for row in range(count):
+                begin = int32((first + row) * packets)
+                if row > 0:
+                    load_packets(residual, begin, packets, added)
+                    # The last row's partial sums were read; what is loaded may be overwritten.
+                    cuda.syncthreads()
+                hold_sums(slots, addresses, slot + row * length, packets, held)
+                _add_loaded(x, added, held)
+                store_packets(total, begin, packets, held)
+                squares = sum_over_row(sum_squares(x, packets, mean, held), partial)
+                inverse = libdevice.rsqrtf(squares * of_one + eps)
+                # There is no bias: nobody looks at what stands for it.
+                task = (x, weight, weight, out, begin, packets, held, scales, scales, mean, inverse)
+                finish_all(0, task)
             call += 1
         if cuda.threadIdx.x == 0:
             counters[team] = int32(call)

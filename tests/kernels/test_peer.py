@@ -226,10 +226,11 @@ def test_one_kernel_takes_rows_of_packets_and_short_vectors(monkeypatch):
 
 @pytest.mark.parametrize(
     ("dtype", "shape"),
-    # Two warps of two packets a thread; a rest that is no packet; more than a team has room for.
-    [("bfloat16", (2, 904)), ("float16", (3, 67)), ("float32", (1, 1028))],
+    # Two warps of two packets a thread; three rows a team, of which there is room for two; a rest
+    # that is no packet; more than a team has room for.
+    [("bfloat16", (2, 904)), ("float32", (7, 512)), ("float16", (3, 67)), ("float32", (1, 1028))],
 )
-def test_rows_of_any_length(dtype, shape):
+def test_rows_of_any_length_and_number(dtype, shape):
     operands = norm_operands(2, shape, dtype)
     assert_normed(normed(*operands, schedule="ordered"), *operands)
 
