@@ -36,9 +36,10 @@ class Case:
 
     @property
     def title(self) -> str:
-        """How it is called in what is printed."""
+        """How it is called in what is printed: without this machine's directories."""
+        words = (Path(each).name if Path(each).is_absolute() else each for each in self.arguments)
         several = f"{self.ranks} ranks: " if self.ranks > 1 else ""
-        return f"{several}{' '.join(self.arguments)}"
+        return f"{several}{' '.join(words)}"
 
     @property
     def benchmark(self) -> str:

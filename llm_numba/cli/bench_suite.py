@@ -129,12 +129,14 @@ def run_all(wanted: list["Case"], limit: float) -> None:
 def _progress(count: int) -> Iterator["Progress"]:
     """Show a bar of cases and the time, if stderr is a terminal."""
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+    from rich.table import Column
 
     console = notes()
+    one_line = Column(no_wrap=True, overflow="ellipsis", ratio=1)
     bar = Progress(
         MofNCompleteColumn(), BarColumn(bar_width=20), TimeElapsedColumn(),
-        TextColumn("{task.description}", markup=False),
-        console=console, transient=True, disable=not console.is_terminal,
+        TextColumn("{task.description}", markup=False, table_column=one_line),
+        console=console, expand=True, transient=True, disable=not console.is_terminal,
     )  # fmt: skip
     bar.add_task("", total=count)
     with bar:

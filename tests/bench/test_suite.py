@@ -42,6 +42,11 @@ def test_all_cases_are_commands_that_there_are(found):
             assert int(split.get("--tp", 1)) * int(split.get("--pp", 1)) == case.ranks
 
 
+def test_a_title_has_no_directories_of_this_machine():
+    case = Case(2, ("profile", "-m", "a/b", "--out", "/here/and/there/profile.json"), 1)
+    assert case.title == "2 ranks: profile -m a/b --out profile.json"
+
+
 def test_each_case_is_of_another_record():
     for found in ALL_CASES.values():
         assert len({(case.ranks, case.arguments) for case in found}) == len(found)
