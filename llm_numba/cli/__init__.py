@@ -13,6 +13,7 @@ so a pipe carries the text alone. Exit codes:
 Anything else is a bug of ours and shows its traceback.
 """
 
+import atexit
 import contextlib
 import errno
 import os
@@ -49,6 +50,10 @@ def main() -> None:
         # What is still buffered cannot be written either; exit must not try.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
+    finally:
+        # Numba's colours would end a terminal's output, JSON or not, with a reset of their own.
+        if colorama := sys.modules.get("colorama.initialise"):
+            atexit.unregister(colorama.reset_all)
 
 
 def _run_silently(app: Callable[..., Any]) -> NoReturn:

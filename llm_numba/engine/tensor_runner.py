@@ -97,4 +97,7 @@ class TensorRunner(ModelRunner):
 
     def _compute(self, inputs: StepInputs | RowInputs) -> list[Array]:
         with self._leader.together(inputs):
-            return super()._compute(inputs)
+            results = super()._compute(inputs)
+            # What comes next may be to wait for a GPU, which may wait for those that hear of it.
+            self._world.finish_telling()
+            return results

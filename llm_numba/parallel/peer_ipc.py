@@ -16,7 +16,7 @@ from llm_numba.parallel.carrier import Carrier
 from llm_numba.parallel.communicator import Communicator
 from llm_numba.parallel.peer import MOST_RANKS, ROOM_BYTES, TEAMS, layout, parts
 from llm_numba.reference.rank_sums import Reduction
-from llm_numba.runtime import Array, is_device_array, storage_dtype, to_device, zeros
+from llm_numba.runtime import Array, kind_of, storage_dtype, to_device, zeros
 
 _ADDED = ("float32", "float16", "bfloat16")
 _GATHERED = (*_ADDED, "int32", "int64")
@@ -140,7 +140,9 @@ class PeerCommunicator(Carrier):
     def carries(self, operation: str, x: Array, op: Reduction = "sum") -> bool:
         """Tell whether an operation on an array goes by the GPUs' memory."""
         formats = {"all_reduce": _ADDED if op == "sum" else (), "all_gather": _GATHERED}
-        return is_device_array(x) and storage_dtype(x) in formats.get(operation, ())
+        # Where the link's own memory is: on GPUs, or with them in the simulator.
+        is_there = kind_of(x) == kind_of(self.link.counters)
+        return is_there and storage_dtype(x) in formats.get(operation, ())
 
     def all_reduce_norm(
         self, x: Array, residual: Array, weight: Array, eps: float

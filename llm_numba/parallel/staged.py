@@ -180,8 +180,15 @@ class StagedCommunicator(Communicator):
             request = self._comm.Ibcast([buffer, self._mpi.BYTE], root)
             self._told.append((request, buffer))
         while len(self._told) > _MOST_UNHEARD or (self._told and self._told[0][0].Test()):
-            request, _ = self._told.popleft()
-            self._wait(request, what)
+            self._finish_first(what)
+
+    def _finish_telling(self) -> None:
+        while self._told:
+            self._finish_first("the end of what was told")
+
+    def _finish_first(self, what: str) -> None:
+        request, _ = self._told.popleft()
+        self._wait(request, what)
 
     # MPI's own operations, on bytes.
 

@@ -59,6 +59,8 @@ def environment(folder: Path | str, **more: str) -> dict[str, str]:
         "OMPI_MCA_pml": "ob1",
         "OMPI_MCA_btl": "self,sm",
         "OMPI_MCA_btl_sm_backing_directory": str(folder),
+        # Else Numba's colours end what a rank writes to mpirun's terminal with a reset.
+        "NUMBA_DISABLE_ERROR_MESSAGE_HIGHLIGHTING": "1",
         **more,
     }
 

@@ -27,6 +27,26 @@ def test_ranks_of_mpi_exchange_what_they_should(mpirun, ranks, path):
     assert ended.orphans == []
 
 
+def test_what_was_told_arrives_though_its_teller_waits_for_something_else(mpirun, tmp_path):
+    """As for a GPU: MPI is not called again before the other rank has answered by a file."""
+    script = (
+        "import sys, time; from pathlib import Path; from llm_numba.parallel import Mesh\n"
+        "heard = Path(sys.argv[1])\n"
+        "with Mesh(2) as mesh:\n"
+        "    if mesh.is_leader:\n"
+        "        mesh.world.tell('x' * 1_000_000)\n"
+        "        mesh.world.finish_telling()\n"
+        "        while not heard.exists(): time.sleep(0.01)\n"
+        "    else:\n"
+        "        heard.write_text(str(len(mesh.world.tell(None))))\n"
+    )
+    # Open MPI's way between processes that may not read each other's memory, as in many containers.
+    settings = {"LLM_NUMBA_STALL_S": "20", "OMPI_MCA_smsc": "^cma,xpmem"}
+    ended = mpirun(2, "-c", script, tmp_path / "heard", **settings)
+    assert ended.code == 0, ended.err
+    assert (tmp_path / "heard").read_text() == "1000000"
+
+
 def test_an_array_that_mpi_cannot_count_is_refused():
     # Of zeros, which take no memory before they are touched.
     array = np.zeros((1 << 31) // 4, np.float32)
