@@ -395,8 +395,8 @@ class Communicator(ABC):
     @abstractmethod
     def _tell(self, value: Any, root: int, patient: bool) -> Any: ...
 
-    def _finish_telling(self) -> None:
-        """Do nothing: most tell all at once."""
+    @abstractmethod
+    def _finish_telling(self) -> None: ...
 
     def _check_message(self, what: str, x: Array, other: int) -> None:
         checks.array(what, x)

@@ -266,6 +266,9 @@ class ThreadCommunicator(Communicator):
         patient = patient and self.rank != root
         return self._meet(f"tell from rank {root}", mine, patient)[root]
 
+    def _finish_telling(self) -> None:
+        """Do nothing: who tells has met those that hear."""
+
     def _meet(self, what: str, value: Any, patient: bool = False) -> list[Any]:
         group, session = self._group, self._group.session
         # As over MPI: what one rank does to an object is no business of the others.
