@@ -25,7 +25,7 @@ class Alone(Communicator):
     def _tell(self, value: Any, root: int, patient: bool) -> Any:
         return value
 
-    def _finish_telling(self) -> None:
+    def finish_telling(self) -> None:
         """Do nothing: nobody is told."""
 
     def start_send(self, x: Array, to: int) -> Transfer:

@@ -57,5 +57,6 @@ class Carrier(Communicator):
     def _tell(self, value: Any, root: int, patient: bool) -> Any:
         return self._host._tell(value, root, patient)
 
-    def _finish_telling(self) -> None:
-        self._host._finish_telling()
+    def finish_telling(self) -> None:
+        """Wait for the host's, see :meth:`Communicator.finish_telling`."""
+        self._host.finish_telling()

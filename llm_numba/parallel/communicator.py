@@ -286,8 +286,8 @@ class Communicator(ABC):
     def tell(self, value: Any, root: int = 0, *, patient: bool = False) -> Any:
         """Give all ranks a small Python object that one of them has.
 
-        That one need not wait until the others have it. But MPI carries nothing while nobody calls
-        it: who goes on to wait for anything else calls :meth:`finish_telling` first.
+        That one need not wait until the others have it. Before it waits for anything else it calls
+        :meth:`finish_telling`, for MPI may carry nothing meanwhile.
 
         Parameters
         ----------
@@ -311,15 +311,9 @@ class Communicator(ABC):
         checks.rank(root, self.size)
         return self._tell(value, root, patient)
 
+    @abstractmethod
     def finish_telling(self) -> None:
-        """Wait until all ranks have heard what this one has told them.
-
-        Raises
-        ------
-        ParallelError
-            If another rank has failed, or does not listen.
-        """
-        self._finish_telling()
+        """Wait until all ranks have heard what this one has told them."""
 
     def exchange(self, value: Any, *, patient: bool = False) -> list[Any]:
         """Give all ranks the small Python objects of all ranks.
@@ -394,9 +388,6 @@ class Communicator(ABC):
 
     @abstractmethod
     def _tell(self, value: Any, root: int, patient: bool) -> Any: ...
-
-    @abstractmethod
-    def _finish_telling(self) -> None: ...
 
     def _check_message(self, what: str, x: Array, other: int) -> None:
         checks.array(what, x)

@@ -182,7 +182,8 @@ class StagedCommunicator(Communicator):
         while len(self._told) > _MOST_UNHEARD or (self._told and self._told[0][0].Test()):
             self._finish_first(what)
 
-    def _finish_telling(self) -> None:
+    def finish_telling(self) -> None:
+        """Wait for what was told, see :meth:`Communicator.finish_telling`."""
         while self._told:
             self._finish_first("the end of what was told")
 

@@ -266,7 +266,7 @@ class ThreadCommunicator(Communicator):
         patient = patient and self.rank != root
         return self._meet(f"tell from rank {root}", mine, patient)[root]
 
-    def _finish_telling(self) -> None:
+    def finish_telling(self) -> None:
         """Do nothing: who tells has met those that hear."""
 
     def _meet(self, what: str, value: Any, patient: bool = False) -> list[Any]:
