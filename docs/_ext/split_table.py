@@ -5,9 +5,9 @@
     ```{split-table} ranks_*nvidia*_llama-3-8b_*.json
     ```
 
-There is a row for each machine and split: what carried arrays, and what was timed, with how many
-times as fast that is as one rank there. Of several records of a split, that with the shortest steps
-is shown. Where there are none yet, it says which command writes them.
+There is a row for each machine, split and set of switches: what carried arrays, and what was timed,
+with how many times as fast that is as one rank there. Of several records of one row, that with the
+shortest steps is shown. Where there are none yet, it says which command writes them.
 """
 
 from bench_records import find, origin

@@ -21,6 +21,7 @@ import numpy as np
 from llm_numba.bench.record import Result
 from llm_numba.bench.timing import summarize
 from llm_numba.engine import LLM, SamplingParams
+from llm_numba.models import Execution
 from llm_numba.parallel import Mesh
 
 _VOCABULARY = 200  # prompts take tokens below
@@ -39,6 +40,8 @@ class RankSettings:
         The path that is asked for.
     enforce_eager : bool
         As of :class:`~llm_numba.LLM`.
+    switches : tuple of str
+        Of :class:`~llm_numba.models.Execution`, those to be on that are off by default.
     batches : tuple of int
         Sequences that decode together.
     context : int
@@ -62,6 +65,7 @@ class RankSettings:
     pp: int = 1
     comm: str = "auto"
     enforce_eager: bool = False
+    switches: tuple[str, ...] = ()
     batches: tuple[int, ...] = (1,)
     context: int = 512
     steps: int = 200
@@ -84,6 +88,7 @@ class RankSettings:
             "device": self.device,
             "dtype": self.dtype,
             "enforce_eager": self.enforce_eager,
+            "execution": Execution(**dict.fromkeys(self.switches, True)),
             "max_model_len": longest,
             "max_num_seqs": max(*self.batches, self.requests, 1),
             "max_num_batched_tokens": max(self.prompt, 2048),

@@ -16,16 +16,18 @@ Record = Mapping[str, Any]
 
 
 def fastest(records: Sequence[Record]) -> list[Record]:
-    """Return of each machine and split the record with the shortest steps, from few ranks to many.
+    """Return of each split the record with the shortest steps, from few ranks to many.
+
+    Machines are apart, and so are models with other switches.
 
     Parameters
     ----------
     records : sequence of dict
         Of one model.
     """
-    found: dict[tuple[str, int, int], Record] = {}
+    found: dict[tuple[Any, ...], Record] = {}
     for record in sorted(records, key=_order):
-        found.setdefault(_split(record), record)
+        found.setdefault((*_split(record), *_switches(record)), record)
     return list(found.values())
 
 
@@ -81,13 +83,19 @@ def _split(record: Record) -> tuple[str, int, int]:
     return machine, settings["tp"], settings["pp"]
 
 
+def _switches(record: Record) -> tuple[str, ...]:
+    # Older records have none.
+    return tuple(record["settings"].get("switches", ()))
+
+
 def _path(record: Record) -> str:
-    """Return what carried arrays."""
+    """Return what carried arrays, and which switches were on."""
     _, tp, pp = _split(record)
-    return "" if tp * pp == 1 else f"`{record['results'][0]['shape']['path']}`"
+    names = record["results"][0]["shape"]["path"], *_switches(record)
+    return "" if tp * pp == 1 else ", ".join(f"`{name}`" for name in names)
 
 
-def _order(record: Record) -> tuple[str, int, int, float]:
+def _order(record: Record) -> tuple[Any, ...]:
     machine, tp, pp = _split(record)
     steps = [median for heading, median in _medians(record).items() if heading.startswith("a step")]
-    return machine, tp * pp, pp, min(steps, default=float("inf"))
+    return machine, tp * pp, pp, _switches(record), min(steps, default=float("inf"))

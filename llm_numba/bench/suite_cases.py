@@ -56,6 +56,10 @@ def of_ranks(num_gpus: int) -> list[Case]:
         for path in ("mpi", "mpi-staged", "nccl", "peer")
         for launches in ((), ("--enforce-eager",))
     ]
+    found += [
+        Case(2, ("bench", "ranks", *eight, "--requests", "0", "--tp", "2", switch), 60)
+        for switch in ("--close-with-norm", "--overlap-sums")
+    ]
     found += [Case(P, ("bench", "ranks", *seventy, *decode, "--tp", str(P)), 150) for P in counts]
     found += [Case(R, ("bench", "ranks", *seventy, *load, "--pp", str(R)), 200) for R in counts]
     if num_gpus >= 4:

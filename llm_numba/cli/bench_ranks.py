@@ -34,6 +34,12 @@ def ranks(
     enforce_eager: Annotated[
         bool, typer.Option("--enforce-eager", help="Launch kernels one by one, no CUDA graphs.")
     ] = False,
+    close_with_norm: Annotated[
+        bool, typer.Option("--close-with-norm", help="Sum over ranks, residual and norm as one.")
+    ] = False,
+    overlap_sums: Annotated[
+        bool, typer.Option("--overlap-sums", help="Sums over ranks beside products of prompts.")
+    ] = False,
     commit: Commit = None,
     split: RankOptions,
 ) -> None:
@@ -46,8 +52,10 @@ def ranks(
     from llm_numba.runtime.machine import cpu, gpus
 
     chosen = {"batches": tuple(batches)} if batches else {}
+    wanted = {"close_with_norm": close_with_norm, "overlap_sums": overlap_sums}
+    switches = tuple(name for name, is_on in wanted.items() if is_on)
     settings = RankSettings(
-        model, device, dtype, split.tp, split.pp, split.comm, enforce_eager,
+        model, device, dtype, split.tp, split.pp, split.comm, enforce_eager, switches,
         context=context, steps=steps, prompt=prompt, requests=requests, **chosen,
     )  # fmt: skip
     with split.join() as mesh:
@@ -58,6 +66,7 @@ def ranks(
         parts = (machine, model.removeprefix("random:"), f"tp{split.tp} pp{split.pp}")
         by = [] if split.comm == "auto" else [Path(split.comm).stem]
         by += ["eager"] if enforce_eager else []
+        by += [switch.replace("_", "-") for switch in switches]
         path = out or default_path("ranks", *parts, *by)
         require_writable(path)
         results = collect(measure(mesh, settings), "some minutes")

@@ -175,7 +175,7 @@ def is_comparable(record: dict[str, Any]) -> bool:
     """Whether a record is of an engine with random weights of a known shape, on a known GPU.
 
     Of several ranks, those whose arrays went by a path that a graph can hold, and did: a plan
-    counts what GPUs do, and not how long a host takes to tell them.
+    counts what GPUs do, and not how long a host takes to tell them. Nor does it know of switches.
 
     Parameters
     ----------
@@ -185,7 +185,8 @@ def is_comparable(record: dict[str, Any]) -> bool:
     if record["benchmark"] == "ranks":
         names = {result["shape"]["path"] for result in record["results"]}
         paths = {path for name in names for path in name.split("+")}
-        if settings.get("enforce_eager") or not paths <= {*CAPTURED, "alone"}:
+        usual = not settings.get("enforce_eager") and not settings.get("switches")
+        if not usual or not paths <= {*CAPTURED, "alone"}:
             return False
     elif record["benchmark"] != "engine":
         return False

@@ -1,7 +1,7 @@
 """``llm-numba bench ranks``: what is timed."""
 
 from llm_numba.bench.ranks import RankSettings, measure
-from llm_numba.models import load_config
+from llm_numba.models import Execution, load_config
 from llm_numba.models.random import resolve_shape
 from llm_numba.parallel import Mesh, run_ranks
 
@@ -20,6 +20,12 @@ def test_a_step_a_prompt_and_a_load_are_timed_on_rank_0(tiny_dir):
     assert names == [*steps, f"prefill/{split}/tokens=20", f"load/{split}/requests=3"]
     assert [result.statistic.n for result in first] == [5, 5, 2, 2]
     assert first[1].shape["tokens_per_second"] > 0
+
+
+def test_switches_are_on_in_the_model_that_is_timed():
+    execution = RankSettings("x", switches=("close_with_norm",)).options()["execution"]
+    assert execution == Execution(close_with_norm=True)
+    assert RankSettings("x").options()["execution"] == Execution()
 
 
 def test_models_have_positions_for_what_is_timed_by_default():

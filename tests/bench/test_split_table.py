@@ -28,6 +28,16 @@ def test_splits_stand_beside_one_gpu_and_the_fastest_path_counts():
     ]
 
 
+def test_switches_have_a_row_of_their_own():
+    switched = record(2, "peer", 2.0)
+    switched["settings"]["switches"] = ["close_with_norm"]
+    chosen = fastest([switched, record(2, "peer", 2.5), record(1, "alone", 4.0)])
+    assert splits(chosen).rows[1:] == [
+        ["Example", "tp=2, pp=1", "`peer`", "2.5", "1.60"],
+        ["Example", "tp=2, pp=1", "`peer`, `close_with_norm`", "2", "2.00"],
+    ]
+
+
 def test_machines_are_not_compared_with_each_other():
     rows = splits(fastest([record(1, "alone", 4.0, gpu="NVIDIA Other"), record(2, "peer", 2.0)]))
     assert rows.rows == [

@@ -134,6 +134,7 @@ def test_stages_get_a_prompt_in_pieces_also_where_it_is_compared(asked, table):
     [
         ranks_record(2, 1, "mpi-staged"),
         ranks_record(2, 1, "peer", enforce_eager=True),
+        ranks_record(2, 1, "peer", switches=["overlap_sums"]),
         ranks_record(2, 1, "peer", device="cpu"),
         ranks_record(2, 1, "peer", model="storyteller"),
         ranks_record(2, 1, "peer") | {"environment": {"gpus": [{"name": "NVIDIA Other"}]}},
