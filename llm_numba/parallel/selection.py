@@ -19,6 +19,9 @@ from llm_numba.errors import ParallelError
 # By operation, then by path: bytes and microseconds, in order of the former.
 Times = Mapping[str, Mapping[str, Sequence[tuple[int, float]]]]
 
+# All else this path hands to another one, and only chance parts their times.
+_OF_PEER = ("all_reduce", "all_gather")
+
 
 @dataclass(frozen=True)
 class Offer:
@@ -174,7 +177,7 @@ def read_times(path: Path, num_ranks: int) -> Times:
         results = json.loads(path.read_text(encoding="utf-8"))["results"]
         rows = [(result["shape"], float(result["median"])) for result in results]
         rows = [(shape, time) for shape, time in rows if shape["bytes"] > 0 and time > 0]
-        rows = [(shape, time) for shape, time in rows if shape["operation"] != "copy"]
+        rows = [(shape, time) for shape, time in rows if _is_own(**shape)]
         nearest = min((shape["ranks"] for shape, _ in rows), key=lambda P: abs(P - num_ranks))
         times: dict[str, dict[str, list[tuple[int, float]]]] = {}
         for shape, time in rows:
@@ -190,6 +193,11 @@ def read_times(path: Path, num_ranks: int) -> Times:
         operation: {path: sorted(points) for path, points in by_path.items()}
         for operation, by_path in times.items()
     }
+
+
+def _is_own(path: str, operation: str, **_: object) -> bool:
+    """Whether a path does an operation itself, and it is one between ranks."""
+    return operation != "copy" and (path != "peer" or operation in _OF_PEER)
 
 
 def _time(points: Sequence[tuple[int, float]], num_bytes: int) -> float:

@@ -168,7 +168,8 @@ class LinkTable:
     def fit(self, link: Link) -> Link:
         """Return a link with the bandwidth and the latency of the all-reduces of two ranks.
 
-        Between two ranks both formulas are ``n / b + a``: the shortest array has a alone.
+        Between two ranks both formulas are ``n / b + a``: a is the shortest time of all, and b is
+        what the longest array has.
 
         Parameters
         ----------
@@ -176,9 +177,10 @@ class LinkTable:
             As the data sheet has it; returned as it is if two ranks were not measured.
         """
         known = self.times.get(("all_reduce", 2), ())
-        if len(known) < 2 or known[-1][1] <= known[0][1]:
+        latency = min((seconds for _, seconds in known), default=0.0)
+        if not known or known[-1][1] <= latency:
             return link
-        (_, latency), (num_bytes, seconds) = known[0], known[-1]
+        num_bytes, seconds = known[-1]
         speed = num_bytes / (seconds - latency)
         return replace(
             link, bytes_per_second=speed, latency=latency, source=self.source, fitted=True

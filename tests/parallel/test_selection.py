@@ -91,6 +91,7 @@ ROWS = [
     ("mpi-staged", "all_reduce", 8, 64, 20.0),
     ("mpi-staged", "barrier", 2, 0, 5.0),
     ("mpi-staged", "copy", 2, 64, 0.5),
+    ("peer", "send", 2, 64, 0.5),
 ]
 
 
