@@ -2,8 +2,8 @@
 
 Here many loads are under way at once, as many as the GPU takes. :func:`read_around` reads an array
 again and again; how large it is decides from where it comes, as in ``basics_chase.py``. From round
-to round every SM reads another part of it, so that its own L1 cache helps only with an array that
-is smaller than that.
+to round an SM reads another part, and comes back to the first after some: one of 132 reads a
+quarter of the array. So its L1 cache helps with arrays of up to four times its size.
 
 ::
 

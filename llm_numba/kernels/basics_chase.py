@@ -16,7 +16,8 @@ again, in random order, so that nothing can guess the next one.
 
 How large the ring is decides who answers. One that fits into the SM's L1 cache is answered from
 there once it was walked, one that fits into the L2 cache from there, a larger one from memory. So
-the latency over the size is a staircase, and a step's edge is a cache's size.
+the latency over the size is a staircase, and a step's edge is a cache's size. An L1 cache is empty
+when a launch begins: the first time around comes from L2, and counts.
 
 A step is a load and the multiply-add that turns a number into an address; what the loop counts is
 done while the load is under way.
