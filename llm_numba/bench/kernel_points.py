@@ -41,6 +41,9 @@ class Point:
     by_rows : tuple of str
         Operands of which some rows say all about those rows of the outputs: a float64 reference of
         the whole would take minutes. Empty where it is cheap.
+    kept : tuple of str
+        Outputs of which most is input as well, such as a cache that a row is written to: they are
+        checked, and not poisoned before.
     make : callable or None
         Makes the operands, in place of the ladder's own; see :func:`repeated`.
     eager : callable or None
@@ -62,6 +65,7 @@ class Point:
     expect: Callable[..., dict[str, np.ndarray]] | None = None
     bytes_of: Callable[[tuple[int, ...], int], int] | None = None
     by_rows: tuple[str, ...] = ()
+    kept: tuple[str, ...] = ()
     make: Callable[..., Operands] | None = None
     eager: Eager | None = None
     eager_code: str = ""

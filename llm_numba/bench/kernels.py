@@ -85,22 +85,19 @@ def _names(pattern: str, point: Point) -> bool:
     return fnmatch(point.name, pattern) or fnmatch(point.name.partition("/")[0], pattern)
 
 
-def measure(settings: KernelSettings) -> Iterator[Result]:
+def measure(settings: KernelSettings, wrong: list[LLMNumbaError]) -> Iterator[Result]:
     """Run the benchmark on this machine's GPU.
 
     Parameters
     ----------
     settings : KernelSettings
+    wrong : list of LLMNumbaError
+        Gets what is said of kernels that are wrong. Their ladders end there, and others go on.
 
     Yields
     ------
     Result
         The copy and the read first; the copy once more at the end.
-
-    Raises
-    ------
-    LLMNumbaError
-        If a kernel is wrong.
     """
     points = choose(settings.only)
     timer = GPUTimer(settings.repeats, settings.warmup, settings.budget_seconds)
@@ -110,7 +107,10 @@ def measure(settings: KernelSettings) -> Iterator[Result]:
     yield Result("read", "reading alone", reads)
     torch = import_torch()
     for point in points:
-        yield from measure_point(point, timer, copied.median, torch)
+        try:
+            yield from measure_point(point, timer, copied.median, torch)
+        except LLMNumbaError as error:
+            wrong.append(error)
     again = summarize([rate / 1e9 for rate in copy_bandwidth(timer)], "GB/s")
     yield Result("copy_again", "the copy at the end of the run", again)
 
@@ -150,7 +150,7 @@ def measure_point(
             yield from _results(point, name, point.eager_code, peers[name], copy_rate, {})
     for step in point.chosen:
         plans = [step.plan(**each) for each in sets]
-        for name in expected:
+        for name in expected.keys() - set(point.kept):
             poison(sets[0][name])
         launch_all(plans[0])
         found = {name: to_host(sets[0][name]) for name in expected}

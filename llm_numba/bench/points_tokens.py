@@ -144,6 +144,12 @@ POINTS = (
         eager=_eager_decode,
         eager_code="F.scaled_dot_product_attention(q, k, v), without pages",
     ),
-    Point("rope_attention/bfloat16", rope_attention.LADDER, (64, 8, 4, 1, 512), "bfloat16"),
+    Point(
+        "rope_attention/bfloat16",
+        rope_attention.LADDER,
+        (64, 8, 4, 1, 512),
+        "bfloat16",
+        kept=("k_cache", "v_cache"),
+    ),
     Point("sample/float32", sampling.LADDER, (64, _VOCABULARY), "float32"),
 )

@@ -120,6 +120,7 @@ def kernels(
     """Time every step of every ladder against PyTorch and the memory's own speed."""
     from llm_numba.bench.kernels import KernelSettings, choose, measure
     from llm_numba.bench.record import make_record, require_writable, write_record
+    from llm_numba.errors import LLMNumbaError
     from llm_numba.runtime import kernel_device
     from llm_numba.runtime.machine import gpu_clocks
 
@@ -129,15 +130,19 @@ def kernels(
     path = out or _path("kernels")
     require_writable(path)
     clocks = [gpu_clocks()]
-    results = collect(measure(settings), "some minutes")
+    wrong: list[LLMNumbaError] = []
+    results = collect(measure(settings, wrong), "some minutes")
     clocks.append(gpu_clocks())
     noted = settings.to_json() | {
         "clocks": dict(zip(("before", "after"), clocks, strict=True)),
+        "wrong": [error.cause for error in wrong],
         "pytorch": {point.name: point.eager_code for point in points if point.eager},
     }
     write_record(path, make_record("kernels", noted, results, commit))
     show(results)
     finish(path)
+    if wrong:
+        raise LLMNumbaError(" ".join(noted["wrong"]), wrong[0].remedy)
 
 
 def labs(

@@ -202,7 +202,7 @@ class Machine:
         if self.eager:
             self.queue()
         else:
-            Graph(None, None).launch(self)
+            Graph([None], [], None).launch(self)
 
     def queue(self):
         self.gpu = max(self.gpu, self.host) + self.running

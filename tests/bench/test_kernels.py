@@ -59,7 +59,8 @@ def test_the_reference_takes_the_operands_of_each_point(point):
 @pytest.mark.parametrize(
     "name",
     ["saxpy/float32", "histogram/int32", "row_sum/bfloat16", "transpose/bfloat16",
-     "softmax/bfloat16", "layer_norm/bfloat16", "rms_norm_fused/bfloat16"],
+     "softmax/bfloat16", "layer_norm/bfloat16", "rms_norm_fused/bfloat16",
+     "rope_attention/bfloat16"],
 )  # fmt: skip
 def test_every_step_is_checked_and_timed(name):
     small = small_point(name)
@@ -129,6 +130,28 @@ def test_a_step_that_is_wrong_in_the_last_row_is_refused():
 
     with pytest.raises(LLMNumbaError, match="broken"):
         measured(with_step(small, plan))
+
+
+def test_a_wrong_kernel_ends_its_ladder_and_no_other(monkeypatch):
+    idle = with_step(small_point("softmax/float32"), lambda **operands: ())
+    points = [idle, small_point("row_sum/float32")]
+    monkeypatch.setattr(kernels, "choose", lambda only: points)
+    monkeypatch.setattr(kernels, "import_torch", lambda: None)
+    for rate in ("copy_bandwidth", "read_bandwidth"):
+        monkeypatch.setattr(kernels, rate, lambda timer: [1e9])
+    measure_point = kernels.measure_point
+    monkeypatch.setattr(
+        kernels, "measure_point", lambda point, *others: measure_point(point, *others, "sim")
+    )
+    monkeypatch.setattr(
+        kernels, "GPUTimer", lambda *all_: GPUTimer(2, 1, events=Ticks(), clock=lambda: 0.0)
+    )
+    wrong: list[LLMNumbaError] = []
+    names = [result.name for result in kernels.measure(kernels.KernelSettings(), wrong)]
+    assert "row_sum/float32/tree" in names
+    assert not any(name.startswith("softmax") for name in names)
+    (error,) = wrong
+    assert "broken: `out` is off by nan" in error.cause
 
 
 def test_rounding_is_allowed_and_more_is_not():
