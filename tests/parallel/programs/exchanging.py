@@ -12,6 +12,7 @@ import ml_dtypes
 import numpy as np
 import pytest
 
+from llm_numba import ops
 from llm_numba.errors import ParallelError
 from llm_numba.parallel import Communicator, Mesh
 from llm_numba.runtime import capture, kind_of, to_device, to_host
@@ -86,6 +87,22 @@ def check_collectives(comm: Communicator) -> None:
             x = place(parts[comm.rank])
             assert comm.broadcast(x, root) is x
             assert np.array_equal(to_host(x), parts[root]), (dtype, shape)
+
+
+def check_norms(comm: Communicator) -> None:
+    """Sum, residual and norm as one step: the bits of a sum, and of a norm behind it."""
+    formats = ["float32"] if DEVICE == "cpu" else ["float32", "float16", ml_dtypes.bfloat16]
+    # Rows of packets and not; several at a meeting; too long for one kernel; many.
+    shapes = [(1, 4096), (3, 8192), (200, 1024), (5, 264), (2, 1001), (700, 2048)]
+    for dtype, shape in itertools.product(formats, shapes):
+        residual, weight = values_of(99, shape, dtype), values_of(98, shape[1:], dtype)
+        mine = values_of(comm.rank, shape, dtype)
+        operands = place(residual), place(weight), 1e-5
+        found = [to_host(each) for each in comm.all_reduce_norm(place(mine), *operands)]
+        apart = ops.add_rms_norm(comm.all_reduce(place(mine)), *operands)
+        for each, expected in zip(found, apart, strict=True):
+            assert each.tobytes() == to_host(expected).tobytes(), (dtype, shape)
+        assert len(set(comm.exchange(found[0].tobytes()))) == 1, (dtype, shape)
 
 
 def check_messages(comm: Communicator) -> None:
@@ -207,6 +224,7 @@ if __name__ == "__main__":
     assert world.size == size
     for check in (
         check_collectives,
+        check_norms,
         check_messages,
         check_objects,
         check_simulator,
