@@ -9,11 +9,14 @@ from llm_numba.bench import labs
 from llm_numba.cli.app import app
 
 RACES = [
-    {"lab": 3, "step": 4, "check": "is fast", "version": "solution", "state": "passed",
+    {"lab": 3, "step": 4, "check": "fast", "version": "solution", "too_slow": False,
+     "state": "passed",
      "message": "", "against": "m:f", "rounds": [[1.0, 1.0], [1.2, 1.0], [1.1, 1.0]], "bound": 1.3},
-    {"lab": 3, "step": 4, "check": "is fast", "version": "no_swizzle", "state": "failed",
+    {"lab": 3, "step": 4, "check": "fast", "version": "no_swizzle", "too_slow": True,
+     "state": "failed",
      "message": "slow", "against": "m:f", "rounds": [[3.0, 1.0]], "bound": 1.3},
-    {"lab": 3, "step": 4, "check": "is fast", "version": "odd", "state": "failed",
+    {"lab": 3, "step": 4, "check": "fast", "version": "odd", "too_slow": False,
+     "state": "failed",
      "message": "y is wrong."},
 ]  # fmt: skip
 GRADED = [{"lab": 3, "title": "Transpose", "points": 9, "possible": 9, "passed": True,

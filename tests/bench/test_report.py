@@ -63,7 +63,7 @@ def everything(tmp_path_factory):
 @pytest.fixture
 def some(tmp_path):
     """A folder with a few small records of one machine."""
-    for pattern in ("comm_*_2-ranks.json", "cpu_*.json", "simulator_amd*.json"):
+    for pattern in ("comm_amd*_2-ranks.json", "cpu_amd*.json", "simulator_amd*.json"):
         (path,) = RESULTS.glob(pattern)
         shutil.copy(path, tmp_path)
     return tmp_path

@@ -1,7 +1,9 @@
 """The tier on a GPU: visibly skipped without one; its bookkeeping in the simulator; and on one."""
 
 import io
+import json
 import re
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,7 +13,7 @@ from grader.children import Children
 from grader.costs import Raced
 from grader.gpu import GPU
 from grader.lab import Lab, find_labs, lab_folders, load_lab
-from grader.races import on_gpu, race, slow_versions
+from grader.races import race, raced_versions, races_of
 from grader.run import run_lab
 from grader.terminal import show_grades, show_lab, show_race
 from grader.verdict import Failed
@@ -20,6 +22,7 @@ from submissions import FIRST, solution
 
 from llm_numba.runtime import gpu_problem
 
+RESULTS = Path(__file__).parents[2] / "docs" / "results"
 OURS = "llm_numba.kernels.basics:saxpy"
 
 
@@ -126,7 +129,7 @@ SMALL = {
     7: (40, 40, 2, 1, 32),
     8: ([20] * 2, 8),
 }
-RACED = [lab.number for lab in map(load_lab, lab_folders()) if on_gpu(lab)]
+RACED = [lab.number for lab in map(load_lab, lab_folders()) if races_of(lab)]
 
 
 class Clock:
@@ -157,7 +160,7 @@ class Simulated(Children):
 def small(number: int) -> Lab:
     """A lab with small arrays in its races."""
     (lab,) = find_labs(str(number))
-    for _, check in on_gpu(lab):
+    for _, check in races_of(lab):
         names, size = check.run.__globals__, SMALL[number]
         names["LARGE"] = names["LARGE"]._make(size) if number == 7 else size
     return lab
@@ -166,13 +169,14 @@ def small(number: int) -> Lab:
 @pytest.mark.parametrize("number", RACED)
 def test_all_that_is_raced_is_right_and_the_clock_alone_decides(number):
     lab = small(number)
-    versions = list(slow_versions(lab))
-    assert versions, "without a slow version nobody knows what the bound is worth"
-    with Simulated(Clock(1.0)) as children:
+    versions = list(raced_versions(lab))
+    assert versions, "without another version nobody knows what the bound is worth"
+    ((_, check),) = races_of(lab)
+    with Simulated(Clock(check.at_most)) as children:
         raced = list(race(lab, children))
     assert [each["version"] for each in raced] == ["solution", *versions]
     for each in raced:
-        assert each["bound"] >= 1, each
+        assert each["bound"] == check.at_most, each
         assert (each["state"], each["message"]) == ("passed", "")
 
 
@@ -205,8 +209,21 @@ def test_what_takes_too_long_is_named_with_its_ratio():
 def test_a_slow_version_says_which_step_is_raced():
     for number in RACED:
         (lab,) = find_labs(str(number))
-        steps = {step.number for step, _ in on_gpu(lab)}
-        assert {step for _, step in slow_versions(lab).values()} <= steps
+        steps = {step.number for step, _ in races_of(lab)}
+        assert {step for _, step, _ in raced_versions(lab).values()} <= steps
+
+
+@pytest.mark.parametrize("path", sorted(RESULTS.glob("labs_*.json")), ids=lambda path: path.stem)
+def test_bounds_stand_apart_from_what_was_measured(path):
+    """By a tenth at least on both sides; rounds of one run differ by less than three hundredths."""
+    ratios = {each["name"]: each["median"] for each in json.loads(path.read_text())["results"]}
+    for number in RACED:
+        (lab,) = find_labs(str(number))
+        ((_, check),) = races_of(lab)
+        assert 1.1 * ratios[f"lab{number:02}/solution"] < check.at_most, number
+        for name, (_, _, slow) in raced_versions(lab).items():
+            if slow:
+                assert ratios[f"lab{number:02}/{name}"] > 1.1 * check.at_most, (number, name)
 
 
 def test_the_ratio_is_shown_and_what_has_none_says_why():

@@ -30,12 +30,15 @@ class Check:
         Raises ``Failed`` if the student's program does not do it.
     gpu : bool
         Whether it needs a GPU.
+    at_most : float or None
+        What it asks of the student's time, in units of ours.
     """
 
     title: str
     points: int
     run: Callable[..., None]
     gpu: bool = False
+    at_most: float | None = None
 
 
 @dataclass
@@ -60,7 +63,9 @@ class Step:
         """What all checks are worth that need no GPU."""
         return sum(check.points for check in self.checks if not check.gpu)
 
-    def check(self, title: str, points: int = 1, *, gpu: bool = False) -> Callable[..., Any]:
+    def check(
+        self, title: str, points: int = 1, *, gpu: bool = False, at_most: float | None = None
+    ) -> Callable[..., Any]:
         """Make a function the next check of this step.
 
         Parameters
@@ -70,10 +75,12 @@ class Step:
         points : int
         gpu : bool
             Whether it needs a GPU.
+        at_most : float, optional
+            Of a race: what it asks of the student's time, in units of ours.
         """
 
         def add(run: Callable[..., None]) -> Callable[..., None]:
-            self.checks.append(Check(title, points, run, gpu))
+            self.checks.append(Check(title, points, run, gpu, at_most))
             return run
 
         return add

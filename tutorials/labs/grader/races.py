@@ -2,7 +2,8 @@
 
 A lab's bound on time is worth something if its solution keeps it with room to spare, and if a
 program that computes the same in a worse way does not. Both are shown here, on one GPU. A wrong
-version takes part if it says so: ``# Too slow: step 4``.
+version takes part if it says so: ``# Too slow: step 4``; or ``# Raced: step 4``, if a GPU does not
+mind what the simulator counts.
 """
 
 import ast
@@ -20,11 +21,11 @@ from grader.run import PUBLIC_KEY, CheckResult, LabResult, run_check, run_lab
 from grader.submission import Submission
 
 SOLUTION = "solution"
-_SLOW = re.compile(r"^# Too slow: step (\d+)$", flags=re.MULTILINE)
+_SLOW = re.compile(r"^# (Too slow|Raced): step (\d+)$", flags=re.MULTILINE)
 
 
-def slow_versions(lab: Lab) -> dict[str, tuple[Path, int]]:
-    """Return a lab's wrong versions that are right but too slow, each with the step that is raced.
+def raced_versions(lab: Lab) -> dict[str, tuple[Path, int, bool]]:
+    """Return a lab's wrong versions that are raced: where, in which step, and if they are too slow.
 
     Parameters
     ----------
@@ -33,11 +34,11 @@ def slow_versions(lab: Lab) -> dict[str, tuple[Path, int]]:
     found = {}
     for path in sorted((lab.folder / "wrong").glob("*.py")):
         if slow := _SLOW.search(path.read_text()):
-            found[path.stem] = (path, int(slow[1]))
+            found[path.stem] = (path, int(slow[2]), slow[1] == "Too slow")
     return found
 
 
-def on_gpu(lab: Lab) -> list[tuple[Step, Check]]:
+def races_of(lab: Lab) -> list[tuple[Step, Check]]:
     """Return a lab's checks that need a GPU, each with its step.
 
     Parameters
@@ -58,21 +59,22 @@ def race(lab: Lab, children: Children) -> Iterator[dict[str, Any]]:
     Yields
     ------
     dict
-        ``lab``, ``step``, ``check``, ``version``, ``state``, ``message``; ``against``, ``rounds``
+        ``lab``, ``step``, ``check``, ``version``, ``too_slow`` (whether it should fail), ``state``,
+        ``message``; ``against``, ``rounds``
         (pairs of seconds, theirs and ours) and ``bound``, if it came to a race.
     """
-    for step, check in on_gpu(lab):
-        programs = {SOLUTION: (lab.folder / "solution.py").read_text()}
+    for step, check in races_of(lab):
+        programs = {SOLUTION: ((lab.folder / "solution.py").read_text(), False)}
         programs |= {
-            name: planted(path)
-            for name, (path, number) in slow_versions(lab).items()
+            name: (planted(path), slow)
+            for name, (path, number, slow) in raced_versions(lab).items()
             if number == step.number
         }
-        for name, program in programs.items():
+        for name, (program, slow) in programs.items():
             path = lab.folder / f"{name}.py"
             of = Submission(path, program, ast.parse(program), lab.imports, lab.seconds)
             result, _ = run_check(lab, step, check, of, children, PUBLIC_KEY)
-            yield _entry(lab, step, name, result)
+            yield _entry(lab, step, name, result) | {"too_slow": slow}
 
 
 def _entry(lab: Lab, step: Step, version: str, result: CheckResult) -> dict[str, Any]:

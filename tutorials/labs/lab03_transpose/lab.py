@@ -13,6 +13,7 @@ lab = Lab(
 # Whole tiles, tiles with edges on both sides, less than a tile.
 SHAPES = ((64, 96), (45, 70), (1, 33), (100, 7))
 LARGE = 2048  # on a GPU
+AT_MOST = 1.1  # of our time, on a GPU: see docs/results/labs_*.json
 
 
 def turn(student, kernel, rng, shape, dtype=np.float32):
@@ -114,7 +115,12 @@ def _(student, rng):
     )
 
 
-@swizzled.check("takes at most 1.3 times as long as our swizzled step", points=3, gpu=True)
+@swizzled.check(
+    f"takes at most {AT_MOST} times as long as our swizzled step",
+    points=3,
+    gpu=True,
+    at_most=AT_MOST,
+)
 def _(student, rng):
     x = rng.normal(size=(LARGE, LARGE)).astype(np.float32)
     y = np.full_like(x, np.nan)
@@ -123,4 +129,4 @@ def _(student, rng):
         against="llm_numba.kernels.transpose:transpose", against_args=(x,), step="swizzled",
     )  # fmt: skip
     same(y, x.T, f"y, for x of {LARGE} x {LARGE}")
-    raced.at_most(1.3, "With whole sectors and no conflicts there is little left to wait for.")
+    raced.at_most(AT_MOST, "With whole sectors and no conflicts there is little left to wait for.")

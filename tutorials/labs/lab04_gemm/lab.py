@@ -14,6 +14,7 @@ lab = Lab(
 SHAPES = ((32, 32, 32), (40, 37, 50), (1, 33, 33), (33, 5, 9))
 EDGES = SHAPES[1:]
 LARGE = (2048, 2048, 512)  # on a GPU
+AT_MOST = 2.4  # of our time, on a GPU: see docs/results/labs_*.json
 FULL, HALF = (32, 32), (32, 8)
 
 
@@ -160,7 +161,9 @@ def _(student, rng):
     )
 
 
-@columns.check("takes no longer than our padded step", points=3, gpu=True)
+@columns.check(
+    f"takes at most {AT_MOST} times as long as our padded step", points=3, gpu=True, at_most=AT_MOST
+)
 def _(student, rng):
     M, N, K = LARGE
     a, w = (rng.normal(size=(rows, K)).astype(np.float32) for rows in (M, N))
@@ -170,4 +173,4 @@ def _(student, rng):
         against="llm_numba.kernels.gemm:gemm", against_args=(a, w), step="padded",
     )  # fmt: skip
     compare(a, w, c)
-    raced.at_most(1.0, "Ours makes one output a thread, and reads shared memory more often.")
+    raced.at_most(AT_MOST, "Fill the tiles along rows, and keep the four sums in registers.")

@@ -15,6 +15,7 @@ EPS = np.float32(1e-5)
 NARROW = ((8, 64), (5, 77), (1, 1), (3, 256), (6, 31))
 WIDE = ((2, 512), (3, 333), (1, 1000), (2, 5), (1, 1024))
 LARGE = (8192, 1024)  # on a GPU
+AT_MOST = 1.25  # of our time, on a GPU: see docs/results/labs_*.json
 
 
 def rows(rng, shape, centre=0.0):
@@ -214,7 +215,9 @@ def _(student, rng):
         )
 
 
-@wide.check("takes at most 1.3 times as long as our warp step", points=3, gpu=True)
+@wide.check(
+    f"takes at most {AT_MOST} times as long as our warp step", points=3, gpu=True, at_most=AT_MOST
+)
 def _(student, rng):
     x, (weight, bias) = rows(rng, LARGE), parameters(rng, LARGE[1])
     y = np.full_like(x, np.nan)
@@ -225,4 +228,4 @@ def _(student, rng):
     )  # fmt: skip
     right, bound = normed(x, weight, bias, math.ceil(LARGE[1] / 32))
     close(y, right, bound, f"y, for {LARGE[0]} rows of {LARGE[1]}")
-    raced.at_most(1.3, "Ours reads each row three times, a warp a row.")
+    raced.at_most(AT_MOST, "Ours reads each row three times, a warp a row.")

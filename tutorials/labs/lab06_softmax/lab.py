@@ -14,6 +14,7 @@ lab = Lab(
 NARROW = ((8, 64), (5, 77), (1, 1), (3, 31))
 LONG = ((2, 512), (3, 633), (1, 1000), (2, 5), (1, 300))
 LARGE = (4096, 4096)  # on a GPU
+AT_MOST = 1.4  # of our time, on a GPU: see docs/results/labs_*.json
 # Roundings that come with each number that is merged: two powers and what is done with them.
 MERGE = 16
 
@@ -179,7 +180,12 @@ def _(student, rng):
         )
 
 
-@online.check("is online in at most twice the time of our online step", points=3, gpu=True)
+@online.check(
+    f"is online in at most {AT_MOST} times the time of our online step",
+    points=3,
+    gpu=True,
+    at_most=AT_MOST,
+)
 def _(student, rng):
     x = rows(rng, LARGE)
     y = np.full_like(x, np.nan)
@@ -188,7 +194,7 @@ def _(student, rng):
         against="llm_numba.kernels.softmax:softmax", against_args=(x,), step="online",
     )  # fmt: skip
     close(y, *softmax(x), f"y, for {LARGE[0]} rows of {LARGE[1]}")
-    raced.at_most(2.0, "Two reads and a write; what is merged for each number should be short.")
+    raced.at_most(AT_MOST, "Two reads and a write; what is merged for each number should be short.")
 
 
 split = lab.step("A row for many blocks")

@@ -33,6 +33,7 @@ SHAPES = (
 # Several tiles of rows, or of keys.
 LONG = (*SHAPES[3:], Shape(40, 40, 1, 1, 20))
 LARGE = Shape(1024, 1024, 8, 2, 32)  # on a GPU
+AT_MOST = 0.5  # of our time, on a GPU: see docs/results/labs_*.json
 # At most 32 keys: they fit one tile.
 SHORT = (*SHAPES[:2], Shape(20, 31, 3, 1, 12), Shape(32, 32, 4, 2, 32))
 
@@ -227,7 +228,9 @@ def _(student, rng):
         ran.at_most("global_sectors", 5 * requests, "A row of D numbers is 4 sectors, or 5.")
 
 
-@walk.check("takes at most twice as long as our padded step", points=3, gpu=True)
+@walk.check(
+    f"takes at most {AT_MOST} times as long as our padded step", points=3, gpu=True, at_most=AT_MOST
+)
 def _(student, rng):
     problem = Problem(rng, LARGE)
     q, k, v, out = problem.q, problem.k, problem.v, problem.out
@@ -237,4 +240,4 @@ def _(student, rng):
         against_args=(q, k, v, float(problem.scale)), step="padded",
     )  # fmt: skip
     close(out, *problem.attended(), f"out, for {problem.what}")
-    raced.at_most(2.0, "A key that is in shared memory serves 32 rows, four at a time.")
+    raced.at_most(AT_MOST, "A key that is in shared memory serves 32 rows, four at a time.")

@@ -9,6 +9,7 @@ HEAD_DIM = 32
 SECTOR_NUMBERS = 8  # float32 numbers in 32 bytes
 UNWRITTEN = np.float32(-777)
 LARGE = ([256] * 128, 32)  # on a GPU: contexts, and query heads
+AT_MOST = 0.35  # of our time, on a GPU: see docs/results/labs_*.json
 
 lab = Lab(
     title="Paged KV cache",
@@ -339,7 +340,9 @@ def _(student, rng):
     ran.at_most("global_sectors", most, "Let the 32 lanes read one row of 32 numbers together.")
 
 
-@decode.check("takes at most four times as long as our online step", points=3, gpu=True)
+@decode.check(
+    f"takes at most {AT_MOST} times as long as our online step", points=3, gpu=True, at_most=AT_MOST
+)
 def _(student, rng):
     lengths, H = LARGE
     args, right, bound = contexts(rng, lengths, H, G=8, block_size=16)
@@ -350,4 +353,4 @@ def _(student, rng):
         against_args=(*given, float(scale)), step="online",
     )  # fmt: skip
     judge(out, right, bound, f"out, for {len(lengths)} contexts of {lengths[0]}")
-    raced.at_most(4.0, "Ours has four warps for each head, and otherwise does the same.")
+    raced.at_most(AT_MOST, "Read each key once, and let each lane keep one number of the result.")

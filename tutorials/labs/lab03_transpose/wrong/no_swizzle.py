@@ -1,6 +1,6 @@
 """Right, without padding, and without a swizzle: 32 lanes want one bank."""
 # Rejected: step 4, "has no bank conflicts": of one bank
-# Too slow: step 4
+# Raced: step 4
 
 
 @cuda.jit

@@ -1,6 +1,6 @@
 """Right, and the number of W is read from shared memory for each of the four outputs."""
 # Rejected: step 4, "reads shared memory five times for four outputs": requests to shared memory
-# Too slow: step 4
+# Raced: step 4
 
 
 @cuda.jit

@@ -1,6 +1,6 @@
 """Right, and the maximum is found in a pass of its own."""
 # Rejected: step 3, "reads twice, writes once, meets once": x is read 2 times
-# Too slow: step 3
+# Raced: step 3
 
 
 @cuda.jit(device=True)

@@ -1,6 +1,6 @@
 """Right, and every block walks along all keys, seen or not."""
 # Rejected: step 4, "loads a key once, and none that nobody sees": tiles that its rows see
-# Too slow: step 4
+# Raced: step 4
 
 
 @cuda.jit
