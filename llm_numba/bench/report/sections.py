@@ -239,15 +239,35 @@ def _ranks(records: Sequence[Record]) -> Iterator[Block]:
                         known = rates.setdefault(model, {}).setdefault(way, {})
                         known[count] = max(known.get(count, 0), shape["tokens_per_second"])
     for model, ways in rates.items():
-        several = {way: known for way, known in ways.items() if max(known) > 1}
+        several = {way: known for way, known in ways.items() if len(known) > 1}
         if several:
             picture = scaling(several)
             yield Picture(picture.svg, picture.alt, f"{model}: tokens a second of one batch.")
-    yield from _each(_of_ranks)(records)
+    split = [each for each in records if each.benchmark == "ranks"]
+    yield from [_splits(split), *map(made, split)]
+    yield from _each(_of_ranks)([each for each in records if each.benchmark != "ranks"])
+
+
+def _splits(records: Sequence[Record]) -> Table:
+    """Return a row for each figure of each split of each model."""
+    headings = ["model", "split", "arrays by", "measured", "median", "p10 to p90"]
+    rows = []
+    for record in records:
+        with blaming(record):
+            settings = record.data["settings"]
+            split = f"tp={settings['tp']}, pp={settings['pp']}"
+            for each in record.data["results"]:
+                path = each["shape"]["path"] if settings["tp"] * settings["pp"] > 1 else ""
+                rows.append([
+                    settings["model"], split, path, each["what"],
+                    f"{figure(each['median'])} {each['unit']}",
+                    f"{figure(each['p10'])} to {figure(each['p90'])}",
+                ])  # fmt: skip
+    return Table(headings, rows, words=True)
 
 
 def _of_ranks(record: Record) -> Iterator[Block]:
-    if record.benchmark != "comm":
+    if record.benchmark == "pipeline":
         yield f"Model: `{record.data['settings']['model']}`."
         yield medians(record.data["results"])
         return
