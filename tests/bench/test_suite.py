@@ -175,8 +175,10 @@ def test_ctrl_c_keeps_what_is_finished_and_names_the_rest(monkeypatch, capsys):
 def test_ctrl_c_ends_the_case_that_runs(tmp_path):
     """The signal reaches this program alone: the case must be ended by it."""
     program = """
-import os, sys
+import os, signal, sys
 from llm_numba.bench import suite
+# A shell's background has programs ignore the signal, and theirs in turn.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 suite.sys = type("Sys", (), {"executable": sys.argv[1]})
 case = suite.Case(1, (), 600)
 list(suite.run([case], None, 1000, os.environ))

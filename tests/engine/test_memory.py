@@ -5,7 +5,7 @@ import weakref
 import ml_dtypes
 import numpy as np
 import pytest
-from decoding import new_sequences, prefill
+from decoding import new_sequences, prefill, step_of
 
 from llm_numba import LLM
 from llm_numba.engine import building, memory
@@ -147,9 +147,12 @@ def live(monkeypatch):
 def test_no_step_holds_more_than_a_layers_widest_moment(tiny_checkpoint, live, shape):
     """Besides, a prompt's token has 3 words of input, its sequence a table, and all are aligned."""
     llm = LLM(tiny_checkpoint(**shape), device="sim", dtype="float32", num_blocks=20)
+    runner = llm.engine.runner
     for _ in range(2):  # what is loaded at first use comes with the first
-        (sequence,) = new_sequences(llm.engine.runner.kv_cache, list(range(24)))
+        (sequence,) = new_sequences(runner.kv_cache, list(range(24)))
         live.update(now=0, most=0)
-        llm.engine.runner._logits([prefill(sequence.request)])
+        step = step_of([prefill(sequence.request)])
+        batch = runner._writer.write(step, {}, runner._copies).batch
+        runner._executor.logits(batch, runner._executor.forward(batch, runner._before()))
     predicted = layer_bytes(llm.config, llm.dtype, 24)
     assert 0.9 * predicted <= live["most"] <= predicted + 1024
