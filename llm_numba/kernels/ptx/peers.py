@@ -42,7 +42,8 @@ def at_address(typing_context, array, address):
 
     def codegen(context, builder, signature, args):
         there = context.make_array(array)(context, builder, args[0])
-        # A generic pointer. One of global memory, cast to generic, lets NVVM 13.0 compile for ever.
+        # A generic pointer, though loads for sm_100 then ask which memory it is: one of global
+        # memory, cast to generic, lets NVVM 13.0 compile for ever.
         there.data = builder.inttoptr(args[1], there.data.type)
         return there._getvalue()
 
