@@ -153,17 +153,20 @@ def _ticks(points: list[tuple[float, float]]) -> list[float]:
     return sizes[:: max(1, len(sizes) // 6)]
 
 
-def _plot_chase(record: Record) -> tuple[Drawing, str]:
-    points = _over_bytes(record, "chase")
-    drawing = draw(
-        {"a load": points},
-        {"a load": "a"},
-        unit="cycles",
+def _over_sizes(record: Record, points: list[tuple[float, float]], name: str, unit: str) -> Drawing:
+    return draw(
+        {name: points},
+        {name: "a"},
+        unit=unit,
         tick=in_bytes,
         ticks=_ticks(points),
         marks={"L2": record["settings"]["gpu"]["l2_bytes"]},
     )
-    return drawing, (
+
+
+def _plot_chase(record: Record) -> tuple[Drawing, str]:
+    points = _over_bytes(record, "chase")
+    return _over_sizes(record, points, "a load", "cycles"), (
         "Cycles of one load against the size of the ring that it walks: a staircase from "
         f"{figure(points[0][1])} cycles at {in_bytes(points[0][0])} to {figure(points[-1][1])} at "
         f"{in_bytes(points[-1][0])}."
@@ -172,15 +175,7 @@ def _plot_chase(record: Record) -> tuple[Drawing, str]:
 
 def _plot_bandwidth(record: Record) -> tuple[Drawing, str]:
     points = _over_bytes(record, "bandwidth")
-    drawing = draw(
-        {"read": points},
-        {"read": "a"},
-        unit="GB/s",
-        tick=in_bytes,
-        ticks=_ticks(points),
-        marks={"L2": record["settings"]["gpu"]["l2_bytes"]},
-    )
-    return drawing, (
+    return _over_sizes(record, points, "read", "GB/s"), (
         f"Bytes read a second against the size of the array: {figure(points[0][1])} GB/s at "
         f"{in_bytes(points[0][0])}, {figure(points[-1][1])} at {in_bytes(points[-1][0])}."
     )

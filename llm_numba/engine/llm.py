@@ -213,7 +213,7 @@ class LLM:
         self.stage.follow()
 
     def close(self) -> None:
-        """Let the ranks go that follow this one, as the end of a ``with`` block does."""
+        """Give up CUDA graphs, and let the ranks go that follow, as a ``with`` block's end does."""
         if self.leads:
             self.engine.runner.close()
 
