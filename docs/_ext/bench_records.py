@@ -32,7 +32,6 @@ from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any, ClassVar
 
-import drawing
 from docutils import nodes
 from docutils.parsers.rst import directives
 from figure_directive import figure_nodes
@@ -41,6 +40,7 @@ from sphinx.environment import BuildEnvironment
 from sphinx.errors import ExtensionError
 from sphinx.util.docutils import SphinxDirective, SphinxRole
 
+from llm_numba.bench.drawing import bars
 from llm_numba.bench.tables import figure, left_out, medians
 
 RESULTS = Path(__file__).parents[1] / "results"
@@ -185,7 +185,7 @@ class BenchBars(SphinxDirective):
         """Draw, and say beneath what made it."""
         record = load(self.env, self.arguments[0])
         results = select(record, self.options["results"])
-        svg = drawing.bars([
+        svg = bars([
             (self.options["label"].format(**result["shape"]), result["median"], result["p10"],
              result["p90"], f"{figure(result['median'])} {result['unit']}")
             for result in results

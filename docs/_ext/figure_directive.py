@@ -19,10 +19,11 @@ from typing import Any, ClassVar
 
 from docutils import nodes
 from docutils.parsers.rst import directives
-from drawing import Drawing
 from source_role import source_address
 from sphinx.application import Sphinx
 from sphinx.util.docutils import SphinxDirective
+
+from llm_numba.bench.drawing import Drawing
 
 
 def figure_nodes(

@@ -25,12 +25,12 @@ from typing import Any
 
 from bench_records import figure, load, on_gpu, select
 from docutils import nodes
-from drawing import WIDTH, Drawing
 from figure_directive import figure_nodes
 from figures import course
 from sphinx.application import Sphinx
 from sphinx.util.docutils import SphinxDirective, SphinxRole
 
+from llm_numba.bench.drawing import WIDTH, Drawing
 from llm_numba.bench.log_plot import draw, in_bytes
 from llm_numba.microscope import describe
 from llm_numba.microscope import draw as draw_examination

@@ -17,10 +17,11 @@ from typing import Any
 
 from bench_records import figure, load, on_gpu, provenance, select
 from docutils import nodes
-from drawing import WIDTH, Drawing
 from figure_directive import figure_nodes
 from sphinx.application import Sphinx
 from sphinx.util.docutils import SphinxDirective
+
+from llm_numba.bench.drawing import WIDTH, Drawing
 
 _LEFT, _ROW, _HEIGHT = 64, 44, 34
 _LETTER = 8  # pixels that a digit takes

@@ -1,10 +1,10 @@
 """Figures of the attention page, and of the KV cache."""
 
 import numpy as np
-from drawing import WIDTH, Drawing
 
 from figures import example
 from llm_numba import ops
+from llm_numba.bench.drawing import WIDTH, Drawing
 
 
 def _weights() -> np.ndarray:

@@ -1,6 +1,6 @@
 """Figures of the KV cache: who shares blocks, and how they are found again."""
 
-from drawing import WIDTH, Drawing
+from llm_numba.bench.drawing import WIDTH, Drawing
 
 _STORY = ["11 12 13 14", "15 16 17 18"]
 _PITCH = 92  # from a block to the next

@@ -4,8 +4,8 @@ from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
-from drawing import WIDTH, Drawing
 
+from llm_numba.bench.drawing import WIDTH, Drawing
 from llm_numba.kernels.basics_bandwidth import AT_ONCE, read_strided
 from llm_numba.kernels.basics_banks import stay
 from llm_numba.kernels.basics_chase import make_ring

@@ -1,6 +1,6 @@
 """Figures of the pages on the engine."""
 
-from drawing import WIDTH, Drawing
+from llm_numba.bench.drawing import WIDTH, Drawing
 
 
 def request_states() -> Drawing:

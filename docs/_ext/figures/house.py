@@ -2,7 +2,7 @@
 
 from itertools import pairwise
 
-from drawing import WIDTH, Drawing
+from llm_numba.bench.drawing import WIDTH, Drawing
 
 FLOORS = [
     ("6", ["cli"], "commands"),

@@ -1,8 +1,7 @@
 """Figures of the pages on tokens and on the weights' file."""
 
-from drawing import Drawing
-
 from figures import example
+from llm_numba.bench.drawing import Drawing
 
 
 def prompt_tokens() -> Drawing:

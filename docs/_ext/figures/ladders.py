@@ -1,6 +1,6 @@
 """Figures of the ladders' pages and of the first hour."""
 
-from drawing import WIDTH, Drawing
+from llm_numba.bench.drawing import WIDTH, Drawing
 
 
 def butterfly() -> Drawing:

@@ -2,8 +2,8 @@
 
 import ml_dtypes
 import numpy as np
-from drawing import WIDTH, Drawing
 
+from llm_numba.bench.drawing import WIDTH, Drawing
 from llm_numba.engine.memory import MemoryOptions
 from llm_numba.models import load_config, resolve_model
 from llm_numba.planner import find_gpu

@@ -1,10 +1,10 @@
 """Figures of the pages on the MLP, the sampler, the batch and the stream."""
 
 import numpy as np
-from drawing import WIDTH, Drawing
 
 from figures import example
 from llm_numba import ops
+from llm_numba.bench.drawing import WIDTH, Drawing
 
 
 def activations() -> Drawing:

@@ -1,8 +1,7 @@
 """Figures of several ranks."""
 
-from drawing import WIDTH, Drawing
-
 from figures import example
+from llm_numba.bench.drawing import WIDTH, Drawing
 
 _RANKS = 2
 

@@ -3,9 +3,9 @@
 from itertools import pairwise
 
 import numpy as np
-from drawing import WIDTH, Drawing
 from numba import cuda
 
+from llm_numba.bench.drawing import WIDTH, Drawing
 from llm_numba.simulator import simulate
 from llm_numba.simulator.costs import BANKS
 from llm_numba.simulator.lanes import WARP

@@ -3,10 +3,10 @@
 import math
 
 import numpy as np
-from drawing import WIDTH, Drawing
 
 from figures import example
 from llm_numba import ops
+from llm_numba.bench.drawing import WIDTH, Drawing
 
 
 def _stream() -> list[tuple[str, np.ndarray]]:

@@ -1,6 +1,6 @@
 """Figures of time: what the host does while the GPU works."""
 
-from drawing import WIDTH, Drawing
+from llm_numba.bench.drawing import WIDTH, Drawing
 
 _HOST, _DEVICE = 24, 110
 _BEGIN, _STEP = 138, 168  # of the GPU's first step, and from one to the next
