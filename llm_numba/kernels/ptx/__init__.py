@@ -16,6 +16,7 @@ the instruction does, in NumPy, for the simulator.
 :mod:`~llm_numba.kernels.ptx.overlap`      kernels that begin before the one before has ended
 :mod:`~llm_numba.kernels.ptx.special`      powers of 2 and reciprocals, approximately
 :mod:`~llm_numba.kernels.ptx.tensor`       tensor cores: 16 rows by 8 columns, by a warp
+:mod:`~llm_numba.kernels.ptx.matrices`     fragments for them, out of shared memory
 :mod:`~llm_numba.kernels.ptx.clocks`       cycles and nanoseconds, for measuring
 :mod:`~llm_numba.kernels.ptx.warps`        two numbers combined; a warp's integers reduced
 =========================================  ==================================================
@@ -47,6 +48,7 @@ from llm_numba.kernels.ptx.flags import (
     store_release,
     store_release_system,
 )
+from llm_numba.kernels.ptx.matrices import ldmatrix_x4
 from llm_numba.kernels.ptx.overlap import (
     await_previous_kernel,
     release_next_kernel,
@@ -102,6 +104,7 @@ __all__ = [
     "from_float",
     "is_aligned16",
     "items16",
+    "ldmatrix_x4",
     "load16",
     "load16_stream",
     "load_acquire",
