@@ -182,11 +182,42 @@ for name, report in {"threads": by_threads, "warps": by_warps, "kept": kept}.ite
 
 # %%
 # From the first to the second, requests became tidy; from the second to the third, three reads
-# became one. Softmax has next to nothing to compute, so on a GPU the time follows these counts.
+# became one. Softmax has next to nothing to compute, so on a GPU the time should follow
+# these counts.
 # The :doc:`ladder of the real kernel </ladders/softmax>` goes on from here: rows of any length,
 # 16 bytes a load, halves.
 
 compare("Softmax", {"by threads": by_threads, "by warps": by_warps, "kept": kept})
+
+# %%
+# On a GPU, if there is one
+# -------------------------
+#
+# A count is not yet a time. Where there is a GPU, let it run the same kernels, on so many rows that
+# all of it has work and no cache holds them. ``seconds_on_gpu`` launches some times and returns the
+# median.
+
+from llm_numba import runtime
+from llm_numba.bench.gpu_timing import seconds_on_gpu
+
+if problem := runtime.gpu_problem():
+    print("Not timed:", problem)
+else:
+    many = runtime.to_device(rng.random((1 << 17, COLUMNS), np.float32), "cuda")
+    for kernel, blocks in (
+        (softmax_by_threads, len(many) // 32),
+        (softmax_by_warps, len(many)),
+        (softmax_kept, len(many)),
+    ):
+        weights = runtime.zeros(many.shape, np.float32, "cuda")
+        seconds = seconds_on_gpu(runtime.launch, kernel, blocks, 32, (many, weights))
+        assert np.allclose(runtime.to_host(weights).sum(1), 1)
+        print(f"{kernel.__name__:20s} {1e6 * seconds:6.0f} us, "
+              f"{2 * many.nbytes / seconds / 1e12:5.2f} TB/s read and written")  # fmt: skip
+
+# %%
+# Hold the times to the counts. What they have not in common is the work of caches, of which the
+# simulator knows nothing: a row that was read a moment ago may be found near.
 
 # %%
 # One thing to try

@@ -137,6 +137,32 @@ padded = run(transpose_padded)
 compare("Transpose", {"naive": naive, "tile": tile, "padded": padded})
 
 # %%
+# On a GPU, if there is one
+# -------------------------
+#
+# ``seconds_on_gpu`` launches some times and returns the median. The matrix is large now, so that
+# it comes from memory and not from a cache.
+
+from llm_numba import runtime
+from llm_numba.bench.gpu_timing import seconds_on_gpu
+
+if problem := runtime.gpu_problem():
+    print("Not timed:", problem)
+else:
+    large = runtime.to_device(np.random.default_rng(0).random((4096, 4096), np.float32), "cuda")
+    for kernel in (transpose_naive, transpose_tile, transpose_padded):
+        turned = runtime.zeros(large.shape, np.float32, "cuda")
+        seconds = seconds_on_gpu(runtime.launch, kernel, (128, 128), (32, 32), (large, turned))
+        assert np.array_equal(runtime.to_host(turned), runtime.to_host(large).T)
+        print(f"{kernel.__name__:18s} {1e6 * seconds:6.0f} us, "
+              f"{2 * large.nbytes / seconds / 1e12:5.2f} TB/s read and written")  # fmt: skip
+
+# %%
+# Where is most of the time won, at the sectors or at the banks? A queue at a bank costs nothing if
+# memory is what everybody waits for. The :doc:`ladder's page </ladders/transpose>` has the times of
+# an H100, and the steps that come after this one.
+
+# %%
 # One thing to try
 # ----------------
 #

@@ -202,6 +202,41 @@ figure.set_label(
 plt.show()
 
 # %%
+# On a GPU, if there is one
+# -------------------------
+#
+# Three launches against one, on rows enough to fill a GPU. ``seconds_on_gpu`` launches some times
+# and returns the median.
+
+from llm_numba import runtime
+from llm_numba.bench.gpu_timing import seconds_on_gpu
+
+if problem := runtime.gpu_problem():
+    print("Not timed:", problem)
+else:
+    many = rng.normal(size=(1 << 16, E)).astype(np.float32)
+    rows, w, b = (runtime.to_device(array, "cuda") for array in (many, weight, bias))
+    mean, variance = (runtime.zeros(len(rows), np.float32, "cuda") for _ in range(2))
+    y = runtime.zeros(rows.shape, np.float32, "cuda")
+
+    def apart():
+        """Launch the three kernels."""
+        runtime.launch(means, len(rows), 32, (rows, mean))
+        runtime.launch(variances, len(rows), 32, (rows, mean, variance))
+        runtime.launch(scaled, len(rows), 32, (rows, mean, variance, w, b, y))
+
+    def together():
+        """Launch the one kernel."""
+        runtime.launch(layer_norm, len(rows), 32, (rows, w, b, y))
+
+    for way in (apart, together):
+        y.fill(np.nan)
+        seconds = seconds_on_gpu(way)
+        assert np.allclose(runtime.to_host(y), layer_norm_exact(many, weight, bias), atol=1e-4)
+        print(f"{way.__name__:10s} {1e6 * seconds:6.0f} us, "
+              f"{2 * many.nbytes / seconds / 1e12:5.2f} TB/s of rows, in and out")  # fmt: skip
+
+# %%
 # One thing to try
 # ----------------
 #

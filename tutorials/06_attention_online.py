@@ -161,6 +161,31 @@ figure.set_label(
 plt.show()
 
 # %%
+# On a GPU, if there is one
+# -------------------------
+#
+# Beside our kernel runs the last step of the ladder, which has tiles of keys in shared memory and
+# many scores in a thread's registers. The formula is the same, and so is the work: twice the
+# context is four times the scores.
+
+from llm_numba import ops, runtime
+from llm_numba.bench.gpu_timing import seconds_on_gpu
+
+if problem := runtime.gpu_problem():
+    print("Not timed:", problem)
+else:
+    for context in (1024, 2048, 4096):
+        random = rng.normal(size=(3, context, D)).astype(np.float32)
+        there = [runtime.to_device(array, "cuda") for array in random]
+        found = runtime.zeros((context, D), np.float32, "cuda")
+        ours = seconds_on_gpu(runtime.launch, fused_attention, context, 32, (*there, found))
+        heads = [array[:, None] for array in there]  # one head
+        ladders = seconds_on_gpu(ops.causal_attention, *heads, D**-0.5)
+        for each in (found, ops.causal_attention(*heads, D**-0.5)[:, 0]):
+            assert np.allclose(runtime.to_host(each), attention(*random), atol=1e-4)
+        print(f"context {context}: {1e6 * ours:6.0f} us, the ladder's last {1e6 * ladders:6.0f} us")
+
+# %%
 # One thing to try
 # ----------------
 #

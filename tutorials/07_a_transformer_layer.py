@@ -139,6 +139,29 @@ figure.set_label(
 plt.show()
 
 # %%
+# On a GPU, if there is one
+# -------------------------
+#
+# The same lines with arrays of a GPU. ``seconds_on_gpu`` records the launches as a
+# :doc:`graph </runner>` and takes the median of some replays.
+
+from llm_numba.bench.gpu_timing import seconds_on_gpu
+
+if problem := runtime.gpu_problem():
+    print("Not timed:", problem)
+else:
+    for count in (8, 1):
+        operands = inputs(count, lambda array: runtime.to_device(array, "cuda"))
+        found = runtime.to_host(one_layer(*operands))
+        assert np.allclose(found, in_numpy[:count], atol=1e-3)
+        print(f"{count} tokens at once: {1e6 * seconds_on_gpu(one_layer, *operands):.0f} us")
+
+# %%
+# Eight tokens at once should take hardly longer than one. But this layer's weights are so few that
+# a GPU reads them faster than it starts kernels. :doc:`The last tutorial
+# <11_profile_and_roofline>` looks at layers that are large enough.
+
+# %%
 # One thing to try
 # ----------------
 #

@@ -13,14 +13,18 @@ operation to the ceiling above it: the roofline.
 #
 # ``llm-numba profile`` runs a model and notes for each operation when it ran, how many bytes it
 # must move at the least, and how much it computes. The repository keeps such records of an H100.
-# Each says in itself by which command, on what, and from which commit it was made. If there is a
-# GPU here, run that command, and look at your own.
+# Each says in itself by which command, on what, and from which commit it was made.
 
 import json
+import subprocess
+import sys
+import tempfile
 from collections import defaultdict
+from pathlib import Path
 
 import matplotlib.pyplot as plt
 
+from llm_numba import runtime
 from llm_numba.bench.record import default_path
 
 path = default_path("profile", "NVIDIA H100 80GB HBM3", "llama-3.2-1b")
@@ -50,10 +54,15 @@ def summed(step):
     return dict(table)
 
 
-one = summed(steps["decode/batch=1"])
-for name, (seconds, num_bytes, flops) in sorted(one.items(), key=lambda item: -item[1][0])[:6]:
-    print(f"{name:18s} {1e6 * seconds:6.0f} us  {num_bytes / seconds / 1e12:5.2f} TB/s  "
-          f"{flops / num_bytes:4.1f} FLOPs a byte")  # fmt: skip
+def show_longest(step):
+    """Print the six operations that take most of a step."""
+    rows = sorted(summed(step).items(), key=lambda item: -item[1][0])
+    for name, (seconds, num_bytes, flops) in rows[:6]:
+        print(f"{name:18s} {1e6 * seconds:6.0f} us  {num_bytes / seconds / 1e12:5.2f} TB/s  "
+              f"{flops / num_bytes:4.1f} FLOPs a byte")  # fmt: skip
+
+
+show_longest(steps["decode/batch=1"])
 
 # %%
 # A product with one row of x does two operations for each weight of two bytes: one FLOP a byte. So
@@ -105,6 +114,25 @@ plt.show()
 # A point far below its ceiling is where work pays. Attention of one short sequence is such a
 # point, but look at the list above before you begin: it also matters how long it takes at all.
 #
+# On a GPU, if there is one
+# -------------------------
+#
+# The same command takes this GPU's own step apart: a model of the same shape, whose weights are
+# random, decodes one sequence. (The first time, its kernels are compiled.)
+
+if problem := runtime.gpu_problem():
+    print("Not profiled:", problem)
+else:
+    with tempfile.TemporaryDirectory() as folder:
+        out = Path(folder) / "profile.json"
+        command = [*record["command"][1:6], "--max-model-len", "1024", "--num-blocks", "200"]
+        run = [sys.executable, "-m", "llm_numba", *command, "--prefill", "0", "--out", out]
+        subprocess.run(run, check=True, stdout=subprocess.DEVNULL)
+        (own,) = json.loads(out.read_text())["results"]
+    print(f"{1e3 * own['seconds']:.3f} ms")
+    show_longest(own)
+
+# %%
 # One thing to try
 # ----------------
 #

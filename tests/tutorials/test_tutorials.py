@@ -1,7 +1,13 @@
-"""Every tutorial is built alike; that each runs to its end, the build of the site shows."""
+"""Every tutorial is built alike; that each runs to its end, the build of the site shows.
+
+What a tutorial does where there is a GPU, only a run on one shows.
+"""
 
 import ast
+import os
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -36,3 +42,26 @@ def test_a_tutorial_ends_with_one_thing_to_try_after_a_picture(tutorial):
     shown = re.search(r"^(compare|picture|draw)\(|set_label\(", tutorial, re.MULTILINE)
     assert shown
     assert shown.start() < tutorial.index("# One thing to try")
+
+
+def test_what_needs_a_gpu_has_one_name_and_says_why_it_is_left_out(tutorial):
+    """So a reader finds it, and the test below knows it."""
+    assert ("On a GPU, if there is one" in sections(tutorial)) == ("gpu_problem" in tutorial)
+    if 'else "cuda"' not in tutorial:  # or the same lines run in the simulator
+        assert tutorial.count("gpu_problem()") == len(re.findall(NOT_RUN, tutorial))
+
+
+NOT_RUN = r"Not (?:timed|profiled):"
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("path", TUTORIALS, ids=lambda path: path.stem)
+def test_a_tutorial_runs_on_a_gpu(path, tmp_path):
+    paths = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
+    environment = os.environ | {"MPLBACKEND": "agg", "PYTHONPATH": paths}
+    done = subprocess.run(
+        [sys.executable, path], cwd=tmp_path, env=environment, capture_output=True, text=True,
+        timeout=300,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert not re.search(NOT_RUN, done.stdout), done.stdout

@@ -26,13 +26,9 @@ def serve(number: int) -> None:
     number : int
         File descriptor of the socket.
     """
-    obey_all(GPU("cuda", _median_seconds), Channel(socket.socket(fileno=number)))
+    from llm_numba.bench.gpu_timing import seconds_on_gpu
 
-
-def _median_seconds(work: Work) -> float:
-    from llm_numba.bench.gpu_timing import GPUTimer, capture_launches
-
-    return GPUTimer().time([work], capture_launches).median
+    obey_all(GPU("cuda", seconds_on_gpu), Channel(socket.socket(fileno=number)))
 
 
 class GPU(Device):
