@@ -20,6 +20,7 @@ import io
 import sys
 import tempfile
 from pathlib import Path
+from typing import Any
 
 from bench_records import find, left_out, load, on_gpu
 from docutils import nodes
@@ -32,7 +33,7 @@ sys.path.insert(0, str(Path(__file__).parents[2] / "tutorials" / "labs"))
 from grader.children import Children
 from grader.lab import Lab, find_labs
 from grader.mistakes import planted
-from grader.races import SOLUTION, races_of
+from grader.races import SOLUTION, raced_versions, races_of
 from grader.run import run_lab
 from grader.terminal import show_lab
 
@@ -124,8 +125,20 @@ class LabsRaces(SphinxDirective):
                      f"{bounds[number]:g}", verdict]  # fmt: skip
             lines.append(f"| {' | '.join(cells)} |")
         missing = left_out(record, ("lab",))
-        lines += ["", missing, "", "{.provenance}", on_gpu(record)]
+        lines += ["", missing, "", _not_raced(record, labs), "", "{.provenance}", on_gpu(record)]
         return self.parse_text_to_nodes("\n".join(lines))
+
+
+def _not_raced(record: dict[str, Any], labs: dict[int, Lab]) -> str:
+    """Name slow versions that are younger than the record."""
+    raced = {(each["shape"]["lab"], each["shape"]["version"]) for each in record["results"]}
+    younger = [
+        f"`{name}` (lab {number})"
+        for number, lab in labs.items()
+        for name in raced_versions(lab)
+        if (number, name) not in raced
+    ]
+    return f"Younger than this record, and not raced yet: {', '.join(younger)}." if younger else ""
 
 
 def _depend(directive: SphinxDirective, lab: Lab) -> None:

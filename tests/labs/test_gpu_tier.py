@@ -213,17 +213,43 @@ def test_a_slow_version_says_which_step_is_raced():
         assert {step for _, step, _ in raced_versions(lab).values()} <= steps
 
 
-@pytest.mark.parametrize("path", sorted(RESULTS.glob("labs_*.json")), ids=lambda path: path.stem)
-def test_bounds_stand_apart_from_what_was_measured(path):
-    """By a tenth at least on both sides; rounds of one run differ by less than three hundredths."""
+RECORDS = sorted(RESULTS.glob("labs_*.json"))
+SLOW = [
+    (lab.number, name)
+    for lab in map(load_lab, lab_folders())
+    for name, (_, _, slow) in raced_versions(lab).items()
+    if slow
+]
+
+
+def ratios_and_bound(path: Path, number: int) -> tuple[dict[str, float], float]:
+    """What a record measured, by name, and a lab's bound of today."""
     ratios = {each["name"]: each["median"] for each in json.loads(path.read_text())["results"]}
-    for number in RACED:
-        (lab,) = find_labs(str(number))
-        ((_, check),) = races_of(lab)
-        assert 1.1 * ratios[f"lab{number:02}/solution"] < check.at_most, number
-        for name, (_, _, slow) in raced_versions(lab).items():
-            if slow:
-                assert ratios[f"lab{number:02}/{name}"] > 1.1 * check.at_most, (number, name)
+    (lab,) = find_labs(str(number))
+    ((_, check),) = races_of(lab)
+    return ratios, check.at_most
+
+
+@pytest.mark.parametrize("number", RACED)
+@pytest.mark.parametrize("path", RECORDS, ids=lambda path: path.stem)
+def test_a_solution_keeps_its_bound_with_room_to_spare(path, number):
+    """A tenth at least; rounds of one run differ by less than three hundredths."""
+    ratios, bound = ratios_and_bound(path, number)
+    assert 1.1 * ratios[f"lab{number:02}/solution"] < bound
+
+
+@pytest.mark.parametrize(("number", "name"), SLOW)
+@pytest.mark.parametrize("path", RECORDS, ids=lambda path: path.stem)
+def test_what_is_too_slow_misses_the_bound_by_as_much(path, number, name):
+    ratios, bound = ratios_and_bound(path, number)
+    if f"lab{number:02}/{name}" not in ratios:
+        pytest.skip("planted after this record was made: llm-numba bench labs makes it anew")
+    assert ratios[f"lab{number:02}/{name}"] > 1.1 * bound
+
+
+@pytest.mark.parametrize("number", RACED)
+def test_each_lab_that_is_raced_has_something_that_is_too_slow(number):
+    assert number in {each for each, _ in SLOW}
 
 
 def test_the_ratio_is_shown_and_what_has_none_says_why():
