@@ -100,7 +100,12 @@ def origin(record: dict[str, Any]) -> str:
     """Say which commit a record is of, and where it is."""
     git = record["environment"]["git"] or {}
     commit = git.get("commit", "unknown")[:12] + (" with changes" if git.get("dirty") else "")
-    return f"commit `{commit}`, {record['date'][:10]}. Record: `{record['file']}`."
+    later = "".join(
+        f" {', '.join(f'`{name}`' for name in each['only'])} measured again, "
+        f"commit `{each['commit'][:12]}`, {each['date'][:10]}."
+        for each in record.get("renewed", ())
+    )
+    return f"commit `{commit}`, {record['date'][:10]}.{later} Record: `{record['file']}`."
 
 
 def on_gpu(record: dict[str, Any]) -> str:

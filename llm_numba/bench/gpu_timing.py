@@ -153,7 +153,11 @@ class GPUTimer:
         once = max(self.events.seconds(begin, end), 1e-9)
         # Of work that the host queues more slowly than the GPU does it, `once` says nothing.
         if capture is None or once > max(_SHORT_SECONDS, queued / _HOST_BOUND):
-            return self._repeated(works, once, self.warmup + 1)
+            timing = self._repeated(works, once, self.warmup + 1)
+            if capture is None or not timing.host_bound:
+                return timing
+            # The host was slow when it was looked at, or since.
+            once = min(timing.seconds)
         count = max(len(works), math.ceil(_GRAPH_SECONDS / once))
         replay = capture([works[number % len(works)] for number in range(count)])
         replay()

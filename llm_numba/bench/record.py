@@ -8,7 +8,8 @@
      "results": [{"name": "decode/batch=1", "what": "...", "shape": {...},
                   "unit": "tokens/s", "median": 1.0, "p10": 1.0, "p90": 1.0, "n": 5, "warmup": 1,
                   "target": {"at_least": 300.0}}],  `target` only where there is one
-     "left_out": {"serving": "its time was up"}}    only of what has a limit, see budget.py
+     "left_out": {"serving": "its time was up"},    only of what has a limit, see budget.py
+     "renewed": [{"only": [...], ...}]}             what was measured again, see :func:`renew`
 
 Plots and pages read these files; nobody types a figure from them.
 """
@@ -116,6 +117,57 @@ def provenance(
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "environment": capture_environment(commit),
         "settings": settings,
+    }
+
+
+def renew(
+    record: dict[str, Any], newer: dict[str, Any], only: Iterable[str], keep: Iterable[str] = ()
+) -> dict[str, Any]:
+    """Put the results of a later run of some of a benchmark into the record of all of it.
+
+    The record keeps its date and commit, and says what is of the later run. Compare only what was
+    measured in one: a later run of something brings all that it is held against.
+
+    Parameters
+    ----------
+    record, newer : dict
+        Of one benchmark, on machines alike.
+    only : iterable of str
+        What the later run was asked for.
+    keep : iterable of str
+        Names of results that stay as they were; the later run's are noted beside them.
+
+    Returns
+    -------
+    dict
+        A new record.
+
+    Raises
+    ------
+    LLMNumbaError
+        If the two were not made alike.
+    """
+    for name in ("gpus", "packages"):
+        before, now = (each["environment"][name] for each in (record, newer))
+        if before != now:
+            raise LLMNumbaError(
+                f"The record's {name} are not this machine's.",
+                "Measure all of it here, without --into, or some of it there.",
+            )
+    kept = set(keep)
+    later = {each["name"]: each for each in newer["results"] if each["name"] not in kept}
+    results = [later.pop(each["name"], each) for each in record["results"]]
+    note = {
+        "only": list(only),
+        "date": newer["date"],
+        "commit": (newer["environment"]["git"] or {}).get("commit"),
+        "command": newer["command"],
+        "settings": newer["settings"],
+        "kept": {each["name"]: each for each in newer["results"] if each["name"] in kept},
+    }
+    return record | {
+        "results": results + list(later.values()),
+        "renewed": [*record.get("renewed", ()), note],
     }
 
 

@@ -114,21 +114,35 @@ def kernels(
         Path | None, typer.Option(help="The record; unset: docs/results/kernels_<GPU>.json.")
     ] = None,
     only: Annotated[str, typer.Option(help='Ladders, "softmax,gemm/float32"; unset: all.')] = "",
+    into: Annotated[
+        Path | None, typer.Option(help="A record of all, to renew in it what --only names.")
+    ] = None,
     repeats: Annotated[int, typer.Option(min=1, help="Runs of each measurement.")] = 30,
     commit: Commit = None,
 ) -> None:
     """Time every step of every ladder against PyTorch and the memory's own speed."""
-    from llm_numba.bench.kernels import KernelSettings, choose, measure
-    from llm_numba.bench.record import make_record, require_writable, write_record
+    from llm_numba.bench.kernels import CEILINGS, KernelSettings, choose, measure
+    from llm_numba.bench.record import (
+        make_record,
+        read_record,
+        renew,
+        require_writable,
+        write_record,
+    )
     from llm_numba.errors import LLMNumbaError
     from llm_numba.runtime import kernel_device
     from llm_numba.runtime.machine import gpu_clocks
 
-    kernel_device("cuda")
     settings = KernelSettings(tuple(filter(None, only.split(","))), repeats)
+    if into and not settings.only:
+        raise LLMNumbaError(
+            "--into renews a part of a record, and no part is named.", "Name some with --only."
+        )
+    kernel_device("cuda")
     points = choose(settings.only)
-    path = out or _path("kernels")
+    path = out or into or _path("kernels")
     require_writable(path)
+    earlier = read_record(into) if into else None
     clocks = [gpu_clocks()]
     wrong: list[LLMNumbaError] = []
     results = collect(measure(settings, wrong), "some minutes")
@@ -138,7 +152,10 @@ def kernels(
         "wrong": [error.cause for error in wrong],
         "pytorch": {point.name: point.eager_code for point in points if point.eager},
     }
-    write_record(path, make_record("kernels", noted, results, commit))
+    record = make_record("kernels", noted, results, commit)
+    if earlier is not None:
+        record = renew(earlier, record, settings.only, CEILINGS)
+    write_record(path, record)
     show(results)
     finish(path)
     if wrong:

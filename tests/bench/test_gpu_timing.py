@@ -114,6 +114,26 @@ def test_work_that_the_host_holds_up_is_captured():
     assert timing.captured == 2
 
 
+def test_work_that_seemed_long_since_the_host_was_slow_is_captured():
+    gpu = FakeGPU(host_seconds=0.0)
+    kernel = gpu.work("a", 20e-6)
+    launches = iter(range(10**6))
+
+    def work():
+        # The GPU waits for the host: long when it is looked at first, less long from then on.
+        late = 400e-6 if next(launches) == 3 else 90e-6
+        gpu.now += late
+        gpu.host += late / 2 if late > 100e-6 else late
+        kernel()
+
+    def capture(works):
+        return captured([kernel] * len(works))
+
+    timing = gpu.timer(repeats=5).time([work], capture)
+    assert timing.captured == 4
+    assert timing.median == pytest.approx(20e-6)
+
+
 def test_reading_alone_reads_each_number_once():
     threads = 512
     x = np.random.default_rng(0).normal(size=16 * threads * 3).astype(np.float32)

@@ -255,6 +255,12 @@ def test_the_command_wants_a_gpu(monkeypatch):
     assert "there is none" in " ".join(result.output.split())
 
 
+def test_a_part_of_a_record_is_renewed_only_if_it_is_named():
+    result = CliRunner().invoke(app, ["bench", "kernels", "--into", "kernels.json"])
+    assert result.exit_code == 2
+    assert "Name some with --only" in " ".join(result.output.split())
+
+
 @pytest.mark.parametrize("point", POINTS, ids=lambda point: point.name)
 def test_operands_lie_as_kernels_want_them(point):
     for value in small(point).operands().values():

@@ -13,6 +13,7 @@ from llm_numba.bench.record import (
     default_path,
     make_record,
     read_record,
+    renew,
     require_writable,
     write_record,
     write_text,
@@ -83,6 +84,37 @@ def test_record_is_read_as_it_was_written(tmp_path):
     record = make_record("cpu", {}, [result()])
     write_record(tmp_path / "record.json", record)
     assert read_record(tmp_path / "record.json") == record
+
+
+def run_of(commit, **medians):
+    return {
+        "date": f"2030-01-0{commit}", "command": [f"run {commit}"], "settings": {"repeats": commit},
+        "environment": {"gpus": ["card"], "packages": {"a": "1"}, "git": {"commit": f"c{commit}"}},
+        "results": [{"name": name, "median": median} for name, median in medians.items()],
+    }  # fmt: skip
+
+
+def test_a_part_that_was_measured_again_replaces_what_it_names_and_says_so():
+    record = run_of(1, copy=3.0, gemv=1.0, norm=2.0)
+    renewed = renew(record, run_of(2, copy=2.9, gemv=1.5, gemm=9.0), ["gemv", "gemm"], ["copy"])
+    medians = {each["name"]: each["median"] for each in renewed["results"]}
+    assert medians == {"copy": 3.0, "gemv": 1.5, "norm": 2.0, "gemm": 9.0}
+    assert renewed["environment"]["git"]["commit"] == "c1"
+    assert [(each["only"], each["commit"]) for each in renewed["renewed"]] == [
+        (["gemv", "gemm"], "c2")
+    ]
+    assert renewed["renewed"][0]["kept"] == {"copy": {"name": "copy", "median": 2.9}}
+    assert "renewed" not in record
+    again = renew(renewed, run_of(3, gemm=9.5), ["gemm"])
+    assert [each["commit"] for each in again["renewed"]] == ["c2", "c3"]
+
+
+@pytest.mark.parametrize(("name", "other"), [("gpus", ["another"]), ("packages", {"a": "2"})])
+def test_a_part_that_was_measured_elsewhere_is_refused(name, other):
+    newer = run_of(2, gemv=1.5)
+    newer["environment"][name] = other
+    with pytest.raises(LLMNumbaError, match=f"The record's {name} are not"):
+        renew(run_of(1, gemv=1.0), newer, ["gemv"])
 
 
 @pytest.mark.parametrize("text", [None, "{", "[]", '{"schema": 1}'])
