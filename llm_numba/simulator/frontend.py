@@ -230,6 +230,11 @@ def _refusal(function: Callable[..., Any], error: Exception) -> UnsupportedError
     remedy = "A GPU would not run it either: mend what the message names."
     if "ExternFunction" in str(error):
         remedy = "Its code lies in another library: write it as a device function in Python."
+    if _has_computed_length(str(error)):
+        remedy = (
+            "The lengths of shared and local arrays must be known to the compiler: write a number,"
+            " 33 in place of TILE + 1, or a name that has one outside the kernel, PITCH = TILE + 1."
+        )
     named = re.findall(r'File "([^"]+)", line (\d+)', str(error))
     lines = [int(line) for file, line in named if Path(file).name == Path(code.co_filename).name]
     unknown = re.search(r"(?:name|attribute) '(\w+)'", str(error))
@@ -244,12 +249,20 @@ def _refusal(function: Callable[..., Any], error: Exception) -> UnsupportedError
     )
 
 
+def _has_computed_length(message: str) -> bool:
+    """Tell whether Numba refuses a shared or local array because a length is no constant."""
+    asked = re.search(r"(?:shared|local)\.array at [^:]+:\s*>>> (.+)", message)
+    return bool(asked and re.search(r"[(,=] ?u?int\d+\b", asked[1]))
+
+
 def _summary(message: str) -> str:
     """Return what is wrong from one of Numba's messages, without candidates and source lines."""
     reasons = re.findall(r"^ *(?:Typing|Type|Value|RequireLiteralValue)\w*: (.+)$", message, re.M)
     reasons = [reason for reason in reasons if ".py:" not in reason]
     message = re.sub(r"^Failed in .* pipeline \(step: .*\)\n", "", message)
     message = re.split(r"There are \d+ candidate|\n *During:|\n *File |\n *raised from", message)[0]
+    message = re.sub(r"Function\(<(?:built-in )?function (\S+?)(?: at 0x\w+)?>\)", r"\1", message)
+    message = message.replace(">>> ", "")
     parts = [" ".join(each.split()).rstrip(".: ") for each in (message, *reasons[-1:])]
     return ": ".join(dict.fromkeys(parts))
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from numba import cuda, float32
 
 from llm_numba.simulator import (
     BarrierDivergenceError,
@@ -23,6 +24,7 @@ from llm_numba.simulator import (
 
 FAULTS = Path(__file__).parent / "faults"
 MARK = "# FAULT"
+TILE = 32
 SEEDS = range(50)
 # The orders in which corrected kernels run: some always, the rest with the slow tests.
 FEW_AND_MANY = [range(12), pytest.param(range(12, 50), marks=pytest.mark.slow)]
@@ -160,6 +162,26 @@ def test_a_deadlock_that_needs_a_certain_order_is_found_in_some():
 def test_each_class_has_planted_faults_enough():
     for name, module in MODULES.items():
         assert len(module.CASES) >= 5, name
+
+
+@cuda.jit
+def padded_in_place(x):
+    tile = cuda.shared.array((TILE, TILE + 1), float32)
+    tile[0, 0] = x[0]
+
+
+@cuda.jit
+def as_long_as_x(x):
+    kept = cuda.local.array(x.size, float32)
+    kept[0] = x[0]
+
+
+@pytest.mark.parametrize("kernel", [padded_in_place, as_long_as_x])
+def test_an_array_of_computed_length_is_told_how_to_be_written(kernel):
+    with pytest.raises(UnsupportedError) as refused:
+        simulate(kernel, 1, 32, (np.ones(32, np.float32),))
+    assert "PITCH = TILE + 1" in refused.value.remedy
+    assert " at 0x" not in refused.value.cause
 
 
 def test_a_block_of_more_threads_than_the_hardware_has_is_refused():
