@@ -188,14 +188,14 @@ class Ran:
                 f"its {worst['global_requests']} requests move {worst['global_sectors']} sectors, "
                 f"where {worst['ideal_sectors']} would hold the same bytes side by side"
             )
-        elif by.startswith("shared") or by == "bank_ways":
+        elif by in ("shared_wavefronts", "bank_ways"):
             detail = (
                 f"its {worst['shared_requests']} requests take {worst['shared_wavefronts']} "
                 f"wavefronts, where {worst['ideal_wavefronts']} would do; the longest queue at a "
                 f"bank is {worst['bank_ways']}"
             )
         else:
-            detail = f"there {worst[by]} of them"
+            detail = f"there are {worst[by]} of them"
         return worst["line"], f"\nThe costliest line is {worst['line']}: {detail}."
 
 
