@@ -20,6 +20,7 @@ from llm_numba.runtime.device import (
     gpu_is_lost,
     gpu_problem,
     has_capability,
+    is_architecture,
     kernel_device,
     resolve_device,
     resolve_dtype,
@@ -31,6 +32,7 @@ from llm_numba.runtime.graphs import Graph, by_host, capture
 from llm_numba.runtime.launch import Launch, intercept, launch, launch_all
 from llm_numba.runtime.memory import available_memory, gpu_memory, reserve_gpu_memory
 from llm_numba.runtime.overlap import may_overlap, overlapping, starts_early
+from llm_numba.runtime.tensor_maps import tensor_map
 from llm_numba.runtime.together import starts_together
 from llm_numba.runtime.transfers import DoubleBuffer, Download
 
@@ -52,6 +54,7 @@ __all__ = [
     "gpu_problem",
     "has_capability",
     "intercept",
+    "is_architecture",
     "is_device_array",
     "kernel_device",
     "kernel_view",
@@ -68,6 +71,7 @@ __all__ = [
     "starts_early",
     "starts_together",
     "storage_dtype",
+    "tensor_map",
     "to_device",
     "to_host",
     "upload",

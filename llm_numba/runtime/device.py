@@ -158,6 +158,19 @@ def has_capability(array: Any, capability: tuple[int, int]) -> bool:
     return device is None or not hasattr(device, "id") or _capability(device.id) >= capability
 
 
+def is_architecture(array: Any, capability: tuple[int, int]) -> bool:
+    """Tell whether the device of an array has one compute capability, no lower and no higher one.
+
+    Parameters
+    ----------
+    array : array on a device
+    capability : tuple of int
+        ``(9, 0)``, whose own instructions, those of sm_90a, no other has. The simulator has them.
+    """
+    device = getattr(array, "device", None)
+    return device is None or not hasattr(device, "id") or _capability(device.id) == capability
+
+
 @functools.cache
 def _capability(device: int) -> tuple[int, int]:
     import cupy

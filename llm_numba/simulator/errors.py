@@ -51,6 +51,14 @@ class UninitializedReadError(SimulationError):
     """A thread reads memory that nobody has written."""
 
 
+class DescriptorError(SimulationError):
+    """A tensor map or a matrix descriptor says something that the hardware does not do."""
+
+
+class ProxyError(SimulationError):
+    """Copy engine or tensor cores read what nothing made visible to them."""
+
+
 class DeadlockError(SimulationError):
     """No thread can go on, or all that can go on wait for what never comes."""
 

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from llm_numba.simulator.barriers import Barriers
+from llm_numba.simulator.bulk import BulkCopies
 from llm_numba.simulator.collectives import Collectives
 from llm_numba.simulator.copies import Copies
 from llm_numba.simulator.errors import (
@@ -21,8 +22,10 @@ from llm_numba.simulator.errors import (
 from llm_numba.simulator.kernel import Kernel
 from llm_numba.simulator.lanes import Lanes
 from llm_numba.simulator.layout import ALONE, Device, Layout
+from llm_numba.simulator.mbarriers import MBarriers
 from llm_numba.simulator.spinning import Spinning
 from llm_numba.simulator.values import join
+from llm_numba.simulator.warpgroups import Warpgroups
 
 STOPPED = -1  # in place of a block's number: the group has split, ended or waits
 
@@ -73,6 +76,9 @@ class Machine(Layout):
         self.barriers = Barriers(self)
         self.collectives = Collectives(self)
         self.copies = Copies(self)
+        self.mbarriers = MBarriers(self)
+        self.bulk = BulkCopies(self)
+        self.warpgroups = Warpgroups(self)
         self._ready: dict[int, list[Lanes]] = {}
         self._asleep: list[Lanes] = []
         self._lowest = np.inf

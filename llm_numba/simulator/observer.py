@@ -5,13 +5,23 @@ from typing import Any
 import numpy as np
 
 from llm_numba.simulator.costs import Accounts
-from llm_numba.simulator.errors import RaceError, UninitializedReadError
+from llm_numba.simulator.errors import ProxyError, RaceError, UninitializedReadError
 from llm_numba.simulator.kernel import Kernel
 from llm_numba.simulator.lanes import Lanes
 from llm_numba.simulator.machine import Machine
 from llm_numba.simulator.memory import Buffer, View
 from llm_numba.simulator.order import Knowledge
-from llm_numba.simulator.races import READS, SCOPE, SYSTEM, Conflict, Shadow, find_race, record
+from llm_numba.simulator.races import (
+    ASYNC,
+    NOBODY,
+    READS,
+    SCOPE,
+    SYSTEM,
+    Conflict,
+    Shadow,
+    find_race,
+    record,
+)
 from llm_numba.simulator.report import ArrayReport, LineReport
 
 _COSTS_AS = {
@@ -19,6 +29,7 @@ _COSTS_AS = {
     "release": "store",
     "acquire.sys": "load",
     "release.sys": "store",
+    "async": "store",
 }
 
 
@@ -41,8 +52,8 @@ class Observer:
     ----------
     arrays : dict of str to ArrayReport
         The elements of each argument that were touched.
-    fault : RaceError, UninitializedReadError or None
-        What was found: the first race, or else the first uninitialised read.
+    fault : RaceError, UninitializedReadError, ProxyError or None
+        What was found: the first race, or else the first of the others.
     """
 
     def __init__(self, kernel: Kernel, *, costs: bool, faults: bool) -> None:
@@ -51,7 +62,7 @@ class Observer:
         self._faults = faults
         self._accounts = Accounts()
         self.arrays: dict[str, ArrayReport] = {}
-        self.fault: RaceError | UninitializedReadError | None = None
+        self.fault: RaceError | UninitializedReadError | ProxyError | None = None
         # Where the kernel's locations begin among those of all kernels that run together.
         self._first_place = 0
 
@@ -109,6 +120,19 @@ class Observer:
         if self._faults:
             self._knowledge.fence(_residents(lanes))
 
+    def fence_async(self, lanes: Lanes) -> None:
+        """Note that threads have a fence between what they wrote and the async proxy."""
+        if self._faults:
+            self._knowledge.fence_proxy(_residents(lanes))
+
+    def publish(self, machine: Machine, thread: int) -> np.ndarray:
+        """Return what a thread tells others when it arrives at a barrier that counts."""
+        return self._knowledge.publish(int(thread) + machine.device.first_thread)
+
+    def learn(self, machine: Machine, threads: np.ndarray, known: np.ndarray) -> None:
+        """Note that threads learn what was told at such a barrier."""
+        self._knowledge.learn(threads + machine.device.first_thread, known)
+
     def access(
         self,
         lanes: Lanes,
@@ -124,7 +148,8 @@ class Observer:
         Parameters
         ----------
         lanes : Lanes
-        kind : {"load", "store", "atomic", "acquire", "release", "acquire.sys", "release.sys"}
+        kind : {"load", "store", "async", "atomic"} or of a flag
+            {"acquire", "release", "acquire.sys", "release.sys"}
         view : View
         offset : int64 or int64 [n]
             Byte address in the buffer or the block's shared memory.
@@ -177,7 +202,36 @@ class Observer:
         if view.buffer.written is not None:
             view.buffer.marks(view.dtype.itemsize)[cell] = 0
 
+    def check_fenced(self, lanes: Lanes, view: View, cell: Any, itemsize: int) -> None:
+        """Look for what the async proxy reads for threads and was not fenced; see `access`."""
+        shadow = view.buffer.shadow
+        if not self._faults or self.fault is not None or shadow is None:
+            return
+        threads, cells = self._elements(lanes, view.buffer, cell, itemsize)
+        writers = shadow.writer[cells]
+        ordinary = np.flatnonzero((writers != NOBODY) & (shadow.write_scope[cells] != ASYNC))
+        ticks = shadow.write_tick[cells[ordinary]]
+        fenced = self._knowledge.is_fenced(threads[ordinary], writers[ordinary], ticks)
+        if not fenced.all():
+            first = ordinary[~fenced][0]
+            place = int(shadow.write_place[cells[first]])
+            self.fault = self._unfenced(
+                lanes, view, Conflict(int(threads[first]), int(writers[first]), place, "write")
+            )
+
     # -- Faults ---------------------------------------------------------------------------------
+
+    def _unfenced(self, lanes: Lanes, view: View, conflict: Conflict) -> ProxyError:
+        other, file, line = self.witness(conflict)
+        return lanes.machine.fault(  # type: ignore[return-value]
+            ProxyError,
+            lanes,
+            lanes.ids + lanes.machine.first_thread == conflict.thread,
+            f"has an element of {view.name} read by the async proxy that {other} wrote at line "
+            f"{line}, with no fence for that proxy behind it",
+            "Let each thread that wrote call fence_async(), before the barrier that tells of it.",
+            related=((file, line),),
+        )
 
     def _check_written(self, lanes: Lanes, kind: str, view: View, cell: Any, itemsize: int) -> None:
         size = min(itemsize, 8)
@@ -198,6 +252,12 @@ class Observer:
         if lanes.machine.copies.under_way(view.buffer, places, size):
             what = "before a copy has arrived there"
             remedy = "Wait for it with cp_async_wait, and let a barrier tell the other threads."
+        elif lanes.machine.bulk.under_way(view.buffer, places, size):
+            what = "before the copy engine has brought it"
+            remedy = "Wait at the barrier that the copy reports to, with mbarrier_test."
+        elif view.buffer.space == "local" and lanes.machine.warpgroups.under_way(view.buffer):
+            what = "while tensor cores still add to it"
+            remedy = "Wait for them with wgmma_wait."
         else:
             what = "where nobody has written"
             remedy = "Write it first, zeros too: such memory holds whatever was there before."

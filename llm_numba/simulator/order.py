@@ -55,6 +55,8 @@ class Knowledge:
         self._published: dict[int, np.ndarray] = {}
         self._heard: dict[int, np.ndarray] = {}
         self._flags: dict[tuple[int, int], _Flag] = {}
+        # Of fences for the async proxy: at which tick each thread had one; 0 if it did not.
+        self._proxy_fences: list[np.ndarray] = []
 
     def are_apart(self, threads: np.ndarray, others: np.ndarray) -> Any:
         """Tell which threads are on another device than others, as for :meth:`knows`."""
@@ -160,6 +162,52 @@ class Knowledge:
             known = self._published_for(thread, (buffer, cell), everywhere)
             if known is not None and (known > self._vectors[int(self._held[thread])]).any():
                 self._teach(thread, np.maximum(self._what(thread), known))
+
+    def publish(self, thread: int) -> np.ndarray:
+        """Return all that a thread knows, for whoever it tells; what it does next is not in it."""
+        vector = self._what(thread)
+        self.clock[thread] += 1
+        return vector
+
+    def learn(self, threads: np.ndarray, vector: np.ndarray) -> None:
+        """Let threads know what somebody told them."""
+        for held in np.unique(self._held[threads]).tolist():
+            known = self._vectors[held]
+            if (vector > known).any():
+                same = threads[self._held[threads] == held]
+                self._teach(same, np.maximum(known, vector))
+
+    def fence_proxy(self, threads: np.ndarray) -> None:
+        """Make what threads did before ready to be read by the async proxy."""
+        if not self._proxy_fences or self._proxy_fences[-1][threads].any():
+            self._proxy_fences.append(np.zeros(self.threads, np.int32))
+        self._proxy_fences[-1][threads] = self.clock[threads]
+        self.clock[threads] += 1
+
+    def is_fenced(self, threads: np.ndarray, others: np.ndarray, ticks: np.ndarray) -> np.ndarray:
+        """Tell which writes were fenced by those who made them, so that some threads know of it.
+
+        Parameters
+        ----------
+        threads, others : int [n]
+            Whose async proxy reads, and who wrote; numbered as for :meth:`knows`.
+        ticks : int [n]
+            The other's tick at the write.
+
+        Returns
+        -------
+        bool [n]
+        """
+        fenced = np.zeros(len(threads), bool)
+        for fences in reversed(self._proxy_fences):
+            left = np.flatnonzero(~fenced)
+            if not len(left):
+                break
+            fence = fences[others[left] - self.first]
+            later = left[fence >= ticks[left]]
+            known = self.knows(threads[later], others[later], fence[fence >= ticks[left]])
+            fenced[later] = known
+        return fenced
 
     def _home(self, thread: int) -> int:
         return 0 if self._device_of is None else int(self._device_of[thread])

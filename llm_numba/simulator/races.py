@@ -24,6 +24,8 @@ SCOPE = {
     "release.sys": SYSTEM,
 }
 READS = ("load", "acquire", "acquire.sys")
+# In place of a scope: written by the copy engine, see Knowledge.is_fenced.
+ASYNC = -1
 
 
 class Shadow:
@@ -87,8 +89,8 @@ def find_race(
     shadow : Shadow
     knowledge : Knowledge
     threads, cells : int [n]
-    kind : {"load", "store"} or one of SCOPE
-        The latter are atomic.
+    kind : {"load", "store", "async"} or one of SCOPE
+        The latter are atomic; "async" is a store by the copy engine.
     changes : bool [n] or None
         Of a store: where the value differs from what the memory holds.
     """
@@ -143,7 +145,7 @@ def record(
     shadow.writer[cells] = threads
     shadow.write_tick[cells] = ticks
     shadow.write_place[cells] = place
-    shadow.write_scope[cells] = SCOPE.get(kind, 0)
+    shadow.write_scope[cells] = ASYNC if kind == "async" else SCOPE.get(kind, 0)
 
 
 def _keep_unordered(

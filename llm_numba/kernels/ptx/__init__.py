@@ -17,6 +17,9 @@ the instruction does, in NumPy, for the simulator.
 :mod:`~llm_numba.kernels.ptx.special`      powers of 2 and reciprocals, approximately
 :mod:`~llm_numba.kernels.ptx.tensor`       tensor cores: 16 rows by 8 columns, by a warp
 :mod:`~llm_numba.kernels.ptx.matrices`     fragments for them, out of shared memory
+:mod:`~llm_numba.kernels.ptx.warpgroups`   tensor cores of sm_90a: 64 rows, out of shared memory
+:mod:`~llm_numba.kernels.ptx.barriers`     barriers that count threads, and bytes on their way
+:mod:`~llm_numba.kernels.ptx.tensor_copies`  tiles that the copy engine brings to those barriers
 :mod:`~llm_numba.kernels.ptx.clocks`       cycles and nanoseconds, for measuring
 :mod:`~llm_numba.kernels.ptx.warps`        two numbers combined; a warp's integers reduced
 =========================================  ==================================================
@@ -25,6 +28,13 @@ What older GPUs do in place of an instruction that they lack is chosen in
 :mod:`~llm_numba.kernels.ptx.target`.
 """
 
+from llm_numba.kernels.ptx.barriers import (
+    fence_async,
+    mbarrier_arrive,
+    mbarrier_expect,
+    mbarrier_init,
+    mbarrier_test,
+)
 from llm_numba.kernels.ptx.clocks import cycles, nanoseconds
 from llm_numba.kernels.ptx.clusters import (
     cluster_arrive,
@@ -66,6 +76,7 @@ from llm_numba.kernels.ptx.streams import (
     widen_raw16,
 )
 from llm_numba.kernels.ptx.tensor import mma_16x8x16
+from llm_numba.kernels.ptx.tensor_copies import tma_load_2d
 from llm_numba.kernels.ptx.vectors import (
     VECTOR,
     is_aligned16,
@@ -74,6 +85,16 @@ from llm_numba.kernels.ptx.vectors import (
     store16,
     with_item,
     zeros16,
+)
+from llm_numba.kernels.ptx.warpgroups import (
+    give_registers,
+    matrix_descriptor,
+    shared_address,
+    take_registers,
+    wgmma,
+    wgmma_commit,
+    wgmma_fence,
+    wgmma_wait,
 )
 from llm_numba.kernels.ptx.warps import (
     add,
@@ -101,7 +122,9 @@ __all__ = [
     "cp_async_wait",
     "cycles",
     "exp2",
+    "fence_async",
     "from_float",
+    "give_registers",
     "is_aligned16",
     "items16",
     "ldmatrix_x4",
@@ -112,7 +135,12 @@ __all__ = [
     "load_quad",
     "load_raw16",
     "load_raw16_or_zeros",
+    "matrix_descriptor",
     "maximum",
+    "mbarrier_arrive",
+    "mbarrier_expect",
+    "mbarrier_init",
+    "mbarrier_test",
     "mma_16x8x16",
     "nanoseconds",
     "reciprocal",
@@ -121,12 +149,19 @@ __all__ = [
     "redux_min_sync",
     "release_next_kernel",
     "round_raw16",
+    "shared_address",
     "store16",
     "store16_stream",
     "store_raw16",
     "store_release",
     "store_release_system",
+    "take_registers",
+    "tma_load_2d",
     "to_float",
+    "wgmma",
+    "wgmma_commit",
+    "wgmma_fence",
+    "wgmma_wait",
     "widen",
     "widen_raw16",
     "with_item",

@@ -1,0 +1,201 @@
+"""Copies of whole tiles by the copy engine: ``cp.async.bulk.tensor`` and its tensor maps.
+
+A copy arrives when somebody has asked its barrier in vain: late, and those that were begun last
+arrive first. In the random schedule any of them may arrive then, also those that another barrier
+waits for. Until then the place holds garbage that counts as not written.
+
+A tensor map of the simulated device is 128 bytes, as a real one is, but with a layout of its own.
+It names an array that must still be there.
+"""
+
+import itertools
+import weakref
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from llm_numba.simulator.errors import DescriptorError
+from llm_numba.simulator.lanes import Lanes
+from llm_numba.simulator.mbarriers import MBarrier
+from llm_numba.simulator.memory import Buffer, View
+
+if TYPE_CHECKING:
+    from llm_numba.simulator.machine import Machine
+
+WORDS = 16  # of 8 bytes, in a tensor map
+SWIZZLED_BYTES = 128
+_ATOM = 8 * SWIZZLED_BYTES
+_MAGIC = 0x544D4150  # "TMAP"
+_GARBAGE = 0xFF
+
+_arrays: weakref.WeakValueDictionary[int, np.ndarray] = weakref.WeakValueDictionary()
+_numbers = itertools.count(1)
+
+
+def encode(matrix: np.ndarray, box: tuple[int, int]) -> np.ndarray:
+    """Make a tensor map of the simulated device.
+
+    Parameters
+    ----------
+    matrix : [rows, columns] of 2-byte elements
+        Kept alive by the caller.
+    box : tuple of int
+        Rows and columns of a tile.
+
+    Returns
+    -------
+    uint64 [16]
+    """
+    number = next(_numbers)
+    _arrays[number] = matrix
+    words = np.zeros(WORDS, np.uint64)
+    words[:4] = _MAGIC, number, *box
+    return words
+
+
+def swizzled(byte: np.ndarray) -> np.ndarray:
+    """Return where a byte lies under the 128-byte swizzle: bits 4 to 6 of an address, by 7 to 9."""
+    return byte ^ (byte >> 7 & 7) << 4
+
+
+@dataclass
+class _Transfer:
+    """A tile under way, of one thread."""
+
+    owner: Lanes
+    view: View
+    cell: np.ndarray
+    matrix: np.ndarray
+    first: tuple[int, int]
+    box: tuple[int, int]
+    barrier: MBarrier
+
+    def elements(self) -> np.ndarray:
+        """Read the tile, with zeros for what lies outside the matrix."""
+        tile = np.zeros(self.box, self.matrix.dtype)
+        ends = [start + length for start, length in zip(self.first, self.box, strict=True)]
+        inside = tuple(
+            slice(max(start, 0), max(0, min(end, length)))
+            for start, end, length in zip(self.first, ends, self.matrix.shape, strict=True)
+        )
+        there = tuple(
+            slice(each.start - start, each.start - start + max(0, each.stop - each.start))
+            for each, start in zip(inside, self.first, strict=True)
+        )
+        if all(each.stop > each.start for each in inside):
+            tile[there] = self.matrix[inside]
+        return tile.reshape(-1).view(self.view.dtype)
+
+
+class BulkCopies:
+    """The bulk copies that are under way on a machine."""
+
+    def __init__(self, machine: "Machine") -> None:
+        self._machine = machine
+        self._pending: list[_Transfer] = []
+
+    def load(
+        self,
+        lanes: Lanes,
+        shared: View,
+        shared_index: Any,
+        tensor_map: View,
+        column: Any,
+        row: Any,
+        barriers: View,
+        barrier: Any,
+    ) -> None:
+        """Begin a copy for each thread."""
+        machine = self._machine
+        states = machine.mbarriers.find(lanes, barriers, barrier)
+        matrix, box = self._decode(lanes, tensor_map)
+        offset = lanes.vector(shared.offset + shared_index * shared.itemsize)
+        self._check_place(lanes, shared, offset, box)
+        if machine.watched:
+            at = lanes.cells(barriers.buffer, barriers.ravel().locate(lanes, barrier)[0], 8)
+            machine.observer.check_fenced(lanes, barriers, lanes.vector(at), 8)
+        byte = np.arange(box[0] * SWIZZLED_BYTES // shared.itemsize) * shared.itemsize
+        for k in range(lanes.n):
+            owner = Lanes(machine, lanes.ids[k : k + 1], [])
+            owner.at = lanes.at
+            places = swizzled(offset[k] + byte)
+            cell = np.atleast_2d(owner.cells(shared.buffer, places, shared.dtype.itemsize))
+            first = int(lanes.vector(row)[k]), int(lanes.vector(column)[k])
+            transfer = _Transfer(owner, shared, cell, matrix, first, box, states[k])
+            garbage = np.full(cell.size * 2, _GARBAGE, np.uint8).view(shared.dtype)
+            self._write(transfer, garbage)
+            if machine.watched:
+                machine.observer.forget(shared, cell)
+            self._pending.append(transfer)
+
+    def advance(self, barrier: MBarrier) -> None:
+        """Let copies arrive, for somebody waits at a barrier."""
+        rng = self._machine.rng
+        due = [each for each in self._pending if each.barrier is barrier or rng is not None]
+        if rng is not None:
+            due = [each for each in due if rng.random() < 0.5]
+        for transfer in reversed(due):
+            self._arrive(transfer)
+
+    def under_way(self, buffer: Buffer, cell: np.ndarray, itemsize: int) -> bool:
+        """Tell whether a copy to one of some places has not arrived."""
+        first = np.asarray(cell).reshape(-1) * itemsize
+        return any(
+            np.isin(first // each.view.dtype.itemsize, each.cell).any()
+            for each in self._pending
+            if each.view.buffer is buffer
+        )
+
+    def _arrive(self, transfer: _Transfer) -> None:
+        self._pending = [each for each in self._pending if each is not transfer]
+        observer, owner, barrier = self._machine.observer, transfer.owner, transfer.barrier
+        # The thread that began the copy stands for it, at a tick that only the barrier tells of.
+        if observer is not None:
+            observer.publish(self._machine, owner.ids[0])
+        self._write(transfer, transfer.elements())
+        if observer is not None:
+            barrier.gather(observer.publish(self._machine, owner.ids[0]))
+        barrier.num_bytes -= transfer.cell.size * transfer.view.dtype.itemsize
+        self._machine.mbarriers.complete(barrier)
+
+    def _write(self, transfer: _Transfer, elements: np.ndarray) -> None:
+        view, cell = transfer.view, transfer.cell
+        values = elements.reshape(cell.shape)
+        if self._machine.watched:
+            size = view.dtype.itemsize
+            self._machine.observer.check(transfer.owner, "async", view, cell, size, values)
+        view.buffer.typed(view.dtype)[cell] = values
+        self._machine.progress += 1
+
+    def _decode(self, lanes: Lanes, tensor_map: View) -> tuple[np.ndarray, tuple[int, int]]:
+        words = np.zeros(WORDS, np.uint64)
+        if tensor_map.size == WORDS:
+            cell = int(np.min(tensor_map.offset)) // 8
+            words = tensor_map.buffer.typed(tensor_map.dtype)[cell : cell + WORDS]
+        matrix = _arrays.get(int(words[1]))
+        if words[0] != _MAGIC or matrix is None:
+            raise self._machine.fault(
+                DescriptorError,
+                lanes,
+                np.ones(lanes.n, bool),
+                f"takes {tensor_map.name} for a tensor map, which it is not, or not any more",
+                "Make it by runtime.tensor_map, and keep it and its matrix for the launch.",
+            )
+        return matrix, (int(words[2]), int(words[3]))
+
+    def _check_place(
+        self, lanes: Lanes, shared: View, offset: np.ndarray, box: tuple[int, int]
+    ) -> None:
+        num_bytes = box[0] * SWIZZLED_BYTES
+        wrong = (offset % _ATOM != 0) | (offset + num_bytes > shared.buffer.stride)
+        if wrong.any():
+            raise self._machine.fault(
+                DescriptorError,
+                lanes,
+                wrong,
+                f"has a tile of {num_bytes} bytes brought to byte {offset[wrong][0]} of "
+                f"{shared.name}",
+                f"A swizzled tile begins at a multiple of {_ATOM} bytes, and ends within the "
+                "block's shared memory.",
+            )
