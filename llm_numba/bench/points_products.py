@@ -1,11 +1,11 @@
-"""Points of matrix products: GEMM on ordinary float32 units, GEMV of the shapes of decoding."""
+"""Points of matrix products: GEMM on ordinary units and on tensor cores, GEMV for decoding."""
 
 from typing import Any
 
 import numpy as np
 
 from llm_numba.bench.kernel_points import Point, repeated
-from llm_numba.kernels import gemm, gemv
+from llm_numba.kernels import gemm, gemm_tensorcore, gemv
 from llm_numba.kernels.ladder import Operands
 
 
@@ -33,6 +33,20 @@ def _gemv(N: int, K: int, M: int = 1, steps: int = 1) -> Point:
     )
 
 
+def _tensorcore(name: str, M: int, N: int, K: int, steps: int = 1) -> Point:
+    """Make the point of a product on tensor cores, for the ladder's last steps."""
+    return Point(
+        f"{name}/bfloat16",
+        gemm_tensorcore.LADDER,
+        (M, N, K),
+        "bfloat16",
+        steps=tuple(step.name for step in gemm_tensorcore.LADDER.steps[-steps:]),
+        by_rows=("x", "out"),
+        eager=_eager,
+        eager_code="F.linear(x, weight)",
+    )
+
+
 POINTS = (
     Point(
         "gemm/float32",
@@ -43,6 +57,11 @@ POINTS = (
         eager=_eager,
         eager_code="F.linear(x, weight), TF32 off",
     ),
+    _tensorcore("gemm_tensorcore", 4096, 4096, 4096, steps=len(gemm_tensorcore.LADDER.steps)),
+    _tensorcore("gemm_tensorcore_8192", 8192, 8192, 8192, steps=3),
+    _tensorcore("gemm_tensorcore_2048x14336x4096", 2048, 14336, 4096),
+    _tensorcore("gemm_tensorcore_256x14336x4096", 256, 14336, 4096),
+    _tensorcore("gemm_tensorcore_64x14336x4096", 64, 14336, 4096),
     _gemv(4096, 4096, steps=len(gemv.LADDER.steps)),
     _gemv(14336, 4096, steps=2),
     _gemv(4096, 14336, steps=2),

@@ -309,6 +309,31 @@ def gemm(
     LaunchError
         If N is more than the grid's second axis can count: 524,280 and up, by the step.
     """
+    out = checked(x, weight, bias, activation, residual, out)
+    checks.choice("step", step, (each.name for each in LADDER.steps))
+    plan = LADDER.step(step).plan
+    options = {"bias": bias, "activation": activation, "residual": residual}
+    launch_all(plan(x=x, weight=weight, out=out, **options), stream)
+    return out
+
+
+def checked(x: Any, weight: Any, bias: Any, activation: str | None, residual: Any, out: Any) -> Any:
+    """Check the operands of :func:`gemm`, and make the result's array if there is none.
+
+    Parameters
+    ----------
+    x, weight, bias, activation, residual, out
+        As of :func:`gemm`.
+
+    Returns
+    -------
+    [M, N] or [M, F]
+
+    Raises
+    ------
+    KernelArgumentError
+        If an argument has another rank, shape, dtype, layout or device.
+    """
     checks.array("x", x, ndim=2)
     same = {"dtype": storage_dtype(x), "like": x}
     M, K = x.shape
@@ -329,8 +354,4 @@ def gemm(
     checks.array("out", out, shape=(M, N), dtype={storage_dtype(x), "float32"}, like=x)
     if residual is not None:
         checks.array("residual", residual, shape=(M, N), dtype=storage_dtype(out), like=x)
-    checks.choice("step", step, (each.name for each in LADDER.steps))
-    plan = LADDER.step(step).plan
-    options = {"bias": bias, "activation": activation, "residual": residual}
-    launch_all(plan(x=x, weight=weight, out=out, **options), stream)
     return out

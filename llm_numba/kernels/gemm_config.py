@@ -1,7 +1,7 @@
 """How a product is cut into blocks, warps and threads, and the rule that chooses."""
 
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from llm_numba.kernels import ptx
 from llm_numba.kernels.gemm_pieces import Outputs
@@ -131,7 +131,7 @@ def rule(shape: tuple[int, int, int], dtype: str) -> Config:
     Config
     """
     if max(shape[:2]) <= 8:
-        return _split(_SPECK, shape)[-1]
+        return with_splits(_SPECK, shape)[-1]
     return min(candidates(shape, dtype), key=lambda config: _seconds(config, shape, dtype))
 
 
@@ -144,8 +144,8 @@ def candidates(shape: tuple[int, int, int], dtype: str) -> tuple[Config, ...]:
     dtype : str
     """
     if max(shape[:2]) <= 8:
-        return _split(_SPECK, shape)
-    return tuple(each for tile in _tiles(shape[0], dtype) for each in _split(tile, shape))
+        return with_splits(_SPECK, shape)
+    return tuple(each for tile in _tiles(shape[0], dtype) for each in with_splits(tile, shape))
 
 
 def _stored_as(dtype: str, tile: Config) -> Config:
@@ -163,8 +163,14 @@ def _tiles(M: int, dtype: str) -> dict[Config, float]:
     return {tile: speed for tile, speed in stored.items() if tile.is_whole}
 
 
-def _split(tile: Config, shape: tuple[int, int, int]) -> tuple[Config, ...]:
-    """Return a tile with all numbers of splits that are worth it."""
+def with_splits(tile: Any, shape: tuple[int, int, int]) -> tuple[Any, ...]:
+    """Return a tile with all numbers of splits that are worth it.
+
+    Parameters
+    ----------
+    tile : Config, or another cut with `blocks`, `splits` and ``blocks_for``
+    shape : tuple of int
+    """
     M, N, K = shape
     # As many blocks as there is room for at once.
     room = _SMS * tile.blocks // max(1, tile.blocks_for(M, N))
@@ -174,11 +180,24 @@ def _split(tile: Config, shape: tuple[int, int, int]) -> tuple[Config, ...]:
 
 def _seconds(config: Config, shape: tuple[int, int, int], dtype: str) -> float:
     """Estimate the time of a product."""
+    speed = _SM_RATE * _tiles(shape[0], dtype)[config._replace(splits=1)]
+    return seconds(config, shape, speed)
+
+
+def seconds(config: Any, shape: tuple[int, int, int], speed: float) -> float:
+    """Estimate the time of a product from the rounds that its blocks take.
+
+    Parameters
+    ----------
+    config : Config, or another cut
+    shape : tuple of int
+    speed : float
+        Multiply-adds that an SM makes in a second.
+    """
     M, N, K = shape
     at_once = _SMS * config.blocks
     rounds = math.ceil(config.blocks_for(M, N) * config.splits / at_once)
     work = config.rows * config.columns * config.blocks * math.ceil(K / config.splits)
-    speed = _SM_RATE * _tiles(M, dtype)[config._replace(splits=1)]
     parts = 0.0
     if config.splits > 1:
         # Written, and read again by a second kernel.

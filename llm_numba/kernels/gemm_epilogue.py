@@ -15,6 +15,24 @@ from llm_numba.kernels.activation import activate, silu
 
 
 @cuda.jit(device=True)
+def activated(product, column, bias, activation):
+    """Add the bias to an element of A Wᵀ and apply the activation; parameters as of `finish`."""
+    # All threads agree on whether there is a bias: the branch is cheap.
+    if bias.size > 0:
+        product += ptx.to_float(bias[column])
+    return activate(product, activation)
+
+
+@cuda.jit(device=True)
+def gated(gate, up, column, bias):
+    """Add the biases to two elements of A Wᵀ and multiply; parameters as of `finish_gated`."""
+    if bias.size > 0:
+        gate += ptx.to_float(bias[column])
+        up += ptx.to_float(bias[column + bias.size // 2])
+    return silu(gate) * up
+
+
+@cuda.jit(device=True)
 def finish(product, row, column, bias, residual, activation):
     """Turn an element of A Wᵀ into one of C.
 
@@ -23,7 +41,7 @@ def finish(product, row, column, bias, residual, activation):
     product : float32
     row, column : int
     bias : [N]
-        Of length 0 where there is none. All threads agree on that: the branch is cheap.
+        Of length 0 where there is none.
     residual : [M, N]
         Of shape [0, 0] where there is none.
     activation : int
@@ -33,9 +51,7 @@ def finish(product, row, column, bias, residual, activation):
     -------
     float32
     """
-    if bias.size > 0:
-        product += ptx.to_float(bias[column])
-    product = activate(product, activation)
+    product = activated(product, column, bias, activation)
     if residual.size > 0:
         product += ptx.to_float(residual[row, column])
     return product
@@ -59,10 +75,7 @@ def finish_gated(gate, up, row, column, bias, residual):
     -------
     float32
     """
-    if bias.size > 0:
-        gate += ptx.to_float(bias[column])
-        up += ptx.to_float(bias[column + bias.size // 2])
-    value = silu(gate) * up
+    value = gated(gate, up, column, bias)
     if residual.size > 0:
         value += ptx.to_float(residual[row, column])
     return value

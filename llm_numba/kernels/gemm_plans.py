@@ -15,10 +15,12 @@ from llm_numba.runtime import Launch, empty, storage_dtype
 Plan = Callable[..., tuple[Launch, ...]]
 
 # Offsets within a block's rows are 32 bits wide.
-_REACH = 2**31
+REACH = 2**31
 
 
-def plan_of(kernel: Any, grid: Callable[[int, int], tuple[int, ...]], block: Any) -> Plan:
+def plan_of(
+    kernel: Any, grid: Callable[[int, int], tuple[int, ...]], block: Any, shared_bytes: int = 0
+) -> Plan:
     """Make the plan of a kernel that knows no gates: they follow in a launch of their own.
 
     Parameters
@@ -28,6 +30,8 @@ def plan_of(kernel: Any, grid: Callable[[int, int], tuple[int, ...]], block: Any
     grid : callable
         ``grid(M, N)``
     block : tuple of int
+    shared_bytes : int
+        Dynamic shared memory of a block.
     """
 
     def plan(
@@ -38,14 +42,14 @@ def plan_of(kernel: Any, grid: Callable[[int, int], tuple[int, ...]], block: Any
         activation: str | None = None,
         residual: Any = None,
     ) -> tuple[Launch, ...]:
-        bias, residual = _present(bias, residual, x, out)
+        bias, residual = present(bias, residual, x, out)
         if activation == "silu_mul":
             parts = empty((1, len(x), len(weight)), "float32", like=x)
-            args = (x, weight, *_present(None, None, x, parts), 0, parts[0])
-            product = Launch(kernel, grid(len(x), len(weight)), block, args)
+            args = (x, weight, *present(None, None, x, parts), 0, parts[0])
+            product = Launch(kernel, grid(len(x), len(weight)), block, args, shared_bytes)
             return product, add_parts(parts, bias, residual, out)
         args = (x, weight, bias, residual, ACTIVATIONS[activation], out)
-        return (Launch(kernel, grid(*out.shape), block, args),)
+        return (Launch(kernel, grid(*out.shape), block, args, shared_bytes),)
 
     return plan
 
@@ -66,7 +70,7 @@ def in_packets(x: Any, weight: Any) -> bool:
     """
     aligned = ptx.is_aligned16(x) and ptx.is_aligned16(weight)
     whole = x.shape[1] % ptx.VECTOR[storage_dtype(x)] == 0
-    return aligned and whole and max(x.size, weight.size) < _REACH
+    return aligned and whole and max(x.size, weight.size) < REACH
 
 
 def or_register_tile(plan: Plan) -> Plan:
@@ -183,7 +187,7 @@ def plan_pipelined(
     """
     storage, (M, K), N = storage_dtype(x), x.shape, len(weight)
     gated = activation == "silu_mul"
-    bias, residual = _present(bias, residual, x, out)
+    bias, residual = present(bias, residual, x, out)
     number = 0 if gated else ACTIVATIONS[activation]
     splits = config.splits
     span = math.ceil(math.ceil(K / config.slab(storage)) / splits) * config.slab(storage)
@@ -195,11 +199,18 @@ def plan_pipelined(
     if splits == 1:
         args = (x, weight, bias, residual, number, span, parts)
         return (Launch(kernel, grid, block, args, shared),)
-    args = (x, weight, *_present(None, None, x, parts), 0, span, parts)
+    args = (x, weight, *present(None, None, x, parts), 0, span, parts)
     return Launch(kernel, grid, block, args, shared), add_parts(parts, bias, residual, out, number)
 
 
-def _present(bias: Any, residual: Any, x: Any, out: Any) -> tuple[Any, Any]:
-    """Put arrays without elements in the place of what is missing."""
+def present(bias: Any, residual: Any, x: Any, out: Any) -> tuple[Any, Any]:
+    """Put arrays without elements in the place of what is missing.
+
+    Parameters
+    ----------
+    bias, residual : array or None
+    x, out : array
+        Of the dtypes that they would have.
+    """
     bias = empty((0,), x.dtype, like=x) if bias is None else bias
     return bias, empty((0, 0), out.dtype, like=x) if residual is None else residual

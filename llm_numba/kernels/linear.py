@@ -3,12 +3,14 @@
 Few rows, as when decoding, read all weights to use each once or a few times: memory is the
 ceiling, and :mod:`llm_numba.kernels.gemv` is written for it: up to 32 rows where tensor cores can
 multiply, and 8 elsewhere. With many rows, as when a prompt comes in, each weight is used so often
-that arithmetic is the ceiling: that is :mod:`llm_numba.kernels.gemm`.
+that arithmetic is the ceiling: that is :mod:`llm_numba.kernels.gemm_tensorcore`, which leaves to
+:mod:`llm_numba.kernels.gemm` what tensor cores cannot multiply.
 """
 
 from typing import Any
 
-from llm_numba.kernels import checks, gemm, gemv
+from llm_numba.kernels import checks, gemv
+from llm_numba.kernels.gemm_tensorcore import gemm_tensorcore
 from llm_numba.kernels.layernorm import rms_norm
 from llm_numba.runtime import empty, storage_dtype
 
@@ -85,7 +87,7 @@ def linear(
     if not batch_invariant:
         if norm_weight is not None:
             x = rms_norm(x, norm_weight, eps, stream=stream)
-        return gemm.gemm(x, weight, bias, residual=residual, out=out, **options)
+        return gemm_tensorcore(x, weight, bias, residual=residual, out=out, **options)
     checks.array("out", out, shape=(len(x), columns), like=x)
     if residual is not None:
         checks.array("residual", residual, shape=out.shape, like=x)

@@ -167,7 +167,8 @@ def join(values: Sequence[Any], counts: Sequence[int], order: np.ndarray) -> Any
     else:
         return first
     if isinstance(first, tuple):
-        filled = [first if value is None else value for value in values]
+        unset = (None,) * len(first)
+        filled = [unset if value is None else value for value in values]
         columns = [join(column, counts, order) for column in zip(*filled, strict=True)]
         return type(first)(*columns) if hasattr(first, "_fields") else tuple(columns)
     if hasattr(first, "join_threads"):

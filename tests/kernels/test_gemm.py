@@ -1,21 +1,17 @@
 """Every step of the GEMM ladder against the reference in float64, and what each costs.
 
-Bound. A sum of K products in float32, in whatever order, is off by at most about K u times the sum
-of the products' magnitudes, with u = 2^-24 (Higham, "Accuracy and Stability of Numerical
-Algorithms", 3.1). What is stored is rounded once more: half an eps of the storage format. An
-epilogue of functions of slope at most 1.13 (GELU's) passes the error on and adds a few u.
+The bound on the error is derived in ``gemm_cases``.
 """
 
 import inspect
 from types import FunctionType
 
-import ml_dtypes
 import numpy as np
 import pytest
+from gemm_cases import assert_gated, assert_near, numbers
 from numba import cuda, float32
 from numba.cuda.types import float16
 
-from llm_numba import reference
 from llm_numba.errors import KernelArgumentError
 from llm_numba.kernels.activation import ACTIVATIONS
 from llm_numba.kernels.gemm import LADDER, gemm
@@ -28,12 +24,6 @@ STEPS = [step.name for step in LADDER.steps]
 each_step = pytest.mark.parametrize("step", STEPS)
 each_dtype = pytest.mark.parametrize("dtype", LADDER.dtypes)
 
-U = 2.0**-24
-
-
-def numbers(*shape, dtype="float32"):
-    return np.random.default_rng(list(shape)).normal(size=shape).astype(dtype)
-
 
 def run(x, weight, bias=None, *, device, residual=None, **kwargs):
     def place(each):
@@ -41,53 +31,6 @@ def run(x, weight, bias=None, *, device, residual=None, **kwargs):
 
     y = gemm(place(x), place(weight), place(bias), residual=place(residual), **kwargs)
     return to_host(y)
-
-
-def exact(array):
-    return None if array is None else array.astype(np.float64)
-
-
-def assert_near(y, x, weight, bias=None, activation=None, residual=None, stored=None):
-    """Assert that y is the linear layer of x, to the bound above."""
-    truth = reference.linear(
-        exact(x), exact(weight), exact(bias), activation=activation, residual=exact(residual)
-    )
-    magnitudes = np.abs(exact(x)) @ np.abs(exact(weight)).T
-    if bias is not None:
-        magnitudes += np.abs(exact(bias))
-    bound = 1.13 * (x.shape[1] + 1) * U * magnitudes
-    if activation is not None:
-        bound += 8 * U * (1 + magnitudes)
-    if residual is not None:
-        bound += U * np.abs(truth)
-    assert_within(bound, y, truth, stored or x.dtype)
-
-
-def assert_gated(y, x, weight, bias=None, residual=None, stored=None):
-    """Assert that y is SiLU(gate) * up + residual.
-
-    SiLU has slopes up to 1.1, so an error d of gate and of up comes out as 1.1 d |up| + |gate| d
-    at most; the functions add a few u of the product.
-    """
-    options = {"activation": "silu_mul", "residual": exact(residual)}
-    truth = reference.linear(exact(x), exact(weight), exact(bias), **options)
-    magnitudes = np.abs(exact(x)) @ np.abs(exact(weight)).T
-    if bias is not None:
-        magnitudes += np.abs(exact(bias))
-    gate, up = np.split(magnitudes, 2, axis=1)
-    bound = (2.1 * (x.shape[1] + 1) + 8) * U * (1 + gate) * up
-    if residual is not None:
-        bound += U * np.abs(truth)
-    assert_within(bound, y, truth, stored or x.dtype)
-
-
-def assert_within(bound, y, truth, stored):
-    """Assert that y, rounded to what is stored, was within a bound of the truth."""
-    assert y.dtype == stored
-    form = ml_dtypes.finfo(y.dtype)
-    bound = bound + float(form.eps) / 2 * np.abs(truth) + float(form.smallest_subnormal)
-    error = np.abs(exact(y) - truth)
-    assert (error <= bound).all(), (error / bound).max()
 
 
 # -- What it computes ---------------------------------------------------------------------------

@@ -100,7 +100,8 @@ def test_no_rows_of_weights_and_no_columns_are_no_error(M, activation, device):
         (2, "bfloat16", "gemv_split"),
         (3, "bfloat16", "gemv_tensor"),
         (32, "bfloat16", "gemv_tensor"),
-        (33, "bfloat16", "gemm"),
+        (33, "bfloat16", "gemm_tensorcore"),
+        (33, "float32", "gemm_transposed"),
     ],
 )
 def test_the_number_of_rows_decides_which_kernel_multiplies(M, dtype, name):

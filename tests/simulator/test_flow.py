@@ -5,6 +5,7 @@ import pytest
 from numba import cuda, int32
 
 from llm_numba.simulator import simulate
+from llm_numba.simulator.values import join
 
 
 def run(kernel, *arguments, block=32, grid=1, **options):
@@ -265,3 +266,11 @@ def test_threads_meet_at_one_barrier_wherever_it_stands(seed):
     x, out = np.zeros(64, np.int64), np.zeros(64, np.int64)
     run(count_behind_barrier, x, out, block=64, schedule="random", seed=seed)
     assert (out == 12).all()
+
+
+def test_threads_that_have_set_a_tuple_meet_those_that_have_not():
+    """A tuple is several registers, each as long as the group that has set it."""
+    pair = (np.array([1, 2]), np.array([3, 4]))
+    first, second = join([pair, None], [2, 3], np.array([2, 0, 3, 1, 4]))
+    np.testing.assert_array_equal(first[[1, 3]], [1, 2])
+    np.testing.assert_array_equal(second[[1, 3]], [3, 4])
