@@ -46,8 +46,8 @@ def linear(
     out_dtype : {None, "float32"}
         Of the result: by default that of `out`, or of `x`.
     norm_weight : [K], optional
-        Where given, rows of x are RMS-normalised first. Of many rows the normalised ones are
-        rounded to the dtype of `x` in between.
+        Where given, rows of x are RMS-normalised first. Of more than 8 rows the normalised ones
+        are rounded to the dtype of `x` in between, unless `batch_invariant`.
     eps : float
         Of that norm.
     batch_invariant : bool
@@ -72,6 +72,9 @@ def linear(
     checks.array("weight", weight, shape=(None, x.shape[1]), **same)
     if norm_weight is not None:
         checks.array("norm_weight", norm_weight, shape=(x.shape[1],), **same)
+        if len(x) > gemv.MAX_ROWS and not batch_invariant:
+            # Fused, it would double the products, which memory does not hide any more.
+            x, norm_weight = rms_norm(x, norm_weight, eps, stream=stream), None
     options = {"activation": activation, "stream": stream}
     by_gemv = {"norm_weight": norm_weight, "eps": eps, "out_dtype": out_dtype}
     most = gemv.MAX_ROWS if batch_invariant else gemv.most_rows(x, weight, norm_weight)
@@ -85,8 +88,6 @@ def linear(
     if out is None:
         out = empty((len(x), columns), out_dtype or x.dtype, like=x)
     if not batch_invariant:
-        if norm_weight is not None:
-            x = rms_norm(x, norm_weight, eps, stream=stream)
         return gemm_tensorcore(x, weight, bias, residual=residual, out=out, **options)
     checks.array("out", out, shape=(len(x), columns), like=x)
     if residual is not None:

@@ -113,6 +113,20 @@ def test_the_number_of_rows_decides_which_kernel_multiplies(M, dtype, name):
     assert all(launch.kernel.py_func.__name__.startswith(name) for launch in launches)
 
 
+@pytest.mark.parametrize(
+    ("M", "batch_invariant", "apart"),
+    [(8, False, False), (9, False, True), (33, False, True), (9, True, False)],
+)
+def test_up_to_eight_rows_are_normalised_within_the_product(M, batch_invariant, apart):
+    launches = []
+    x, weight, norm_weight = (numbers(*n, dtype="bfloat16") for n in ((M, 64), (10, 64), (64,)))
+    options = {"norm_weight": norm_weight, "eps": 1e-5, "batch_invariant": batch_invariant}
+    with intercept(launches.append):
+        run(x, weight, device="sim", **options)
+    names = [launch.kernel.py_func.__name__ for launch in launches]
+    assert any("norm" in name for name in names) == apart, names
+
+
 @pytest.mark.parametrize(("activation", "dtype"), [("gelu", "bfloat16"), ("silu_mul", "float32")])
 def test_a_row_has_the_same_bits_among_any_number_of_rows(activation, dtype, device):
     """Whole packets and many turns along K: each path of the kernel that decodes is used."""
