@@ -99,7 +99,11 @@ class Board:
             Of `what`, the first 224 bytes are kept.
         """
         numbers = note.state, note.process, note.count, note.since, note.failure
-        _ROW.pack_into(self._memory, self._rows[rank], *numbers, note.what.encode())
+        row = _ROW.pack(*numbers, note.what.encode())
+        # Not by `pack_into`, which blanks the row first: whoever looked then would see no process,
+        # and take the rank for dead.
+        begin = self._rows[rank]
+        self._memory[begin : begin + len(row)] = row
 
     def read(self, rank: int) -> Note:
         """Read a rank's last note.

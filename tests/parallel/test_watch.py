@@ -105,3 +105,23 @@ def test_a_process_is_alive_until_it_has_ended():
 def test_ranks_are_counted_in_words():
     assert ranks([3]) == "Rank 3"
     assert ranks([1, 2]) == "Ranks 1, 2"
+
+
+def test_who_reads_a_note_while_it_is_written_sees_the_process():
+    """As guards do, which take a rank without a process for dead: 4 % saw none, and now nobody."""
+    path = Board.create(1)
+    board = Board(path, [0])
+    script = (
+        "import sys; from pathlib import Path; from llm_numba.parallel.board import *\n"
+        "board = Board(Path(sys.argv[1]), [0])\n"
+        "while True: board.write(0, Note(State.WORKING, 4711, 3, 1.0, 'a long communication'))\n"
+    )
+    writer = subprocess.Popen([sys.executable, "-c", script, path])
+    try:
+        while board.read(0).process == 0:
+            assert writer.poll() is None
+        assert {board.read(0).process for _ in range(50_000)} == {4711}
+    finally:
+        writer.kill()
+        writer.wait()
+        path.unlink()
