@@ -9,7 +9,8 @@ nccl            GPUs           NVIDIA's library, see :mod:`.nccl`
 mpi             all            messages of MPI, and sums of our own, see :mod:`.messages`; between
                                GPUs without the host, see :mod:`.direct`
 mpi-staged      all            MPI between the memories of hosts, see :mod:`.staged`; those of GPUs
-                               are copied there and back, see :mod:`.bounce`
+                               are copied there and back: within a host through memory that both
+                               ranks have pinned, see :mod:`.shared`, else see :mod:`.bounce`
 ==============  =============  ==================================================================
 """
 
@@ -17,7 +18,6 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from llm_numba.errors import ParallelError
-from llm_numba.parallel.bounce import BounceCommunicator
 from llm_numba.parallel.by_size import BySize
 from llm_numba.parallel.communicator import Communicator
 from llm_numba.parallel.direct import DirectCommunicator
@@ -26,13 +26,14 @@ from llm_numba.parallel.messages import MessageCommunicator, StagedMessages
 from llm_numba.parallel.nccl import NCCLCommunicator, nccl_problem
 from llm_numba.parallel.probing import messages_problem
 from llm_numba.parallel.selection import Offer, Selection, read_times, select
+from llm_numba.parallel.shared import SharedCommunicator
 from llm_numba.parallel.staged import StagedCommunicator
 
 # How each is made of the communicator by which ranks have met; the best first.
 _OF_GPUS: dict[str, Callable[[StagedCommunicator], Communicator]] = {
     "nccl": NCCLCommunicator,
     "mpi": lambda host: MessageCommunicator(host.again(DirectCommunicator)),
-    "mpi-staged": lambda host: StagedMessages(host.again(BounceCommunicator)),
+    "mpi-staged": lambda host: StagedMessages(host.again(SharedCommunicator)),
 }
 _OF_HOSTS: dict[str, Callable[[StagedCommunicator], Communicator]] = {
     "mpi-staged": lambda host: host,

@@ -16,6 +16,7 @@ import os
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Protocol
 
 from llm_numba import variables
 from llm_numba.errors import ParallelError
@@ -71,6 +72,17 @@ def time_limit() -> float:
     return limit
 
 
+class Moving(Protocol):
+    """What moves only when it is asked to, as MPI's own messages do."""
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether nothing is left to be moved."""
+
+    def move(self) -> None:
+        """Do what can be done at the moment."""
+
+
 class Watch:
     """One rank's view of what the others are doing.
 
@@ -86,6 +98,11 @@ class Watch:
         Seconds.
     crowded : bool
         Ranks of this host share cores.
+
+    Attributes
+    ----------
+    under_way : set of Moving
+        What this rank has begun, and carries on whenever it waits. It is removed when it is idle.
     """
 
     def __init__(
@@ -99,6 +116,7 @@ class Watch:
         self._count = 0
         self._what = "its start"
         self._stalled: StallError | None = None
+        self.under_way: set[Moving] = set()
         self.note(State.WORKING)
 
     def note(self, state: State, what: str | None = None, failure: int = 0) -> None:
@@ -114,6 +132,13 @@ class Watch:
         self._what = self._what if what is None else what
         note = Note(state, os.getpid(), self._count, time.monotonic(), self._what, failure)
         self.board.write(self.rank, note)
+
+    def carry_on(self) -> None:
+        """Move what is under way."""
+        for each in tuple(self.under_way):
+            each.move()
+            if each.is_idle:
+                self.under_way.discard(each)
 
     def wait(
         self,
@@ -148,6 +173,7 @@ class Watch:
         begin = time.monotonic()
         noted = False
         while not done():
+            self.carry_on()
             waited = time.monotonic() - begin
             if waited < self._spin_s:
                 continue

@@ -125,6 +125,35 @@ def check_messages(comm: Communicator) -> None:
             comm.receive(np.zeros(4, np.float32), 0)
 
 
+def check_long_messages(comm: Communicator) -> None:
+    """Several begun by all before any is received, and waited for from the last to the first."""
+    if not comm.name.startswith("mpi"):
+        return  # NCCL's messages wait for each other on their stream
+    after, before = (comm.rank + 1) % comm.size, (comm.rank - 1) % comm.size
+    # On GPUs more than a lane holds, and at the most one piece of it, and a little.
+    lengths = [10_001, 3, 40_000] if DEVICE == "cpu" else [5_000_011, 3, (1 << 19) + 1, 1 << 24]
+    sent = [place(values_of(comm.rank, (length,), np.float32)) for length in lengths]
+    sends = [comm.start_send(x, after) for x in sent]
+    # Meanwhile this rank waits for something else, in which its messages must go on.
+    comm.barrier()
+    outs = [place(np.zeros(length, np.float32)) for length in lengths]
+    receives = [comm.start_receive(out, before) for out in outs]
+    for transfer in reversed(sends + receives):
+        transfer.wait()
+    for length, out in zip(lengths, outs, strict=True):
+        assert np.array_equal(to_host(out), values_of(before, (length,), np.float32)), length
+    # A sender that waits at a barrier, to which the receiver comes later.
+    if comm.rank == 0:
+        last = comm.start_send(sent[0], 1)
+        comm.barrier()
+        last.wait()
+    else:
+        if comm.rank == 1:
+            comm.receive(outs[0], 0)
+            assert np.array_equal(to_host(outs[0]), values_of(0, (lengths[0],), np.float32))
+        comm.barrier()
+
+
 def check_objects(comm: Communicator) -> None:
     """Small ones, and ones that do not fit the first message."""
     for length in (0, 10, 4000, 4090, 5000, 100_000):
@@ -226,6 +255,7 @@ if __name__ == "__main__":
         check_collectives,
         check_norms,
         check_messages,
+        check_long_messages,
         check_objects,
         check_simulator,
         check_groups,
