@@ -283,9 +283,9 @@ class ReceivedBytes(Transfer):
         status = comm._mpi.Status()
         what = named("receive", self._out)
         comm._wait_for(self._request, what, self._source, status)
-        if (count := status.Get_count(comm._mpi.BYTE)) != self._buffer.size:
+        if (count := status.Get_count(comm._mpi.BYTE)) != self._out.nbytes:
             raise ParallelError(
-                f"Rank {self._source} sent {count} bytes, and {what} needs {self._buffer.size}.",
+                f"Rank {self._source} sent {count} bytes, and {what} needs {self._out.nbytes}.",
                 "Send and receive the same shape and dtype.",
             )
         _finish(self._buffer, self._out)
