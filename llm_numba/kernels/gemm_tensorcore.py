@@ -56,7 +56,7 @@ from llm_numba.kernels.gemm_tensorcore_plans import (
     plan_staged,
 )
 from llm_numba.kernels.gemm_tensorcore_staged import staged
-from llm_numba.kernels.gemm_tensorcore_tiles import LARGE, SPECK, SQUARE, candidates, rule
+from llm_numba.kernels.gemm_tensorcore_tiles import EARLY, LARGE, SPECK, candidates, rule
 from llm_numba.kernels.gemm_tensorcore_unstaged import unstaged
 from llm_numba.kernels.ladder import Ladder, Operands, Step
 from llm_numba.kernels.tuning import Tunable, choose
@@ -104,21 +104,21 @@ LADDER = Ladder(
             "fragments",
             "A warp multiplies 16 x 8 x 16 numbers at once; it collects them word by word.",
             or_gemm(plan_fragments),
-            _kernels(lambda dtype, tile: unstaged(dtype, tile, padded), SQUARE, SPECK),
+            _kernels(lambda dtype, tile: unstaged(dtype, tile, padded), EARLY, SPECK),
             TENSOR_CORES,
         ),
         Step(
             "ldmatrix",
             "Four matrices of fragments in one load, out of swizzled rows: a quarter of the loads.",
             or_gemm(plan_ldmatrix),
-            _kernels(lambda dtype, tile: unstaged(dtype, tile, swizzled), SQUARE, SPECK),
+            _kernels(lambda dtype, tile: unstaged(dtype, tile, swizzled), EARLY, SPECK),
             TENSOR_CORES,
         ),
         Step(
             "staged",
             "Three slabs of K are on their way while one is multiplied; one barrier a slab.",
             or_gemm(plan_staged),
-            _kernels(staged, SQUARE, SPECK),
+            _kernels(staged, EARLY, SPECK),
             TENSOR_CORES,
         ),
         Step(

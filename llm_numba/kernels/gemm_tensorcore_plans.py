@@ -10,7 +10,7 @@ from llm_numba.kernels.gemm_split_k import add_parts
 from llm_numba.kernels.gemm_tensorcore_pieces import PADDING, padded, swizzled
 from llm_numba.kernels.gemm_tensorcore_pipelined import pipelined
 from llm_numba.kernels.gemm_tensorcore_staged import staged
-from llm_numba.kernels.gemm_tensorcore_tiles import LARGE, SQUARE, Tile, unsplit
+from llm_numba.kernels.gemm_tensorcore_tiles import EARLY, LARGE, Tile, unsplit
 from llm_numba.kernels.gemm_tensorcore_unstaged import unstaged
 from llm_numba.runtime import Launch, empty, has_capability, storage_dtype
 
@@ -65,21 +65,21 @@ def or_gemm(plan: Plan) -> Plan:
 
 def plan_fragments(x: Any, weight: Any, out: Any, **options: Any) -> tuple[Launch, ...]:
     """Plan the step whose fragments come word by word; its operands are the ladder's."""
-    tile = unsplit(len(x), len(weight), SQUARE)
+    tile = unsplit(len(x), len(weight), EARLY)
     kernel = unstaged(storage_dtype(x), tile, padded)
     return _plan_tiles(kernel, tile, tile.shared_bytes(1, PADDING))(x, weight, out, **options)
 
 
 def plan_ldmatrix(x: Any, weight: Any, out: Any, **options: Any) -> tuple[Launch, ...]:
     """Plan the step whose fragments come by ``ldmatrix``."""
-    tile = unsplit(len(x), len(weight), SQUARE)
+    tile = unsplit(len(x), len(weight), EARLY)
     kernel = unstaged(storage_dtype(x), tile, swizzled)
     return _plan_tiles(kernel, tile, tile.shared_bytes(1))(x, weight, out, **options)
 
 
 def plan_staged(x: Any, weight: Any, out: Any, **options: Any) -> tuple[Launch, ...]:
     """Plan the step with several slabs under way."""
-    tile = unsplit(len(x), len(weight), SQUARE)
+    tile = unsplit(len(x), len(weight), EARLY)
     kernel = staged(storage_dtype(x), tile)
     return _plan_tiles(kernel, tile, tile.shared_bytes(tile.stages))(x, weight, out, **options)
 

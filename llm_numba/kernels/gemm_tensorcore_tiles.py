@@ -86,12 +86,15 @@ class Tile(NamedTuple):
         return math.ceil(M / self.rows) * math.ceil(N / self.columns)
 
 
+# Of the steps before fragments come twice: 64 x 32 outputs a warp.
+EARLY = Tile(128, 128, 64, 32, 32, 4, 2)
+
 # Multiply-adds that an SM of an H100 makes in a second with the largest tiles.
 _SM_RATE = 2.0e12
 # The GPUs with least shared memory have 99 KiB for a block: no tile here takes more.
 LARGE = Tile(128, 256, 64, 64, 32, 4, 1)
 _TALL = Tile(256, 128, 64, 64, 32, 4, 1)
-SQUARE = Tile(128, 128, 64, 32, 32, 4, 2)
+_SQUARE = Tile(128, 128, 64, 64, 32, 4, 2)
 _HALF_SQUARE = Tile(64, 128, 32, 64, 32, 4, 2)
 _CORNER = Tile(64, 64, 32, 32, 64, 4, 3)
 SPECK = Tile(32, 32, 16, 16, 32, 3, 4)
@@ -99,7 +102,7 @@ SPECK = Tile(32, 32, 16, 16, 32, 3, 4)
 _TILES = {
     32: {Tile(32, 128, 32, 32, 64, 4, 2): 0.5},
     64: {_HALF_SQUARE: 0.75, _CORNER: 0.6},
-    math.inf: {LARGE: 1.0, _TALL: 1.0, SQUARE: 0.85, _HALF_SQUARE: 0.75, _CORNER: 0.6},
+    math.inf: {LARGE: 1.0, _TALL: 1.0, _SQUARE: 0.9, _HALF_SQUARE: 0.75, _CORNER: 0.6},
 }
 
 

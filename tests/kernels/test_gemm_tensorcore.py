@@ -21,6 +21,7 @@ from llm_numba.kernels.gemm_tensorcore_staged import staged
 from llm_numba.kernels.gemm_tensorcore_tiles import LARGE, SPECK, Tile, candidates, rule
 from llm_numba.runtime import empty, intercept, kernel_view, launch_all, to_device, to_host
 from llm_numba.runtime.limits import LIMITS
+from llm_numba.runtime.offline import compiler_problem, resources
 from llm_numba.simulator import simulate
 from llm_numba.simulator.errors import UninitializedReadError
 
@@ -333,6 +334,23 @@ def test_a_missing_wait_is_found(step):
     planted = FunctionType(function.__code__, names, None, None, function.__closure__)
     with pytest.raises(UninitializedReadError, match=r"before a copy has arrived"):
         simulate(cuda.jit(planted), *plan[1:])
+
+
+@pytest.mark.ptx
+@pytest.mark.parametrize("gated", [False, True])
+def test_sums_and_fragments_of_every_tile_stay_in_registers(gated):
+    if problem := compiler_problem():
+        pytest.skip(problem)
+    tiles = {tile._replace(splits=1) for shape in SHAPES for tile in candidates(shape, "float16")}
+    assert len(tiles) > 4
+    # The gate's own code is at the end, and the same for all: the largest tile has least room.
+    for tile in [LARGE] if gated else tiles:
+        x, weight = on_simulator(8, 16), on_simulator(16, 16)
+        out = on_simulator(8, 8 if gated else 16)
+        options = {"activation": "silu_mul"} if gated else {}
+        (launch,) = plan_pipelined(tile, x, weight, out, **options)
+        found = resources(launch, (9, 0))
+        assert found.stack_bytes == found.spill_stores == found.spill_loads == 0, tile
 
 
 def test_a_kernel_is_made_once():
