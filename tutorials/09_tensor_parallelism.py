@@ -27,7 +27,7 @@ from pathlib import Path
 import matplotlib.pyplot as plt
 import numpy as np
 
-from llm_numba import LLM, ops
+from llm_numba import LLM, ops, runtime
 from llm_numba.models import load_config, resolve_model
 from llm_numba.parallel import run_ranks
 
@@ -110,12 +110,14 @@ plt.show()
 # --------------------------------
 #
 # The engine does this for every layer, embedding and head included. Rank 0 schedules and samples;
-# the others follow. The same words come out, whatever the cut:
+# the others follow. Each takes a GPU for itself, where there are two. The same words come out,
+# whatever the cut:
 
 PROMPT = "Emma had a red ball. One day, Emma lost the red"
 mpirun = Path(sys.executable).with_name("mpirun")
+device = "auto" if len(runtime.visible_gpus()) > 1 else "cpu"
 generate = [sys.executable, "-m", "llm_numba", "generate", PROMPT, "--temperature", "0",
-            "--max-tokens", "12", "--device", "cpu"]  # fmt: skip
+            "--max-tokens", "12", "--device", device, "--dtype", "float32"]  # fmt: skip
 if mpirun.exists():
     command = [mpirun, "-n", "2", "--oversubscribe", *generate, "--tp", "2"]
     # Open MPI asks twice before it runs as root, which is who one is in a container.

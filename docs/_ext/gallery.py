@@ -36,7 +36,10 @@ def scrape(block: Any, block_vars: dict[str, Any], gallery_conf: dict[str, Any])
         If nothing says in words what a figure shows.
     """
     shown = []
-    for words, suffix, save in _pictures(block_vars["example_globals"].get("___")):
+    names = block_vars["example_globals"]
+    # A block whose last line is no value leaves there what an earlier one put.
+    last, names["___"] = names.get("___"), None
+    for words, suffix, save in _pictures(last):
         path = Path(next(block_vars["image_path_iterator"])).with_suffix(suffix)
         if not words:
             raise ValueError(f"{path.name}: say what the figure shows, figure.set_label(words).")
