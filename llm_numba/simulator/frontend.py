@@ -32,6 +32,7 @@ from llm_numba.simulator.errors import UnsupportedError
 # Numba and numba-cuda each have a family of errors; some functions it refuses by asking for a GPU.
 # Numba looks attributes of modules up as Python does: an AttributeError is its refusal, too.
 _REFUSALS = (NumbaError, numba_errors.NumbaError, CudaSupportError, AttributeError)
+_COMPUTES = ("binop", "inplace_binop", "unary", "call")
 
 
 @dataclass(frozen=True)
@@ -56,6 +57,18 @@ class TypedFunction:
     calltypes: dict[Any, Any]
     return_type: Any
     bodies: dict[Any, Callable[..., Any]]
+
+    @property
+    def float64(self) -> set[tuple[str, int]]:
+        """File and line of each operator and call that takes or gives a float64."""
+        return {
+            (self.function.__code__.co_filename, each.loc.line)
+            for each, signature in self.calltypes.items()
+            if isinstance(each, ir.Expr)
+            and each.op in _COMPUTES
+            and signature is not None
+            and types.float64 in (signature.return_type, *signature.args)
+        }
 
 
 @register_pass(mutates_CFG=False, analysis_only=True)

@@ -39,6 +39,8 @@ class Kernel:
         Whether it waits for the whole grid.
     cluster : int
         Blocks of a cluster.
+    float64 : list of (file, line)
+        Where something is computed in float64.
     """
 
     name: str
@@ -50,6 +52,7 @@ class Kernel:
     local_bytes: int
     grid_sync: bool
     cluster: int
+    float64: list[tuple[str, int]]
 
 
 _kernels: dict[Any, Kernel] = {}
@@ -85,5 +88,6 @@ def prepare(dispatcher: Any, argument_types: tuple[Any, ...], *, fine: bool = Fa
             translation.local_bytes,
             translation.grid_sync,
             cluster_of(dispatcher),
+            sorted(translation.float64),
         )
     return _kernels[key]

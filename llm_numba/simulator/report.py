@@ -115,6 +115,8 @@ class Report:
     arrays : dict of str to ArrayReport
         The elements of global memory that were touched, by the kernel's parameter; of what lies in
         a tuple, by that of the tuple. Empty without ``explain=True``.
+    float64 : list of (file, line)
+        Where the kernel computes in float64: Numba makes one of ``0.0`` and of an integer divided.
     """
 
     kernel: str
@@ -126,6 +128,7 @@ class Report:
     barriers: int = 0
     printed: str = ""
     arrays: dict[str, ArrayReport] = field(default_factory=dict)
+    float64: list[tuple[str, int]] = field(default_factory=list)
 
     def line(self, number: int, file: str | None = None) -> LineReport:
         """Return the report of one line; all zeros if it cost nothing.

@@ -95,6 +95,7 @@ def simulate(
         barriers=barriers,
         printed="".join(output),
         arrays=observer.arrays if explain and observer is not None else {},
+        float64=prepared.float64,
     )
 
 

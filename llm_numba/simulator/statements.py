@@ -34,6 +34,7 @@ def translate(
     arguments, start, exit_block, result, depth
         As for :class:`~llm_numba.simulator.scope.Scope`.
     """
+    translation.float64 |= typed.float64
     scope = Scope(translation, typed, arguments, start, exit_block, result, depth)
     labels = sorted(typed.ir.blocks)
     scope.starts = {label: translation.block() for label in labels}

@@ -39,6 +39,8 @@ class Translation:
         How many there are.
     grid_sync : bool
         Whether the kernel waits for the whole grid somewhere.
+    float64 : set of (file, line)
+        Where something is computed in float64.
     """
 
     translate: Callable[..., None]
@@ -51,6 +53,7 @@ class Translation:
     local_bytes: int = 0
     registers: int = 0
     grid_sync: bool = False
+    float64: set[tuple[str, int]] = field(default_factory=set)
     frozen: dict[int, tuple[np.ndarray, View]] = field(default_factory=dict)
 
     def register(self) -> int:

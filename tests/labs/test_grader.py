@@ -1,6 +1,7 @@
 """The grader itself: rules, constants, ranks, what it prints and writes."""
 
 import ast
+import io
 import math
 import textwrap
 
@@ -11,7 +12,9 @@ from grader.kernels import take_out
 from grader.lab import find_labs
 from grader.rules import breaches, unwritten_steps
 from grader.run import run_lab
+from grader.terminal import show_lab
 from grader.verdict import Failed
+from rich.console import Console
 from submissions import solution
 
 # -- Rules --------------------------------------------------------------------------------------
@@ -323,3 +326,15 @@ def test_a_function_without_a_return_fails_its_check_and_not_the_grader(children
     path.write_text(solution.replace("    return count * rank //", "    count * rank //"))
     trouble = run_lab(lab, path, children, stop=True).current.trouble
     assert "share returned None: that is not what its docstring promises" in trouble.message
+
+
+def test_what_is_computed_in_float64_is_told_and_costs_no_points(bench):
+    body = "    i = cuda.grid(1)\n    if i < out.size:\n        out[i] = 1.0 * alpha * x[i] + y[i]"
+    slow = solution(saxpy=body)
+    result = bench.grade(slow)
+    assert result.passed
+    (line,) = result.float64
+    assert "1.0 * alpha" in slow.splitlines()[line - 1]
+    console = Console(width=80, file=io.StringIO())
+    show_lab(console, result)
+    assert f"line {line}. Write float32(0)" in " ".join(console.file.getvalue().split())

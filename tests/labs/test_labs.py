@@ -152,6 +152,7 @@ def test_a_solution_gets_all_points(name, key, children):
     assert not result.refused
     assert trouble(result) == []
     assert result.points == lab.points > 0
+    assert result.float64 == []
 
 
 @pytest.mark.parametrize("name", LABS)

@@ -1,5 +1,7 @@
 """The way in: arguments, limits, residency, what is checked when."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 from numba import cuda, float32
@@ -30,6 +32,27 @@ def test_arrays_are_written_in_place_and_the_report_says_what_ran():
     np.testing.assert_array_equal(x, 2 * np.arange(100))
     assert (report.kernel, report.grid, report.block) == ("double", (4, 1, 1), (32, 1, 1))
     assert report.lines[0].file == __file__
+
+
+@cuda.jit(device=True)
+def clipped(value):
+    return value if value > 0 else float32(0)  # float64
+
+
+@cuda.jit
+def sum_of_clipped(x, out):
+    total = 0.0
+    for i in range(x.size):
+        total += clipped(x[i])  # float64
+    out[0] = float32(total)  # float64
+    out[1] = clipped(x[0]) * float32(2)
+
+
+def test_a_report_names_the_lines_that_compute_in_float64():
+    report = simulate(sum_of_clipped, 1, 1, (np.ones(4, np.float32), np.zeros(2, np.float32)))
+    source = Path(__file__).read_text().splitlines()
+    marked = [number for number, line in enumerate(source, 1) if line.endswith("# float64")]
+    assert report.float64 == [(__file__, number) for number in marked]
 
 
 @cuda.jit

@@ -122,6 +122,7 @@ def _plain(report: Any) -> dict[str, Any]:
         "barriers": report.barriers,
         "shared_bytes": report.shared_bytes,
         "local_bytes": report.local_bytes,
+        "float64": [line for file, line in report.float64 if file == FILE],
         "printed": report.printed[:4000],
         "lines": lines,
         "arrays": {

@@ -39,6 +39,8 @@ class CheckResult:
         Of the student's file, or 0.
     raced : Raced or None
         What was timed.
+    float64 : set of int
+        Lines of kernels that compute in float64. It costs no points.
     """
 
     title: str
@@ -47,6 +49,7 @@ class CheckResult:
     message: str = ""
     line: int = 0
     raced: Raced | None = None
+    float64: set[int] = field(default_factory=set)
 
     @property
     def points(self) -> int:
@@ -125,6 +128,12 @@ class LabResult:
     def passed(self) -> bool:
         """Whether all steps are done."""
         return not self.refused and all(step.state == "passed" for step in self.steps)
+
+    @property
+    def float64(self) -> list[int]:
+        """Lines of kernels that compute in float64."""
+        found = [check.float64 for step in self.steps for check in step.checks]
+        return sorted(set().union(*found))
 
     @property
     def current(self) -> StepResult | None:
@@ -282,7 +291,7 @@ def run_check(
     student = Student(submission, children)
     result = _one(check, student, rng_for(key, lab.number, step.number, check.title))
     student.end()
-    result.raced = student.raced
+    result.raced, result.float64 = student.raced, student.float64
     return result, student.printed
 
 

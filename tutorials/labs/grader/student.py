@@ -1,7 +1,7 @@
 """A student's file as a check uses it: launch its kernels, call its functions, count."""
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from grader.channel import ClosedError, LateError, OnDevice
@@ -28,6 +28,8 @@ class Student:
         What it last told the check: ``"share returned None"``.
     raced : Raced or None
         Its last race.
+    float64 : set of int
+        Lines of its kernels that compute in float64.
     """
 
     submission: Submission
@@ -35,6 +37,7 @@ class Student:
     printed: str = ""
     told: str = "Your program has told nothing yet"
     raced: Raced | None = None
+    float64: set[int] = field(default_factory=set)
     _host: HostChild | None = None
 
     # -- What a check may ask for ---------------------------------------------------------------
@@ -73,7 +76,7 @@ class Student:
         order = {"kernel": kernel, "grid": grid, "block": block, "args": launches.put(args),
                  "shared_bytes": shared_bytes}  # fmt: skip
         launches.launch(order, schedule=schedule, seed=seed)
-        return Ran(tuple(launches.launched))
+        return self._ran(launches)
 
     def run(self, function: str, *args: Any) -> Ran:
         """Call a launcher; its launches run in the simulator.
@@ -94,6 +97,11 @@ class Student:
         returned = self._call_launcher(launches, function, args)
         if isinstance(returned, OnDevice):
             returned = launches.arrays[returned.device_number]
+        return self._ran(launches, returned)
+
+    def _ran(self, launches: Launches, returned: Any = None) -> Ran:
+        for each in launches.launched:
+            self.float64.update(each.report["float64"])
         return Ran(tuple(launches.launched), returned)
 
     def race(

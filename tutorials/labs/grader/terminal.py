@@ -41,6 +41,11 @@ def show_lab(console: Console, result: LabResult) -> None:
         _show_step(console, step)
     for what in result.not_run:
         console.print(Text(f"- not run {what}", style="dim"))
+    if result.float64:
+        lines = ", ".join(map(str, result.float64))
+        console.print(Text(f"Computed in float64, which most GPUs do slowly: line {lines}. Write "
+                           "float32(0), not 0 or 0.0, where a sum begins and where numbers are "
+                           "compared.", style="yellow"))  # fmt: skip
     current = result.current
     if current is None:
         console.print(

@@ -17,4 +17,4 @@ def paged_decode(q, k_cache, v_cache, block_tables, context_lens, scale, out):
         total = total * factor + weight
         mix = mix * factor + weight * v_cache[block, inner, kv_head, lane]
         maximum = larger
-    out[sequence, head, lane] = mix / total if total > 0 else float32(0)
+    out[sequence, head, lane] = mix / total if total > float32(0) else float32(0)

@@ -19,4 +19,4 @@ def paged_decode(q, k_cache, v_cache, block_tables, context_lens, scale, out):
         weight = math.exp(score - maximum)
         total += weight
         mix += weight * v_cache[block, inner, kv_head, lane]
-    out[sequence, head, lane] = mix / total if total > 0 else float32(0)
+    out[sequence, head, lane] = mix / total if total > float32(0) else float32(0)
