@@ -36,7 +36,6 @@ from typing import Any, NamedTuple
 from numba import cuda, int32, uint32
 
 from llm_numba.kernels import ptx
-from llm_numba.kernels.layernorm_added import place
 from llm_numba.kernels.packets import widened
 
 FLAGS, SLOTS = 0, 1  # rows of the table of addresses
@@ -54,18 +53,24 @@ class PeerLink(NamedTuple):
         In memory that all ranks see, zeros at first.
     slots : uint8 [2 * teams * bytes]
         Likewise; a multiple of 256 bytes for each team.
-    addresses : int64 [2, P]
-        Where each rank's flags and slots are, as this rank sees them.
+    lines : uint64 [2 * teams * P * words]
+        Likewise, zeros at first; see :mod:`llm_numba.kernels.peer_lines`.
+    addresses : int64 [3, P]
+        Where each rank's flags, slots and lines are, as this rank sees them.
     counters : int32 [teams]
         In memory of this rank alone, zeros at first.
+    calls : uint32 [teams]
+        Likewise, of what goes by lines.
     """
 
     rank: int
     ranks: int
     flags: Any
     slots: Any
+    lines: Any
     addresses: Any
     counters: Any
+    calls: Any
 
 
 @cuda.jit(device=True)
@@ -130,39 +135,7 @@ def copy(source, start, target, begin, count, in_packets):
 
 @functools.cache
 def packet_adder(ranks):
-    """Make the function that adds a packet of 16 bytes over all ranks, in the order of ranks.
-
-    Parameters
-    ----------
-    ranks : int
-
-    Returns
-    -------
-    device function
-        ``(slots, addresses, at, words)`` to a tuple of 4 or 8 float32; `words` is local uint32
-        [4 P].
-    """
-
-    @cuda.jit(device=True)
-    def add_packet(slots, addresses, at, words):
-        """Load from all ranks first, so that one trip over the link is waited for and not P."""
-        for r in range(ranks):
-            loaded = ptx.load_raw16(ptx.at_address(slots, addresses[SLOTS, r]), at)
-            for w in range(4):
-                words[4 * r + w] = loaded[w]
-        total = widened(slots, words, 0)
-        for r in range(1, ranks):
-            values = widened(slots, words, r)
-            for e in range(ptx.items16(slots)):
-                total = ptx.with_item(total, e, total[e] + values[e])
-        return total
-
-    return add_packet
-
-
-@functools.cache
-def adder(ranks):
-    """Make the function that adds up what all ranks show.
+    """Make the function that adds up packets of 16 bytes, which a thread has of all ranks.
 
     Every rank adds in the order of ranks, in float32, and rounds once: so all get the same bits.
 
@@ -173,31 +146,26 @@ def adder(ranks):
     Returns
     -------
     device function
-        ``(slots, addresses, at, out, begin, count, in_packets)``.
+        ``(like, words, first, apart)`` to a tuple of 4 or 8 float32; `words` is local uint32, with
+        rank r's packet at ``first + apart * r``.
     """
-    add_packet, words_held = packet_adder(ranks), 4 * ranks
 
     @cuda.jit(device=True)
-    def add(slots, addresses, at, out, begin, count, in_packets):
-        """Add `count` elements from `at` on over the ranks' slots, to `out` from `begin` on."""
-        words = cuda.local.array(words_held, uint32)
-        width = ptx.items16(slots)
-        packets = count // width if in_packets else 0
-        for k in range(cuda.threadIdx.x, packets, cuda.blockDim.x):
-            total = add_packet(slots, addresses, at + k * width, words)
-            ptx.store16(out, begin + k * width, total)
-        for i in range(packets * width + cuda.threadIdx.x, count, cuda.blockDim.x):
-            total = ptx.to_float(ptx.at_address(slots, addresses[SLOTS, 0])[at + i])
-            for r in range(1, ranks):
-                total += ptx.to_float(ptx.at_address(slots, addresses[SLOTS, r])[at + i])
-            out[begin + i] = ptx.from_float(out, total)
+    def add_packets(like, words, first, apart):
+        """Rank 0's comes first, on every rank."""
+        total = widened(like, words, first)
+        for r in range(1, ranks):
+            values = widened(like, words, first + apart * r)
+            for e in range(ptx.items16(like)):
+                total = ptx.with_item(total, e, total[e] + values[e])
+        return total
 
-    return add
+    return add_packets
 
 
 @functools.cache
-def holder(ranks):
-    """Make the function with which a thread adds up its packets of a row, and holds the sums.
+def adder(ranks):
+    """Make the function that adds up what all ranks show; see :func:`packet_adder`.
 
     Parameters
     ----------
@@ -206,20 +174,28 @@ def holder(ranks):
     Returns
     -------
     device function
-        ``(slots, addresses, at, packets, held)``: of a row that begins at element `at`, to `held`,
-        local uint32 [4 k], as :func:`adder` would store them.
+        ``(slots, addresses, at, out, begin, count, in_packets)``.
     """
-    add_packet, words_loaded = packet_adder(ranks), 4 * ranks
+    add_packets, words_held = packet_adder(ranks), 4 * ranks
 
     @cuda.jit(device=True)
-    def hold_sums(slots, addresses, at, packets, held):
-        """Round as memory would: who sees the sum here sees what others would see there."""
-        words = cuda.local.array(words_loaded, uint32)
+    def add(slots, addresses, at, out, begin, count, in_packets):
+        """Add `count` elements from `at` on over the ranks' slots, to `out` from `begin` on."""
+        words = cuda.local.array(words_held, uint32)
         width = ptx.items16(slots)
-        for k in range(len(held) // 4):
-            total = add_packet(slots, addresses, at + place(k, packets) * width, words)
-            rounded = ptx.round_raw16(slots, total)
-            for w in range(4):
-                held[4 * k + w] = rounded[w]
+        packets = count // width if in_packets else 0
+        for k in range(cuda.threadIdx.x, packets, cuda.blockDim.x):
+            # From all ranks first, so that one trip over the link is waited for and not P.
+            for r in range(ranks):
+                theirs = ptx.at_address(slots, addresses[SLOTS, r])
+                loaded = ptx.load_raw16(theirs, at + k * width)
+                for w in range(4):
+                    words[4 * r + w] = loaded[w]
+            ptx.store16(out, begin + k * width, add_packets(slots, words, 0, 1))
+        for i in range(packets * width + cuda.threadIdx.x, count, cuda.blockDim.x):
+            total = ptx.to_float(ptx.at_address(slots, addresses[SLOTS, 0])[at + i])
+            for r in range(1, ranks):
+                total += ptx.to_float(ptx.at_address(slots, addresses[SLOTS, r])[at + i])
+            out[begin + i] = ptx.from_float(out, total)
 
-    return hold_sums
+    return add

@@ -1,14 +1,19 @@
 """Links between ranks that see each other's memory: what the kernels of ``peer`` run on.
 
-Each rank has one piece of memory that all others map, for its flags and slots, and a little of its
-own. :mod:`llm_numba.kernels.peer_team` says what is written there, and by whom.
+Each rank has one piece of memory that all others map, for its flags, slots and lines, and a little
+of its own. :mod:`llm_numba.kernels.peer_team` and :mod:`llm_numba.kernels.peer_lines` say what is
+written there, and by whom.
 """
+
+import functools
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from llm_numba.errors import ParallelError
 from llm_numba.kernels.peer_team import PeerLink
-from llm_numba.runtime import zeros
+from llm_numba.runtime import to_device, zeros
 
 # Blocks of the largest grid: fewer than any GPU of a node has SMs, so all of them run at once.
 TEAMS = 64
@@ -41,59 +46,79 @@ def simulated_links(ranks: int, *, teams: int = 4, room_bytes: int = 1024) -> li
     ParallelError
         If there cannot be such links.
     """
-    flag_bytes, size = layout(ranks, teams, room_bytes)
-    memory = zeros((ranks, size), np.uint8, "sim")
-    begins = memory.ctypes.data + size * np.arange(ranks)
-    links = []
-    for rank in range(ranks):
-        flags, slots = parts(memory[rank], flag_bytes, teams, ranks)
-        addresses = zeros((2, ranks), np.int64, "sim")
-        addresses[...] = begins, begins + flag_bytes
-        counters = zeros(teams, np.int32, "sim")
-        links.append(PeerLink(rank, ranks, flags, slots, addresses, counters))
-    return links
+    layout = Layout.of(ranks, teams, room_bytes)
+    memory = zeros((ranks, layout.size), np.uint8, "sim")
+    begins = memory.ctypes.data + layout.size * np.arange(ranks)
+    return [layout.link(rank, memory[rank], begins, "sim") for rank in range(ranks)]
 
 
-def layout(ranks: int, teams: int, room_bytes: int) -> tuple[int, int]:
-    """Return where the slots begin in a rank's shared memory, and how large it is, in bytes.
+class Layout(NamedTuple):
+    """How a rank's shared memory is divided.
 
-    Parameters
+    Attributes
     ----------
-    ranks, teams, room_bytes : int
-        As of :func:`simulated_links`.
-
-    Returns
-    -------
-    flag_bytes, size : int
-
-    Raises
-    ------
-    ParallelError
-        If there cannot be such links.
+    ranks, teams : int
+    slots, lines, size : int
+        The byte where the slots begin, behind the flags, where the lines begin, and all end.
     """
-    if not 2 <= ranks <= MOST_RANKS:
-        raise ParallelError(
-            f"{ranks} ranks cannot be joined as peers.", f"Join 2 to {MOST_RANKS} of one host."
+
+    ranks: int
+    teams: int
+    slots: int
+    lines: int
+    size: int
+
+    @classmethod
+    def of(cls, ranks: int, teams: int, room_bytes: int) -> "Layout":
+        """Divide the memory.
+
+        Parameters
+        ----------
+        ranks, teams, room_bytes : int
+            As of :func:`simulated_links`.
+
+        Raises
+        ------
+        ParallelError
+            If there cannot be such links.
+        """
+        if not 2 <= ranks <= MOST_RANKS:
+            raise ParallelError(
+                f"{ranks} ranks cannot be joined as peers.", f"Join 2 to {MOST_RANKS} of one host."
+            )
+        if teams < 1 or room_bytes < _ALIGNMENT or room_bytes % _ALIGNMENT:
+            raise ParallelError(
+                f"{teams} teams with {room_bytes} bytes each cannot be had.",
+                f"Take at least one team, and bytes in multiples of {_ALIGNMENT}.",
+            )
+        slots = -(-teams * ranks * 4 // _ALIGNMENT) * _ALIGNMENT
+        lines = slots + 2 * teams * room_bytes
+        # Twice the bytes, for each sender.
+        return cls(ranks, teams, slots, lines, lines + 2 * teams * ranks * 2 * room_bytes)
+
+    def link(self, rank: int, memory: Any, begins: Sequence[int], device: str) -> PeerLink:
+        """Make a rank's link.
+
+        Parameters
+        ----------
+        rank : int
+        memory : uint8 [size]
+            Its own, of CuPy or of the simulated device; zeros.
+        begins : sequence of P int
+            Where each rank's memory is, as this rank sees it.
+        device : {"cuda", "sim"}
+            Where that is.
+        """
+        place = functools.partial(to_device, device=device)
+        flags = memory[: 4 * self.teams * self.ranks].view(np.int32)
+        starts = np.array([[0], [self.slots], [self.lines]])
+        return PeerLink(
+            rank,
+            self.ranks,
+            flags.reshape(self.teams, self.ranks),
+            memory[self.slots : self.lines],
+            memory[self.lines :].view(np.uint64),
+            place(np.asarray(begins, np.int64) + starts),
+            place(np.zeros(self.teams, np.int32)),
+            place(np.zeros(self.teams, np.uint32)),
         )
-    if teams < 1 or room_bytes < _ALIGNMENT or room_bytes % _ALIGNMENT:
-        raise ParallelError(
-            f"{teams} teams with {room_bytes} bytes each cannot be had.",
-            f"Take at least one team, and bytes in multiples of {_ALIGNMENT}.",
-        )
-    flag_bytes = -(-teams * ranks * 4 // _ALIGNMENT) * _ALIGNMENT
-    return flag_bytes, flag_bytes + 2 * teams * room_bytes
-
-
-def parts(memory: np.ndarray, flag_bytes: int, teams: int, ranks: int) -> tuple:
-    """Return flags and slots of a rank's shared memory, as :class:`PeerLink` has them.
-
-    Parameters
-    ----------
-    memory : uint8 [size]
-        Of CuPy or of the simulated device.
-    flag_bytes : int
-        Where the slots begin, from :func:`layout`.
-    teams, ranks : int
-    """
-    flags = memory[: 4 * teams * ranks].view(np.int32).reshape(teams, ranks)
-    return flags, memory[flag_bytes:]

@@ -14,9 +14,9 @@ from llm_numba.kernels import peer
 from llm_numba.kernels.peer_team import PeerLink
 from llm_numba.parallel.carrier import Carrier
 from llm_numba.parallel.communicator import Communicator
-from llm_numba.parallel.peer import MOST_RANKS, ROOM_BYTES, TEAMS, layout, parts
+from llm_numba.parallel.peer import MOST_RANKS, ROOM_BYTES, TEAMS, Layout
 from llm_numba.reference.rank_sums import Reduction
-from llm_numba.runtime import Array, kind_of, storage_dtype, to_device, zeros
+from llm_numba.runtime import Array, kind_of, storage_dtype
 
 _ADDED = ("float32", "float16", "bfloat16")
 _GATHERED = (*_ADDED, "int32", "int64")
@@ -104,14 +104,11 @@ def open_link(
     memory : MappedMemory
         Must live as long as the link.
     """
-    flag_bytes, size = layout(host.size, teams, room_bytes)
-    memory = MappedMemory(host, size)
-    flags, slots = parts(memory.own, flag_bytes, teams, host.size)
-    begins = np.array(memory.addresses, np.int64)
-    addresses = to_device(np.stack([begins, begins + flag_bytes]), "cuda")
-    counters = zeros(teams, np.int32, "cuda")
+    layout = Layout.of(host.size, teams, room_bytes)
+    memory = MappedMemory(host, layout.size)
+    link = layout.link(host.rank, memory.own, memory.addresses, "cuda")
     host.barrier()
-    return PeerLink(host.rank, host.size, flags, slots, addresses, counters), memory
+    return link, memory
 
 
 class PeerCommunicator(Carrier):

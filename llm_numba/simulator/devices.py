@@ -111,7 +111,7 @@ class _LaunchObserver(Observer):
 
     def access(self, lanes: Lanes, kind: str, *rest: Any) -> None:
         """Note an access, and whether another device may have waited for it."""
-        self._shared.has_released |= kind == "release.sys"
+        self._shared.has_released |= kind in ("release.sys", "store.relaxed.sys")
         super().access(lanes, kind, *rest)
 
     def witness(self, conflict: Conflict) -> tuple[str, str, int]:

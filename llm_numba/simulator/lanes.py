@@ -199,15 +199,16 @@ class Lanes:
         index : int or tuple of int registers
         count : int, optional
             If given, ``index`` is flat and this many elements from there on are one request.
-        kind : {"load", "acquire"}
-            Of single elements: whether what a release published is known from now on.
+        kind : {"load", "acquire", "acquire.sys", "load.relaxed.sys"}
+            Whether it is atomic, for which devices, and whether what a release published is known
+            from now on; that of single elements alone.
 
         Returns
         -------
         register, or [n, count] of the storage dtype
         """
         if count is not None:
-            return self._load_many(view, index, count)
+            return self._load_many(view, index, count, kind)
         offset = view.locate(self, index)[0]
         buffer, dtype = view.buffer, view.dtype
         cell = self.cells(buffer, offset, dtype.itemsize)
@@ -231,7 +232,7 @@ class Lanes:
         shared memory of another `block`, as of :meth:`cells`.
         """
         if count is not None:
-            self._store_many(view, index, value, count)
+            self._store_many(view, index, value, count, kind)
             return
         offset = view.locate(self, index)[0]
         buffer, dtype = view.buffer, view.dtype
@@ -241,8 +242,11 @@ class Lanes:
             cell = self.vector(cell)  # many threads, one element: the last one stays
         if self.machine.watched:
             self.machine.observer.access(self, kind, view, offset, cell, dtype.itemsize, value)
-        buffer.typed(dtype)[cell] = value
-        self.machine.progress += 1
+        memory = buffer.typed(dtype)
+        # A local array is as good as registers: who writes there what it has makes no progress.
+        before = memory[cell].tobytes() if buffer.space == "local" else None
+        memory[cell] = value
+        self.machine.progress += before is None or memory[cell].tobytes() != before
 
     def places(self, view: View, index: Any, count: int) -> tuple[np.ndarray, np.ndarray]:
         """Return where the elements of one wide request of each thread lie.
@@ -265,20 +269,20 @@ class Lanes:
         first = self.vector(self.cells(view.buffer, offset, size))
         return offset, first[:, None] + np.arange(count)
 
-    def _load_many(self, view: View, index: Any, count: int) -> np.ndarray:
+    def _load_many(self, view: View, index: Any, count: int, kind: str) -> np.ndarray:
         offset, cell = self.places(view, index, count)
         size = view.dtype.itemsize
         if self.machine.watched:
-            self.machine.observer.access(self, "load", view, offset, cell, size)
+            self.machine.observer.access(self, kind, view, offset, cell, size)
         values = view.buffer.typed(view.dtype)[cell]
         return values[:, 0] if count == 1 else values
 
-    def _store_many(self, view: View, index: Any, value: Any, count: int) -> None:
+    def _store_many(self, view: View, index: Any, value: Any, count: int, kind: str) -> None:
         offset, cell = self.places(view, index, count)
         value = np.broadcast_to(np.asarray(value).astype(view.dtype).reshape(-1, count), cell.shape)
         if self.machine.watched:
             size = view.dtype.itemsize
-            self.machine.observer.access(self, "store", view, offset, cell, size, value)
+            self.machine.observer.access(self, kind, view, offset, cell, size, value)
         view.buffer.typed(view.dtype)[cell] = value
         self.machine.progress += 1
 

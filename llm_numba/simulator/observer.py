@@ -29,6 +29,8 @@ _COSTS_AS = {
     "release": "store",
     "acquire.sys": "load",
     "release.sys": "store",
+    "load.relaxed.sys": "load",
+    "store.relaxed.sys": "store",
     "async": "store",
 }
 
@@ -148,8 +150,7 @@ class Observer:
         Parameters
         ----------
         lanes : Lanes
-        kind : {"load", "store", "async", "atomic"} or of a flag
-            {"acquire", "release", "acquire.sys", "release.sys"}
+        kind : {"load", "store", "async", "atomic"} or another of SCOPE
         view : View
         offset : int64 or int64 [n]
             Byte address in the buffer or the block's shared memory.
@@ -285,6 +286,8 @@ class Observer:
         everywhere = SCOPE.get(kind) == SYSTEM
         if kind.startswith("acquire"):
             self._knowledge.acquire(ids, *flags, everywhere)
+        # What was read atomically may be written atomically at any time: nobody asks for it later.
+        if kind in SCOPE and kind in READS:
             return
         place = self._first_place + lanes.at
         record(buffer.shadow, self._knowledge, threads, cells, kind, place)

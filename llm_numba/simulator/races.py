@@ -22,8 +22,10 @@ SCOPE = {
     "release": DEVICE,
     "acquire.sys": SYSTEM,
     "release.sys": SYSTEM,
+    "load.relaxed.sys": SYSTEM,
+    "store.relaxed.sys": SYSTEM,
 }
-READS = ("load", "acquire", "acquire.sys")
+READS = ("load", "acquire", "acquire.sys", "load.relaxed.sys")
 # In place of a scope: written by the copy engine, see Knowledge.is_fenced.
 ASYNC = -1
 

@@ -22,17 +22,21 @@ from llm_numba.runtime.devices import simulate_ranks
 from llm_numba.runtime.offline import compile_to_ptx, compiler_problem, resources, signature_of
 
 DTYPES = ["float32", "float16", "bfloat16"]
-STEPS = ["one_shot", "two_shot"]
-# One number, packets with a rest, three teams of which two show twice what they have room for.
-SIZES = [1, 37, 383]
+STEPS = ["push", "one_shot", "two_shot"]
+FETCHED = STEPS[1:]
+# One number, packets with a rest, three teams of which two show twice what they have room for. What
+# is pushed is whole packets: one, two teams, three of which the last has fewer packets.
+SIZES = {"one_shot": [1, 37, 383], "two_shot": [1, 37, 383], "push": [8, 192, 296]}
 
 each_step = pytest.mark.parametrize("step", STEPS)
+each_fetched = pytest.mark.parametrize("step", FETCHED)
 
 
 @pytest.fixture(autouse=True)
 def _narrow(monkeypatch):
-    """Blocks of one warp and a bit: a laptop runs eight ranks of several teams."""
+    """Blocks of one warp and a bit, or of less: a laptop runs eight ranks of several teams."""
     monkeypatch.setattr(peer, "THREADS", 40)
+    monkeypatch.setattr(peer, "PUSH_THREADS", 12)
 
 
 def parts_of(ranks, shape, dtype, seed=0):
@@ -95,7 +99,9 @@ def assert_sum(results, parts):
 @each_step
 @pytest.mark.parametrize(("dtype", "ranks"), [("float16", 2), ("bfloat16", 4), ("float32", 8)])
 def test_all_ranks_get_the_same_sum(dtype, ranks, step):
-    for size in SIZES if ranks == 2 else SIZES[-1:]:
+    width = 4 if dtype == "float32" else 8
+    for size in SIZES[step] if ranks == 2 else SIZES[step][-1:]:
+        size = size * width // 8 if step == "push" else size
         parts = parts_of(ranks, size, dtype)
         assert_sum(reduced(parts, step, schedule="ordered"), parts)
 
@@ -105,12 +111,14 @@ def test_all_ranks_get_the_same_sum(dtype, ranks, step):
 @each_step
 def test_all_ranks_get_the_same_sum_of_blocks_of_the_usual_size(dtype, step, ranks, monkeypatch):
     monkeypatch.setattr(peer, "THREADS", 256)
-    for size in (1, 7, 2048, 2500, 3333):
+    monkeypatch.setattr(peer, "PUSH_THREADS", 64)
+    room_bytes = 4096 if step == "push" else 512
+    for size in (8, 2048, 2504) if step == "push" else (1, 7, 2048, 2500, 3333):
         parts = parts_of(ranks, size, dtype)
-        assert_sum(reduced(parts, step, room_bytes=512, schedule="ordered"), parts)
+        assert_sum(reduced(parts, step, room_bytes=room_bytes, schedule="ordered"), parts)
 
 
-@each_step
+@each_fetched
 def test_arrays_that_are_not_aligned_are_added_one_by_one(step):
     parts = parts_of(2, (3, 67), "float16")
     assert_sum(reduced(parts, step, offset=1, schedule="ordered"), parts)
@@ -119,11 +127,11 @@ def test_arrays_that_are_not_aligned_are_added_one_by_one(step):
 @each_step
 def test_infinities_and_nan_stay_what_they_are(step):
     parts = [
-        np.array([np.inf, np.inf, np.nan, 1, 3e38], "f4"),
-        np.array([1, -np.inf, 1, 2, 3e38], "f4"),
+        np.array([np.inf, np.inf, np.nan, 3e38], "f4"),
+        np.array([1, -np.inf, 1, 3e38], "f4"),
     ]
     for result in reduced(parts, step, schedule="ordered"):
-        np.testing.assert_array_equal(result, [np.inf, np.nan, np.nan, 3, np.inf])
+        np.testing.assert_array_equal(result, [np.inf, np.nan, np.nan, np.inf])
 
 
 @pytest.mark.parametrize(
@@ -187,47 +195,50 @@ def assert_normed(results, parts, residual, weight):
 
 @pytest.mark.parametrize(("dtype", "ranks"), [("float32", 2), ("float16", 4), ("bfloat16", 8)])
 def test_sum_residual_and_norm_in_one_kernel(dtype, ranks):
-    for rows in (1, 4):
+    for rows in (1, 3):
         parts, residual, weight = norm_operands(ranks, (rows, 264), dtype)
         results = normed(parts, residual, weight, schedule="ordered")
         assert_normed(results, parts, residual, weight)
 
 
 def test_results_may_replace_operands():
-    operands = norm_operands(2, (5, 128), "bfloat16")
+    operands = norm_operands(2, (3, 128), "bfloat16")
     apart = normed(*operands, schedule="ordered")
     for rank, each in enumerate(normed(*operands, in_place=True, schedule="ordered")):
         np.testing.assert_array_equal(bits(each[0]), bits(apart[rank][0]))
         np.testing.assert_array_equal(bits(each[1]), bits(apart[rank][1]))
 
 
-def launched_for(shape, dtype="float32", room_bytes=256):
-    parts, residual, weight = norm_operands(2, shape, dtype)
-    link, launches = simulated_links(2, room_bytes=room_bytes)[0], []
+def launched_for(shape, dtype="float32", ranks=2, **layout):
+    parts, residual, weight = norm_operands(ranks, shape, dtype)
+    link, launches = simulated_links(ranks, **layout)[0], []
     x, residual, weight = on_device([parts[0], residual, weight])
     with intercept(launches.append):
         peer.all_reduce_norm(x, residual, weight, 1e-5, link)
     return [launch.kernel.py_func.__name__ for launch in launches]
 
 
-def test_one_kernel_takes_rows_of_packets_and_short_vectors(monkeypatch):
-    assert launched_for((2, 64)) == ["reduce_norm"]
-    assert launched_for((2, 128), "bfloat16") == ["reduce_norm"]
-    two_kernels = ["one_shot", "norm_added"]
-    assert launched_for((2, 68)) == two_kernels  # more than a team has room for
-    assert launched_for((2, 66)) == ["one_shot", "norm_activated"]  # packets and a half
-    long = {"dtype": "float32", "room_bytes": 32 * 1024}
-    assert launched_for((1, 4096), **long) == ["reduce_norm"]
-    assert launched_for((1, 4100), **long) == two_kernels  # more than a block holds
-    monkeypatch.setattr(peer, "one_shot_is_shorter", lambda nbytes, ranks: nbytes < 1000)
-    assert launched_for((3, 64)) == ["reduce_norm"]
-    assert launched_for((4, 64)) == ["two_shot", "norm_added"]
+def test_one_kernel_takes_few_rows_of_packets(monkeypatch):
+    narrow, wide = {"room_bytes": 256}, {"room_bytes": 32 * 1024}
+    assert launched_for((2, 64), **narrow) == ["pushed_norm"]
+    assert launched_for((2, 128), "bfloat16", **narrow) == ["pushed_norm"]
+    two_kernels = ["pushed", "norm_added"]
+    assert launched_for((2, 68), **narrow) == two_kernels  # more than a team has room for
+    assert launched_for((5, 64)) == two_kernels  # more rows than teams
+    assert launched_for((2, 66), **narrow) == ["pushed", "norm_activated"]  # packets and a half
+    assert launched_for((1, 4096), **wide) == ["pushed_norm"]
+    assert launched_for((1, 4100), **wide) == two_kernels  # more than a block holds
+    assert launched_for((1, 4096), ranks=8, **wide) == two_kernels  # with words of so many ranks
+    assert launched_for((1, 2048), ranks=8, **wide) == ["pushed_norm"]
+    monkeypatch.setattr(peer, "push_is_shorter", lambda nbytes, ranks: nbytes < 1000)
+    assert launched_for((3, 64)) == ["pushed_norm"]
+    assert launched_for((4, 64)) == ["one_shot", "norm_added"]
 
 
 @pytest.mark.parametrize(
     ("dtype", "shape"),
-    # Two warps of two packets a thread; three rows a team, of which there is room for two; a rest
-    # that is no packet; more than a team has room for.
+    # Two warps of two packets a thread; more rows than teams; a rest that is no packet; more than a
+    # team has room for.
     [("bfloat16", (2, 904)), ("float32", (7, 512)), ("float16", (3, 67)), ("float32", (1, 1028))],
 )
 def test_rows_of_any_length_and_number(dtype, shape):
@@ -241,7 +252,7 @@ def test_rows_of_any_length_and_number(dtype, shape):
 @pytest.mark.parametrize("seed", range(2))
 @each_step
 def test_whatever_thread_goes_first(step, seed):
-    parts = parts_of(2, 155, "bfloat16")
+    parts = parts_of(2, 160 if step == "push" else 155, "bfloat16")
     assert_sum(reduced(parts, step, teams=2, seed=seed), parts)
 
 
@@ -250,17 +261,18 @@ def mixed_calls(links, xs, outs):
 
     def launch(rank, link):
         for call, x in enumerate(xs[rank]):
-            if call % 3 == 2:
+            if call % 4 == 3:
                 outs[rank].append(peer.all_gather(x, link))
             else:
-                outs[rank].append(peer.all_reduce(x, link, step=STEPS[call % 3]))
+                step = STEPS[call % 4] if x.size % 4 == 0 else "one_shot"
+                outs[rank].append(peer.all_reduce(x, link, step=step))
 
     return programs(links, launch)
 
 
 def run_mixed_calls(ranks, calls, **options):
     """Run them on one link a rank; return what each rank had and what it got, by calls."""
-    sizes = [(5, 70, 1, 33, 128)[call % 5] for call in range(calls)]
+    sizes = [(16, 70, 1, 33, 128)[call % 5] for call in range(calls)]
     parts = [parts_of(ranks, size, "float32", seed=call) for call, size in enumerate(sizes)]
     xs = [on_device([parts[call][rank] for call in range(calls)]) for rank in range(ranks)]
     outs = [[] for _ in range(ranks)]
@@ -272,7 +284,7 @@ def run_mixed_calls(ranks, calls, **options):
 def assert_mixed_calls(parts, outs):
     for rank in outs:
         for call, (result, given) in enumerate(zip(rank, parts, strict=True)):
-            expected = np.concatenate(given) if call % 3 == 2 else combine_parts(np.stack(given))
+            expected = np.concatenate(given) if call % 4 == 3 else combine_parts(np.stack(given))
             np.testing.assert_array_equal(bits(to_host(result)), bits(expected))
 
 
@@ -287,12 +299,14 @@ def test_many_calls_in_many_orders(ranks, orders):
         assert_mixed_calls(*run_mixed_calls(ranks, 12, seed=seed))
 
 
-def test_a_replayed_graph_repeats_one_launch_with_the_same_arguments():
-    parts, launches = parts_of(2, 70, "float32"), [[], []]
+@pytest.mark.parametrize(("size", "step"), [(70, "one_shot"), (72, "pushed")])
+def test_a_replayed_graph_repeats_one_launch_with_the_same_arguments(size, step):
+    parts, launches = parts_of(2, size, "float32"), [[], []]
     links, xs = simulated_links(2), on_device(parts)
     for rank, link in enumerate(links):
         with intercept(launches[rank].append):
             peer.all_reduce(xs[rank], link)
+    assert launches[0][0].kernel.py_func.__name__ == step
 
     def replay(rank):
         for _ in range(20):
@@ -311,9 +325,43 @@ def test_calls_are_counted_beyond_what_32_bits_hold(schedule):
         for link in links:
             link.counters[...] = before
             link.flags[...] = np.array(2 * before).astype(np.int32)
-        assert_mixed_calls(*run_mixed_calls(2, 7, links=links, schedule=schedule))
-        # Of 70 and of 128 numbers there is room for half, so three calls of the seven count twice.
-        assert links[0].counters[0] == np.array(before + 10).astype(np.int32)
+            # All words were written again half way.
+            link.calls[...], link.lines[...] = 2**32 - 2, np.uint64(2**31) << np.uint64(32)
+        assert_mixed_calls(*run_mixed_calls(2, 9, links=links, schedule=schedule))
+        # Two calls are pushed; of 70 numbers there is room for half, so two others count twice.
+        assert links[0].counters[0] == np.array(before + 9).astype(np.int32)
+        assert links[0].calls[0] == 0
+
+
+def numbers_of(link, team, sender):
+    """The numbers of all words that a rank has of another, by slots."""
+    words = to_host(link.lines).view(np.uint32).reshape(2, link.calls.size, link.ranks, -1, 2)
+    return words[:, team, sender, :, 1]
+
+
+def test_no_word_grows_so_old_that_its_number_comes_again():
+    """Slots that a long vector filled, and short ones did not, get new numbers in time."""
+    links = simulated_links(2, teams=2, room_bytes=256)
+    xs = [[to_device(np.zeros(n, "f4"), "sim") for n in (128, 128, 4, 4)] for _ in links]
+
+    def run(first, last):
+        calls = [
+            lambda x=x, link=link: [peer.all_reduce(each, link, step="push") for each in x]
+            for x, link in zip([each[first:last] for each in xs], links, strict=True)
+        ]
+        simulate_ranks(calls, schedule="ordered")
+
+    run(0, 2)
+    for rank, link in enumerate(links):
+        for team in range(2):
+            np.testing.assert_array_equal(
+                *np.broadcast_arrays(numbers_of(link, team, 1 - rank), [[2], [1]])
+            )
+        link.calls[...] = 2**31 - 1
+    run(2, 4)  # by the first team alone
+    for rank, link in enumerate(links):
+        found = numbers_of(link, 0, 1 - rank)
+        np.testing.assert_array_equal(*np.broadcast_arrays(found, [[2**31], [2**31 + 1]]))
 
 
 def test_rows_are_normed_in_any_order():
@@ -325,10 +373,13 @@ def test_rows_are_normed_in_any_order():
 # -- Which step, and bad arguments --------------------------------------------------------------
 
 
-def test_short_vectors_go_in_one_shot_and_long_ones_in_two():
+def test_short_vectors_are_pushed_and_long_ones_go_in_two_shots():
     assert peer.one_shot_is_shorter(1 << 30, 2)
-    for ranks in (4, 8):
+    for ranks in (2, 4, 8):
+        assert peer.push_is_shorter(64 * 1024, ranks)
+        assert not peer.push_is_shorter(1 << 20, ranks)
         assert peer.one_shot_is_shorter(64 * 1024, ranks)
+    for ranks in (4, 8):
         assert not peer.one_shot_is_shorter(1 << 20, ranks)
 
 
@@ -337,10 +388,13 @@ def test_the_step_is_chosen_by_size():
     link = simulated_links(4)[0]
     with intercept(launches.append):
         peer.all_reduce(x[:1024], link)
+        peer.all_reduce(x[:1028], link)  # more than there is room for
+        peer.all_reduce(x[:6], link)  # a packet and a half
+        peer.all_reduce(x[2:6], link)  # between two packets
         peer.all_reduce(x, link)
         peer.all_reduce(x[:0], link)
     names = [launch.kernel.py_func.__name__ for launch in launches]
-    assert names == STEPS
+    assert names == ["pushed", "one_shot", "one_shot", "one_shot", "two_shot"]
 
 
 def test_wrong_arguments_are_refused():
@@ -351,12 +405,14 @@ def test_wrong_arguments_are_refused():
         "'x' has strides": lambda: peer.all_reduce(x.T, link),
         "'x' is a NumPy array": lambda: peer.all_reduce(np.zeros(3, "f4"), link),
         "'step' is 'ring'": lambda: peer.all_reduce(x, link, step="ring"),
+        "'x' of 8 bytes cannot be pushed": lambda: peer.all_reduce(x[0, :2], link, step="push"),
         "'x' has dtype float64": lambda: peer.all_gather(x.astype("f8"), link),
         "'out' has shape": lambda: peer.all_gather(x, link, out=x),
         "'residual' has shape": lambda: peer.all_reduce_norm(x, x[:2], x[0], 1e-5, link),
         "'weight' has shape": lambda: peer.all_reduce_norm(x, x, x[0, :4], 1e-5, link),
         "'eps' is -1": lambda: peer.all_reduce_norm(x, x, x[0], -1, link),
         "of 9 ranks": lambda: peer.all_reduce(x, link._replace(ranks=9)),
+        "is of 9 ranks": lambda: peer.all_reduce(x, link._replace(ranks=9), step="two_shot"),
     }
     for message, call in cases.items():
         with pytest.raises(KernelArgumentError, match=message):
@@ -380,17 +436,18 @@ def launches_of(ranks, dtype):
     link, launches = simulated_links(ranks, room_bytes=64 * 1024)[0], []
     x = to_device(np.zeros(1024, dtype), "sim")
     with intercept(launches.append):
-        peer.all_reduce(x, link, step="one_shot")
-        peer.all_reduce(x, link, step="two_shot")
+        for step in STEPS:
+            peer.all_reduce(x, link, step=step)
         peer.all_gather(x, link)
-        row = to_device(np.zeros((1, 16 * 1000 // x.itemsize), dtype), "sim")
+        packets = 1000 if ranks <= 4 else 500
+        row = to_device(np.zeros((1, 16 * packets // x.itemsize), dtype), "sim")
         peer.all_reduce_norm(row, row, row[0], 1e-5, link, out=row, total=row)
     return launches
 
 
 def test_a_launch_of_each_is_compiled():
     names = [launch.kernel.py_func.__name__ for launch in launches_of(2, "float32")]
-    assert names == ["one_shot", "two_shot", "gather", "reduce_norm"]
+    assert names == ["pushed", "one_shot", "two_shot", "gather", "pushed_norm"]
 
 
 @pytest.fixture
@@ -410,6 +467,10 @@ def test_kernels_keep_to_registers_and_compute_in_float32(capability, ranks):
         assert (found.spill_stores, found.spill_loads, found.stack_bytes) == (0, 0, 0)
         assert found.float64 == ()
         text = compile_to_ptx(launch.kernel, signature_of(launch), capability)
-        assert "st.release.sys.global.u32" in text
+        if launch.kernel.py_func.__name__.startswith("pushed"):
+            assert "st.relaxed.sys.global.v2.b64" in text
+            assert ("griddepcontrol.wait" in text) is (capability >= (9, 0))
+        else:
+            assert "st.release.sys.global.u32" in text
         # Through the cache of what nobody writes, a rank might see what was shown two calls ago.
         assert "ld.global.nc" not in text

@@ -156,10 +156,10 @@ def test_one_kernel_ends_a_block():
     model = on_peers("qwen3-tied", 2, ON)[0]
     names = launched(model)
     # Two layers: the embedding's sum, three blocks that end with a norm, and the last.
-    assert [each for each in names if each in ("one_shot", "reduce_norm", "norm_added")] == [
-        "one_shot",
-        *["reduce_norm"] * 3,
-        "one_shot",
+    assert [each for each in names if each in ("pushed", "pushed_norm", "norm_added")] == [
+        "pushed",
+        *["pushed_norm"] * 3,
+        "pushed",
     ]
     assert len(names) == len(launched(on_peers("qwen3-tied", 2, Execution())[0]))
 
@@ -176,7 +176,8 @@ def test_one_kernel_or_two_give_the_same_bits_on_every_rank(family, ranks, dtype
     models = on_peers(family, ranks, ON, dtype)
     together = read_on_peers(models, PROMPT, schedule="ordered")
     # Now a norm has a kernel of its own, behind a sum in two steps.
-    monkeypatch.setattr(peer, "one_shot_is_shorter", lambda nbytes, ranks: False)
+    for shorter in ("push_is_shorter", "one_shot_is_shorter"):
+        monkeypatch.setattr(peer, shorter, lambda nbytes, ranks: False)
     assert {"two_shot", "norm_added"} < set(launched(models[0]))
     apart = read_on_peers(models, PROMPT, schedule="ordered")
     for r, best in (*together, *apart):

@@ -39,3 +39,28 @@ def layer_on_two_ranks() -> Drawing:
                 drawing.arrow([(x, y - 14), (x, y)])
             drawing.box(12, y, 2 * width + 36, 30, words, "c", text="strong small", opacity=0.3)
     return drawing
+
+
+def fetched_and_pushed() -> Drawing:
+    """Draw the trips over the link of a sum that is fetched, and of one that is pushed."""
+    left, top, apart, trip = 190, 24, 64, 120
+    sums = (
+        ("fetched", ("flag", "request", "numbers")),
+        ("pushed", ("numbers, each with its call's",)),
+    )
+    drawing = Drawing(WIDTH, 2 * (apart + 60))
+    for i, (name, trips) in enumerate(sums):
+        y = top + i * (apart + 60)
+        drawing.text(10, y + apart / 2, name, "strong", anchor="start")
+        for rank in range(_RANKS):
+            drawing.text(left - 12, y + rank * apart, f"rank {rank}", "small", anchor="end")
+            drawing.line([(left, y + rank * apart), (WIDTH - 10, y + rank * apart)])
+        for k, words in enumerate(trips):
+            x, there = left + 20 + k * trip, k % 2 == 0  # from rank 0 to rank 1, or back
+            ends = (y, y + apart) if there else (y + apart, y)
+            drawing.arrow([(x, ends[0]), (x + trip, ends[1])])
+            drawing.text(x + trip / 2 + 12, y + (14 if there else apart - 12), words, "small",
+                         anchor="start")  # fmt: skip
+        x = left + 20 + len(trips) * trip
+        drawing.box(x, y + apart - 13, 70, 26, "adds", "ab"[i], text="small", opacity=0.6)
+    return drawing

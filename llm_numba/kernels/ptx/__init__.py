@@ -12,6 +12,7 @@ the instruction does, in NumPy, for the simulator.
 :mod:`~llm_numba.kernels.ptx.copies`       16 bytes into shared memory while the thread goes on
 :mod:`~llm_numba.kernels.ptx.flags`        words with which blocks hand work to each other
 :mod:`~llm_numba.kernels.ptx.peers`        arrays in the memory of other GPUs
+:mod:`~llm_numba.kernels.ptx.lines`        words that say which call they belong to
 :mod:`~llm_numba.kernels.ptx.clusters`     blocks that write into each other's shared memory
 :mod:`~llm_numba.kernels.ptx.overlap`      kernels that begin before the one before has ended
 :mod:`~llm_numba.kernels.ptx.special`      powers of 2 and reciprocals, approximately
@@ -58,6 +59,7 @@ from llm_numba.kernels.ptx.flags import (
     store_release,
     store_release_system,
 )
+from llm_numba.kernels.ptx.lines import load_line, store_line
 from llm_numba.kernels.ptx.matrices import ldmatrix_x4
 from llm_numba.kernels.ptx.overlap import (
     await_previous_kernel,
@@ -132,6 +134,7 @@ __all__ = [
     "load16_stream",
     "load_acquire",
     "load_acquire_system",
+    "load_line",
     "load_quad",
     "load_raw16",
     "load_raw16_or_zeros",
@@ -152,6 +155,7 @@ __all__ = [
     "shared_address",
     "store16",
     "store16_stream",
+    "store_line",
     "store_raw16",
     "store_release",
     "store_release_system",

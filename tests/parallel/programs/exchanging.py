@@ -15,7 +15,7 @@ import pytest
 from llm_numba import ops
 from llm_numba.errors import ParallelError
 from llm_numba.parallel import Communicator, Mesh
-from llm_numba.runtime import capture, kind_of, to_device, to_host
+from llm_numba.runtime import capture, kind_of, overlapping, to_device, to_host
 
 FORMATS = ["float32", "float64", "float16", ml_dtypes.bfloat16, "int8", "int32", "int64"]
 # Odd, empty, less than one number a rank, below and above the size from which two steps are taken.
@@ -92,7 +92,7 @@ def check_collectives(comm: Communicator) -> None:
 def check_norms(comm: Communicator) -> None:
     """Sum, residual and norm as one step: the bits of a sum, and of a norm behind it."""
     formats = ["float32"] if DEVICE == "cpu" else ["float32", "float16", ml_dtypes.bfloat16]
-    # Rows of packets and not; several at a meeting; too long for one kernel; many.
+    # Rows of packets and not; many; what one kernel takes by some paths, and what it does not.
     shapes = [(1, 4096), (3, 8192), (200, 1024), (5, 264), (2, 1001), (700, 2048)]
     for dtype, shape in itertools.product(formats, shapes):
         residual, weight = values_of(99, shape, dtype), values_of(98, shape[1:], dtype)
@@ -191,17 +191,20 @@ def check_graph(comm: Communicator) -> None:
     """A thousand replays of a graph with sums in it: each sees the numbers that were there last."""
     if DEVICE != "cuda":
         return
-    for length in (1, 37, 4099, 1 << 18):
+    # Launches of our own kernels may overlap: then sums follow each other without a gap.
+    for length, early in itertools.product((1, 37, 4096, 4099, 1 << 16, 1 << 18), (False, True)):
         start = values_of(comm.rank, (length,), np.float32)
-        x, total = place(start), place(np.zeros(length, np.float32))
+        x, total, first = place(start), place(np.zeros(length, np.float32)), place(start[:1])
 
-        def step(x: Any = x, total: Any = total) -> None:
-            total[...] = x
+        def step(x: Any = x, total: Any = total, first: Any = first) -> None:
+            total[...], first[...] = x, x[:1]
             comm.all_reduce(total)
+            comm.all_reduce(first)
             x += 1
 
         step()
-        graph = capture(step)
+        with overlapping(early):
+            graph = capture(step)
         assert (graph.num_pieces == 1) is comm.captures
         for _ in range(1000):
             graph.launch()
@@ -210,6 +213,7 @@ def check_graph(comm: Communicator) -> None:
             for _ in range(1000):
                 part += 1
         check_sum(comm, to_host(total), parts)
+        check_sum(comm, to_host(first), [part[:1] for part in parts])
 
 
 def check_repetition(comm: Communicator) -> None:
