@@ -1,9 +1,10 @@
 """Memory that ranks of a host share, which is gone when the last of them is.
 
-Each rank has an *outbox*: a file without a name, with a :mod:`lane <.lanes>` to each other rank.
-Linux makes such files in memory (``memfd_create``), and others open them as
-``/proc/PROCESS/fd/NUMBER``. A file in ``/dev/shm`` would stay there if a rank were killed before it
-was removed, and containers often have no more than 64 MB there.
+Each rank has an *outbox*: a file without a name, with a
+:mod:`lane <llm_numba.parallel.lanes>` to each other rank. Linux makes such files in memory
+(``memfd_create``), and others open them as ``/proc/PROCESS/fd/NUMBER``. A file in ``/dev/shm``
+would stay there if a rank were killed before it was removed, and containers often have no more than
+64 MB there.
 
 Where there are no such files, or where ranks do not see each other's processes, there is no lane.
 """
