@@ -133,7 +133,7 @@ def test_nan_and_infinity_reach_their_row_and_no_other(value, step, device):
 
 
 @pytest.mark.parametrize("tile", [SPECK, LONG], ids=["slabs of 32", "slabs of 64"])
-@pytest.mark.parametrize("splits", [1, 3])
+@pytest.mark.parametrize("splits", [1, 4])
 @pytest.mark.parametrize("activation", [None, "silu_mul"])
 def test_tiles_slabs_and_parts_cover_all_of_the_product(tile, splits, activation):
     """Three by three tiles and more, a last slab that is not whole, and an empty last part."""
