@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 
 from llm_numba.bench.kernel_points import Point, repeated
-from llm_numba.kernels import gemm, gemm_tensorcore, gemv
+from llm_numba.kernels import gemm, gemm_hopper, gemm_tensorcore, gemv
 from llm_numba.kernels.ladder import Operands
 
 
@@ -47,6 +47,20 @@ def _tensorcore(name: str, M: int, N: int, K: int, steps: int = 1) -> Point:
     )
 
 
+def _hopper(name: str, M: int, N: int, K: int, steps: int = 1) -> Point:
+    """Make the point of a product on Hopper's tensor cores, for the ladder's last steps."""
+    return Point(
+        f"{name}/bfloat16",
+        gemm_hopper.LADDER,
+        (M, N, K),
+        "bfloat16",
+        steps=tuple(step.name for step in gemm_hopper.LADDER.steps[-steps:]),
+        by_rows=("x", "out"),
+        eager=_eager,
+        eager_code="F.linear(x, weight)",
+    )
+
+
 POINTS = (
     Point(
         "gemm/float32",
@@ -62,6 +76,9 @@ POINTS = (
     _tensorcore("gemm_tensorcore_2048x14336x4096", 2048, 14336, 4096),
     _tensorcore("gemm_tensorcore_256x14336x4096", 256, 14336, 4096),
     _tensorcore("gemm_tensorcore_64x14336x4096", 64, 14336, 4096),
+    _hopper("gemm_hopper", 4096, 4096, 4096, steps=len(gemm_hopper.LADDER.steps)),
+    _hopper("gemm_hopper_8192", 8192, 8192, 8192, steps=2),
+    _hopper("gemm_hopper_2048x14336x4096", 2048, 14336, 4096, steps=2),
     _gemv(4096, 4096, steps=len(gemv.LADDER.steps)),
     _gemv(14336, 4096, steps=2),
     _gemv(4096, 14336, steps=2),

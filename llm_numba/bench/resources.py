@@ -83,11 +83,7 @@ def _launches(ladder: Ladder, step: Step, dtype: str) -> list[Launch]:
 
 
 def _result(ladder: Ladder, step: Step, dtype: str, launch: Launch) -> dict[str, Any]:
-    taken = [
-        resources(launch, capability)
-        for capability in CAPABILITIES
-        if capability[:2] >= step.capability
-    ]
+    taken = [resources(launch, capability) for capability in step.targets(CAPABILITIES)]
     first = taken[0]
     return {
         "name": f"{ladder.name}/{step.name}/{dtype}/{first.kernel}",

@@ -6,7 +6,7 @@ Documentation, tests, simulator, microscope and benchmarks all read the steps fr
 
 import importlib
 import pkgutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -33,15 +33,25 @@ class Step:
         launches that compute the outputs, in order.
     kernels : tuple of dispatchers
         The ``@cuda.jit`` kernels of the step, for listings and for compilation without a GPU.
-    capability : tuple of int
-        The least compute capability that has all its instructions.
+    capability : tuple
+        The least compute capability that has all its instructions; or with a letter,
+        ``(9, 0, "a")``, the only one that has.
     """
 
     name: str
     idea: str
     plan: Callable[..., tuple[Launch, ...]]
     kernels: tuple[Any, ...]
-    capability: tuple[int, int] = (7, 5)
+    capability: tuple[int, int] | tuple[int, int, str] = (7, 5)
+
+    def targets(self, capabilities: Iterable[tuple]) -> list[tuple]:
+        """Return those of some compute capabilities that the step is compiled for.
+
+        A step of one architecture is compiled for that, asked for or not.
+        """
+        if len(self.capability) == 3:
+            return [self.capability]
+        return [each for each in capabilities if each[:2] >= self.capability]
 
 
 @dataclass(frozen=True)

@@ -47,16 +47,16 @@ class OutOfBoundsError(SimulationError):
     """An index lies outside its array."""
 
 
-class UninitializedReadError(SimulationError):
-    """A thread reads memory that nobody has written."""
+class ProxyError(RaceError):
+    """Copy engine or tensor cores read what nothing made visible to them."""
 
 
-class DescriptorError(SimulationError):
+class DescriptorError(OutOfBoundsError):
     """A tensor map or a matrix descriptor says something that the hardware does not do."""
 
 
-class ProxyError(SimulationError):
-    """Copy engine or tensor cores read what nothing made visible to them."""
+class UninitializedReadError(SimulationError):
+    """A thread reads memory that nobody has written."""
 
 
 class DeadlockError(SimulationError):

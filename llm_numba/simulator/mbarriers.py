@@ -9,7 +9,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from llm_numba.simulator.errors import OutOfBoundsError, UninitializedReadError
+from llm_numba.simulator.errors import (
+    DeadlockError,
+    OutOfBoundsError,
+    UninitializedReadError,
+)
 from llm_numba.simulator.lanes import Lanes
 from llm_numba.simulator.memory import View
 
@@ -78,6 +82,15 @@ class MBarriers:
         observer = self._machine.observer
         for place in self._machine.order_of(lanes.n).tolist():
             state = states[place]
+            if state.missing == 0:
+                raise self._machine.fault(
+                    DeadlockError,
+                    lanes,
+                    np.arange(lanes.n) == place,
+                    f"arrives at {view.name} once more than its {state.arrivals} arrivals of a "
+                    "phase, before the bytes of that phase have come",
+                    "Wait for the phase before this one; or make the barrier for more arrivals.",
+                )
             if observer is not None:
                 state.gather(observer.publish(self._machine, lanes.ids[place]))
             state.num_bytes += int(announced[place])

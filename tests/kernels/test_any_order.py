@@ -16,6 +16,7 @@ SMALLER = {
     "paged_decode": (8, 1, 2, 1, 66),
     "rope_attention": (8, 1, 2, 1, 66),
     "gemm": (5, 7, 20),
+    "gemm_hopper": (70, 9, 72),
 }
 
 
@@ -24,8 +25,9 @@ STEPS = [
     for ladder in all_ladders().values()
     for step in ladder.steps
 ]
-# One order takes ten seconds to a minute: dozens of outputs a thread, 128 or 256 threads.
+# One order takes some seconds to a minute: dozens of outputs a thread, 128 threads or more.
 FEWER_ORDERS = {
+    **{f"gemm_hopper-{step.name}": 2 for step in all_ladders()["gemm_hopper"].steps},
     "gemm-register_tile": 4,
     "attention-tile": 1,
     "attention-padded": 1,

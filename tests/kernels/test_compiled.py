@@ -39,10 +39,9 @@ CASES = [
     )
     for ladder, step in STEPS
     for dtype in ladder.dtypes
-    for capability in CAPABILITIES
-    if capability[:2] >= step.capability
+    for capability in step.targets(CAPABILITIES)
     # float16 differs from bfloat16 in how an element is widened and rounded, and in nothing else.
-    and (dtype != "float16" or capability == (9, 0, "a"))
+    if (dtype != "float16" or capability == (9, 0, "a"))
 ]  # fmt: skip
 
 

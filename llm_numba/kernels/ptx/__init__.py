@@ -8,6 +8,7 @@ the instruction does, in NumPy, for the simulator.
 :mod:`~llm_numba.kernels.ptx.elements`     float32, float16 and bfloat16: widen and round
 :mod:`~llm_numba.kernels.ptx.vectors`      16 bytes at once: load and store
 :mod:`~llm_numba.kernels.ptx.quads`        four numbers at once, of any storage format
+:mod:`~llm_numba.kernels.ptx.pairs`        two neighbours at once: store
 :mod:`~llm_numba.kernels.ptx.streams`      the same with hints to the caches, or as raw words
 :mod:`~llm_numba.kernels.ptx.copies`       16 bytes into shared memory while the thread goes on
 :mod:`~llm_numba.kernels.ptx.flags`        words with which blocks hand work to each other
@@ -20,7 +21,7 @@ the instruction does, in NumPy, for the simulator.
 :mod:`~llm_numba.kernels.ptx.matrices`     fragments for them, out of shared memory
 :mod:`~llm_numba.kernels.ptx.warpgroups`   tensor cores of sm_90a: 64 rows, out of shared memory
 :mod:`~llm_numba.kernels.ptx.barriers`     barriers that count threads, and bytes on their way
-:mod:`~llm_numba.kernels.ptx.tensor_copies`  tiles that the copy engine brings to those barriers
+:mod:`~llm_numba.kernels.ptx.bulk`         tiles that the copy engine brings to those barriers
 :mod:`~llm_numba.kernels.ptx.clocks`       cycles and nanoseconds, for measuring
 :mod:`~llm_numba.kernels.ptx.warps`        two numbers combined; a warp's integers reduced
 =========================================  ==================================================
@@ -36,6 +37,7 @@ from llm_numba.kernels.ptx.barriers import (
     mbarrier_init,
     mbarrier_test,
 )
+from llm_numba.kernels.ptx.bulk import tma_load_2d
 from llm_numba.kernels.ptx.clocks import cycles, nanoseconds
 from llm_numba.kernels.ptx.clusters import (
     cluster_arrive,
@@ -65,6 +67,7 @@ from llm_numba.kernels.ptx.overlap import (
     await_previous_kernel,
     release_next_kernel,
 )
+from llm_numba.kernels.ptx.pairs import store_pair
 from llm_numba.kernels.ptx.peers import at_address
 from llm_numba.kernels.ptx.quads import load_quad
 from llm_numba.kernels.ptx.special import exp2, reciprocal
@@ -78,7 +81,6 @@ from llm_numba.kernels.ptx.streams import (
     widen_raw16,
 )
 from llm_numba.kernels.ptx.tensor import mma_16x8x16
-from llm_numba.kernels.ptx.tensor_copies import tma_load_2d
 from llm_numba.kernels.ptx.vectors import (
     VECTOR,
     is_aligned16,
@@ -156,6 +158,7 @@ __all__ = [
     "store16",
     "store16_stream",
     "store_line",
+    "store_pair",
     "store_raw16",
     "store_release",
     "store_release_system",

@@ -17,7 +17,7 @@ on while they do something else.
                                      to the next 8       this swizzle      element
 
 A tile has rows of 64 numbers, 128 bytes, in the swizzled order of
-:mod:`~llm_numba.kernels.ptx.tensor_copies`: eight rows are 1024 bytes, hence 64. An instruction
+:mod:`~llm_numba.kernels.ptx.bulk`: eight rows are 1024 bytes, hence 64. An instruction
 takes 16 numbers of each row, 32 bytes; the next 16 begin 32 bytes further on, so 2 is added to the
 descriptor. The hardware swizzles the address that comes out, so this is right within a row.
 

@@ -1,0 +1,230 @@
+r"""A matrix product on Hopper's tensor cores, as a ladder of five steps.
+
+.. math:: C = A B^T
+
+A is [M, K], B is [N, K] as checkpoints store weights, C is [M, N]: float16 or bfloat16, products
+summed in float32. 2 M N K FLOPs; the fewest bytes are A, B and C once each. An H100's tensor cores
+make 989 TFLOP/s, and only by ``wgmma``, the instruction of four warps; ``mma.sync``, of which
+:mod:`llm_numba.kernels.gemm_tensorcore` is made, reaches some 0.63 of that.
+
+A slab of 64 numbers along K of a tile of 128 x 256 keeps the tensor cores busy for 1,024 cycles.
+The steps take away, one after the other, what else has to happen in that time:
+
+===========  =========================================================  =============
+step         what is new                                                predicted
+===========  =========================================================  =============
+warpgroups   ``wgmma`` out of swizzled tiles, copied by ``cp.async``    545 TFLOP/s
+copy_engine  one thread names boxes, the copy engine (TMA) brings them  1.15 times
+specialised  a warpgroup that brings, two that multiply, no meeting     1.15 times
+larger       tiles of 128 x 256: fewer bytes for a product              1.1 times
+persistent   a block for each SM; tiles that share rows side by side    1.1 times
+===========  =========================================================  =============
+
+Any M and N: zeros are read outside A and B, and nothing is written outside C. Rows of A and B must
+be multiples of 16 bytes, so K is a multiple of 8.
+
+Sources: NVIDIA, "PTX ISA"; "CUTLASS 3"; P. Arora, "Outperforming cuBLAS on H100", 2024.
+"""
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+from llm_numba.errors import DeviceError, KernelArgumentError
+from llm_numba.kernels import checks, gemm_tensorcore
+from llm_numba.kernels.gemm_hopper_pieces import GROUP_THREADS, Tile
+from llm_numba.kernels.gemm_hopper_specialised import specialised
+from llm_numba.kernels.gemm_hopper_warpgroups import copy_engine, warpgroups
+from llm_numba.kernels.gemm_plans import plan_register_tile
+from llm_numba.kernels.gemm_register_tile import gemm_register_tile
+from llm_numba.kernels.ladder import Ladder, Step
+from llm_numba.runtime import Launch, empty, is_architecture, launch_all, storage_dtype, tensor_map
+from llm_numba.runtime.room import room_of
+from llm_numba.runtime.tensor_maps import why_no_map
+
+HOPPER = (9, 0, "a")
+DTYPES = ("float16", "bfloat16")
+SMALL, LARGE = Tile(128, 128, 4), Tile(128, 256, 4)
+TOGETHER = 16  # rows of tiles that are gone through together
+_PAIR_BYTES = 4
+_EXAMPLE = (128, 128, 128)
+
+Plan = Callable[..., tuple[Launch, ...]]
+
+# -- Steps ----------------------------------------------------------------------------------------
+
+
+def _tiles(tile: Tile, out: Any) -> int:
+    return math.ceil(out.shape[0] / tile.rows) * math.ceil(out.shape[1] / tile.columns)
+
+
+def _is_paired(out: Any) -> bool:
+    """Whether two neighbours of C always lie in one word."""
+    pointer = out.ctypes.data if hasattr(out, "ctypes") else out.data.ptr
+    return out.shape[1] % 2 == 0 and pointer % _PAIR_BYTES == 0
+
+
+def _plan_warpgroups(x: Any, weight: Any, out: Any) -> tuple[Launch, ...]:
+    kernel = warpgroups(storage_dtype(x), SMALL)
+    args = (x, weight, out, TOGETHER, _is_paired(out))
+    threads = GROUP_THREADS * SMALL.groups
+    return (Launch(kernel, (_tiles(SMALL, out),), (threads,), args, SMALL.shared_bytes),)
+
+
+def _plan_boxes(factory: Any, tile: Tile, groups: int, *, fills: bool = False) -> Plan:
+    """Make the plan of a kernel that takes tensor maps.
+
+    Parameters
+    ----------
+    factory : callable
+        ``factory(storage, tile)``
+    tile : Tile
+    groups : int
+        Warpgroups of a block.
+    fills : bool
+        Whether as many blocks run as there are SMs, and no more; else one for each tile.
+    """
+
+    def plan(x: Any, weight: Any, out: Any) -> tuple[Launch, ...]:
+        kernel, blocks = factory(storage_dtype(x), tile), _tiles(tile, out)
+        if fills:
+            blocks = min(blocks, room_of(out).multiprocessors)
+        maps = tensor_map(x, tile.rows), tensor_map(weight, tile.columns)
+        args = (*maps, x.shape[1], out, TOGETHER, _is_paired(out))
+        return (Launch(kernel, (blocks,), (GROUP_THREADS * groups,), args, tile.shared_bytes),)
+
+    return plan
+
+
+def why_not(x: Any, weight: Any) -> str | None:
+    """Say why two matrices cannot be multiplied here; None if they can.
+
+    Parameters
+    ----------
+    x, weight : array
+    """
+    for name, matrix in (("x", x), ("weight", weight)):
+        if problem := why_no_map(matrix):
+            return f"the copy engine cannot address {name!r}: {problem}"
+    return None
+
+
+def _or_register_tile(plan: Plan) -> Plan:
+    """Make a plan that falls back to ordinary units where :func:`why_not` has a reason."""
+
+    def either(x: Any, weight: Any, out: Any) -> tuple[Launch, ...]:
+        return (plan_register_tile if why_not(x, weight) else plan)(x=x, weight=weight, out=out)
+
+    return either
+
+
+def _step(name: str, idea: str, plan: Plan, factory: Any, tile: Tile) -> Step:
+    kernels = (*(factory(dtype, tile) for dtype in DTYPES), gemm_register_tile)
+    return Step(name, idea, _or_register_tile(plan), kernels, HOPPER)
+
+
+LADDER = Ladder(
+    name="gemm_hopper",
+    steps=(
+        _step(
+            "warpgroups",
+            "Four warps multiply 64 rows at once, and read both operands out of shared memory.",
+            _plan_warpgroups,
+            warpgroups,
+            SMALL,
+        ),
+        _step(
+            "copy_engine",
+            "One thread names a box, and the copy engine brings it: no addresses, no packets.",
+            _plan_boxes(copy_engine, SMALL, SMALL.groups),
+            copy_engine,
+            SMALL,
+        ),
+        _step(
+            "specialised",
+            "One warpgroup brings, two multiply; they tell each other by barriers that count.",
+            _plan_boxes(specialised, SMALL, 1 + SMALL.groups),
+            specialised,
+            SMALL,
+        ),
+        _step(
+            "larger",
+            "128 x 256 outputs a block, in registers that the producer gave back.",
+            _plan_boxes(specialised, LARGE, 1 + LARGE.groups),
+            specialised,
+            LARGE,
+        ),
+        _step(
+            "persistent",
+            "A block for each SM takes tile after tile: the next comes while one is stored.",
+            _plan_boxes(specialised, LARGE, 1 + LARGE.groups, fills=True),
+            specialised,
+            LARGE,
+        ),
+    ),
+    operands=gemm_tensorcore.LADDER.operands,
+    expect=gemm_tensorcore.LADDER.expect,
+    dtypes=DTYPES,
+    example=_EXAMPLE,
+    axes="M N K",
+    ceiling="compute",
+    fewest_bytes=gemm_tensorcore.LADDER.fewest_bytes,
+    flops=gemm_tensorcore.LADDER.flops,
+)
+
+
+def gemm_hopper(
+    x: Any, weight: Any, *, out: Any = None, step: str = "persistent", stream: Any = None
+) -> Any:
+    """Multiply by the transpose of a weight matrix on the tensor cores of an H100 or H200.
+
+    Parameters
+    ----------
+    x : float16 or bfloat16 [M, K]
+        Contiguous, on a device, at a multiple of 16 bytes; K is a multiple of 8.
+    weight : [N, K]
+        Like `x`.
+    out : [M, N], optional
+        Where the result goes, of the dtype of `x`.
+    step : str
+        A step of :data:`LADDER`.
+    stream : cupy.cuda.Stream or Numba stream, optional
+
+    Returns
+    -------
+    [M, N]
+        `out`, or a new array.
+
+    Raises
+    ------
+    DeviceError
+        If the GPU is of another compute capability than 9.0.
+    KernelArgumentError
+        If an argument has another rank, shape, dtype, layout or device, there is no such step, or
+        the copy engine cannot address an operand.
+    """
+    checks.array("x", x, ndim=2, dtype=DTYPES)
+    same = {"dtype": storage_dtype(x), "like": x}
+    checks.array("weight", weight, shape=(None, x.shape[1]), **same)
+    shape = len(x), len(weight)
+    if out is None:
+        out = empty(shape, x.dtype, like=x)
+    checks.array("out", out, shape=shape, **same)
+    checks.choice("step", step, (each.name for each in LADDER.steps))
+    if not is_architecture(x, HOPPER[:2]):
+        raise DeviceError(
+            "The kernels of gemm_hopper are for GPUs of compute capability 9.0, which this is not.",
+            "Use gemm_tensorcore, for GPUs from 8.0 on.",
+        )
+    if not out.size:
+        return out
+    if not x.shape[1]:
+        out[...] = 0  # the sum of no products
+        return out
+    if problem := why_not(x, weight):
+        raise KernelArgumentError(
+            f"The product cannot be computed by copy engine and warpgroups: {problem}.",
+            "Use gemm_tensorcore, or copy the operand to a fresh array with K a multiple of 8.",
+        )
+    launch_all(LADDER.step(step).plan(x=x, weight=weight, out=out), stream)
+    return out

@@ -1,0 +1,130 @@
+"""What all steps of the Hopper ladder are made of: the tile, its place, a slab's products, the end.
+
+A *slab* is what a block multiplies at a time: 64 numbers along K, of the tile's rows of A and of
+its columns, which are rows of B. In shared memory a row of a slab is 128 bytes, swizzled as
+:mod:`~llm_numba.kernels.ptx.bulk` draws it, and a *stage* is the room for one slab::
+
+    stage  | rows of A, 64 numbers each | rows of B |      a warpgroup multiplies 64 rows of A
+           0                            B_BEGINS    STAGE  by all rows of B, 16 numbers at a time
+"""
+
+from typing import Any, NamedTuple
+
+from numba import cuda, uint64
+from numba.cuda import types
+
+from llm_numba.kernels import ptx
+from llm_numba.kernels.unrolled import unrolled
+
+SLAB = 64  # numbers along K: 128 bytes
+GROUP_THREADS, GROUP_ROWS = 128, 64  # of a warpgroup
+DEPTH = 16  # numbers along K of one instruction
+STORED = {"float16": types.float16, "bfloat16": types.uint16}
+# Dynamic shared memory begins anywhere; a tile begins at a multiple of 1024 bytes.
+ATOM = 1024
+
+
+class Tile(NamedTuple):
+    """What a block multiplies.
+
+    Attributes
+    ----------
+    rows, columns : int
+        Of C: 64 rows for each warpgroup that multiplies, and columns in eights up to 256.
+    stages : int
+        Slabs that are in shared memory or on their way.
+    """
+
+    rows: int
+    columns: int
+    stages: int
+
+    @property
+    def groups(self) -> int:
+        """Warpgroups that multiply."""
+        return self.rows // GROUP_ROWS
+
+    @property
+    def stage(self) -> int:
+        """Numbers of a stage."""
+        return (self.rows + self.columns) * SLAB
+
+    @property
+    def stage_bytes(self) -> int:
+        """Bytes of a stage."""
+        return 2 * self.stage
+
+    @property
+    def shared_bytes(self) -> int:
+        """Dynamic shared memory of a block."""
+        return self.stages * self.stage_bytes + ATOM
+
+
+@cuda.jit(device=True)
+def first_place(tiles):
+    """Return the first number of shared memory at which a tile may begin."""
+    return -int(ptx.shared_address(tiles, 0)) % ATOM // 2
+
+
+@cuda.jit(device=True)
+def place_of(tile, down, across, together):
+    """Return row and column of a tile, where so many rows of tiles are gone through together.
+
+    ::
+
+        together = 1          together = 2
+        0 1 2 3               0 2 4 6
+        4 5 6 7               1 3 5 7
+    """
+    begun = tile // (together * across) * together
+    rows = min(down - begun, together)
+    left = tile - begun * across
+    return begun + left % rows, left // rows
+
+
+def multiplying(tile: Tile) -> Any:
+    """Make what begins the products of a slab for a warpgroup, and commits them."""
+    COLUMNS, STEPS, IN_BYTES = tile.columns, SLAB // DEPTH, 2 * DEPTH // 16
+
+    @cuda.jit(device=True)
+    def multiply(tiles, at_a, at_b, acc, accumulate):
+        """Begin acc (+)= A [64, 64] B [columns, 64]^T, for the slab whose parts begin there."""
+        a, b = ptx.matrix_descriptor(tiles, at_a), ptx.matrix_descriptor(tiles, at_b)
+        ptx.wgmma_fence()
+        for i in range(STEPS):
+            further = uint64(i * IN_BYTES)
+            ptx.wgmma(tiles, acc, a + further, b + further, COLUMNS, accumulate or i > 0)
+        ptx.wgmma_commit()
+
+    return multiply
+
+
+def storing(tile: Tile) -> Any:
+    """Make what stores a warpgroup's sums, as its fragments lie; nothing outside C."""
+    EIGHTS = tile.columns // 8
+
+    @cuda.jit(device=True)
+    def store_eight(j, operands):
+        """Store what a thread has of eight columns: two of each of two rows."""
+        acc, c, row, column, paired = operands
+        column += 8 * j
+        for h in range(2):
+            low, high = acc[4 * j + 2 * h], acc[4 * j + 2 * h + 1]
+            if row + 8 * h < c.shape[0] and column < c.shape[1]:
+                if paired:
+                    ptx.store_pair(c, (row + 8 * h) * c.shape[1] + column, low, high)
+                else:
+                    c[row + 8 * h, column] = ptx.from_float(c, low)
+                    if column + 1 < c.shape[1]:
+                        c[row + 8 * h, column + 1] = ptx.from_float(c, high)
+
+    store_all = unrolled(EIGHTS, store_eight)
+
+    @cuda.jit(device=True)
+    def store(acc, c, first_row, first_column, paired):
+        """Store the share of this thread's warpgroup, which begins there."""
+        lane, warp = cuda.threadIdx.x % 32, cuda.threadIdx.x % GROUP_THREADS // 32
+        row, column = first_row + 16 * warp + lane // 4, first_column + lane % 4 * 2
+        store_all(0, (acc, c, row, column, paired))
+
+    return store
