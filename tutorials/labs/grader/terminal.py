@@ -101,7 +101,7 @@ def _excerpt(path: Path, line: int) -> Group:
     """Show some lines of the student's file around one of them."""
     code = Syntax(
         path.read_text(), "python", line_numbers=True, highlight_lines={line},
-        line_range=(max(1, line - 2), line + 2), background_color="default",
+        line_range=(max(1, line - 2), line + 2), background_color="default", word_wrap=True,
     )  # fmt: skip
     return Group(Text(f"{_near(path)}:{line}", style="dim"), code)
 
