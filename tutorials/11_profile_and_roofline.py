@@ -29,7 +29,8 @@ from llm_numba.bench.record import default_path
 
 path = default_path("profile", "NVIDIA H100 80GB HBM3", "llama-3.2-1b")
 record = json.loads(path.read_text())
-print("$ " + " ".join(record["command"][:6]), "...")
+command = ["profile", "-m", record["settings"]["model"], "--device", "cuda"]
+print("$ llm-numba", *command, "...")
 gpu, commit = record["environment"]["gpus"][0], record["environment"]["git"]["commit"]
 print(gpu["name"], "at commit", commit[:7])
 steps = {step["name"].partition("/context")[0]: step for step in record["results"]}
@@ -58,7 +59,7 @@ def show_longest(step):
     """Print the six operations that take most of a step."""
     rows = sorted(summed(step).items(), key=lambda item: -item[1][0])
     for name, (seconds, num_bytes, flops) in rows[:6]:
-        print(f"{name:18s} {1e6 * seconds:6.0f} us  {num_bytes / seconds / 1e12:5.2f} TB/s  "
+        print(f"{name:26s} {1e6 * seconds:6.0f} us  {num_bytes / seconds / 1e12:5.2f} TB/s  "
               f"{flops / num_bytes:4.1f} FLOPs a byte")  # fmt: skip
 
 
@@ -125,8 +126,8 @@ if problem := runtime.gpu_problem():
 else:
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "profile.json"
-        command = [*record["command"][1:6], "--max-model-len", "1024", "--num-blocks", "200"]
-        run = [sys.executable, "-m", "llm_numba", *command, "--prefill", "0", "--out", out]
+        command += ["--max-model-len", "1024", "--num-blocks", "200", "--prefill", "0"]
+        run = [sys.executable, "-m", "llm_numba", *command, "--out", out]
         subprocess.run(run, check=True, stdout=subprocess.DEVNULL)
         (own,) = json.loads(out.read_text())["results"]
     print(f"{1e3 * own['seconds']:.3f} ms")
