@@ -40,7 +40,7 @@ from llm_numba.kernels.gemm_register_tile import gemm_register_tile
 from llm_numba.kernels.ladder import Ladder, Step
 from llm_numba.runtime import Launch, empty, is_architecture, launch_all, storage_dtype, tensor_map
 from llm_numba.runtime.room import room_of
-from llm_numba.runtime.tensor_maps import why_no_map
+from llm_numba.runtime.tensor_maps import address_of, why_no_map
 
 HOPPER = (9, 0, "a")
 DTYPES = ("float16", "bfloat16")
@@ -60,8 +60,7 @@ def _tiles(tile: Tile, out: Any) -> int:
 
 def _is_paired(out: Any) -> bool:
     """Whether two neighbours of C always lie in one word."""
-    pointer = out.ctypes.data if hasattr(out, "ctypes") else out.data.ptr
-    return out.shape[1] % 2 == 0 and pointer % _PAIR_BYTES == 0
+    return out.shape[1] % 2 == 0 and address_of(out) % _PAIR_BYTES == 0
 
 
 def _plan_warpgroups(x: Any, weight: Any, out: Any) -> tuple[Launch, ...]:

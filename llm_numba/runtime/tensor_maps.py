@@ -74,12 +74,18 @@ def why_no_map(matrix: Any) -> str | None:
         return "it has no elements"
     if matrix.shape[1] * matrix.itemsize % _ALIGNMENT:
         return f"its rows are {matrix.shape[1]} elements long, no multiple of 8"
-    if _address(matrix) % _ALIGNMENT:
+    if address_of(matrix) % _ALIGNMENT:
         return f"it does not begin at a multiple of {_ALIGNMENT} bytes"
     return None
 
 
-def _address(array: Any) -> int:
+def address_of(array: Any) -> int:
+    """Return where an array begins, in its device's memory.
+
+    Parameters
+    ----------
+    array : cupy.ndarray or ndarray
+    """
     return array.ctypes.data if isinstance(array, np.ndarray) else array.data.ptr
 
 
