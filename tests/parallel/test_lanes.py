@@ -1,6 +1,9 @@
 """Messages through memory that both ends see, moved in every order, copied as late as may be."""
 
+import ctypes
 import os
+import sys
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -9,6 +12,7 @@ from ranks import PROGRAMS
 
 from llm_numba.parallel.lanes import LaneLayout, ReceivingEnd, SendingEnd
 from llm_numba.parallel.outbox import Address, Outbox
+from llm_numba.parallel.shared import GPUCopies, pin
 
 NARROW = LaneLayout(slots=3, piece_bytes=16)
 # Shorter than a piece, whole pieces, more than the lane holds, nothing at all.
@@ -119,6 +123,63 @@ def test_an_outbox_of_somebody_else_is_none(tmp_path):
     assert Outbox.open(Address(address.path, b"another's"), 2, NARROW) is None
     os.mkfifo(tmp_path / "pipe")
     assert Outbox.open(Address(str(tmp_path / "pipe"), address.token), 2, NARROW) is None
+
+
+class _FailedError(RuntimeError):
+    pass
+
+
+@pytest.fixture(name="gpu")
+def _gpu(monkeypatch):
+    """As much of CUDA as copies need; `status` is what it says of all, `pinned` what it has."""
+    gpu = SimpleNamespace(status=0, pinned=[])
+
+    def register(address, num_bytes, flags):
+        if gpu.status:
+            raise _FailedError(gpu.status)
+        gpu.pinned.append(address)
+
+    names = {
+        "CUDARuntimeError": _FailedError,
+        "eventQuery": lambda event: gpu.status,
+        "memcpyAsync": lambda to, source, size, *_: ctypes.memmove(to, source, size),
+        "hostRegister": register,
+        "hostUnregister": gpu.pinned.remove,
+    }
+    stream = SimpleNamespace(ptr=0)
+    cuda = SimpleNamespace(
+        runtime=SimpleNamespace(**names),
+        Stream=lambda **_: stream,
+        Event=lambda **_: SimpleNamespace(ptr=0, record=lambda stream: None),
+        get_current_stream=lambda: stream,
+    )
+    monkeypatch.setitem(sys.modules, "cupy", SimpleNamespace(cuda=cuda))
+    return gpu
+
+
+def test_a_gpu_that_has_failed_is_not_waited_for(gpu):
+    copies = GPUCopies()
+    source, to = values_of(8), np.zeros(8, np.uint8)
+    has_ended = copies.start(to.ctypes.data, source.ctypes.data, 8)
+    assert has_ended()
+    gpu.status = 600  # cudaErrorNotReady
+    assert not has_ended()
+    assert not copies.when_ready()()
+    gpu.status = 700  # cudaErrorIllegalAddress
+    with pytest.raises(_FailedError, match="700"):
+        has_ended()
+    np.testing.assert_array_equal(to, source)
+
+
+@pytest.mark.parametrize("refused", [False, True])
+def test_memory_is_pinned_as_long_as_there_is_the_lane_and_where_that_is_allowed(gpu, refused):
+    memory = np.zeros(NARROW.num_bytes, np.uint8)
+    lane = SendingEnd(memory, NARROW, HostCopies())
+    gpu.status = 1 if refused else 0
+    pin(lane, memory)
+    assert gpu.pinned == ([] if refused else [memory.ctypes.data])
+    del lane
+    assert gpu.pinned == []
 
 
 @pytest.mark.parametrize("ranks", [2, pytest.param(3, marks=pytest.mark.slow)])

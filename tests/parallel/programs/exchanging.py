@@ -142,6 +142,9 @@ def check_long_messages(comm: Communicator) -> None:
         transfer.wait()
     for length, out in zip(lengths, outs, strict=True):
         assert np.array_equal(to_host(out), values_of(before, (length,), np.float32)), length
+    if DEVICE == "cuda" and comm.name == "mpi-staged":
+        # And by no other way: these ranks share a host.
+        assert {other for _, other in comm._host._lanes} >= {after, before}
     # A sender that waits at a barrier, to which the receiver comes later.
     if comm.rank == 0:
         last = comm.start_send(sent[0], 1)
