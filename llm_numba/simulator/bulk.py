@@ -61,7 +61,7 @@ def swizzled(byte: np.ndarray) -> np.ndarray:
 
 @dataclass
 class _Transfer:
-    """A tile under way, of one thread."""
+    """A tile under way, of one thread, to shared memory."""
 
     owner: Lanes
     view: View
@@ -74,18 +74,36 @@ class _Transfer:
     def elements(self) -> np.ndarray:
         """Read the tile, with zeros for what lies outside the matrix."""
         tile = np.zeros(self.box, self.matrix.dtype)
-        ends = [start + length for start, length in zip(self.first, self.box, strict=True)]
-        inside = tuple(
-            slice(max(start, 0), max(0, min(end, length)))
-            for start, end, length in zip(self.first, ends, self.matrix.shape, strict=True)
-        )
-        there = tuple(
-            slice(each.start - start, each.start - start + max(0, each.stop - each.start))
-            for each, start in zip(inside, self.first, strict=True)
-        )
-        if all(each.stop > each.start for each in inside):
-            tile[there] = self.matrix[inside]
+        here, there = _overlap(self.matrix.shape, self.first, self.box)
+        tile[there] = self.matrix[here]
         return tile.reshape(-1).view(self.view.dtype)
+
+
+@dataclass
+class _Store:
+    """A tile under way, of one thread, from shared memory; and in which of its groups."""
+
+    owner: Lanes
+    view: View
+    cell: np.ndarray
+    matrix: np.ndarray
+    first: tuple[int, int]
+    box: tuple[int, int]
+    group: int
+
+
+def _overlap(shape: tuple[int, ...], first: tuple[int, int], box: tuple[int, int]) -> Any:
+    """Return what of a box lies inside a matrix: as slices of the matrix, and of the box."""
+    bounds = [
+        (min(max(start, 0), extent), max(0, min(start + length, extent)), start)
+        for start, length, extent in zip(first, box, shape, strict=True)
+    ]
+    here = tuple(slice(low, max(low, high)) for low, high, _ in bounds)
+    there = tuple(
+        slice(max(low - start, 0), max(low - start, 0) + max(0, high - low))
+        for low, high, start in bounds
+    )
+    return here, there
 
 
 class BulkCopies:
@@ -94,6 +112,8 @@ class BulkCopies:
     def __init__(self, machine: "Machine") -> None:
         self._machine = machine
         self._pending: list[_Transfer] = []
+        self._stores: list[_Store] = []
+        self._groups = np.zeros(machine.threads, np.int64)  # of stores, that each has committed
 
     def load(
         self,
@@ -115,12 +135,8 @@ class BulkCopies:
         if machine.watched:
             at = lanes.cells(barriers.buffer, barriers.ravel().locate(lanes, barrier)[0], 8)
             machine.observer.check_fenced(lanes, barriers, lanes.vector(at), 8)
-        byte = np.arange(box[0] * SWIZZLED_BYTES // shared.itemsize) * shared.itemsize
         for k in range(lanes.n):
-            owner = Lanes(machine, lanes.ids[k : k + 1], [])
-            owner.at = lanes.at
-            places = swizzled(offset[k] + byte)
-            cell = np.atleast_2d(owner.cells(shared.buffer, places, shared.dtype.itemsize))
+            owner, cell = self._tile_of(lanes, k, shared, offset, box)
             first = int(lanes.vector(row)[k]), int(lanes.vector(column)[k])
             transfer = _Transfer(owner, shared, cell, matrix, first, box, states[k])
             garbage = np.full(cell.size * 2, _GARBAGE, np.uint8).view(shared.dtype)
@@ -128,6 +144,55 @@ class BulkCopies:
             if machine.watched:
                 machine.observer.forget(shared, cell)
             self._pending.append(transfer)
+
+    def store(
+        self, lanes: Lanes, shared: View, shared_index: Any, tensor_map: View, column: Any, row: Any
+    ) -> None:
+        """Begin a copy to global memory for each thread: it reads and writes at the wait."""
+        matrix, box = self._decode(lanes, tensor_map)
+        offset = lanes.vector(shared.offset + shared_index * shared.itemsize)
+        self._check_place(lanes, shared, offset, box)
+        for k in range(lanes.n):
+            owner, cell = self._tile_of(lanes, k, shared, offset, box)
+            first = int(lanes.vector(row)[k]), int(lanes.vector(column)[k])
+            group = int(self._groups[lanes.ids[k]])
+            store = _Store(owner, shared, cell, matrix, first, box, group)
+            if self._machine.watched:
+                self._read(store)
+                self._machine.observer.check_fenced(owner, shared, cell, shared.dtype.itemsize)
+            self._stores.append(store)
+        self._machine.progress += 1
+
+    def commit(self, lanes: Lanes) -> None:
+        """End a group of each thread's stores."""
+        self._groups[lanes.ids] += 1
+
+    def wait(self, lanes: Lanes, groups: int) -> None:
+        """Carry out what belongs to all but a number of each thread's last groups."""
+        limit = np.full(self._machine.threads, -1)
+        limit[lanes.ids] = self._groups[lanes.ids] - groups
+        for store in [each for each in self._stores if each.group < limit[each.owner.ids[0]]]:
+            self._stores.remove(store)
+            tile = self._read(store).reshape(store.box).view(store.matrix.dtype)
+            here, there = _overlap(store.matrix.shape, store.first, store.box)
+            store.matrix[here] = tile[there]
+            self._machine.progress += 1
+
+    def _read(self, store: _Store) -> np.ndarray:
+        view, cell = store.view, store.cell
+        if self._machine.watched:
+            self._machine.observer.check(store.owner, "load", view, cell, view.dtype.itemsize)
+        return view.buffer.typed(view.dtype)[cell]
+
+    def _tile_of(
+        self, lanes: Lanes, k: int, shared: View, offset: np.ndarray, box: tuple[int, int]
+    ) -> tuple[Lanes, np.ndarray]:
+        """Return the k-th thread, and where its tile's elements lie: int [1, elements]."""
+        owner = Lanes(self._machine, lanes.ids[k : k + 1], [])
+        owner.at = lanes.at
+        size = shared.dtype.itemsize
+        places = swizzled(offset[k] + np.arange(box[0] * SWIZZLED_BYTES // size) * size)
+        return owner, np.atleast_2d(owner.cells(shared.buffer, places, size))
 
     def advance(self, barrier: MBarrier) -> None:
         """Let copies arrive, for somebody waits at a barrier."""

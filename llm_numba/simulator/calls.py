@@ -128,6 +128,9 @@ def _call_twin(
 ) -> None:
     entry = find_twin(function)
     assert entry is not None
+    if entry.barrier == "named":
+        scope.named_barrier(target, sources(scope, arguments, signature.args))
+        return
     if entry.barrier is not None:
         scope.barrier(target, entry.barrier, None, None)
         return

@@ -23,6 +23,7 @@ from llm_numba.simulator.kernel import Kernel
 from llm_numba.simulator.lanes import Lanes
 from llm_numba.simulator.layout import ALONE, Device, Layout
 from llm_numba.simulator.mbarriers import MBarriers
+from llm_numba.simulator.named import NamedBarriers
 from llm_numba.simulator.spinning import Spinning
 from llm_numba.simulator.values import join
 from llm_numba.simulator.warpgroups import Warpgroups
@@ -76,6 +77,7 @@ class Machine(Layout):
         self.barriers = Barriers(self)
         self.collectives = Collectives(self)
         self.copies = Copies(self)
+        self.named = NamedBarriers(self)
         self.mbarriers = MBarriers(self)
         self.bulk = BulkCopies(self)
         self.warpgroups = Warpgroups(self)
@@ -253,7 +255,7 @@ class Machine(Layout):
     def waiting_groups(self) -> list[tuple[str, Lanes]]:
         """Return the groups that cannot go on, with what they wait at."""
         at_operations = self.collectives.waiting_groups()
-        at_barriers = self.barriers.waiting_groups()
+        at_barriers = self.barriers.waiting_groups() + self.named.waiting_groups()
         return [("a warp-wide operation", group) for group in at_operations] + [
             ("a barrier", group) for group in at_barriers
         ]

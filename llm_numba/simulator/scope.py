@@ -261,6 +261,14 @@ class Scope:
         else:
             following.uses |= {source, result}
 
+    def named_barrier(self, target: ir.Var, operands: list[str]) -> None:
+        """End the block at a barrier of some threads of the block."""
+        self.emit_location()
+        block = self.block
+        self.cut()
+        block.end = f"return g.machine.named.arrive(g, {{0}}, {', '.join(operands)})"
+        self.set_constant(target, None)
+
     def collective(
         self, target: ir.Var, operation: Operation, operands: list[str], *, loads: bool
     ) -> None:

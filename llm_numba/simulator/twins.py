@@ -71,8 +71,9 @@ def twin(
         thread.
     typed : bool
         Whether the twin wants Numba's signature of the call as keyword argument ``signature``.
-    barrier : {"block", "cluster", "beginning", "grid"}, optional
-        For a barrier: whose threads wait for each other. The function is never called.
+    barrier : {"block", "cluster", "beginning", "grid", "named"}, optional
+        For a barrier: whose threads wait for each other. The function is never called. Of a named
+        one, the operands are its number and how many threads meet.
     whole_warp : bool
         Whether a collective operation has no mask, for all lanes of the warp take part.
     """

@@ -31,13 +31,14 @@ What older GPUs do in place of an instruction that they lack is chosen in
 """
 
 from llm_numba.kernels.ptx.barriers import (
+    barrier_sync,
     fence_async,
     mbarrier_arrive,
     mbarrier_expect,
     mbarrier_init,
     mbarrier_test,
 )
-from llm_numba.kernels.ptx.bulk import tma_load_2d
+from llm_numba.kernels.ptx.bulk import bulk_commit, bulk_wait, tma_load_2d, tma_store_2d
 from llm_numba.kernels.ptx.clocks import cycles, nanoseconds
 from llm_numba.kernels.ptx.clusters import (
     cluster_arrive,
@@ -115,6 +116,9 @@ __all__ = [
     "add_release",
     "at_address",
     "await_previous_kernel",
+    "barrier_sync",
+    "bulk_commit",
+    "bulk_wait",
     "cluster_arrive",
     "cluster_rank",
     "cluster_store",
@@ -164,6 +168,7 @@ __all__ = [
     "store_release_system",
     "take_registers",
     "tma_load_2d",
+    "tma_store_2d",
     "to_float",
     "wgmma",
     "wgmma_commit",

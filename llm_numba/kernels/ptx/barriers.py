@@ -56,6 +56,7 @@ _TEST = _instruction(
     WORD,
     WORD,
 )
+_SYNC = _instruction("barrier.sync.aligned $0, $1;", "r,r,", _VOID, WORD, WORD)
 _FENCE = _instruction("fence.proxy.async.shared::cta;", "", _VOID)
 
 
@@ -174,6 +175,35 @@ def mbarrier_test(typing_context, barriers, index, parity):
 @twin(mbarrier_test, loads=True)
 def _(lanes, barriers, index, parity):
     return lanes.machine.mbarriers.test(lanes, barriers, index, parity)
+
+
+@intrinsic
+def barrier_sync(typing_context, number, threads):
+    """Wait until so many threads of the block have come to the barrier of a number.
+
+    What ``cuda.syncthreads()`` is for the whole block, this is for some warps of it: they meet,
+    and see what each of them wrote before, while the others go on.
+
+    Instruction: ``barrier.sync.aligned``. Capability: any.
+
+    Parameters
+    ----------
+    number : int
+        1 to 15; ``cuda.syncthreads()`` is barrier 0.
+    threads : int
+        How many meet: whole warps, and the same number for all of them.
+    """
+
+    def codegen(context, builder, signature, args):
+        builder.call(_SYNC, args, attrs=("convergent",))
+        return context.get_dummy_value()
+
+    return types.void(types.int32, types.int32), codegen
+
+
+@twin(barrier_sync, barrier="named")
+def _(lanes, number, threads):
+    """Let nobody pass before all are there: the machine itself sees to that."""
 
 
 @intrinsic

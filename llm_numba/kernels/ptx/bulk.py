@@ -16,6 +16,10 @@ bytes have come::
                                                    6           6 7 4 5 2 3 0 1
                                                    7           7 6 5 4 3 2 1 0
 
+The way back is :func:`tma_store_2d`. Nobody waits at a barrier for it: the thread that began such
+copies makes groups of them, with :func:`bulk_commit`, and waits for those. Before it, whoever wrote
+the tile has :func:`~llm_numba.kernels.ptx.barriers.fence_async`, and a barrier behind that.
+
 What it must know of the matrix, address, lengths, strides, the box, stands in a *tensor map* of
 128 bytes, made before the launch (:mod:`llm_numba.runtime.tensor_maps`).
 
@@ -48,6 +52,20 @@ _LOAD = ir.InlineAsm(
     True,
 )
 
+_STORE = ir.InlineAsm(
+    ir.FunctionType(ir.VoidType(), [_MAP, WORD, WORD, WORD]),
+    "cp.async.bulk.tensor.2d.global.shared::cta.bulk_group [$0, {$1, $2}], [$3];",
+    "l,r,r,r,~{memory}",
+    True,
+)
+
+
+def _alone(assembly):
+    return ir.InlineAsm(ir.FunctionType(ir.VoidType(), []), assembly, "~{memory}", True)
+
+
+_COMMIT = _alone("cp.async.bulk.commit_group;")
+
 
 @intrinsic
 def tma_load_2d(typing_context, shared, shared_index, tensor_map, column, row, barriers, barrier):
@@ -71,12 +89,7 @@ def tma_load_2d(typing_context, shared, shared_index, tensor_map, column, row, b
     barriers : C-contiguous shared array of uint64
     barrier : int
     """
-    if not isinstance(shared, types.Array) or shared.dtype not in _HALVES or shared.layout != "C":
-        raise TypingError(f"tma_load_2d fills C-contiguous arrays of {_HALVES}, not {shared}.")
-    if not is_barriers(barriers) or not is_barriers(tensor_map):
-        raise TypingError(
-            f"tma_load_2d takes arrays of uint64 as map and barriers, not {tensor_map}, {barriers}."
-        )
+    _check("tma_load_2d", shared, tensor_map, barriers)
 
     def codegen(context, builder, signature, args):
         target = emit_shared_address(context, builder, shared, args[0], args[1])
@@ -93,3 +106,89 @@ def tma_load_2d(typing_context, shared, shared_index, tensor_map, column, row, b
 @twin(tma_load_2d)
 def _(lanes, shared, shared_index, tensor_map, column, row, barriers, barrier):
     lanes.machine.bulk.load(lanes, shared, shared_index, tensor_map, column, row, barriers, barrier)
+
+
+@intrinsic
+def tma_store_2d(typing_context, shared, shared_index, tensor_map, column, row):
+    """Begin to bring a box back into its matrix, but for what lies outside; for one thread.
+
+    Instruction: ``cp.async.bulk.tensor.2d.global.shared::cta.bulk_group``. Capability: sm_90.
+
+    Parameters
+    ----------
+    shared : C-contiguous shared array of float16 or uint16 (bfloat16)
+    shared_index : int
+    tensor_map : array of uint64 [16]
+    column, row : int
+        As of :func:`tma_load_2d`.
+    """
+    _check("tma_store_2d", shared, tensor_map)
+
+    def codegen(context, builder, signature, args):
+        source = emit_shared_address(context, builder, shared, args[0], args[1])
+        data = context.make_array(tensor_map)(context, builder, args[2]).data
+        builder.call(_STORE, [builder.addrspacecast(data, _MAP), args[3], args[4], source])
+        return context.get_dummy_value()
+
+    return types.void(shared, types.int64, tensor_map, types.int32, types.int32), codegen
+
+
+@twin(tma_store_2d)
+def _(lanes, shared, shared_index, tensor_map, column, row):
+    lanes.machine.bulk.store(lanes, shared, shared_index, tensor_map, column, row)
+
+
+@intrinsic
+def bulk_commit(typing_context):
+    """Make a group of the thread's stores since the last one, to wait for together.
+
+    Instruction: ``cp.async.bulk.commit_group``. Capability: sm_90.
+    """
+
+    def codegen(context, builder, signature, args):
+        builder.call(_COMMIT, [])
+        return context.get_dummy_value()
+
+    return types.void(), codegen
+
+
+@twin(bulk_commit)
+def _(lanes):
+    lanes.machine.bulk.commit(lanes)
+
+
+@intrinsic
+def bulk_wait(typing_context, groups):
+    """Wait until at most so many of the thread's last groups have yet to read shared memory.
+
+    Then a tile of the others may be overwritten. What they write is in global memory when the
+    kernel ends; so a block waits for all of its groups before it does.
+
+    Instruction: ``cp.async.bulk.wait_group.read``. Capability: sm_90.
+
+    Parameters
+    ----------
+    groups : int
+        A constant; 0 waits for all.
+    """
+    if not isinstance(groups, types.IntegerLiteral):
+        raise TypingError(f"bulk_wait takes a constant, not {groups}.")
+    wait = _alone(f"cp.async.bulk.wait_group.read {groups.literal_value};")
+
+    def codegen(context, builder, signature, args):
+        builder.call(wait, [])
+        return context.get_dummy_value()
+
+    return types.void(groups), codegen
+
+
+@twin(bulk_wait)
+def _(lanes, groups):
+    lanes.machine.bulk.wait(lanes, int(groups))
+
+
+def _check(name, shared, *of_uint64):
+    if not isinstance(shared, types.Array) or shared.dtype not in _HALVES or shared.layout != "C":
+        raise TypingError(f"{name} takes C-contiguous arrays of {_HALVES}, not {shared}.")
+    if not all(map(is_barriers, of_uint64)):
+        raise TypingError(f"{name} takes maps and barriers of uint64, not {of_uint64}.")
