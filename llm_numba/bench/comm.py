@@ -57,17 +57,22 @@ class CommSettings:
 
 @dataclass(frozen=True)
 class _Operation:
-    """How an operation is called on an array, and how often its bytes must be sent by a rank."""
+    """How an operation is called on an array, and how often its bytes must be sent by a rank.
+
+    One with an `out` gets a second array, for what comes: to allocate it is no part of a message.
+    """
 
     what: str
-    call: Callable[[Communicator, Array], object]
+    call: Callable[..., object]
     sent: Callable[[int], float]
+    out: bool = False
 
 
-def _pass_on(comm: Communicator, x: Array) -> None:
-    transfer = comm.start_send(x, (comm.rank + 1) % comm.size)
-    comm.receive(empty_like(x), (comm.rank - 1) % comm.size)
-    transfer.wait()
+def _pass_on(comm: Communicator, x: Array, out: Array) -> None:
+    coming = comm.start_receive(out, (comm.rank - 1) % comm.size)
+    going = comm.start_send(x, (comm.rank + 1) % comm.size)
+    coming.wait()
+    going.wait()
 
 
 # Objects, which travel over MPI; messages, which have streams of their own; and what takes its
@@ -78,7 +83,7 @@ _NOT_IN_A_GRAPH = ("tell", "barrier", "send", "copy")
 # reduce_scatter takes.
 _OPERATIONS = {
     "copy": _Operation("copy in memory", lambda comm, x: x.copy(), lambda P: 0.0),
-    "send": _Operation("to the next rank", _pass_on, lambda P: 1.0),
+    "send": _Operation("to the next rank", _pass_on, lambda P: 1.0, out=True),
     "broadcast": _Operation("broadcast", lambda comm, x: comm.broadcast(x), lambda P: 1.0),
     "all_gather": _Operation(
         "all_gather",
@@ -116,13 +121,14 @@ def measure(comm: Communicator, settings: CommSettings) -> Iterator[Result]:
     for name, operation in _OPERATIONS.items():
         for size in settings.sizes:
             x = zeros(size // _FLOAT32_BYTES, np.float32, settings.device)
+            arrays = (x, empty_like(x)) if operation.out else (x,)
             yield _result(
                 comm,
                 settings,
                 name,
                 f"{operation.what}, {size:,} bytes",
                 size,
-                lambda x=x, operation=operation: operation.call(comm, x),
+                lambda arrays=arrays, operation=operation: operation.call(comm, *arrays),
                 operation.sent(comm.size) * size,
             )
 

@@ -35,7 +35,7 @@ import numpy as np
 from llm_numba import ops
 from llm_numba.parallel.communicator import Communicator
 from llm_numba.reference.rank_sums import Reduction
-from llm_numba.runtime import Array, by_host, empty
+from llm_numba.runtime import Array, by_host, empty, kind_of
 
 
 def all_reduce_by_doubling(comm: Communicator, x: Array, op: Reduction) -> None:
@@ -97,6 +97,26 @@ def reduce_around(comm: Communicator, parts: list[Array], op: Reduction = "sum")
         exchange(comm, [(both[0], _previous(comm))], [(travelling, _next(comm))])
         travelling = ops.combine_parts(both, op)
     return travelling
+
+
+def reduce_in_place(comm: Communicator, parts: list[Array], op: Reduction = "sum") -> None:
+    """Add up one part for each rank, as :func:`reduce_around`, and keep each sum where it is made.
+
+    The numbers that come are added to those that are there. So the memory is read twice and written
+    once, nothing is put beside anything else first, and a sum is sent on from where it was made.
+
+    Parameters
+    ----------
+    comm : Communicator
+    parts : list of P number arrays [n_r]
+        One-dimensional. Overwritten: part r by the sum at rank r, the others by sums on their way.
+    op : {"sum", "max"}
+    """
+    for turn in range(comm.size - 1):
+        sent, own = (parts[(comm.rank - turn - back) % comm.size] for back in (1, 2))
+        received = empty(own.shape, own.dtype, like=own)
+        exchange(comm, [(received, _previous(comm))], [(sent, _next(comm))])
+        _join(received, own, op)
 
 
 def reduce_at_once(comm: Communicator, parts: list[Array], op: Reduction = "sum") -> Array:
@@ -214,6 +234,16 @@ def cut(x: Array, count: int) -> list[Array]:
     """
     flat = x.reshape(-1)
     return [flat[x.size * p // count : x.size * (p + 1) // count] for p in range(count)]
+
+
+def _join(received: Array, own: Array, op: Reduction) -> None:
+    """Add to an array what has come for it."""
+    if kind_of(own) != "host" and op == "sum" and own.dtype == np.float32:
+        ops.add(received, own, out=own)
+        return
+    both = _beside(own, place=1)
+    both[0] = received
+    own[...] = ops.combine_parts(both, op)
 
 
 def _next(comm: Communicator) -> int:

@@ -7,7 +7,6 @@ where the arrays lie, by :func:`llm_numba.ops.combine_parts`.
 
 from llm_numba.parallel import algorithms
 from llm_numba.parallel.carrier import Carrier
-from llm_numba.parallel.ring import all_reduce_around
 from llm_numba.reference.rank_sums import Reduction
 from llm_numba.runtime import Array
 
@@ -30,11 +29,11 @@ class MessageCommunicator(Carrier):
         if x.nbytes < FEW_BYTES:
             algorithms.all_reduce_by_doubling(self, x, op)
             return
-        if not algorithms.is_short(x):
-            all_reduce_around(self, x, op)
-            return
         parts = algorithms.cut(x, self.size)
-        parts[self.rank][...] = algorithms.reduce_at_once(self, parts, op)
+        if algorithms.is_short(x):
+            parts[self.rank][...] = algorithms.reduce_at_once(self, parts, op)
+        else:
+            algorithms.reduce_in_place(self, parts, op)
         algorithms.gather_around(self, parts)
 
     def _all_gather(self, x: Array, out: Array) -> None:

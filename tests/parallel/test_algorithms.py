@@ -4,7 +4,7 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from llm_numba.parallel import algorithms, ring, run_ranks
+from llm_numba.parallel import algorithms, run_ranks
 from llm_numba.parallel.carrier import Carrier
 from llm_numba.parallel.messages import FEW_BYTES, MessageCommunicator
 from llm_numba.runtime import kind_of, to_device, to_host
@@ -78,47 +78,28 @@ def test_around_the_ring_each_part_is_added_from_the_next_rank_on(ranks, dtype, 
 
 @each_number_of_ranks
 @pytest.mark.parametrize("dtype", ["float32", "int32"])
-@pytest.mark.parametrize("piece_bytes", [1 << 20, 48, 4])
-def test_in_pieces_each_part_is_added_from_the_next_rank_on(monkeypatch, ranks, dtype, piece_bytes):
-    monkeypatch.setattr(ring, "PIECE_BYTES", piece_bytes)
+@pytest.mark.parametrize("device", ["cpu", "sim"])
+def test_in_place_the_sums_are_those_of_the_ring(ranks, dtype, device):
     arrays = [values_of(rank, 131, dtype) for rank in range(ranks)]
 
     def program(comm):
-        x = arrays[comm.rank].copy()
-        ring.all_reduce_around(comm, x, "sum")
-        largest = arrays[comm.rank].copy()
-        ring.all_reduce_around(comm, largest, "max")
-        return x, largest
+        found = []
+        for op in ("sum", "max"):
+            x = (
+                arrays[comm.rank].copy()
+                if device == "cpu"
+                else to_device(arrays[comm.rank], device)
+            )
+            parts = algorithms.cut(x, ranks)
+            algorithms.reduce_in_place(comm, parts, op)
+            found.append(to_host(parts[comm.rank]))
+        return found
 
     cuts = [algorithms.cut(array, ranks) for array in arrays]
-    sums = [from_rank([parts[rank] for parts in cuts], rank + 1) for rank in range(ranks)]
-    for total, largest in run_ranks(ranks, program):
-        assert total.tobytes() == np.concatenate(sums).tobytes()
-        assert np.array_equal(largest, np.max(arrays, axis=0))
-
-
-def test_a_piece_goes_on_when_it_is_added_and_not_when_all_are(monkeypatch):
-    """Of two ranks and two pieces: which messages are begun before which are waited for."""
-    monkeypatch.setattr(ring, "PIECE_BYTES", 8)
-    order = []
-
-    class Noted(Carrier):
-        def start_send(self, x, to):
-            return self._noted(super().start_send(x, to), "send")
-
-        def start_receive(self, out, source):
-            return self._noted(super().start_receive(out, source), "receive")
-
-        def _noted(self, transfer, what):
-            if self.rank == 0:
-                order.append(what)
-                wait = transfer.wait
-                transfer.wait = lambda: (order.append(f"{what} ended"), wait())[1]
-            return transfer
-
-    run_ranks(2, lambda comm: ring.all_reduce_around(Noted(comm), np.ones(8, np.float32), "sum"))
-    begin, end = ["receive", "send"], ["receive ended", "send ended"]
-    assert order == begin + begin + (end + begin) * 2 + end + end
+    for rank, (total, largest) in enumerate(run_ranks(ranks, program)):
+        parts = [each[rank] for each in cuts]
+        assert total.tobytes() == from_rank(parts, rank + 1).tobytes()
+        assert np.array_equal(largest, np.max(parts, axis=0))
 
 
 @each_number_of_ranks
