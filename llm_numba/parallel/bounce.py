@@ -7,6 +7,8 @@ to its GPU. One after another they would add up. In pieces they overlap::
     MPI               | 0 | 1 | 2 | 3 |
     host to GPU           | 0 | 1 | 2 | 3 |
 
+So they go between hosts. Within one there is a shorter way: :mod:`llm_numba.parallel.shared`.
+
 The GPU copies at full speed only from and to pinned memory, and in pieces that are not small. A
 message has as much of it as it is long, not two pieces: a send must not wait until the other rank
 receives, or two ranks that both send first would wait for ever.

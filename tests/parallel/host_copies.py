@@ -48,7 +48,7 @@ class LateCopies(HostCopies):
 class HostLanes(SharedCommunicator):
     """Ranks whose arrays of the host go through lanes, which are short and narrow."""
 
-    layout = LaneLayout(slots=3, piece_bytes=1000)
+    layout = LaneLayout(slots=3, piece_bytes=10_000)
     carried = "host"
 
     def _made(self, end, memory):

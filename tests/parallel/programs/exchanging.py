@@ -15,6 +15,8 @@ import pytest
 from llm_numba import ops
 from llm_numba.errors import ParallelError
 from llm_numba.parallel import Communicator, Mesh
+from llm_numba.parallel.bounce import BounceCommunicator
+from llm_numba.parallel.messages import MessageCommunicator
 from llm_numba.runtime import capture, kind_of, overlapping, to_device, to_host
 
 FORMATS = ["float32", "float64", "float16", ml_dtypes.bfloat16, "int8", "int32", "int64"]
@@ -273,6 +275,11 @@ if __name__ == "__main__":
         world.barrier()
         if world.rank == 0:
             print(check.__name__, flush=True)
+    if (path, DEVICE) == ("mpi-staged", "cuda"):
+        # As between hosts, which these ranks do not need.
+        between_hosts = MessageCommunicator(mesh.world.again(BounceCommunicator))
+        check_messages(between_hosts)
+        check_long_messages(between_hosts)
     check_mesh(size, path)
     if world.rank == 0:
         print("all is well")
