@@ -50,21 +50,28 @@ from llm_numba.errors import KernelArgumentError
 from llm_numba.kernels import checks, ptx
 from llm_numba.kernels.layernorm import add_rms_norm
 from llm_numba.kernels.peer_lines import room_of_lines
-from llm_numba.kernels.peer_push import HELD, most_row_threads, pushed, pushed_norm
+from llm_numba.kernels.peer_push import (
+    HELD,
+    MOST_THREADS,
+    most_row_threads,
+    pushed,
+    pushed_norm,
+)
 from llm_numba.kernels.peer_steps import gather, one_shot, two_shot
 from llm_numba.kernels.peer_team import PeerLink
 from llm_numba.kernels.rows import WARP, row_launch
 from llm_numba.runtime import empty, empty_like, launch, storage_dtype
 
 THREADS = 256
-# Of a block that pushes, the fewest and the most. Each has a packet, and few wait for few.
+# Of a block that pushes, the fewest. Each has a packet, and few wait for few.
 PUSH_THREADS = 64
-_MOST_PUSH_THREADS = 512
 
 # What a rank could fetch while it meets the others: a second meeting must save more. An estimate,
-# from a meeting's two trips over the link and the link's bandwidth. As many trips are what pushing
-# saves.
+# from a meeting's two trips over the link and the link's bandwidth.
 _MEETING_BYTES = 512 * 1024
+# What it could get in the time that pushing saves: two trips, and the fence before the flag. No
+# more may be sent in excess.
+_PUSHING_BYTES = 1024 * 1024
 
 _WORDS = {"float32": np.int32, "int32": np.int32, "int64": np.int32}
 _HALFWORDS = {"float16": np.uint16, "bfloat16": np.uint16}
@@ -238,7 +245,7 @@ def push_is_shorter(nbytes: int, ranks: int) -> bool:
     -------
     bool
     """
-    return (ranks - 1) * nbytes <= _MEETING_BYTES
+    return (ranks - 1) * nbytes <= _PUSHING_BYTES
 
 
 def one_shot_is_shorter(nbytes: int, ranks: int) -> bool:
@@ -283,19 +290,20 @@ def _can_be_pushed(x: Any, link: PeerLink) -> bool:
 
 def _room_to_push(link: PeerLink) -> int:
     """Return how many packets a launch may push."""
-    return link.calls.size * min(room_of_lines(link), _MOST_PUSH_THREADS)
+    return link.calls.size * min(room_of_lines(link), HELD * MOST_THREADS)
 
 
 def _launch_push(x: Any, link: PeerLink, stream: Any) -> None:
-    """Share a vector out among the teams, a packet a thread, and launch."""
+    """Share a vector out among the teams, a packet a thread if there are enough, and launch."""
     packets = x.nbytes // 16
     if not packets:
         return
     least = min(PUSH_THREADS, room_of_lines(link))
     share = max(least, math.ceil(packets / link.calls.size))
-    threads = WARP * math.ceil(share / WARP)
+    held = math.ceil(share / MOST_THREADS)
+    threads = WARP * math.ceil(share / (WARP * held))
     args = (x, *_lines_of(link), share)
-    launch(pushed(link.ranks), math.ceil(packets / share), threads, args, stream=stream)
+    launch(pushed(link.ranks, held), math.ceil(packets / share), threads, args, stream=stream)
 
 
 def _lines_of(link: PeerLink) -> tuple[Any, ...]:

@@ -46,7 +46,7 @@ Source of words with numbers: NCCL's protocol LL.
 
 import functools
 
-from numba import cuda, uint32
+from numba import cuda, int32, uint32
 
 from llm_numba.kernels import ptx
 from llm_numba.kernels.layernorm_added import place
@@ -151,6 +151,41 @@ def pusher(ranks, held):
 
 
 @functools.cache
+def asker(ranks, packets):
+    """Make the function with which a thread looks once whether its packets of all ranks are there.
+
+    Parameters
+    ----------
+    ranks : int
+    packets : int
+        Of each rank.
+
+    Returns
+    -------
+    device function
+        ``(0, (lines, calls, rank, room, number, places, words, missing))``: of this thread's
+        `places` in a team's packets. What is there goes to `words`, local uint32 [4 P packets];
+        `missing`, local uint32 [P packets], has a 0 for each packet of this call.
+    """
+
+    @cuda.jit(device=True)
+    def ask(i, operands):
+        """Load the two lines of packet ``i % packets`` of rank ``i // packets``."""
+        lines, calls, rank, room, number, places, words, missing = operands
+        wrong = uint32(0)
+        if i // packets != rank:
+            at = inbox(number, calls.size, ranks, i // packets, room) + 2 * places[i % packets]
+            a, m, b, n = ptx.load_line(lines, at)
+            c, p, d, q = ptx.load_line(lines, at + 2 * room)
+            words[4 * i], words[4 * i + 1] = a, b
+            words[4 * i + 2], words[4 * i + 3] = c, d
+            wrong = (m ^ number) | (n ^ number) | (p ^ number) | (q ^ number)
+        missing[i] = wrong
+
+    return unrolled(ranks * packets, ask)
+
+
+@functools.cache
 def taker(ranks, held):
     """Make the function with which a thread waits for the packets of all ranks, and adds them up.
 
@@ -168,24 +203,22 @@ def taker(ranks, held):
     add_packets = packet_adder(ranks)
     # As many as there are registers for: each look is a trip to L2.
     at_once = held if held * ranks <= _ASKED_AT_ONCE else 1
-    asked, words_held = ranks * at_once, 4 * ranks * at_once
+    asked = ranks * at_once
+    ask, words_held = asker(ranks, at_once), 4 * asked
 
     @cuda.jit(device=True)
     def take(i, operands):
         """Look for all again in each round: the last to come then is not one of many trips."""
         x, lines, calls, rank, room, number, packets, mine = operands
-        words, missing = cuda.local.array(words_held, uint32), uint32(1)
-        while missing != 0:
-            missing = uint32(0)
+        words, missing = cuda.local.array(words_held, uint32), cuda.local.array(asked, uint32)
+        places, left = cuda.local.array(at_once, int32), uint32(1)
+        for k in range(at_once):
+            places[k] = place(i * at_once + k, packets)
+        while left != 0:
+            ask(0, (lines, calls, rank, room, number, places, words, missing))
+            left = uint32(0)
             for j in range(asked):
-                r, k = j // at_once, i * at_once + j % at_once
-                if r != rank:
-                    at = inbox(number, calls.size, ranks, r, room) + 2 * place(k, packets)
-                    a, m, b, n = ptx.load_line(lines, at)
-                    c, p, d, q = ptx.load_line(lines, at + 2 * room)
-                    words[4 * j], words[4 * j + 1] = a, b
-                    words[4 * j + 2], words[4 * j + 3] = c, d
-                    missing |= (m ^ number) | (n ^ number) | (p ^ number) | (q ^ number)
+                left |= missing[j]
         for k in range(at_once):
             at = 4 * (i * at_once + k)
             for r in range(ranks):

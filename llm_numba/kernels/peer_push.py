@@ -28,28 +28,32 @@ from llm_numba.runtime import starts_early
 # Packets of a row that a thread holds until the sum of squares is known: as in the kernel that adds
 # and normalises on one GPU.
 HELD = EARLY
+# Of a block of the other kernel.
+MOST_THREADS = 512
 
 
 @functools.cache
-def pushed(ranks: int) -> Any:
+def pushed(ranks: int, held: int) -> Any:
     """Make the all-reduce in which each rank sends all that it has to all others.
 
     Parameters
     ----------
     ranks : int
+    held : int
+        Packets of a thread, at most.
 
     Returns
     -------
     dispatcher
         ``pushed(x, lines, calls, addresses, rank, room, share)``, with `share` packets a team.
     """
-    push, take = pusher(ranks, 1), taker(ranks, 1)
+    push, take, words = pusher(ranks, held), taker(ranks, held), 4 * held
 
     @starts_early
-    @cuda.jit
+    @cuda.jit(launch_bounds=(MOST_THREADS, 1))
     def pushed(x, lines, calls, addresses, rank, room, share):
-        """Load a packet a thread, push it, wait for those of the others, add, store."""
-        mine, places = cuda.local.array(4, uint32), cuda.local.array(ranks, int64)
+        """Load a thread's packets, push them, wait for those of the others, add, store."""
+        mine, places = cuda.local.array(words, uint32), cuda.local.array(ranks, int64)
         ptx.release_next_kernel()
         for r in range(ranks):
             places[r] = addresses[LINES, r]

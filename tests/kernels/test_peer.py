@@ -6,6 +6,7 @@ by at most (P - 1) u times the sum of magnitudes, and storing rounds by u_s of t
 """
 
 import functools
+import re
 
 import ml_dtypes
 import numpy as np
@@ -13,13 +14,14 @@ import pytest
 
 from llm_numba import reference, runtime
 from llm_numba.errors import KernelArgumentError, ParallelError
-from llm_numba.kernels import peer
+from llm_numba.kernels import peer, peer_push
 from llm_numba.kernels.layernorm import add_rms_norm
 from llm_numba.parallel.peer import simulated_links
 from llm_numba.reference.rank_sums import combine_parts
-from llm_numba.runtime import intercept, to_device, to_host
+from llm_numba.runtime import intercept, overlapping, to_device, to_host
 from llm_numba.runtime.devices import simulate_ranks
 from llm_numba.runtime.offline import compile_to_ptx, compiler_problem, resources, signature_of
+from llm_numba.runtime.overlap import begins_early
 
 DTYPES = ["float32", "float16", "bfloat16"]
 STEPS = ["push", "one_shot", "two_shot"]
@@ -116,6 +118,14 @@ def test_all_ranks_get_the_same_sum_of_blocks_of_the_usual_size(dtype, step, ran
     for size in (8, 2048, 2504) if step == "push" else (1, 7, 2048, 2500, 3333):
         parts = parts_of(ranks, size, dtype)
         assert_sum(reduced(parts, step, room_bytes=room_bytes, schedule="ordered"), parts)
+
+
+def test_a_thread_pushes_two_packets_if_there_are_many(monkeypatch):
+    monkeypatch.setattr(peer, "MOST_THREADS", 32)
+    for ranks, packets in ((2, 50), (4, 64)):  # of one team, whose last lanes have one, or none
+        parts = parts_of(ranks, 8 * packets, "bfloat16")
+        options = {"teams": 1, "room_bytes": 1024, "schedule": "ordered"}
+        assert_sum(reduced(parts, "push", **options), parts)
 
 
 @each_fetched
@@ -377,7 +387,7 @@ def test_short_vectors_are_pushed_and_long_ones_go_in_two_shots():
     assert peer.one_shot_is_shorter(1 << 30, 2)
     for ranks in (2, 4, 8):
         assert peer.push_is_shorter(64 * 1024, ranks)
-        assert not peer.push_is_shorter(1 << 20, ranks)
+        assert not peer.push_is_shorter(2 << 20, ranks)
         assert peer.one_shot_is_shorter(64 * 1024, ranks)
     for ranks in (4, 8):
         assert not peer.one_shot_is_shorter(1 << 20, ranks)
@@ -439,6 +449,8 @@ def launches_of(ranks, dtype):
         for step in STEPS:
             peer.all_reduce(x, link, step=step)
         peer.all_gather(x, link)
+        longer = to_device(np.zeros(4 * 600 * 16 // x.itemsize, dtype), "sim")
+        peer.all_reduce(longer, link, step="push")  # two packets a thread
         packets = 1000 if ranks <= 4 else 500
         row = to_device(np.zeros((1, 16 * packets // x.itemsize), dtype), "sim")
         peer.all_reduce_norm(row, row, row[0], 1e-5, link, out=row, total=row)
@@ -447,7 +459,25 @@ def launches_of(ranks, dtype):
 
 def test_a_launch_of_each_is_compiled():
     names = [launch.kernel.py_func.__name__ for launch in launches_of(2, "float32")]
-    assert names == ["pushed", "one_shot", "two_shot", "gather", "pushed_norm"]
+    assert names == ["pushed", "one_shot", "two_shot", "gather", "pushed", "pushed_norm"]
+
+
+def test_what_is_pushed_may_begin_before_the_kernel_before_it_has_ended():
+    with overlapping():
+        early = [begins_early(launch.kernel) for launch in launches_of(2, "float32")]
+    assert early == [True, False, False, False, True, True]
+
+
+def assert_waits_before_it_touches_a_step(launch, text):
+    """Assert that it loads addresses and weights before it waits, and does nothing else."""
+    before, behind = text.split("griddepcontrol.wait;")
+    packets = peer_push.HELD if launch.kernel.py_func.__name__ == "pushed_norm" else 0
+    assert "griddepcontrol.launch_dependents" in before
+    assert re.findall(r"\bst\.|\bld\.relaxed|\bbar\.", before) == []
+    loads = re.findall(r"\bld\.(?!param)\S+", before)
+    assert [".v4." in load for load in loads].count(True) == packets
+    assert ["64" in load for load in loads].count(True) == len(loads) - packets
+    assert "st.relaxed.sys" in behind
 
 
 @pytest.fixture
@@ -469,7 +499,8 @@ def test_kernels_keep_to_registers_and_compute_in_float32(capability, ranks):
         text = compile_to_ptx(launch.kernel, signature_of(launch), capability)
         if launch.kernel.py_func.__name__.startswith("pushed"):
             assert "st.relaxed.sys.global.v2.b64" in text
-            assert ("griddepcontrol.wait" in text) is (capability >= (9, 0))
+            if capability >= (9, 0):
+                assert_waits_before_it_touches_a_step(launch, text)
         else:
             assert "st.release.sys.global.u32" in text
         # Through the cache of what nobody writes, a rank might see what was shown two calls ago.

@@ -241,10 +241,16 @@ def push(monkeypatch, *, schedule="ordered", seed=0, before=0, calls=5, size=148
         for module in (peer_lines, peer_push, ptx):
             if hasattr(module, name):
                 monkeypatch.setattr(module, name, part)
-    for name in ("pusher", "taker"):
-        factory = functools.cache(getattr(peer_lines, name).__wrapped__)
-        monkeypatch.setattr(peer_push, name, factory)
-    monkeypatch.setattr(peer, "pushed", functools.cache(peer_push.pushed.__wrapped__))
+    # Made anew: what was made before has its parts within.
+    factories = (
+        ("asker", peer_lines),
+        ("pusher", peer_push),
+        ("taker", peer_push),
+        ("pushed", peer),
+    )
+    for name, module in factories:
+        factory = functools.cache(getattr(module, name).__wrapped__)
+        monkeypatch.setattr(module, name, factory)
 
     def set_up(link):
         link.calls[...], link.lines[...] = before, np.uint64(before // 2) << np.uint64(32)

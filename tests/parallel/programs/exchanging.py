@@ -199,10 +199,10 @@ def check_graph(comm: Communicator) -> None:
     # Launches of our own kernels may overlap: then sums follow each other without a gap.
     for length, early in itertools.product((1, 37, 4096, 4099, 1 << 16, 1 << 18), (False, True)):
         start = values_of(comm.rank, (length,), np.float32)
-        x, total, first = place(start), place(np.zeros(length, np.float32)), place(start[:1])
+        x, total, first = place(start), place(np.zeros(length, np.float32)), place(start[:4])
 
         def step(x: Any = x, total: Any = total, first: Any = first) -> None:
-            total[...], first[...] = x, x[:1]
+            total[...], first[...] = x, x[:4]
             comm.all_reduce(total)
             comm.all_reduce(first)
             x += 1
@@ -218,7 +218,7 @@ def check_graph(comm: Communicator) -> None:
             for _ in range(1000):
                 part += 1
         check_sum(comm, to_host(total), parts)
-        check_sum(comm, to_host(first), [part[:1] for part in parts])
+        check_sum(comm, to_host(first), [part[:4] for part in parts])
 
 
 def check_repetition(comm: Communicator) -> None:
