@@ -45,6 +45,7 @@ from llm_numba.kernels.gemm_hopper_pieces import (
     place_of,
     storing,
 )
+from llm_numba.kernels.gemm_hopper_stored import storing_by_engine
 
 _OF_PRODUCER, _OF_CONSUMER = 40, 232  # registers of a thread, in multiples of 8
 _WARPS = GROUP_THREADS // 32
@@ -75,14 +76,19 @@ def _producing(tile: Tile) -> Any:
     return produce
 
 
-def _consuming(tile: Tile) -> Any:
+@cuda.jit(device=True)
+def _nothing():
+    """Wait for no store: the threads make them themselves."""
+
+
+def _consuming(tile: Tile, store: Any, finish: Any) -> Any:
     """Make what each consumer does."""
     ROWS, COLUMNS, STAGES = tile
     STAGE, B_BEGINS = tile.stage, tile.rows * SLAB
-    multiply, store = multiplying(tile), storing(tile)
+    multiply = multiplying(tile)
 
     @cuda.jit(device=True)
-    def consume(tiles, full, free, acc, slabs, down, across, together, c, paired):
+    def consume(tiles, full, free, acc, slabs, down, across, together, c, how):
         """Multiply all slabs of all tiles of this block, and store each tile."""
         first = first_place(tiles)
         share = (cuda.threadIdx.x // GROUP_THREADS - 1) * GROUP_ROWS
@@ -103,28 +109,34 @@ def _consuming(tile: Tile) -> Any:
             if leads:
                 ptx.mbarrier_arrive(free, (count - 1) % STAGES)
             row, column = place_of(tile, down, across, together)
-            store(acc, c, row * ROWS + share, column * COLUMNS, paired)
+            store(acc, c, row * ROWS + share, column * COLUMNS, how)
+        finish()
 
     return consume
 
 
 @functools.cache
-def specialised(storage: str, tile: Tile, /) -> Any:
+def specialised(storage: str, tile: Tile, by_engine: bool = False, /) -> Any:
     """Make the kernel.
 
     What is new: nobody waits for all. Predicted, of tiles of 128 x 128 and a block for each: 1.15
     times ``copy_engine``, the gap between two batches of each slab. Of tiles of 128 x 256: 1.1
     times that, for shared memory is read less often. Of as many blocks as there are SMs: 1.1 times
-    again, for no block begins with empty stages while another on its SM stores.
+    again, for no block begins with empty stages while another on its SM stores. By the engine: see
+    :mod:`~llm_numba.kernels.gemm_hopper_stored`; 1.02 times.
     """
     ROWS, COLUMNS, STAGES = tile
     THREADS, FORM = GROUP_THREADS * (1 + tile.groups), STORED[storage]
     SUMS, WARPS = tile.columns // 2, _WARPS * tile.groups
-    produce, consume = _producing(tile), _consuming(tile)
+    ending = storing_by_engine(storage, tile) if by_engine else (storing(tile), _nothing)
+    produce, consume = _producing(tile), _consuming(tile, *ending)
 
     @cuda.jit(launch_bounds=(THREADS, 1))
-    def gemm_specialised(a_map, b_map, K, c, together, paired):
-        """C [M, N] = A [M, K] B [N, K]^T, by any number of blocks; the maps are of A and B."""
+    def gemm_specialised(a_map, b_map, K, c, together, how):
+        """C [M, N] = A [M, K] B [N, K]^T, by any number of blocks; the maps are of A and B.
+
+        How to store is a map of C for the engine, and else whether neighbours share a word.
+        """
         tiles = cuda.shared.array(0, FORM)
         full = cuda.shared.array(STAGES, uint64)
         free = cuda.shared.array(STAGES, uint64)
@@ -143,6 +155,6 @@ def specialised(storage: str, tile: Tile, /) -> Any:
         else:
             ptx.take_registers(_OF_CONSUMER)
             acc = cuda.local.array(SUMS, float32)
-            consume(tiles, full, free, acc, slabs, down, across, together, c, paired)
+            consume(tiles, full, free, acc, slabs, down, across, together, c, how)
 
     return gemm_specialised

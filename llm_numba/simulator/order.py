@@ -204,9 +204,10 @@ class Knowledge:
             if not len(left):
                 break
             fence = fences[others[left] - self.first]
-            later = left[fence >= ticks[left]]
-            known = self.knows(threads[later], others[later], fence[fence >= ticks[left]])
-            fenced[later] = known
+            behind = fence >= ticks[left]
+            later = left[behind]
+            if len(later):
+                fenced[later] = self.knows(threads[later], others[later], fence[behind])
         return fenced
 
     def _home(self, thread: int) -> int:

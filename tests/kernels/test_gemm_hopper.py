@@ -14,15 +14,18 @@ from numba import cuda
 from llm_numba.errors import DeviceError, KernelArgumentError
 from llm_numba.kernels import gemm_hopper as hopper
 from llm_numba.kernels import gemm_hopper_specialised as specialised_file
+from llm_numba.kernels import gemm_hopper_stored as stored_file
 from llm_numba.kernels.gemm_hopper import LADDER, LARGE, SMALL, gemm_hopper
 from llm_numba.kernels.gemm_hopper_pieces import Tile, place_of
 from llm_numba.kernels.gemm_hopper_specialised import specialised
+from llm_numba.kernels.gemm_hopper_stored import staging_bytes
 from llm_numba.kernels.gemm_register_tile import gemm_register_tile
 from llm_numba.runtime import empty, is_architecture, kernel_view, tensor_map, to_device, to_host
 from llm_numba.runtime.limits import LIMITS
 from llm_numba.simulator import simulate
 from llm_numba.simulator.errors import (
     DeadlockError,
+    ProxyError,
     RaceError,
     SimulationError,
 )
@@ -32,6 +35,7 @@ LAST = STEPS[-1]
 each_step = pytest.mark.parametrize("step", STEPS)
 CUT_OFF = 2 * U
 LITTLE = Tile(128, 16, 2)  # stages are used again and again
+BOXES = Tile(128, 256, 2)  # four boxes through two rooms
 
 
 def _skip_unless_hopper(array):
@@ -51,7 +55,12 @@ def run(x, weight, device, **options):
 @each_step
 @pytest.mark.parametrize(
     ("M", "N", "K", "dtype"),
-    [(1, 1, 8, "bfloat16"), (7, 34, 72, "float16"), (130, 267, 136, "bfloat16")],
+    [
+        (1, 1, 8, "bfloat16"),
+        (7, 34, 72, "float16"),
+        (130, 267, 136, "bfloat16"),
+        (67, 328, 8, "float16"),
+    ],
 )
 def test_each_step_is_the_reference(M, N, K, dtype, step, device):
     x, weight = numbers(M, K, dtype=dtype), numbers(N, K, dtype=dtype)
@@ -109,7 +118,8 @@ def test_tiles_are_gone_through_in_groups_and_each_once():
 
 def test_tiles_fit_the_memory_and_the_registers_of_an_sm():
     for tile in (SMALL, LARGE):
-        assert tile.shared_bytes + 16 * tile.stages <= LIMITS[9, 0].block_shared_bytes
+        taken = tile.shared_bytes + staging_bytes(tile) + 16 * tile.stages
+        assert taken <= LIMITS[9, 0].block_shared_bytes
         threads = 128 * (tile.groups + 1)
         given = 128 * (specialised_file._OF_PRODUCER + tile.groups * specialised_file._OF_CONSUMER)
         assert given <= 65536 // threads // 8 * 8 * threads
@@ -118,13 +128,15 @@ def test_tiles_fit_the_memory_and_the_registers_of_an_sm():
 # -- Orders and planted mistakes --------------------------------------------------------------
 
 
-def multiply_with(kernel, M=100, N=40, K=328, blocks=1, **options):
+def multiply_with(kernel, M=100, N=40, K=328, blocks=1, tile=LITTLE, **options):
     """Run a kernel of little tiles in the simulator, many slabs through two stages."""
     x, weight = (to_device(numbers(n, K, dtype="bfloat16"), "sim") for n in (M, N))
     out = to_device(np.full((M, N), np.nan, x.dtype), "sim")
-    maps = tensor_map(x, LITTLE.rows), tensor_map(weight, LITTLE.columns)
-    args = (*map(np.asarray, maps), K, np.asarray(kernel_view(out)), 2, True)
-    simulate(kernel, blocks, 384, args, LITTLE.shared_bytes, **options)
+    maps = tensor_map(x, tile.rows), tensor_map(weight, tile.columns)
+    how = True if tile is LITTLE else np.asarray(tensor_map(out, 64))
+    args = (*map(np.asarray, maps), K, np.asarray(kernel_view(out)), 2, how)
+    shared_bytes = tile.shared_bytes + (0 if tile is LITTLE else staging_bytes(tile))
+    simulate(kernel, blocks, 384, args, shared_bytes, **options)
     assert_near(np.asarray(out), np.asarray(x), np.asarray(weight), u=CUT_OFF)
 
 
@@ -167,6 +179,39 @@ def without(text, instead):
 def test_a_planted_mistake_is_found(text, instead, error):
     with pytest.raises(error):
         multiply_with(without(text, instead))
+
+
+def stored_without(text, instead):
+    """Make a kernel that stores by the engine, four boxes a tile, of which a line is changed."""
+    source = Path(stored_file.__file__).read_text()
+    assert source.count(text) == 1
+    scope = {"__name__": "planted", "__file__": stored_file.__file__}
+    exec(compile(source.replace(text, instead), stored_file.__file__, "exec"), scope)
+    made = specialised.__wrapped__.__globals__
+    kept = made["storing_by_engine"]
+    made["storing_by_engine"] = scope["storing_by_engine"]
+    try:
+        return specialised.__wrapped__("bfloat16", BOXES, True)
+    finally:
+        made["storing_by_engine"] = kept
+
+
+@pytest.mark.parametrize(
+    ("text", "instead", "error"),
+    [
+        ("ptx.fence_async()", "pass", ProxyError),
+        ("ptx.bulk_wait(_BEFORE)", "pass", AssertionError),
+        ("ptx.bulk_wait(0)", "pass", AssertionError),
+        ("            ptx.fence_async()\n            ptx.barrier_sync(number, GROUP_THREADS)\n",
+         "            ptx.fence_async()\n", RaceError),
+    ],
+    ids=["no fence", "room not free", "no end", "no meeting"],
+)  # fmt: skip
+def test_a_mistake_in_storing_by_the_engine_is_found(text, instead, error):
+    shape = {"M": 70, "N": 456, "K": 72, "tile": BOXES}
+    multiply_with(specialised("bfloat16", BOXES, True), **shape)
+    with pytest.raises(error):
+        multiply_with(stored_without(text, instead), **shape)
 
 
 # -- On a GPU: large, odd, and again and again ---------------------------------------------------

@@ -1,0 +1,95 @@
+"""The end of a tile by the copy engine: sums pass through shared memory, and nobody waits for C.
+
+A thread has two neighbours of a row, so a request of a warp stores 16 bytes of each of 8 rows of C:
+half of each sector, 64 requests for its share of 64 x 256. Here a consumer puts 64 columns at a
+time into shared memory, swizzled as the copy engine wants them, and one thread names the box::
+
+    columns          0 to 63         64 to 127       128 to 191      192 to 255
+    room 0           put | begin     .               wait, put | begin
+    room 1                           put | begin                     wait, put | begin
+    copy engine            | read, write C | read, write C | ...
+
+There are two rooms of 8 KiB for each consumer. Before it fills one, all but the newest store must
+have read theirs. The engine writes whole sectors, leaves out what lies outside C, and goes on while
+the consumer multiplies the next tile. The eight rows of a request lie in different banks, for
+piece j of row r is at place j xor (r mod 8).
+
+128 threads meet twice for each room, at a barrier of their own: the other consumer is elsewhere.
+"""
+
+from typing import Any
+
+from numba import cuda
+
+from llm_numba.kernels import ptx
+from llm_numba.kernels.gemm_hopper_pieces import (
+    GROUP_ROWS,
+    GROUP_THREADS,
+    SLAB,
+    STORED,
+    Tile,
+    first_place,
+)
+from llm_numba.kernels.unrolled import unrolled
+
+BOX_COLUMNS = SLAB  # 128 bytes, one row of the swizzle
+_EIGHTS = BOX_COLUMNS // 8
+_ROOMS = 2
+_BEFORE = _ROOMS - 1  # stores that may be under way when a room is filled
+_ROOM = GROUP_ROWS * BOX_COLUMNS
+
+
+def staging_bytes(tile: Tile) -> int:
+    """Return the shared memory that all rooms take."""
+    return 2 * _ROOMS * _ROOM * tile.groups
+
+
+def storing_by_engine(storage: str, tile: Tile) -> tuple[Any, Any]:
+    """Make what stores a consumer's sums through a tensor map of C, and what waits in the end.
+
+    The boxes of a tile fill each room equally often: so the next tile begins with the room whose
+    store is the older one.
+    """
+    if tile.columns % (_ROOMS * BOX_COLUMNS):
+        raise ValueError(f"{tile.columns} columns do not fill {_ROOMS} rooms equally often")
+    FORM, ROOMS_BEGIN = STORED[storage], tile.stages * tile.stage
+
+    @cuda.jit(device=True)
+    def store_eight(i, operands):
+        """Put what a thread has of eight columns into a room; begin with it, and end with it."""
+        acc, tiles, rooms, c_map, row, column, number = operands
+        room = rooms + i // _EIGHTS % _ROOMS * _ROOM
+        if i % _EIGHTS == 0:
+            if cuda.threadIdx.x % GROUP_THREADS == 0:
+                ptx.bulk_wait(_BEFORE)
+            ptx.barrier_sync(number, GROUP_THREADS)
+        lane, warp = cuda.threadIdx.x % 32, cuda.threadIdx.x % GROUP_THREADS // 32
+        for h in range(2):
+            r = 16 * warp + lane // 4 + 8 * h
+            place = r * BOX_COLUMNS + (i % _EIGHTS ^ r % 8) * 8 + lane % 4 * 2
+            ptx.store_pair(tiles, room + place, acc[4 * i + 2 * h], acc[4 * i + 2 * h + 1])
+        if i % _EIGHTS == _EIGHTS - 1:
+            ptx.fence_async()
+            ptx.barrier_sync(number, GROUP_THREADS)
+            if cuda.threadIdx.x % GROUP_THREADS == 0:
+                here = column + i // _EIGHTS * BOX_COLUMNS
+                ptx.tma_store_2d(tiles, room, c_map, here, row)
+                ptx.bulk_commit()
+
+    store_all = unrolled(tile.columns // 8, store_eight)
+
+    @cuda.jit(device=True)
+    def store(acc, c, first_row, first_column, c_map):
+        """Store the share of this thread's warpgroup, which begins there."""
+        tiles = cuda.shared.array(0, FORM)
+        number = cuda.threadIdx.x // GROUP_THREADS
+        rooms = first_place(tiles) + ROOMS_BEGIN + (number - 1) * _ROOMS * _ROOM
+        store_all(0, (acc, tiles, rooms, c_map, first_row, first_column, number))
+
+    @cuda.jit(device=True)
+    def finish():
+        """Wait until the engine has read all rooms: they go with the block."""
+        if cuda.threadIdx.x % GROUP_THREADS == 0:
+            ptx.bulk_wait(0)
+
+    return store, finish
