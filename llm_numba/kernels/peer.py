@@ -83,7 +83,8 @@ def all_reduce(x: Any, link: PeerLink, *, step: str | None = None, stream: Any =
     Parameters
     ----------
     x : float32, float16 or bfloat16 [...]
-        Of one shape and dtype on all ranks.
+        Of one shape and dtype on all ranks, and on all or none aligned to 16 bytes: which step is
+        taken depends on it.
     link : PeerLink
         This rank's.
     step : {"push", "one_shot", "two_shot"}, optional
@@ -180,7 +181,8 @@ def all_reduce_norm(
     Parameters
     ----------
     x : float32, float16 or bfloat16 [M, E]
-        This rank's part of the sum. It may be overwritten.
+        This rank's part of the sum. It may be overwritten. All arrays begin alike on all ranks, as
+        :func:`all_reduce` asks it of one.
     residual : of shape and dtype of x
         The same on all ranks.
     weight : of the dtype of x [E]

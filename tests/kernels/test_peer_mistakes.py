@@ -265,11 +265,17 @@ def test_what_pushes_as_it_is_makes_no_mistake(monkeypatch, schedule, seed, befo
     push(monkeypatch, schedule=schedule, seed=seed, before=before)
 
 
-@pytest.mark.parametrize("seed", range(2))
-def test_one_slot_for_all_that_is_pushed_loses_words(monkeypatch, seed):
+def test_one_slot_for_all_that_is_pushed_loses_words(monkeypatch):
     """What a fast rank sends next comes over words that the slow one still waits for."""
-    with pytest.raises(DeadlockError):
-        push(monkeypatch, schedule="random", seed=seed, inbox=one_inbox)
+
+    def hangs(seed):
+        try:
+            push(monkeypatch, schedule="random", seed=seed, inbox=one_inbox)
+        except DeadlockError:
+            return True
+        return False
+
+    assert any(map(hangs, range(10)))
 
 
 def test_one_slot_is_enough_for_a_single_push(monkeypatch):
