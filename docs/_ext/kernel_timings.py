@@ -40,7 +40,9 @@ class LadderTimings(SphinxDirective):
         """Parse the generated Markdown in place."""
         record = load(self.env, RECORDS)
         results = by_name(record)
-        eager = record["settings"]["pytorch"]
+        eager = dict(record["settings"]["pytorch"])
+        for later in record.get("renewed", ()):
+            eager |= later["settings"]["pytorch"]
         lines: list[str] = []
         for point in (name.strip() for name in self.arguments[0].split(",")):
             lines += [*_table(point, results, eager.get(point)), "", _missing(point, results), ""]
