@@ -79,15 +79,15 @@ def laws() -> list[str]:
         ]
         for each in table.products
     ]
-    decode, prompt = table.decode_attention, table.prompt_attention
-    speed, rate = 1 / decode.slope / 1e12, 1 / prompt.slope / 1e12
     constant = "{:.1f} µs"
-    lines += [
-        ["attention, decoding", constant.format(1e6 * decode.constant), f"{speed:.2f} TB/s",
-         *_fit(decode)],
-        ["attention, prompt", constant.format(1e6 * prompt.constant), f"{rate:.1f} TFLOP/s",
-         *_fit(prompt)],
-    ]  # fmt: skip
+    for name, law, unit in (
+        ("attention, decoding", table.decode_attention, "TB/s"),
+        ("attention, decoding, short contexts", table.joined_attention, "TB/s"),
+        ("RoPE, KV write, attention, a sequence alone", table.turning_attention, "TB/s"),
+        ("attention, prompt", table.prompt_attention, "TFLOP/s"),
+    ):
+        rate = f"{1 / law.slope / 1e12:.3g} {unit}"
+        lines.append([name, constant.format(1e6 * law.constant), rate, *_fit(law)])
     copy = f"{table.copy_bytes_per_second / 1e12:.2f} TB/s"
     for name, law in table.short.items():
         lines.append([f"`{name}`", constant.format(1e6 * law.constant), copy, *_fit(law)])
@@ -112,15 +112,13 @@ def example() -> list[str]:
         ("Q, K and V", "output", "gate and up", "down"), layer_weights(config), strict=True
     )
     kv = 512 * 2 * config.num_kv_heads * D * 2
-    turned = 2 * (config.num_heads + 2 * config.num_kv_heads) * D * 2
     head = config.vocab_size * config.hidden_size
     short = table.short
     parts = [
         *((f"product: {name}", f"{count / 1e6:,.1f} M weights", L, row.seconds(count))
           for name, count in weights),
-        ("RoPE and KV write", f"{turned / 1e3:.1f} kB", L,
-         short["rope_and_write_kv"].seconds(turned)),
-        ("attention", f"{kv / 1e6:.2f} MB", L, table.decode_attention.seconds(kv)),
+        ("RoPE, KV write and attention", f"{kv / 1e6:.2f} MB", L,
+         table.turning_attention.seconds(kv)),
         ("inputs", "", 1, short["fill_in_tokens"].seconds(4)),
         ("embedding", "one row", 1, short["embedding"].seconds(4 * config.hidden_size)),
         ("product: LM head", f"{head / 1e6:,.1f} M weights", 1, row.seconds(head)),
@@ -146,6 +144,7 @@ def hardware() -> list[str]:
             f"{gpu.memory_bytes / 1e9:.1f} GB",
             f"{gpu.bytes_per_second / 1e12:.2f} TB/s",
             f"{gpu.flops / 1e12:.1f} TFLOP/s",
+            f"{gpu.tensor_flops / 1e12:.0f} TFLOP/s",
             f"`{gpu.inside}`",
             f"`{gpu.outside}`",
             gpu.source,
@@ -157,7 +156,9 @@ def hardware() -> list[str]:
          f"{1e6 * link.latency:g} µs", link.source]
         for link in LINKS.values()
     ]  # fmt: skip
-    of_cards = "GPU | memory: | its speed: | float32: | in a host | between hosts | source"
+    of_cards = (
+        "GPU | memory: | its speed: | float32: | tensor cores: | in a host | between hosts | source"
+    )
     of_links = "link | one direction: | a message: | source of the speed"
     return [*rows(of_cards, cards), "", *rows(of_links, links)]
 

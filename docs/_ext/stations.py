@@ -69,7 +69,10 @@ _NAMES = {
     "linear down": "down",
     "linear lm_head": "LM head",
     "argmax": "likeliest token",
+    "rope_and_decode_attention": "RoPE, KV write, attention",
 }
+# One launch does both where a sequence decodes alone.
+_FUSED = dict.fromkeys(("rope_and_write_kv", "paged_attention"), "rope_and_decode_attention")
 
 
 class _OfStation(SphinxDirective):
@@ -127,7 +130,8 @@ class StationMeasured(_OfStation):
             profile = from_json(entry)
             found = {row.label: row for row in rows_of(profile)}
             whole = sum(row.seconds for row in found.values())
-            for label in self.labels():
+            labels = [each if each in found else _FUSED[each] for each in self.labels()]
+            for label in dict.fromkeys(labels):
                 row = found[label]
                 copied = row.bytes_per_second / record["settings"]["bytes_per_second"]
                 reached = f"{100 * copied:.0f} % of the copy"

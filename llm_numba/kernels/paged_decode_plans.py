@@ -253,14 +253,27 @@ def plan_turning(
     return (_launch_of_short(kernel, layout, (heads, cos, sin, *inputs), **operands),)
 
 
+def is_short(length: int, key_bytes: int) -> bool:
+    """Tell whether joining its pieces was measured to pay for contexts.
+
+    Parameters
+    ----------
+    length : int
+        Positions of the longest.
+    key_bytes : int
+        Of the keys of all sequences together.
+    """
+    return length <= _SHORT_CONTEXT and key_bytes <= _SHORT_BYTES
+
+
 def _layout_of_short(arrived: Any, **operands: Any) -> Layout | None:
     """Return who takes what of a short context; None where it cannot be joined."""
     shape, dtype = shape_of(**operands), storage_dtype(operands["q"])
     head_dim, num_kv_heads, _, batch, length = shape
     layout = _layout(fixed_rule(shape, dtype)._replace(warps=_JOINED_WARPS), **operands)
     key_bytes = math.prod((head_dim, num_kv_heads, batch, length)) * np.dtype(dtype).itemsize
-    short = length <= _SHORT_CONTEXT and key_bytes <= _SHORT_BYTES
-    joins = arrived is not None and short and _in_packets(**operands) and can_join(layout)
+    joins = arrived is not None and is_short(length, key_bytes) and _in_packets(**operands)
+    joins = joins and can_join(layout)
     return layout if joins else None
 
 

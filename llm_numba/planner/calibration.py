@@ -15,6 +15,7 @@ import numpy as np
 
 from llm_numba.bench.record import read_record
 from llm_numba.errors import LLMNumbaError
+from llm_numba.kernels.paged_decode_plans import is_short
 from llm_numba.planner.table import KernelTable, Law, ProductLaw
 
 Record = dict[str, Any]
@@ -22,10 +23,16 @@ Record = dict[str, Any]
 Times = list[tuple[float, float, str]]
 
 _SHORT = ("rope_and_write_kv", "embedding", "argmax", "fill_in_tokens")
-# Steps of the GEMV ladder, by the units that multiply; and of the attention of decoding steps.
-_GEMV_STEPS = {"split": "ordinary", "tensor": "tensor"}
-_DECODE_STEPS = ("split", "joined")
+# What the engine runs of the ladders of products: the step, and the units that multiply.
+_PRODUCTS = {
+    ("gemv", "split"): "ordinary",
+    ("gemv", "tensor"): "tensor",
+    ("gemm_tensorcore", "split_k"): "tensor",
+}
+# So many rows the ordinary units have at most; others are for numbers that no plan is of.
+_ORDINARY_ROWS = 2
 _PROMPT_STEP = "attention/bfloat16/paged"
+_TURNING = ("rope_attention", "turning", "rope_and_decode_attention")
 
 
 def read_records(directory: Path, gpu: str) -> list[Record]:
@@ -74,19 +81,21 @@ def calibrate(records: list[Record]) -> KernelTable:
     -------
     KernelTable
     """
-    kernels = [each for each in records if each["benchmark"] == "kernels"]
-    profiles = [each for each in records if each["benchmark"] == "profile"]
+    kernels, profiles = _of(records, "kernels"), _of(records, "profile")
     copy = 1e9 * median(_result(each, "copy")["median"] for each in kernels)
-    alone, within = _gemv_times(kernels), _product_times(profiles)
+    alone, within = _alone_times(kernels), _product_times(profiles)
     operations = _operation_times(profiles)
-    attention = _decode_times(kernels) + operations["paged_attention", "decode"]
     prompt = _prompt_times(kernels) + operations["paged_attention", "prefill"]
     return KernelTable(
         gpu=kernels[0]["environment"]["gpus"][0]["name"],
         sources=tuple(_source(each) for each in records),
         copy_bytes_per_second=copy,
-        products=_product_laws(within | alone),
-        decode_attention=fit(attention),
+        products=_product_laws(
+            {key: _preferred(alone[key], within[key]) for key in alone | within}
+        ),
+        decode_attention=fit(_decode_times(records, "paged_decode", "split", "paged_attention")),
+        joined_attention=fit(_decode_times(records, "paged_decode", "joined", "paged_attention")),
+        turning_attention=_short_law(_decode_times(records, *_TURNING), copy),
         prompt_attention=fit(prompt),
         short={name: _short_law(operations[name, "decode"], copy) for name in _SHORT},
     )
@@ -125,6 +134,11 @@ def _product_laws(by_rows: dict[tuple[int, str], Times]) -> tuple[ProductLaw, ..
     return tuple(ProductLaw(rows, units, law) for (rows, units), law in laws.items())
 
 
+def _preferred(alone: Times, within: Times) -> Times:
+    """Take kernels timed alone, if they tell a line; else those within steps, too."""
+    return alone if len({amount for amount, *_ in alone}) > 1 else alone + within
+
+
 def _short_law(times: Times, bytes_per_second: float) -> Law:
     """Fit only the constant: bytes are so few that their slope would be noise."""
     constant = median(seconds - num_bytes / bytes_per_second for num_bytes, seconds, _ in times)
@@ -132,19 +146,22 @@ def _short_law(times: Times, bytes_per_second: float) -> Law:
     return Law(constant, 1 / bytes_per_second, off, tuple(name for *_, name in times))
 
 
-def _gemv_times(kernels: list[Record]) -> dict[tuple[int, str], Times]:
+def _alone_times(kernels: list[Record]) -> dict[tuple[int, str], Times]:
     found: dict[tuple[int, str], Times] = defaultdict(list)
     for record, result in _results(kernels):
         point, _, step = result["name"].rpartition("/")
-        shape = result["shape"]
-        if not point.startswith("gemv_") or step not in _GEMV_STEPS:
-            continue
-        # With few rows the ordinary step is what the engine runs only up to two.
-        if (shape["M"] > 2) == (_GEMV_STEPS[step] == "tensor"):
+        ladder = next((name for name, _ in _PRODUCTS if point.startswith(name)), "")
+        units, shape = _PRODUCTS.get((ladder, step)), result["shape"]
+        if units and _takes(shape["M"], units):
             weights = shape["N"] * shape["K"]
             time = (weights, 1e-6 * shape["microseconds"], _name(record, result))
-            found[shape["M"], _GEMV_STEPS[step]].append(time)
-    return dict(found)
+            found[shape["M"], units].append(time)
+    return found
+
+
+def _takes(rows: int, units: str) -> bool:
+    """Tell whether the engine multiplies so many rows on these units."""
+    return (rows <= _ORDINARY_ROWS) == (units == "ordinary")
 
 
 def _product_times(profiles: list[Record]) -> dict[tuple[int, str], Times]:
@@ -157,9 +174,10 @@ def _product_times(profiles: list[Record]) -> dict[tuple[int, str], Times]:
         scored = operation["weight"] == "lm_head"
         rows = shape["batch"] * (1 if scored else shape["new_tokens"])
         units = "tensor" if any("tensor" in each for each in operation["kernels"]) else "ordinary"
-        name = f"{_name(record, result)} {operation['weight']}"
-        found[rows, units].append((operation["flops"] / 2 / rows, seconds, name))
-    return dict(found)
+        if _takes(rows, units):
+            name = f"{_name(record, result)} {operation['weight']}"
+            found[rows, units].append((operation["flops"] / 2 / rows, seconds, name))
+    return found
 
 
 def _operation_times(profiles: list[Record]) -> dict[tuple[str, str], Times]:
@@ -167,21 +185,32 @@ def _operation_times(profiles: list[Record]) -> dict[tuple[str, str], Times]:
     found: dict[tuple[str, str], Times] = defaultdict(list)
     for record, result, operation, seconds in _operations(profiles):
         name, phase, traffic = operation["name"], result["phase"], operation["traffic"]
-        if name != "paged_attention":
-            amount = sum(traffic.values())
-        else:
-            amount = operation["flops"] if phase == "prefill" else traffic["kv"]
+        amount = sum(traffic.values()) if name != "paged_attention" else operation["flops"]
         found[name, phase].append((amount, seconds, f"{_name(record, result)} {name}"))
     return found
 
 
-def _decode_times(kernels: list[Record]) -> Times:
-    return [
-        (2 * s["B"] * s["T"] * s["G"] * s["D"] * 2, 1e-6 * s["microseconds"], _name(record, result))
-        for record, result in _results(kernels)
-        for s in (result["shape"],)
-        if result["name"].startswith("paged_decode") and result["name"].endswith(_DECODE_STEPS)
-    ]
+def _decode_times(records: list[Record], ladder: str, step: str, name: str) -> Times:
+    """Gather times of a step of decoding attention, where the engine takes that step."""
+    found: Times = []
+    for record, result in _results(_of(records, "kernels")):
+        point, _, timed = result["name"].rpartition("/")
+        if not point.startswith(ladder) or timed != step:
+            continue
+        s = result["shape"]
+        key_bytes = s["B"] * s["T"] * s["G"] * s["D"] * 2
+        # Of longer contexts, steps for short ones hand over to that for long ones.
+        if step == "split" or is_short(s["T"], key_bytes):
+            found.append((2 * key_bytes, 1e-6 * s["microseconds"], _name(record, result)))
+    for record, result, operation, seconds in _operations(_of(records, "profile")):
+        if operation["name"] == name and step in " ".join(operation["kernels"]):
+            label = f"{_name(record, result)} {name}"
+            found.append((operation["traffic"]["kv"], seconds, label))
+    return found
+
+
+def _of(records: list[Record], benchmark: str) -> list[Record]:
+    return [each for each in records if each["benchmark"] == benchmark]
 
 
 def _prompt_times(kernels: list[Record]) -> Times:
@@ -223,4 +252,6 @@ def _name(record: Record, result: dict[str, Any]) -> str:
 
 def _source(record: Record) -> dict[str, str]:
     commit = (record["environment"]["git"] or {}).get("commit", "")
-    return {"file": record["file"], "date": record["date"], "commit": commit}
+    # Of a record that was renewed in part, the newest.
+    date = max(each["date"] for each in (record, *record.get("renewed", ())))
+    return {"file": record["file"], "date": date, "commit": commit}

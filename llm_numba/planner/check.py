@@ -6,7 +6,6 @@ the very same step is it less than that, and it says so.
 """
 
 from dataclasses import dataclass, replace
-from datetime import datetime
 from typing import Any
 
 import ml_dtypes
@@ -24,11 +23,10 @@ from llm_numba.planner.split import cut
 from llm_numba.planner.table import KernelTable
 
 GOAL = 0.15
+OLDER = "the record is older than kernels of the table"
 # Of a card, for steps whose memory is not the question.
 _ALL_OF_IT = 0.99
 _BATCHED_TOKENS = 2048
-# Kernels for tensor cores came then: older engines multiplied all rows on ordinary units.
-_TENSOR_CORES_SINCE = datetime.fromisoformat("2026-11-22T08:15:45+00:00")
 
 
 @dataclass(frozen=True)
@@ -95,9 +93,9 @@ def compare(record: dict[str, Any], file: str, table: KernelTable) -> list[Compa
         np.dtype(ml_dtypes.bfloat16),
         gpu,
         *_ranks(record),
-        tensor_cores=datetime.fromisoformat(record["date"]) >= _TENSOR_CORES_SINCE,
         gpu_memory_gb=_ALL_OF_IT * gpu.memory_bytes / 2**30,
     )
+    is_older = any(record["date"] < source["date"] for source in table.sources)
     comparisons = []
     for result in record["results"]:
         planned, question, step = _planned(record, result, question, table)
@@ -113,7 +111,7 @@ def compare(record: dict[str, Any], file: str, table: KernelTable) -> list[Compa
             "",
             gpu.driver_name == table.gpu and _is_profiled(table, model, step),
         )
-        comparisons.append(_with_reason(comparison, question, table))
+        comparisons.append(_with_reason(comparison, question, is_older))
     return comparisons
 
 
@@ -204,7 +202,11 @@ def _gpu(record: dict[str, Any]) -> GPU | None:
 def _is_profiled(table: KernelTable, model: str, step: str) -> bool:
     """Tell whether a profile of this step is among what the table was made of."""
     wanted = f"_{model.removeprefix(PREFIX)} {step} "
-    laws = [*(each.law for each in table.products), table.decode_attention, table.prompt_attention]
+    laws = [
+        *(each.law for each in table.products),
+        table.decode_attention, table.joined_attention, table.turning_attention,
+        table.prompt_attention,
+    ]  # fmt: skip
     return any(wanted in time for law in laws for time in law.times)
 
 
@@ -214,13 +216,14 @@ def _assumes_links(question: Question) -> bool:
     return any(ranks > 1 and not (link.measured or link.fitted) for link, ranks in links)
 
 
-def _with_reason(found: Comparison, question: Question, table: KernelTable) -> Comparison:
+def _with_reason(found: Comparison, question: Question, is_older: bool) -> Comparison:
     """Say why a plan is off, as far as the table itself tells."""
     if found.holds:
         return found
-    rows = question.batch
     if found.unit == "GB":
         reason = "the engine takes memory that the plan does not know of"
+    elif is_older and question.tp * question.pp == 1:
+        reason = OLDER
     elif found.name.startswith(("first_token", "prefill")) and found.off < 0:
         reason = (
             "a prompt's kernels are launched one by one, and the host took longer than the GPU: "
@@ -230,11 +233,6 @@ def _with_reason(found: Comparison, question: Question, table: KernelTable) -> C
         reason = "links were not measured: data sheets promise more than messages reach"
     elif found.off < 0 and question.tp * question.pp > 1:
         reason = "the plan takes all ranks to be equally fast, and none to wait for another"
-    elif question.tensor_cores and table.assumes_tensor_cores(rows):
-        reason = (
-            f"products of {rows} rows on tensor cores were not measured alone; the plan takes "
-            "them to last as long as those of one row"
-        )
     else:
         reason = "no kernel of this size is in the table"
     return replace(found, reason=reason)

@@ -58,6 +58,8 @@ class GPU:
         Of its memory.
     flops : float
         Of float32 multiply-adds on ordinary units, each counted as two.
+    tensor_flops : float
+        Of those of 16-bit numbers on tensor cores, added in float32; no zeros left out.
     inside, outside : str
         Names of the links to GPUs of the same host, and of others.
     gpus_per_host : int
@@ -72,6 +74,7 @@ class GPU:
     memory_bytes: int
     bytes_per_second: float
     flops: float
+    tensor_flops: float
     inside: str
     outside: str
     gpus_per_host: int
@@ -95,24 +98,25 @@ GPUS = {
     for gpu in (
         GPU(
             "h100", "NVIDIA H100 SXM 80 GB", "NVIDIA H100 80GB HBM3",
-            85_520_809_984, 3.35e12, 67e12,
+            85_520_809_984, 3.35e12, 67e12, 989e12,
             "nvlink-4", "infiniband-ndr", 8, "NVIDIA H100 data sheet; memory as the driver says",
         ),
         GPU(
-            "h200", "NVIDIA H200 SXM 141 GB", "NVIDIA H200", 141 * 10**9, 4.8e12, 67e12,
+            "h200", "NVIDIA H200 SXM 141 GB", "NVIDIA H200", 141 * 10**9, 4.8e12, 67e12, 989e12,
             "nvlink-4", "infiniband-ndr", 8, "NVIDIA H200 data sheet",
         ),
         GPU(
-            "a100", "NVIDIA A100 SXM 80 GB", "NVIDIA A100-SXM4-80GB", 80 * 10**9, 2.039e12, 19.5e12,
+            "a100", "NVIDIA A100 SXM 80 GB", "NVIDIA A100-SXM4-80GB",
+            80 * 10**9, 2.039e12, 19.5e12, 312e12,
             "nvlink-3", "infiniband-hdr", 8, "NVIDIA A100 data sheet",
         ),
         GPU(
             "rtx-4090", "NVIDIA GeForce RTX 4090 24 GB", "NVIDIA GeForce RTX 4090",
-            24 * 10**9, 1.008e12, 82.6e12,
+            24 * 10**9, 1.008e12, 82.6e12, 165.2e12,
             "pcie-4", "infiniband-hdr", 8, "NVIDIA Ada GPU architecture white paper",
         ),
         GPU(
-            "l4", "NVIDIA L4 24 GB", "NVIDIA L4", 24 * 10**9, 0.3e12, 30.3e12,
+            "l4", "NVIDIA L4 24 GB", "NVIDIA L4", 24 * 10**9, 0.3e12, 30.3e12, 121e12,
             "pcie-4", "infiniband-hdr", 8, "NVIDIA L4 data sheet",
         ),
     )

@@ -65,8 +65,6 @@ class Question:
         In GiB, what an engine may take of a card; by default nine tenths of it.
     inside, outside : str or None
         Names of links, in place of the GPU's usual ones.
-    tensor_cores : bool
-        Whether up to 32 rows take tensor cores, as they do since there are kernels for it.
     """
 
     config: ModelConfig
@@ -82,7 +80,6 @@ class Question:
     gpu_memory_gb: float | None = None
     inside: str | None = None
     outside: str | None = None
-    tensor_cores: bool = True
 
     @property
     def prompt_tokens(self) -> int:
@@ -215,15 +212,6 @@ class Plan:
         used = [(self.tensor_link, self.question.tp), (self.pipeline_link, self.question.pp)]
         links = {link.name: link for link, ranks in used if ranks > 1 and not link.measured}
         found += [_assumed(link) for link in links.values()]
-        sizes = {
-            math.ceil(self.question.batch / each.micro_batches)
-            for each in (self.drained, self.interleaved)
-        }
-        if self.question.tensor_cores and any(map(self.table.assumes_tensor_cores, sizes)):
-            found.append(
-                "Products of 2 to 32 rows on tensor cores were not measured alone: taken to last "
-                "as long as those of one row."
-            )
         return found
 
 
@@ -264,8 +252,7 @@ class _Clock:
             part = rank.partition
             alike = (rank.config.windows, part.is_first, part.is_last)
             if alike not in times:
-                tensor_cores = question.tensor_cores
-                times[alike] = stage_time(rank, load, self._table, self._exchange, tensor_cores)
+                times[alike] = stage_time(rank, load, self._table, self._exchange)
             stages.append(times[alike])
         message = load.rows * question.config.hidden_size * question.dtype.itemsize
         # Each tensor rank sends to its counterpart, all at a time, each over a link of its own.

@@ -1,14 +1,16 @@
 """The time of one stage's step, operation by operation.
 
 A step of M rows is what the engine launches: the four products of each layer, RoPE with the KV
-write, attention; on the first stage the embedding, on the last the LM head and the choice of a
-token. A norm is part of the product behind it; GPT-2's, which are kernels of their own, are left
-out. With P > 1 each layer has two all-reduces besides, the embedding one, and the choice an
-all-gather of each rank's best. What the host does is hidden behind the GPU, and is not counted.
+write, and attention, which a sequence alone has in one kernel with these; on the first stage the
+embedding, on the last the LM head and the choice of a token. A norm is part of the product behind
+it; GPT-2's, which are kernels of their own, are left out. With P > 1 each layer has two all-reduces
+besides, the embedding one, and the choice an all-gather of each rank's best. What the host does is
+hidden behind the GPU, and is not counted.
 """
 
 from dataclasses import dataclass
 
+from llm_numba.kernels.paged_decode_plans import is_short
 from llm_numba.models import ModelConfig
 from llm_numba.planner.collectives import Exchange
 from llm_numba.planner.split import Rank
@@ -49,8 +51,8 @@ class StageTime:
     Attributes
     ----------
     products, attention, other, exchanges : float
-        Products of the layers; attention; all other kernels, the LM head among them; messages
-        between tensor ranks.
+        Products of the layers; attention with what it needs done before; all other kernels, the LM
+        head among them; messages between tensor ranks.
     """
 
     products: float
@@ -64,9 +66,7 @@ class StageTime:
         return self.products + self.attention + self.other + self.exchanges
 
 
-def stage_time(
-    rank: Rank, load: Load, table: KernelTable, exchange: Exchange, tensor_cores: bool = True
-) -> StageTime:
+def stage_time(rank: Rank, load: Load, table: KernelTable, exchange: Exchange) -> StageTime:
     """Add up the operations of a rank's step.
 
     Parameters
@@ -77,24 +77,18 @@ def stage_time(
         Of its GPU.
     exchange : Exchange
         With the other tensor ranks.
-    tensor_cores : bool
-        See :meth:`.KernelTable.product`.
 
     Returns
     -------
     StageTime
     """
     config, rows = rank.config, load.rows
-    law = table.product(rows, tensor_cores)
+    law = table.product(rows)
     products = sum(law.seconds(weights) for weights in layer_weights(config))
-    heads = config.num_heads + 2 * config.num_kv_heads
-    # Read and written again; keys and values besides, into the cache.
-    turned = 2 * rows * heads * config.head_dim * _ITEM
-    short = table.short["rope_and_write_kv"].seconds(turned)
     message = rows * config.hidden_size * _ITEM
     layers = config.num_layers
     attention = sum(_attention(config, load, table, window) for window in config.windows)
-    other, exchanges = layers * short, 2 * layers * exchange.all_reduce(message)
+    other, exchanges = 0.0, 2 * layers * exchange.all_reduce(message)
     if rank.partition.is_first:
         other += table.short["fill_in_tokens"].seconds(4 * rows)
         other += table.short["embedding"].seconds(2 * message)
@@ -102,7 +96,7 @@ def stage_time(
     if rank.partition.is_last:
         # Of each sequence the last token is scored.
         scored = load.sequences
-        head = table.product(scored, tensor_cores)
+        head = table.product(scored)
         other += head.seconds(rank.num_vocab_rows * config.hidden_size)
         other += table.short["argmax"].seconds(4 * scored * rank.num_vocab_rows)
         exchanges += exchange.all_gather(exchange.ranks * scored * _BEST)
@@ -123,16 +117,28 @@ def layer_weights(config: ModelConfig) -> tuple[int, ...]:
 
 
 def _attention(config: ModelConfig, load: Load, table: KernelTable, window: int | None) -> float:
-    """Return the seconds of one layer's attention."""
-    D, S, T = config.head_dim, load.new_tokens, load.context
-    if S == 1:
-        seen = T if window is None else min(T, window)
-        num_bytes = load.sequences * seen * 2 * config.num_kv_heads * D * _ITEM
-        return table.decode_attention.seconds(num_bytes)
+    """Return the seconds of one layer's attention, and of RoPE and the KV write before it."""
+    D, H, G, T = config.head_dim, config.num_heads, config.num_kv_heads, load.context
+    # Read and written again; keys and values besides, into the cache.
+    turned = 2 * load.rows * (H + 2 * G) * D * _ITEM
+    turning = table.short["rope_and_write_kv"].seconds(turned)
+    if load.new_tokens > 1:
+        # Scores and the sum of values: a multiplication and an addition for each.
+        flops = 4 * H * D * load.sequences * _pairs(load, window)
+        return turning + table.prompt_attention.seconds(flops)
+    seen = T if window is None else min(T, window)
+    num_bytes = load.sequences * seen * 2 * G * D * _ITEM
+    if not is_short(T, load.sequences * T * G * D * _ITEM):
+        return turning + table.decode_attention.seconds(num_bytes)
+    if load.sequences > 1 or config.qk_norm or config.architecture == "GPT2LMHeadModel":
+        return turning + table.joined_attention.seconds(num_bytes)
+    return table.turning_attention.seconds(num_bytes)
+
+
+def _pairs(load: Load, window: int | None) -> int:
+    """Count the positions that a prompt's queries see, all together."""
+    S, T = load.new_tokens, load.context
     first = T - S + 1
     if window is None or window >= T:
-        pairs = S * (first + T) // 2
-    else:
-        pairs = sum(min(window, seen) for seen in range(first, T + 1))
-    # Scores and the sum of values: a multiplication and an addition for each.
-    return table.prompt_attention.seconds(4 * config.num_heads * D * load.sequences * pairs)
+        return S * (first + T) // 2
+    return sum(min(window, seen) for seen in range(first, T + 1))

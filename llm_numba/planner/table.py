@@ -25,8 +25,8 @@ from llm_numba.planner.gpus import GPU, GPUS
 
 TABLES = Path(__file__).parent / "tables"
 MEASURED = "h100"  # the GPU of the packaged table
-# So many rows tensor cores multiply, as fast as memory if they can: see llm_numba.kernels.linear.
-_MOST_TENSOR_ROWS = 32
+# Up to so many rows memory binds products.
+_MEMORY_ROWS = 128
 
 
 @dataclass(frozen=True)
@@ -69,7 +69,7 @@ class ProductLaw:
     rows : int
         M.
     units : {"ordinary", "tensor"}
-        Which cores multiply. One row or two take ordinary ones and are bound by memory.
+        Which cores multiply.
     law : Law
     """
 
@@ -92,7 +92,10 @@ class KernelTable:
         Of a device-to-device copy.
     products : tuple of ProductLaw
     decode_attention : Law
-        By bytes of keys and values.
+        Of contexts in pieces, by bytes of keys and values.
+    joined_attention, turning_attention : Law
+        Likewise, of short contexts: of a batch; and of a sequence alone, RoPE and the KV write
+        with it.
     prompt_attention : Law
         By floating-point operations.
     short : dict of str to Law
@@ -107,45 +110,34 @@ class KernelTable:
     copy_bytes_per_second: float
     products: tuple[ProductLaw, ...]
     decode_attention: Law
+    joined_attention: Law
+    turning_attention: Law
     prompt_attention: Law
     short: dict[str, Law]
     scaled_from: str = ""
 
-    def product(self, rows: int, tensor_cores: bool = True) -> Law:
+    def product(self, rows: int) -> Law:
         """Return the law of products of some number of rows.
 
         Parameters
         ----------
         rows : int
             M.
-        tensor_cores : bool
-            Whether up to 32 rows take tensor cores. Where those were not measured, M rows are
-            assumed to take as long as one.
 
         Returns
         -------
         Law
         """
-        by_rows = {each.rows: each.law for each in self.products if each.units == "ordinary"}
-        one_row = by_rows[min(by_rows)]
-        if tensor_cores and rows <= _MOST_TENSOR_ROWS:
-            if self.assumes_tensor_cores(rows):
-                return one_row
-            measured = {each.rows: each.law for each in self.products if each.units == "tensor"}
-            by_rows = {1: one_row, **measured}
+        by_rows = {each.rows: each.law for each in self.products}
         law = between(by_rows, rows)
-        # However few multiply-adds there are, the weights must be read.
-        return replace(law, slope=max(law.slope, one_row.slope))
-
-    def assumes_tensor_cores(self, rows: int) -> bool:
-        """Whether products of so many rows rest on the assumption of :meth:`product`.
-
-        Parameters
-        ----------
-        rows : int
-        """
-        few = 1 < rows <= _MOST_TENSOR_ROWS
-        return few and all(each.units != "tensor" for each in self.products)
+        # Some laws go through one shape alone. No more rows take less time than fewer, whatever
+        # that shape says; nor less than it takes to read the weights.
+        fewer = [each for known, each in by_rows.items() if known <= max(rows, min(by_rows))]
+        return replace(
+            law,
+            constant=max(law.constant, *(each.constant for each in fewer)),
+            slope=max(law.slope, *(each.slope for each in fewer)),
+        )
 
     def scaled(self, gpu: GPU) -> "KernelTable":
         """Return the table of another GPU, as far as data sheets tell.
@@ -164,6 +156,7 @@ class KernelTable:
             return self
         memory = measured.bytes_per_second / gpu.bytes_per_second
         arithmetic = measured.flops / gpu.flops
+        on_tensor_cores = measured.tensor_flops / gpu.tensor_flops
         return replace(
             self,
             scaled_from=self.gpu,
@@ -172,11 +165,13 @@ class KernelTable:
             products=tuple(
                 replace(
                     each,
-                    law=_times(each.law, arithmetic if is_arithmetic(each) else memory),
+                    law=_times(each.law, on_tensor_cores if is_arithmetic(each) else memory),
                 )
                 for each in self.products
             ),
             decode_attention=_times(self.decode_attention, memory),
+            joined_attention=_times(self.joined_attention, memory),
+            turning_attention=_times(self.turning_attention, memory),
             prompt_attention=_times(self.prompt_attention, arithmetic),
             short={name: _times(law, memory) for name, law in self.short.items()},
         )
@@ -197,20 +192,20 @@ class KernelTable:
             ProductLaw(each["rows"], each["units"], _law(each["law"]))
             for each in values["products"]
         )
-        laws = {name: _law(values[name]) for name in ("decode_attention", "prompt_attention")}
+        laws = {name: _law(law) for name, law in values.items() if name.endswith("_attention")}
         short = {name: _law(law) for name, law in values["short"].items()}
         sources = tuple(values["sources"])
         return cls(**values | laws | {"products": products, "short": short, "sources": sources})
 
 
 def is_arithmetic(product: ProductLaw) -> bool:
-    """Whether arithmetic binds a product, and not memory: many rows on ordinary units.
+    """Whether arithmetic binds a product, and not memory.
 
     Parameters
     ----------
     product : ProductLaw
     """
-    return product.units == "ordinary" and product.rows > 2
+    return product.rows > _MEMORY_ROWS
 
 
 def between(laws: dict[int, Law], rows: int) -> Law:

@@ -86,6 +86,8 @@ def test_what_a_station_costs_is_what_a_profile_counted(model, monkeypatch):
         integers = 4 * config.num_layers * profile.shape.num_tokens
         # Positions, slots, the sequence's blocks of 16 tokens, its length and where it starts.
         integers *= 3 + profile.shape.context // 16
+        # And a counter for each head, where pieces of a context are joined.
+        integers += 4 * config.num_layers * profile.shape.batch * config.num_heads
         for row in rows_of(profile):
             if row.label not in OPERATIONS:
                 continue

@@ -45,31 +45,36 @@ def test_the_table_comes_of_kernels_alone(table):
     assert all(each.law.times for each in table.products)
 
 
-def test_rows_on_tensor_cores_are_taken_from_a_record_that_has_them():
+def test_rows_on_tensor_cores_are_taken_from_records_that_have_them():
     def result(step, M, N, K, microseconds):
         shape = {"M": M, "N": N, "K": K, "microseconds": microseconds}
         return {"name": f"gemv_{M}x{N}x{K}/bfloat16/{step}", "shape": shape, "unit": "GB/s"}
 
     records = read_records(RESULTS, "nvidia-h100-80gb-hbm3")
     one = calibrate(records).product(1)
-    records[0] = records[0] | {
-        "results": [
-            *(each for each in records[0]["results"] if not each["name"].startswith("gemv_8x")),
-            result("tensor", 8, 1000, 1000, 3.0),
-            result("tensor", 8, 2000, 1000, 4.0),
-            result("split", 8, 2000, 1000, 99.0),  # not what the engine runs
-            result("tensor", 32, 5000, 1000, 1e6 * one.constant + 10.0),
-        ]
-    }
+    others = [each for each in records[0]["results"] if not each["name"].startswith("gemv_8x")]
+    eight = [
+        result("tensor", 8, 1000, 1000, 3.0),
+        result("tensor", 8, 2000, 1000, 4.0),
+        result("split", 8, 2000, 1000, 99.0),  # not what the engine runs
+        result("tensor", 24, 5000, 1000, 1e6 * one.constant + 10.0),
+    ]
+    records[0] = records[0] | {"results": others + eight}
     table = calibrate(records)
     assert (8, "ordinary") not in {(each.rows, each.units) for each in table.products}
-    eight = table.product(8)
-    assert (eight.constant, eight.slope) == (pytest.approx(2e-6), pytest.approx(1e-12))
+    laws = {each.rows: each.law for each in table.products}
+    assert laws[8].constant == pytest.approx(2e-6)
+    assert laws[8].slope == pytest.approx(1e-12)
     # One shape alone: the constant of one row, and what is left is the slope.
-    thirty_two = table.product(32)
-    assert thirty_two.constant == pytest.approx(one.constant)
-    assert thirty_two.slope == pytest.approx(10e-6 / 5e6)
+    assert laws[24].constant == pytest.approx(one.constant)
+    assert laws[24].slope == pytest.approx(10e-6 / 5e6)
     assert table.product(1) == one
+
+
+def test_of_a_single_shape_the_steps_of_a_profile_are_counted_in():
+    records = read_records(RESULTS, "nvidia-h100-80gb-hbm3")
+    (thirty_two,) = (each for each in calibrate(records).products if each.rows == 32)
+    assert {time.partition("_")[0] for time in thirty_two.law.times} == {"kernels", "profile"}
 
 
 def test_a_table_is_the_same_after_json(table):
@@ -92,33 +97,20 @@ def test_between_two_numbers_of_rows_laws_go_in_a_straight_line():
     assert between(laws, 66) == Law(5.0, 20.0)
 
 
-def few_rows(table, *tensor):
-    return replace(table, products=(*table.products, *tensor))
+def test_many_rows_on_tensor_cores_are_scaled_by_these(table):
+    many = [ProductLaw(rows, "tensor", Law(1e-6, 1e-12)) for rows in (32, 2048)]
+    scaled = replace(table, products=(table.products[0], *many)).scaled(find_gpu("a100"))
+    memory, tensor = 3.35e12 / 2.039e12, 989e12 / 312e12
+    assert [each.law.slope for each in scaled.products[1:]] == pytest.approx(
+        [memory * 1e-12, tensor * 1e-12]
+    )
 
 
-def test_tensor_cores_that_were_not_measured_are_taken_for_one_row(table):
-    bare = replace(table, products=tuple(x for x in table.products if x.units == "ordinary"))
-    assert bare.assumes_tensor_cores(8)
-    assert not bare.assumes_tensor_cores(1)
-    assert not bare.assumes_tensor_cores(33)
-    assert bare.product(32) == bare.product(1)
-    assert bare.product(32, tensor_cores=False).slope > bare.product(32).slope
-
-
-def test_tensor_cores_that_were_measured_are_taken_as_they_were(table):
-    one = table.product(1)
-    measured = few_rows(table, ProductLaw(32, "tensor", Law(one.constant, 3 * one.slope)))
-    assert not measured.assumes_tensor_cores(32)
-    assert measured.product(32).slope == pytest.approx(3 * one.slope)
-    assert one.slope < measured.product(16).slope < 3 * one.slope
-    assert measured.product(64) == table.product(64)
-
-
-@given(st.integers(1, 5000), st.integers(1, 5000), st.booleans())
-def test_more_rows_are_never_faster(one, other, tensor_cores):
+@given(st.integers(1, 5000), st.integers(1, 5000))
+def test_more_rows_are_never_faster(one, other):
     table = packaged_table()
     few, many = sorted((one, other))
-    slow, fast = (table.product(rows, tensor_cores) for rows in (many, few))
+    slow, fast = (table.product(rows) for rows in (many, few))
     assert fast.seconds(1e7) <= slow.seconds(1e7) * (1 + 1e-12)
 
 
@@ -130,11 +122,14 @@ def test_on_the_measured_gpu_nothing_is_scaled(table):
 def test_slopes_are_scaled_by_what_binds_them_and_constants_stay(table):
     scaled = table.scaled(find_gpu("a100"))
     memory, arithmetic = 3.35e12 / 2.039e12, 67e12 / 19.5e12
+    tensor = 989e12 / 312e12
     assert scaled.scaled_from == table.gpu
     for factor, found, before in (
         (memory, scaled.product(1), table.product(1)),
-        (arithmetic, scaled.product(512), table.product(512)),
+        (tensor, scaled.product(2048), table.product(2048)),
         (memory, scaled.decode_attention, table.decode_attention),
+        (memory, scaled.joined_attention, table.joined_attention),
+        (memory, scaled.turning_attention, table.turning_attention),
         (arithmetic, scaled.prompt_attention, table.prompt_attention),
     ):
         assert found.slope == pytest.approx(factor * before.slope)
@@ -143,10 +138,13 @@ def test_slopes_are_scaled_by_what_binds_them_and_constants_stay(table):
 
 
 def test_a_card_with_much_arithmetic_must_still_read_its_weights(table):
+    one = table.product(1)
+    arithmetic = ProductLaw(256, "tensor", Law(one.constant, 1.2 * one.slope))
+    table = replace(table, products=(table.products[0], arithmetic))
     scaled = table.scaled(find_gpu("l4"))
-    # Its memory is 11 times slower, its arithmetic twice: 33 rows are bound by memory there.
-    assert scaled.product(33).slope == scaled.product(1).slope
-    assert table.product(33).slope > table.product(1).slope
+    # Its memory is 11 times slower, its tensor cores 8 times: memory binds these rows there.
+    assert scaled.product(256).slope == scaled.product(1).slope
+    assert table.product(256).slope == pytest.approx(1.2 * table.product(1).slope)
 
 
 @pytest.mark.parametrize("name", GPUS)
