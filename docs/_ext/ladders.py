@@ -279,7 +279,8 @@ class LadderResources(_OfLadder):
                 f"{record['file']} has not the steps of {ladder.name}; write it anew: "
                 "`llm-numba bench resources`"
             )
-        capabilities = record["settings"]["capabilities"]
+        # Those of the record that the ladder is for; some steps are for one GPU's own instructions.
+        capabilities = list(dict.fromkeys(name for each in results for name in each["registers"]))
         lines = [
             f"| step | kernel | {' | '.join(capabilities)} | shared bytes | spilled bytes |",
             f"| --- | --- | {'--: | ' * (len(capabilities) + 2)}",
