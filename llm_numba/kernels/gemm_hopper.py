@@ -4,8 +4,8 @@ r"""A matrix product on Hopper's tensor cores, as a ladder of six steps.
 
 A is [M, K], B is [N, K] as checkpoints store weights, C is [M, N]: float16 or bfloat16, products
 summed in float32. 2 M N K FLOPs; the fewest bytes are A, B and C once each. An H100's tensor cores
-make 989 TFLOP/s, and only by ``wgmma``, the instruction of four warps; ``mma.sync``, of which
-:mod:`llm_numba.kernels.gemm_tensorcore` is made, reaches some 0.63 of that.
+make 989 TFLOP/s by the data sheet, and only by ``wgmma``, the instruction of four warps;
+``mma.sync``, of which :mod:`llm_numba.kernels.gemm_tensorcore` is made, leaves part of them idle.
 
 A slab of 64 numbers along K of a tile of 128 x 256 keeps the tensor cores busy for 1,024 cycles.
 The steps take away, one after the other, what else has to happen in that time:

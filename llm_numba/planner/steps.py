@@ -2,10 +2,10 @@
 
 A step of M rows is what the engine launches: the four products of each layer, RoPE with the KV
 write, and attention, which a sequence alone has in one kernel with these; on the first stage the
-embedding, on the last the LM head and the choice of a token. A norm is part of the product behind
-it; GPT-2's, which are kernels of their own, are left out. With P > 1 each layer has two all-reduces
-besides, the embedding one, and the choice an all-gather of each rank's best. What the host does is
-hidden behind the GPU, and is not counted.
+embedding, on the last the LM head and the choice of a token. Of up to 8 rows a norm is part of the
+product behind it; where norms are kernels of their own, as GPT-2's always are, they are left out.
+With P > 1 each layer has two all-reduces besides, the embedding one, and the choice an all-gather
+of each rank's best. What the host does is hidden behind the GPU, and is not counted.
 """
 
 from dataclasses import dataclass
