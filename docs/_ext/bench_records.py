@@ -41,6 +41,7 @@ from sphinx.errors import ExtensionError
 from sphinx.util.docutils import SphinxDirective, SphinxRole
 
 from llm_numba.bench.drawing import bars
+from llm_numba.bench.record import commit_of, renewals
 from llm_numba.bench.tables import figure, left_out, medians
 
 RESULTS = Path(__file__).parents[1] / "results"
@@ -98,14 +99,8 @@ def provenance(record: dict[str, Any]) -> str:
 
 def origin(record: dict[str, Any]) -> str:
     """Say which commit a record is of, and where it is."""
-    git = record["environment"]["git"] or {}
-    commit = git.get("commit", "unknown")[:12] + (" with changes" if git.get("dirty") else "")
-    later = "".join(
-        f" {', '.join(f'`{name}`' for name in each['only'])} measured again, "
-        f"commit `{each['commit'][:12]}`, {each['date'][:10]}."
-        for each in record.get("renewed", ())
-    )
-    return f"commit `{commit}`, {record['date'][:10]}.{later} Record: `{record['file']}`."
+    made = f"commit `{commit_of(record)}`, {record['date'][:10]}{renewals(record)}"
+    return f"{made}. Record: `{record['file']}`."
 
 
 def on_gpu(record: dict[str, Any]) -> str:

@@ -6,7 +6,7 @@ import numpy as np
 
 from llm_numba.bench.kernel_points import Point, repeated
 from llm_numba.kernels import gemm, gemm_hopper, gemm_tensorcore, gemv
-from llm_numba.kernels.ladder import Operands
+from llm_numba.kernels.ladder import Ladder, Operands
 
 
 def _eager(torch: Any, o: dict[str, Any]) -> Any:
@@ -33,28 +33,17 @@ def _gemv(N: int, K: int, M: int = 1, steps: int = 1) -> Point:
     )
 
 
-def _tensorcore(name: str, M: int, N: int, K: int, steps: int = 1) -> Point:
-    """Make the point of a product on tensor cores, for the ladder's last steps."""
+def _product(
+    ladder: Ladder, M: int, N: int, K: int, steps: int = 1, label: str | None = None
+) -> Point:
+    """Make the point of a product on tensor cores, for a ladder's last steps."""
+    name = "_".join(filter(None, (ladder.name, f"{M}x{N}x{K}" if label is None else label)))
     return Point(
         f"{name}/bfloat16",
-        gemm_tensorcore.LADDER,
+        ladder,
         (M, N, K),
         "bfloat16",
-        steps=tuple(step.name for step in gemm_tensorcore.LADDER.steps[-steps:]),
-        by_rows=("x", "out"),
-        eager=_eager,
-        eager_code="F.linear(x, weight)",
-    )
-
-
-def _hopper(name: str, M: int, N: int, K: int, steps: int = 1) -> Point:
-    """Make the point of a product on Hopper's tensor cores, for the ladder's last steps."""
-    return Point(
-        f"{name}/bfloat16",
-        gemm_hopper.LADDER,
-        (M, N, K),
-        "bfloat16",
-        steps=tuple(step.name for step in gemm_hopper.LADDER.steps[-steps:]),
+        steps=tuple(step.name for step in ladder.steps[-steps:]),
         by_rows=("x", "out"),
         eager=_eager,
         eager_code="F.linear(x, weight)",
@@ -71,14 +60,16 @@ POINTS = (
         eager=_eager,
         eager_code="F.linear(x, weight), TF32 off",
     ),
-    _tensorcore("gemm_tensorcore", 4096, 4096, 4096, steps=len(gemm_tensorcore.LADDER.steps)),
-    _tensorcore("gemm_tensorcore_8192", 8192, 8192, 8192, steps=3),
-    _tensorcore("gemm_tensorcore_2048x14336x4096", 2048, 14336, 4096),
-    _tensorcore("gemm_tensorcore_256x14336x4096", 256, 14336, 4096),
-    _tensorcore("gemm_tensorcore_64x14336x4096", 64, 14336, 4096),
-    _hopper("gemm_hopper", 4096, 4096, 4096, steps=len(gemm_hopper.LADDER.steps)),
-    _hopper("gemm_hopper_8192", 8192, 8192, 8192, steps=3),
-    _hopper("gemm_hopper_2048x14336x4096", 2048, 14336, 4096, steps=3),
+    *(
+        _product(each, 4096, 4096, 4096, steps=len(each.steps), label="")
+        for each in (gemm_tensorcore.LADDER, gemm_hopper.LADDER)
+    ),
+    _product(gemm_tensorcore.LADDER, 8192, 8192, 8192, steps=3, label="8192"),
+    _product(gemm_tensorcore.LADDER, 2048, 14336, 4096),
+    _product(gemm_tensorcore.LADDER, 256, 14336, 4096),
+    _product(gemm_tensorcore.LADDER, 64, 14336, 4096),
+    _product(gemm_hopper.LADDER, 8192, 8192, 8192, steps=3, label="8192"),
+    _product(gemm_hopper.LADDER, 2048, 14336, 4096, steps=3),
     _gemv(4096, 4096, steps=len(gemv.LADDER.steps)),
     _gemv(14336, 4096, steps=2),
     _gemv(4096, 14336, steps=2),

@@ -171,6 +171,31 @@ def renew(
     }
 
 
+def commit_of(record: dict[str, Any]) -> str:
+    """Return the beginning of the commit that a record is of, and whether there were changes.
+
+    Parameters
+    ----------
+    record : dict
+    """
+    git = record["environment"]["git"] or {}
+    return (git.get("commit") or "unknown")[:12] + (" with changes" if git.get("dirty") else "")
+
+
+def renewals(record: dict[str, Any]) -> str:
+    """Say in Markdown what of a record was measured again; nothing where all is of one run.
+
+    Parameters
+    ----------
+    record : dict
+    """
+    return "".join(
+        f"; {', '.join(f'`{name}`' for name in each['only'])} measured again at commit "
+        f"`{(each['commit'] or 'unknown')[:12]}`, {each['date'][:10]}"
+        for each in record.get("renewed", ())
+    )
+
+
 def default_path(benchmark: str, *parts: str) -> Path:
     """Return where a benchmark's record goes: one file per benchmark and device.
 

@@ -89,6 +89,7 @@ from llm_numba.kernels.gemm_split_k import gemm_add_parts
 from llm_numba.kernels.gemm_vectorised import vectorised
 from llm_numba.kernels.gemm_warp_tile import warp_tile
 from llm_numba.kernels.ladder import Ladder, Operands, Step
+from llm_numba.kernels.packets import rounded_up
 from llm_numba.kernels.tuning import Tunable, choose
 from llm_numba.runtime import Launch, empty, launch_all, storage_dtype
 
@@ -261,7 +262,7 @@ TUNABLE = Tunable(
         (16, 4096, 14336),
     ),
     # Prompts have any number of rows; the next power of two stands for them.
-    bucket=lambda shape: (1 << max(0, shape[0] - 1).bit_length(), *shape[1:]),
+    bucket=rounded_up,
 )
 
 

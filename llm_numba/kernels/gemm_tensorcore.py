@@ -4,9 +4,9 @@ r"""The linear layer on tensor cores, as a ladder: from fragments word by word t
 
 A is [M, K], W is [N, K] as checkpoints store it, C is [M, N]: float16 or bfloat16, all products
 summed in float32. 2 M N K FLOPs; the fewest bytes are A, W and C (and R) once each. The ordinary
-units of an H100 make 67 TFLOP/s, of which :mod:`llm_numba.kernels.gemm` is made. Its tensor cores
-make 989, and some 0.63 of that by ``mma.sync``, the instruction of a single warp: the rest is kept
-for the instruction of four warps that came with that GPU.
+units of an H100, of which :mod:`llm_numba.kernels.gemm` is made, make 67 TFLOP/s by the data sheet.
+Its tensor cores make 989, but not by ``mma.sync``, the instruction of a single warp: all of it is
+kept for the instruction of four warps that came with that GPU.
 
 So the question of every step is the same. A tensor core multiplies 16 x 8 x 16 numbers in six or
 seven cycles. What has to happen in that time for its next operands to be in registers?
@@ -32,14 +32,12 @@ Sources: Kerr, Merrill, Demouth and Tran, "CUTLASS: Fast Linear Algebra in CUDA 
 "PTX ISA", ``mma``, ``ldmatrix``, ``cp.async``.
 """
 
-import math
 from typing import Any
 
 import numpy as np
 
 from llm_numba import reference
-from llm_numba.kernels import checks
-from llm_numba.kernels.gemm import checked
+from llm_numba.kernels import checks, gemm
 from llm_numba.kernels.gemm_register_tile import gemm_register_tile
 from llm_numba.kernels.gemm_split_k import gemm_add_parts
 from llm_numba.kernels.gemm_tensorcore_pieces import padded, swizzled
@@ -59,6 +57,7 @@ from llm_numba.kernels.gemm_tensorcore_staged import staged
 from llm_numba.kernels.gemm_tensorcore_tiles import EARLY, LARGE, SPECK, candidates, rule
 from llm_numba.kernels.gemm_tensorcore_unstaged import unstaged
 from llm_numba.kernels.ladder import Ladder, Operands, Step
+from llm_numba.kernels.packets import rounded_up
 from llm_numba.kernels.tuning import Tunable, choose
 from llm_numba.runtime import Launch, launch_all, storage_dtype
 
@@ -152,10 +151,8 @@ LADDER = Ladder(
     example=_EXAMPLE,
     axes="M N K",
     ceiling="compute",
-    fewest_bytes=lambda shape, itemsize: (
-        (shape[0] * shape[2] + shape[1] * shape[2] + shape[0] * shape[1]) * itemsize
-    ),
-    flops=lambda shape: 2 * math.prod(shape),
+    fewest_bytes=gemm.LADDER.fewest_bytes,
+    flops=gemm.LADDER.flops,
 )
 
 
@@ -174,7 +171,7 @@ TUNABLE = Tunable(
         for M in (64, 256, 2048)
     ),
     # Prompts have any number of rows; the next power of two stands for them.
-    bucket=lambda shape: (1 << max(0, shape[0] - 1).bit_length(), *shape[1:]),
+    bucket=rounded_up,
 )
 
 
@@ -218,7 +215,7 @@ def gemm_tensorcore(
     KernelArgumentError
         If an argument has another rank, shape, dtype, layout or device, or there is no such step.
     """
-    out = checked(x, weight, bias, activation, residual, out)
+    out = gemm.checked(x, weight, bias, activation, residual, out)
     checks.choice("step", step, (each.name for each in LADDER.steps))
     options = {"bias": bias, "activation": activation, "residual": residual}
     launch_all(LADDER.step(step).plan(x=x, weight=weight, out=out, **options), stream)

@@ -14,6 +14,7 @@ from llm_numba.bench.record import (
     make_record,
     read_record,
     renew,
+    renewals,
     require_writable,
     write_record,
     write_text,
@@ -107,6 +108,8 @@ def test_a_part_that_was_measured_again_replaces_what_it_names_and_says_so():
     assert "renewed" not in record
     again = renew(renewed, run_of(3, gemm=9.5), ["gemm"])
     assert [each["commit"] for each in again["renewed"]] == ["c2", "c3"]
+    assert renewals(record) == ""
+    assert renewals(renewed) == "; `gemv`, `gemm` measured again at commit `c2`, 2030-01-02"
 
 
 @pytest.mark.parametrize(("name", "other"), [("gpus", ["another"]), ("packages", {"a": "2"})])

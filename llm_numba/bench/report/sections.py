@@ -12,6 +12,7 @@ from llm_numba.bench.kernel_tables import PEERS, points, summary
 from llm_numba.bench.profile_picture import describe
 from llm_numba.bench.profile_picture import draw as draw_profile
 from llm_numba.bench.profile_report import from_json, rows_of
+from llm_numba.bench.record import commit_of, renewals
 from llm_numba.bench.report.archive import Record, blaming, gpus_of
 from llm_numba.bench.report.checks import CHECKS, checks
 from llm_numba.bench.report.page import Block, Made, Missing, Picture, Section
@@ -101,10 +102,9 @@ def made(record: Record) -> Made:
     ----------
     record : Record
     """
-    git = record.data["environment"]["git"] or {}
-    commit = (git.get("commit") or "unknown")[:12] + (" with changes" if git.get("dirty") else "")
-    command = shlex.join(record.data["command"])
-    return Made(f"`{command}`, {record.data['date'][:10]}, commit `{commit}`: {record.path.name}")
+    data = record.data
+    made = f"`{shlex.join(data['command'])}`, {data['date'][:10]}, commit `{commit_of(data)}`"
+    return Made(f"{made}{renewals(data)}: {record.path.name}")
 
 
 def sections(records: Sequence[Record], has_gpu: bool) -> list[Section]:
