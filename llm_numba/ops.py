@@ -19,14 +19,12 @@ from typing import Any, NamedTuple
 from llm_numba import reference
 from llm_numba.reference import (
     RopeScaling,
-    causal_attention,
     philox_uniform,
     rope_attention_factor,
     rope_frequencies,
     rope_tables,
     sample,
     sampling_probabilities,
-    softmax,
 )
 from llm_numba.runtime import kind_of
 
@@ -186,6 +184,7 @@ rope_and_write_kv = _twins(reference.rope_and_write_kv, "rope")
 write_kv = _twins(reference.write_kv, "kv")
 gather_kv = _twins(reference.gather_kv, "kv")
 copy_blocks = _twins(reference.copy_blocks, "kv")
+causal_attention = _twins(reference.causal_attention, "attention")
 paged_attention = _twins(reference.paged_attention, "attention")
 paged_decode_attention = _twins(reference.paged_decode_attention, "paged_decode")
 rope_and_decode_attention = _twins(reference.rope_and_decode_attention, "rope_attention")
@@ -195,6 +194,7 @@ argmax = _twins(reference.argmax, "sampling")
 apply_penalties = _twins(reference.apply_penalties, "sampling_penalties")
 sample_tokens = _twins(reference.sample_tokens, "sampling")
 top_logprobs = _twins(reference.top_logprobs, "sampling_logprobs")
+softmax = _twins(reference.softmax, "softmax")
 log_softmax = _twins(reference.log_softmax, "sampling_logprobs")
 
 # Both ends of a model whose vocabulary is spread over ranks.

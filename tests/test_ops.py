@@ -11,14 +11,12 @@ from llm_numba.runtime import kind_of, to_device, to_host
 # What is computed once, while a model loads, or judges others and is called by no model.
 ON_THE_HOST = {
     "RopeScaling",
-    "causal_attention",
     "philox_uniform",
     "rope_attention_factor",
     "rope_frequencies",
     "rope_tables",
     "sample",
     "sampling_probabilities",
-    "softmax",
 }
 # For those who look on.
 WATCHING = {"Call", "watch"}
