@@ -111,7 +111,7 @@ def _of_a_gpu(gpu: str) -> list[Case]:
         Case(1, ("bench", "engine", "-m", eight, "--limit", "150"), 300),
         _profile(gpu, eight, 120, "--device", "cuda", "--prefill", "0"),
         Case(1, ("bench", "machine"), 200),
-        Case(1, ("bench", "start"), 180),
+        Case(1, ("bench", "start"), 240),
         Case(1, ("bench", "labs"), 180),
         Case(1, ("bench", "sweep"), 300),
         Case(1, ("bench", "counters"), 300),

@@ -242,7 +242,7 @@ def start(
     processes: Annotated[int, typer.Option(min=1, help="Warm starts of each.")] = 3,
     limit: Annotated[
         float, typer.Option(min=0, help="Seconds for all; each part has a share of them.")
-    ] = 90.0,
+    ] = 150.0,
     commit: Commit = None,
 ) -> None:
     """Time starts with and without compiled kernels, and the way of weights to the GPU."""
