@@ -137,6 +137,7 @@ def specialised(storage: str, tile: Tile, by_engine: bool = False, /) -> Any:
 
         How to store is a map of C for the engine, and else whether neighbours share a word.
         """
+        a_map, b_map, how = ptx.parameter(a_map), ptx.parameter(b_map), ptx.parameter(how)
         tiles = cuda.shared.array(0, FORM)
         full = cuda.shared.array(STAGES, uint64)
         free = cuda.shared.array(STAGES, uint64)

@@ -136,6 +136,7 @@ def copy_engine(storage: str, tile: Tile, /) -> Any:
     @cuda.jit(launch_bounds=(THREADS, 1))
     def gemm_copy_engine(a_map, b_map, K, c, together, paired):
         """C [M, N] = A [M, K] B [N, K]^T, a tile a block; the maps are of A and B."""
+        a_map, b_map = ptx.parameter(a_map), ptx.parameter(b_map)
         tiles = cuda.shared.array(0, FORM)
         full = cuda.shared.array(STAGES, uint64)
         acc = cuda.local.array(SUMS, float32)

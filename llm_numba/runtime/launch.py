@@ -18,6 +18,7 @@ from llm_numba.errors import DeviceError, KernelArgumentError, LaunchError
 from llm_numba.runtime.arrays import kernel_view, kind_of
 from llm_numba.runtime.device import kernel_device, simulation_requested
 from llm_numba.runtime.limits import LIMITS
+from llm_numba.runtime.tensor_maps import TensorMap
 
 # What every CUDA device of compute capability 5.0 and later allows.
 _MAX_THREADS = 1024
@@ -26,7 +27,7 @@ _MAX_GRID = (2**31 - 1, 65535, 65535)
 # The driver refuses what is too much for its own device.
 _MAX_SHARED_BYTES = max(sm.block_shared_bytes for sm in LIMITS.values())
 
-_SCALARS = (int, float, complex, np.generic)
+_BY_VALUE = (int, float, complex, np.generic, TensorMap)
 _PLACES = {"cuda": "on the GPU", "sim": "in the simulator", "host": "in the host's memory"}
 
 
@@ -40,7 +41,7 @@ class Launch(NamedTuple):
     grid, block : tuple of int
         Blocks in the grid and threads in a block, 1 to 3 axes.
     args : tuple
-        Arrays and scalars, in the kernel's order.
+        Arrays, scalars and tensor maps, in the kernel's order.
     shared_bytes : int
         Dynamic shared memory of a block.
     """
@@ -77,8 +78,8 @@ def launch(
     grid, block : int or tuple of int
         Blocks in the grid and threads in a block, 1 to 3 axes. An empty grid launches nothing.
     args : tuple
-        CuPy arrays, or arrays of the simulated device, and scalars. A kernel sees bfloat16 as
-        uint16. NumPy arrays are allowed if the environment sets ``LLM_NUMBA_SIM=1``.
+        CuPy arrays, or arrays of the simulated device, scalars, and tensor maps. A kernel sees
+        bfloat16 as uint16. NumPy arrays are allowed if the environment sets ``LLM_NUMBA_SIM=1``.
     shared_bytes : int
         Dynamic shared memory of a block.
     stream : cupy.cuda.Stream or Numba stream, optional
@@ -202,7 +203,7 @@ def _check_count(kernel: Any, args: tuple[Any, ...]) -> None:
 
 def _device_of(kernel: Any, args: tuple[Any, ...]) -> Literal["cuda", "sim"]:
     """Decide by the arrays where a kernel runs."""
-    kinds = {kind_of(value) for value in args if not isinstance(value, _SCALARS)}
+    kinds = {kind_of(value) for value in args if not isinstance(value, _BY_VALUE)}
     if None in kinds:
         raise _no_argument(kernel, args)
     if "host" in kinds and simulation_requested():
@@ -224,7 +225,7 @@ def _no_argument(kernel: Any, args: tuple[Any, ...]) -> KernelArgumentError:
     name, value = next(
         (name, value)
         for name, value in _named(kernel, args)
-        if kind_of(value) is None and not isinstance(value, _SCALARS)
+        if kind_of(value) is None and not isinstance(value, _BY_VALUE)
     )
     return KernelArgumentError(
         f"Argument {name!r} of kernel {_name(kernel)} is of type {type(value).__name__}.",

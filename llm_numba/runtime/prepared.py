@@ -15,6 +15,7 @@ import numpy as np
 from cuda.bindings import driver
 
 from llm_numba.errors import KernelArgumentError
+from llm_numba.runtime.tensor_maps import WORDS, TensorMap
 
 _SLOT_BYTES = 8
 # By the kind and size of a number, as NumPy writes them: its letter in a struct's format.
@@ -31,7 +32,7 @@ class Layout:
 
     Numba passes an array as a row of numbers: two reference counts, which a GPU has no use for, the
     number of elements, the bytes of one, the address, the shape, the strides. Each number, and each
-    scalar, gets a slot of 8 bytes here.
+    scalar, gets a slot of 8 bytes here. A tensor map is one parameter of 16 slots.
 
     Parameters
     ----------
@@ -41,7 +42,9 @@ class Layout:
     Attributes
     ----------
     addresses : tuple of (int or None)
-        Of each argument the slot of its address; None of scalars.
+        Of each argument the slot of its address, or the first of a tensor map; None of scalars.
+    parameters : tuple of int
+        Of each of the kernel's parameters its first slot.
 
     Raises
     ------
@@ -52,10 +55,18 @@ class Layout:
     def __init__(self, keys: Sequence[tuple[np.dtype, int, str] | type]) -> None:
         letters: list[str] = []
         addresses: list[int | None] = []
+        parameters: list[int] = []
         for key in keys:
-            addresses.append(None if isinstance(key, type) else len(letters) + 4)
+            begin = len(letters)
+            if key is TensorMap:
+                letters += "q" * WORDS
+                addresses.append(begin)
+                parameters.append(begin)
+                continue
+            addresses.append(None if isinstance(key, type) else begin + 4)
             letters += [_letter(key)] if isinstance(key, type) else "q" * (5 + 2 * key[1])
-        self.addresses = tuple(addresses)
+            parameters += range(begin, len(letters))
+        self.addresses, self.parameters = tuple(addresses), tuple(parameters)
         padded = (f"{each}{_SLOT_BYTES - struct.calcsize(each)}x" for each in letters)
         self._struct = struct.Struct("<" + "".join(padded))
 
@@ -75,6 +86,8 @@ class Layout:
         for value, address in zip(args, self.addresses, strict=True):
             if address is None:
                 numbers.append(value)
+            elif isinstance(value, TensorMap):
+                numbers += value.words()
             else:
                 numbers += (0, 0, value.size, value.itemsize, value.data.ptr)
                 numbers += (*value.shape, *value.strides)
@@ -118,7 +131,7 @@ class PreparedLaunch:
     form : Form
     layout : Layout
     args : sequence
-        CuPy arrays and scalars. The arrays are not kept alive.
+        CuPy arrays, tensor maps and scalars. The arrays are not kept alive.
 
     Attributes
     ----------
@@ -133,8 +146,8 @@ class PreparedLaunch:
         self._name, self._form, self._kernel = name, form, kernel
         self._function = int(kernel.handle)
         # The driver wants the address of a list of addresses, one for each argument.
-        begin, length = self.slots.buffer_info()
-        self._list = array("q", range(begin, begin + _SLOT_BYTES * length, _SLOT_BYTES))
+        begin, _ = self.slots.buffer_info()
+        self._list = array("q", [begin + _SLOT_BYTES * slot for slot in layout.parameters])
         self._address, _ = self._list.buffer_info()
 
     def queue(self, stream: int) -> None:

@@ -7,7 +7,8 @@ from where the arrays lie, nor from what is in them. A model's layers ask for th
 and again, and so do its steps. So an operation is recorded when it is first done: which kernels it
 queued, what it allocated, and for each array that a kernel was given, in which operand or new array
 it lies, and how far from its beginning. To do it again is then to allocate, to write new addresses
-over the old ones, and to queue::
+over the old ones, and to queue. Of a tensor map, which holds an address among other numbers, all is
+written anew::
 
     first     operands -> [check, choose, cut] -> allocate -> lay out -> queue      and remember
     then      operands -------- look up --------> allocate -> addresses -> queue
@@ -31,6 +32,7 @@ from llm_numba.runtime.gpu import noting, stream_handle, use_device
 from llm_numba.runtime.launch import intercepted
 from llm_numba.runtime.overlap import may_overlap
 from llm_numba.runtime.prepared import PreparedLaunch
+from llm_numba.runtime.tensor_maps import WORDS, TensorMap
 
 # Kernels are chosen by alignment; none asks for more than a fresh array has.
 _ALIGNMENT = 256
@@ -49,6 +51,22 @@ class _Move(NamedTuple):
 
     slot: int
     place: _Place
+
+    def write(self, launch: PreparedLaunch, begins: list[int]) -> None:
+        source, offset = self.place
+        launch.slots[self.slot] = begins[source] + offset
+
+
+class _MapMove(NamedTuple):
+    """A tensor map to be made anew, of a matrix like its own."""
+
+    slots: slice
+    place: _Place
+    map: TensorMap
+
+    def write(self, launch: PreparedLaunch, begins: list[int]) -> None:
+        source, offset = self.place
+        launch.slots[self.slots] = self.map.words(begins[source] + offset)
 
 
 class _View(NamedTuple):
@@ -144,9 +162,9 @@ class _Recording:
             (
                 prepared,
                 tuple(
-                    _Move(slot, self._place(value))
+                    self._move(slot, value)
                     for slot, value in zip(slots, args, strict=True)
-                    if slot is not None and value.size
+                    if isinstance(value, TensorMap) or (slot is not None and value.size)
                 ),
             )
             for prepared, slots, args in self._launches
@@ -155,6 +173,11 @@ class _Recording:
         views = [self._view(each) for each in (result if is_tuple else (result,))]
         forms = [(each.shape, each.dtype) for each in new]
         return _Replay(launches, forms, views, is_tuple)
+
+    def _move(self, slot: int, value: Array | TensorMap) -> _Move | _MapMove:
+        if isinstance(value, TensorMap):
+            return _MapMove(slice(slot, slot + WORDS), self._place(value.matrix), value)
+        return _Move(slot, self._place(value))
 
     def _place(self, array: Array) -> _Place:
         address = array.data.ptr
@@ -182,7 +205,7 @@ class _Replay:
 
     def __init__(
         self,
-        launches: list[tuple[PreparedLaunch, tuple[_Move, ...]]],
+        launches: list[tuple[PreparedLaunch, tuple[_Move | _MapMove, ...]]],
         new: list[tuple[tuple[int, ...], np.dtype]],
         results: list[_View | None],
         is_tuple: bool,
@@ -198,8 +221,8 @@ class _Replay:
         stream = stream_handle()
         with self._lock:
             for launch, moves in self._launches:
-                for slot, (source, offset) in moves:
-                    launch.slots[slot] = begins[source] + offset
+                for move in moves:
+                    move.write(launch, begins)
                 launch.queue(stream)
         results = [each and _array(each, arrays) for each in self._results]
         return tuple(results) if self._is_tuple else results[0]

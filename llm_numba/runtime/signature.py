@@ -9,11 +9,40 @@ from typing import Any
 
 import ml_dtypes
 import numpy as np
+from llvmlite import ir
 from numba.cuda import types
+from numba.cuda.extending import models, register_model
 from numba.cuda.np import numpy_support
 
+from llm_numba.runtime.tensor_maps import WORDS, SimulatedTensorMap, TensorMap
+
 _BFLOAT16 = np.dtype(ml_dtypes.bfloat16)
-_PYTHON_TYPES = {bool: types.boolean, int: types.int64, float: types.float64}
+
+
+class TensorMapType(types.Type):
+    """A tensor map: 128 bytes among a kernel's parameters, and to the kernel their address.
+
+    Only of what the kernel calls a :func:`~llm_numba.kernels.ptx.bulk.parameter` the compiler
+    knows that they are there. So the address is of a type of its own.
+    """
+
+
+TENSOR_MAP, MAP_ADDRESS = TensorMapType("TensorMap"), TensorMapType("TensorMap address")
+MAP_POINTER = ir.ArrayType(ir.IntType(64), WORDS).as_pointer()
+
+
+@register_model(TensorMapType)
+class _TensorMapModel(models.PrimitiveModel):
+    def __init__(self, manager: Any, kind: TensorMapType) -> None:
+        super().__init__(manager, kind, MAP_POINTER)
+
+
+_PYTHON_TYPES = {
+    bool: types.boolean,
+    int: types.int64,
+    float: types.float64,
+    TensorMap: TENSOR_MAP,
+}
 
 
 def argument_key(value: Any) -> tuple[np.dtype, int, str] | type:
@@ -26,8 +55,11 @@ def argument_key(value: Any) -> tuple[np.dtype, int, str] | type:
     Returns
     -------
     tuple of (dtype, int, str), or type
-        Of an array: dtype, number of axes, and order: "C", "F", or "A" for any other.
+        Of an array: dtype, number of axes, and order: "C", "F", or "A" for any other. Of a tensor
+        map what it is on a GPU, also of one of the simulated device.
     """
+    if isinstance(value, SimulatedTensorMap):
+        return TensorMap
     if hasattr(value, "flags") and not isinstance(value, np.generic):
         flags = value.flags
         order = "C" if flags.c_contiguous else "F" if flags.f_contiguous else "A"

@@ -1,13 +1,20 @@
 """Tensor maps: what the copy engine must know of a matrix before it brings tiles of it.
 
-A kernel is given the map, 128 bytes in global memory, and passes it on with the place of a tile. On
-a GPU the driver writes the map; in the simulator it has a layout of its own. A map holds the
-address of the matrix, and does not keep it alive.
+A kernel is given the map and passes it on with the place of a tile. On a GPU the driver writes the
+map, 128 bytes. The map holds the address of the matrix. So it goes to the kernel by value, as a
+number does: it lies among the arguments of one launch, nothing in the GPU's memory has to be kept
+up to date, and a CUDA graph that captures the launch has a copy. A launch that is repeated with
+another matrix gets another map (:mod:`llm_numba.runtime.replays`), which is why a
+:class:`TensorMap` remembers of which matrix it is. In the simulator a map is an array, with a
+layout of its own.
 
-Source: "CUDA Driver API", ``cuTensorMapEncodeTiled``.
+Sources: "CUDA Driver API", ``cuTensorMapEncodeTiled``; "CUDA C++ Programming Guide", "Using TMA to
+transfer multi-dimensional arrays" (maps as parameters).
 """
 
 import functools
+import struct
+from array import array
 from typing import Any
 
 import numpy as np
@@ -15,12 +22,56 @@ import numpy as np
 from llm_numba.errors import KernelArgumentError, LaunchError
 from llm_numba.runtime.arrays import SimulatedArray, kind_of, storage_dtype, to_device
 
+WORDS = 16  # of 8 bytes, in a map
 COLUMNS = 64  # of a tile: 128 bytes, one row of the swizzle
 _MOST_ROWS = 256
 _ALIGNMENT = 16  # bytes
 
 
-def tensor_map(matrix: Any, rows: int) -> Any:
+class TensorMap:
+    """What a launch passes to a kernel for a matrix that the copy engine is to read or write.
+
+    Parameters
+    ----------
+    matrix : cupy.ndarray [M, K]
+        Kept alive.
+    rows : int
+        Of a tile.
+
+    Attributes
+    ----------
+    matrix : cupy.ndarray
+    """
+
+    def __init__(self, matrix: Any, rows: int) -> None:
+        self.matrix = matrix
+        self._form = matrix.shape, storage_dtype(matrix), rows
+
+    def words(self, address: int | None = None) -> "array[int]":
+        """Return the map, of this matrix or of one like it.
+
+        Parameters
+        ----------
+        address : int, optional
+            Where the other matrix begins.
+
+        Returns
+        -------
+        array of int64 [16]
+
+        Raises
+        ------
+        LaunchError
+            If the driver refuses.
+        """
+        return _encoded(self.matrix.data.ptr if address is None else address, *self._form)
+
+
+class SimulatedTensorMap(SimulatedArray):
+    """A map of the simulated device: an array of 16 words, where a GPU's kernel takes a value."""
+
+
+def tensor_map(matrix: Any, rows: int) -> "TensorMap | SimulatedTensorMap":
     """Describe a matrix whose tiles have 64 columns, in the order of the 128-byte swizzle.
 
     Parameters
@@ -32,15 +83,13 @@ def tensor_map(matrix: Any, rows: int) -> Any:
 
     Returns
     -------
-    uint64 [16]
-        On the same device. For the same matrix and tile, the same one as long as it is in use.
+    TensorMap or SimulatedTensorMap
+        For the arguments of a launch.
 
     Raises
     ------
     KernelArgumentError
         If the copy engine cannot address such a matrix, and why.
-    LaunchError
-        If the driver refuses.
     """
     if problem := why_no_map(matrix):
         raise KernelArgumentError(
@@ -54,9 +103,8 @@ def tensor_map(matrix: Any, rows: int) -> Any:
     if kind_of(matrix) != "cuda":
         from llm_numba.simulator import bulk
 
-        return to_device(bulk.encode(matrix, (rows, COLUMNS)), "sim").view(SimulatedArray)
-    place = matrix.device.id, matrix.data.ptr
-    return _on_gpu(*place, matrix.shape, storage_dtype(matrix), rows)
+        return to_device(bulk.encode(matrix, (rows, COLUMNS)), "sim").view(SimulatedTensorMap)
+    return TensorMap(matrix, rows)
 
 
 def why_no_map(matrix: Any) -> str | None:
@@ -90,11 +138,10 @@ def address_of(array: Any) -> int:
 
 
 @functools.lru_cache(maxsize=4096)
-def _on_gpu(device: int, address: int, shape: tuple[int, int], dtype: str, rows: int) -> Any:
+def _encoded(address: int, shape: tuple[int, int], dtype: str, rows: int) -> "array[int]":
     """Return the map of what lies at an address, whichever array that is of: it is only numbers."""
     import ctypes
 
-    import cupy
     from cuda.bindings import driver
 
     kinds = driver.CUtensorMapDataType
@@ -121,9 +168,5 @@ def _on_gpu(device: int, address: int, shape: tuple[int, int], dtype: str, rows:
             f"The driver makes no tensor map of a matrix {shape} of {dtype}: {status.name}.",
             "Use a step of another ladder, which has no copy engine.",
         )
-    words = np.frombuffer(ctypes.string_at(int(encoded.getPtr()), 128), np.uint64)
-    with cupy.cuda.Device(device):
-        on_device = cupy.asarray(words)
-        # Whoever launches next may do so on any stream.
-        cupy.cuda.get_current_stream().synchronize()
-    return on_device
+    data = ctypes.string_at(int(encoded.getPtr()), 8 * WORDS)
+    return array("q", struct.unpack(f"<{WORDS}q", data))

@@ -10,6 +10,7 @@ from llm_numba import runtime
 from llm_numba.kernels import ptx
 from llm_numba.runtime import tensor_map
 from llm_numba.runtime.offline import assemble, compile_to_ptx, compiler_problem
+from llm_numba.runtime.signature import TENSOR_MAP
 from llm_numba.simulator import simulate
 from llm_numba.simulator.errors import (
     BarrierDivergenceError,
@@ -28,6 +29,7 @@ def counting(mistake="nothing"):
 
     @cuda.jit
     def kernel(out_map, turns):
+        out_map = ptx.parameter(out_map)
         tiles = cuda.shared.array(0, uint16)
         t = cuda.threadIdx.x
         first = -int(ptx.shared_address(tiles, 0)) % 1024 // 2
@@ -97,6 +99,7 @@ def test_a_tile_that_is_overwritten_before_it_was_read_gives_wrong_numbers():
 def without_end():
     @cuda.jit
     def kernel(out_map, turns):
+        out_map = ptx.parameter(out_map)
         tiles = cuda.shared.array(0, uint16)
         first = -int(ptx.shared_address(tiles, 0)) % 1024 // 2
         for place in range(cuda.threadIdx.x, ROWS * COLUMNS, THREADS):
@@ -176,7 +179,7 @@ def test_a_meeting_that_cannot_be_is_told(number, threads, error, said):
 @pytest.mark.ptx
 @pytest.mark.skipif(compiler_problem() is not None, reason="there is no compiler")
 def test_each_is_one_instruction():
-    text = compile_to_ptx(counting(), (types.uint64[::1], types.int64), (9, 0))
+    text = compile_to_ptx(counting(), (TENSOR_MAP, types.int64), (9, 0))
     for instruction in (
         "cp.async.bulk.tensor.2d.global.shared::cta.bulk_group",
         "cp.async.bulk.commit_group",
@@ -184,6 +187,9 @@ def test_each_is_one_instruction():
     ):
         assert instruction in text
     assemble(text, (9, 0))
+    # The engine reads the map where the launch put it: no thread copies it.
+    assert ".param .align 64 .b8" in text
+    assert ".local" not in text
     text = compile_to_ptx(halves_of_a_block, (types.uint16[::1],), (7, 5))
     assert "barrier.sync.aligned" in text
     assemble(text, (7, 5))

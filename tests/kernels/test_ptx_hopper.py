@@ -14,6 +14,7 @@ from llm_numba.errors import CompileError, KernelArgumentError
 from llm_numba.kernels import ptx
 from llm_numba.runtime import tensor_map
 from llm_numba.runtime.offline import assemble, compile_to_ptx, compiler_problem
+from llm_numba.runtime.signature import TENSOR_MAP
 from llm_numba.simulator import simulate
 from llm_numba.simulator.errors import (
     BarrierDivergenceError,
@@ -59,6 +60,7 @@ def by_copy_engine(mistake):
 
     @cuda.jit
     def kernel(a_map, b_map, K, out):
+        a_map, b_map = ptx.parameter(a_map), ptx.parameter(b_map)
         tiles = cuda.shared.array(0, uint16)
         bars = cuda.shared.array(2, uint64)
         acc = cuda.local.array(SUMS, float32)
@@ -264,8 +266,7 @@ def test_what_the_copy_engine_cannot_address_is_refused_with_the_reason():
 @pytest.mark.ptx
 @pytest.mark.skipif(compiler_problem() is not None, reason="there is no compiler")
 def test_they_are_instructions_of_one_architecture():
-    words = types.uint64[::1]
-    signature = (words, words, types.int64, types.float32[:, ::1])
+    signature = (TENSOR_MAP, TENSOR_MAP, types.int64, types.float32[:, ::1])
     text = compile_to_ptx(by_copy_engine(RIGHT), signature, HOPPER)
     for instruction in (
         "mbarrier.init.shared::cta.b64",

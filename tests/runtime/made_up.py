@@ -149,16 +149,18 @@ def made_up_gpu(monkeypatch):
 
     def record(config, function, arguments, extra):
         machine.before_launch()
-        # The driver reads as many addresses as the kernel has parameters.
-        addresses = (ctypes.c_void_p * sizes[arguments]).from_address(arguments)
-        parameters = [ctypes.string_at(address, 8) for address in addresses]
+        # The driver reads as many addresses as the kernel has parameters, and each one's bytes.
+        lengths = sizes[arguments]
+        addresses = (ctypes.c_void_p * len(lengths)).from_address(arguments)
+        parameters = list(map(ctypes.string_at, addresses, lengths))
         stream, function = int(config.hStream), int(function)
         machine.launches.append(SimpleNamespace(**locals()))
         return (prepared.driver.CUresult(machine.launch_status),)
 
     def prepare(launch, *what):
         init(launch, *what)
-        sizes[launch._address] = len(launch.slots)
+        begin, length = launch.slots.buffer_info()
+        sizes[launch._address] = np.diff([*launch._list, begin + 8 * length]).tolist()
 
     def grant(attribute, value, kernel, device):
         assert attribute.name == "CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES"

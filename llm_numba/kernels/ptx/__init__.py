@@ -38,7 +38,7 @@ from llm_numba.kernels.ptx.barriers import (
     mbarrier_init,
     mbarrier_test,
 )
-from llm_numba.kernels.ptx.bulk import bulk_commit, bulk_wait, tma_load_2d, tma_store_2d
+from llm_numba.kernels.ptx.bulk import bulk_commit, bulk_wait, parameter, tma_load_2d, tma_store_2d
 from llm_numba.kernels.ptx.clocks import cycles, nanoseconds
 from llm_numba.kernels.ptx.clusters import (
     cluster_arrive,
@@ -152,6 +152,7 @@ __all__ = [
     "mbarrier_test",
     "mma_16x8x16",
     "nanoseconds",
+    "parameter",
     "reciprocal",
     "redux_add_sync",
     "redux_max_sync",

@@ -21,7 +21,9 @@ copies makes groups of them, with :func:`bulk_commit`, and waits for those. Befo
 the tile has :func:`~llm_numba.kernels.ptx.barriers.fence_async`, and a barrier behind that.
 
 What it must know of the matrix, address, lengths, strides, the box, stands in a *tensor map* of
-128 bytes, made before the launch (:mod:`llm_numba.runtime.tensor_maps`).
+128 bytes, made before the launch (:mod:`llm_numba.runtime.tensor_maps`) and passed by value. The
+engine reads it where the launch put it, so a kernel says of each map that it is a
+:func:`parameter`, before it does anything else with it.
 
 The order on the right is the *128-byte swizzle*. A tile has rows of 128 bytes, all 32 banks. If
 they lay straight, the same 16 bytes of 8 rows would be in the same 4 banks, and 8 rows are what a
@@ -34,16 +36,18 @@ multi-dimensional arrays", "The different swizzle modes".
 """
 
 from llvmlite import ir
-from numba.cuda import types
+from numba.cuda import cgutils, types
 from numba.cuda.core.errors import TypingError
 from numba.cuda.extending import intrinsic
 
 from llm_numba.kernels.ptx.barriers import emit_shared_address, is_barriers
 from llm_numba.kernels.ptx.elements import WORD
+from llm_numba.runtime.signature import MAP_ADDRESS, MAP_POINTER, TENSOR_MAP
 from llm_numba.simulator.twins import twin
 
 _HALVES = (types.float16, types.uint16)
-_MAP = ir.IntType(64).as_pointer(1)
+_MAP = MAP_POINTER
+_MAP_ALIGNMENT = 64  # bytes
 _LOAD = ir.InlineAsm(
     ir.FunctionType(ir.VoidType(), [WORD, _MAP, WORD, WORD, WORD]),
     "cp.async.bulk.tensor.2d.shared::cluster.global.mbarrier::complete_tx::bytes "
@@ -68,6 +72,54 @@ _COMMIT = _alone("cp.async.bulk.commit_group;")
 
 
 @intrinsic
+def parameter(typing_context, tensor_map):
+    """Name a tensor map among a kernel's parameters; for a kernel, not for a device function.
+
+    Without it the compiler would take the parameter for an address. With it, it is 128 bytes that
+    do not change, and need not be copied to where they could (``__grid_constant__`` in CUDA C++).
+
+    Parameters
+    ----------
+    tensor_map
+        A parameter of the kernel. What is no tensor map is returned as it is.
+
+    Returns
+    -------
+    tensor map
+        For :func:`tma_load_2d` and its like, also in device functions.
+    """
+
+    def codegen(context, builder, signature, args):
+        if tensor_map == TENSOR_MAP:
+            _pass_by_value(builder.function)
+        return args[0]
+
+    return (MAP_ADDRESS if tensor_map == TENSOR_MAP else tensor_map)(tensor_map), codegen
+
+
+@twin(parameter)
+def _(lanes, tensor_map):
+    return tensor_map
+
+
+def _pass_by_value(function):
+    """Mark all tensor maps among a kernel's parameters; once is enough."""
+    maps = [each for each in function.args if each.type == MAP_POINTER]
+    if any(each.attributes.align for each in maps):
+        return
+    for each in maps:
+        # With a blank, llvmlite does not write the type behind it, which NVVM does not read.
+        set.add(each.attributes, "byval ")
+        each.attributes.align = _MAP_ALIGNMENT
+    module = function.module
+    # Numbered from 1; Numba's place for a result, the first now, will be gone.
+    numbers = [ir.Constant(WORD, function.args.index(each)) for each in maps]
+    mark = ir.MetaDataString(module, "grid_constant"), module.add_metadata(numbers)
+    annotations = cgutils.get_or_insert_named_metadata(module, "nvvm.annotations")
+    annotations.add(module.add_metadata((function, *mark)))
+
+
+@intrinsic
 def tma_load_2d(typing_context, shared, shared_index, tensor_map, column, row, barriers, barrier):
     """Begin to bring a box of a matrix into shared memory; for one thread.
 
@@ -82,21 +134,22 @@ def tma_load_2d(typing_context, shared, shared_index, tensor_map, column, row, b
     shared : C-contiguous shared array of float16 or uint16 (bfloat16)
     shared_index : int
         Element where the box goes; its address must be a multiple of 1024.
-    tensor_map : array of uint64 [16]
-        Of the matrix, as :func:`~llm_numba.runtime.tensor_maps.tensor_map` made it.
+    tensor_map : tensor map
+        Of the matrix, as :func:`~llm_numba.runtime.tensor_maps.tensor_map` made it; a
+        :func:`parameter` of the kernel.
     column, row : int
         The first element of the box in the matrix; it may lie outside, and what does becomes zero.
     barriers : C-contiguous shared array of uint64
     barrier : int
     """
-    _check("tma_load_2d", shared, tensor_map, barriers)
+    _check("tma_load_2d", shared, tensor_map)
+    if not is_barriers(barriers):
+        raise TypingError(f"tma_load_2d takes barriers of uint64, not {barriers}.")
 
     def codegen(context, builder, signature, args):
         target = emit_shared_address(context, builder, shared, args[0], args[1])
-        data = context.make_array(tensor_map)(context, builder, args[2]).data
         place = emit_shared_address(context, builder, barriers, args[5], args[6])
-        source = builder.addrspacecast(data, _MAP)
-        builder.call(_LOAD, [target, source, args[3], args[4], place])
+        builder.call(_LOAD, [target, args[2], args[3], args[4], place])
         return context.get_dummy_value()
 
     word, place = types.int32, types.int64
@@ -118,7 +171,7 @@ def tma_store_2d(typing_context, shared, shared_index, tensor_map, column, row):
     ----------
     shared : C-contiguous shared array of float16 or uint16 (bfloat16)
     shared_index : int
-    tensor_map : array of uint64 [16]
+    tensor_map : tensor map
     column, row : int
         As of :func:`tma_load_2d`.
     """
@@ -126,8 +179,7 @@ def tma_store_2d(typing_context, shared, shared_index, tensor_map, column, row):
 
     def codegen(context, builder, signature, args):
         source = emit_shared_address(context, builder, shared, args[0], args[1])
-        data = context.make_array(tensor_map)(context, builder, args[2]).data
-        builder.call(_STORE, [builder.addrspacecast(data, _MAP), args[3], args[4], source])
+        builder.call(_STORE, [args[2], args[3], args[4], source])
         return context.get_dummy_value()
 
     return types.void(shared, types.int64, tensor_map, types.int32, types.int32), codegen
@@ -187,8 +239,9 @@ def _(lanes, groups):
     lanes.machine.bulk.wait(lanes, int(groups))
 
 
-def _check(name, shared, *of_uint64):
+def _check(name, shared, tensor_map):
     if not isinstance(shared, types.Array) or shared.dtype not in _HALVES or shared.layout != "C":
         raise TypingError(f"{name} takes C-contiguous arrays of {_HALVES}, not {shared}.")
-    if not all(map(is_barriers, of_uint64)):
-        raise TypingError(f"{name} takes maps and barriers of uint64, not {of_uint64}.")
+    # In the simulator it is an array.
+    if tensor_map != MAP_ADDRESS and not is_barriers(tensor_map):
+        raise TypingError(f"{name} takes a map that is a `parameter`, not {tensor_map}.")
