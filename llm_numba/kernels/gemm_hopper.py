@@ -36,9 +36,9 @@ from llm_numba.errors import DeviceError, KernelArgumentError
 from llm_numba.kernels import checks, gemm_tensorcore
 from llm_numba.kernels.gemm_hopper_pieces import GROUP_ROWS, GROUP_THREADS, Tile
 from llm_numba.kernels.gemm_hopper_specialised import specialised
-from llm_numba.kernels.gemm_hopper_stored import staging_bytes
+from llm_numba.kernels.gemm_hopper_stored import BY_ENGINE, staging_bytes
 from llm_numba.kernels.gemm_hopper_warpgroups import copy_engine, warpgroups
-from llm_numba.kernels.gemm_plans import plan_register_tile
+from llm_numba.kernels.gemm_plans import plan_register_tile, present
 from llm_numba.kernels.gemm_register_tile import gemm_register_tile
 from llm_numba.kernels.ladder import Ladder, Step
 from llm_numba.runtime import Launch, empty, is_architecture, launch_all, storage_dtype, tensor_map
@@ -73,32 +73,39 @@ def _plan_warpgroups(x: Any, weight: Any, out: Any) -> tuple[Launch, ...]:
     return (Launch(kernel, (_tiles(SMALL, out),), (threads,), args, SMALL.shared_bytes),)
 
 
-def _plan_boxes(factory: Any, tile: Tile, groups: int, *, fills: bool = False) -> Plan:
-    """Make the plan of a kernel that takes tensor maps.
+def _maps(tile: Tile, x: Any, weight: Any) -> tuple[Any, Any]:
+    return tensor_map(x, tile.rows), tensor_map(weight, tile.columns)
+
+
+def _plan_copy_engine(x: Any, weight: Any, out: Any) -> tuple[Launch, ...]:
+    kernel, threads = copy_engine(storage_dtype(x), SMALL), GROUP_THREADS * SMALL.groups
+    args = (*_maps(SMALL, x, weight), x.shape[1], out, TOGETHER, _is_paired(out))
+    return (Launch(kernel, (_tiles(SMALL, out),), (threads,), args, SMALL.shared_bytes),)
+
+
+def _plan_specialised(tile: Tile, *, fills: bool = False) -> Plan:
+    """Make the plan of the kernel whose warpgroups have different trades.
 
     Parameters
     ----------
-    factory : callable
-        ``factory(storage, tile)``
     tile : Tile
-    groups : int
-        Warpgroups of a block.
     fills : bool
         Whether as many blocks run as there are SMs, and no more; else one for each tile.
     """
 
     def plan(x: Any, weight: Any, out: Any) -> tuple[Launch, ...]:
-        kernel, blocks = factory(storage_dtype(x), tile), _tiles(tile, out)
+        kernel, blocks = specialised(storage_dtype(x), tile), _tiles(tile, out)
         if fills:
             blocks = min(blocks, room_of(out).multiprocessors)
-        maps = tensor_map(x, tile.rows), tensor_map(weight, tile.columns)
-        args = (*maps, x.shape[1], out, TOGETHER, _is_paired(out))
-        return (Launch(kernel, (blocks,), (GROUP_THREADS * groups,), args, tile.shared_bytes),)
+        maps, nothing = _maps(tile, x, weight), present(None, None, x, out)
+        args = (*maps, x.shape[1], out, TOGETHER, _is_paired(out), *nothing)
+        threads = GROUP_THREADS * (1 + tile.groups)
+        return (Launch(kernel, (blocks,), (threads,), args, tile.shared_bytes),)
 
     return plan
 
 
-_PLAN_PERSISTENT = _plan_boxes(specialised, LARGE, 1 + LARGE.groups, fills=True)
+_PLAN_PERSISTENT = _plan_specialised(LARGE, fills=True)
 
 
 def _plan_stored(x: Any, weight: Any, out: Any) -> tuple[Launch, ...]:
@@ -106,8 +113,9 @@ def _plan_stored(x: Any, weight: Any, out: Any) -> tuple[Launch, ...]:
     if why_no_map(out):
         return _PLAN_PERSISTENT(x, weight, out)
     (launch,) = _PLAN_PERSISTENT(x, weight, out)
-    kernel = specialised(storage_dtype(x), LARGE, True)
-    args = (*launch.args[:-1], tensor_map(out, GROUP_ROWS))
+    kernel = specialised(storage_dtype(x), LARGE, BY_ENGINE)
+    *before, _, bias, beside = launch.args
+    args = (*before, tensor_map(out, GROUP_ROWS), bias, beside)
     shared_bytes = LARGE.shared_bytes + staging_bytes(LARGE)
     return (launch._replace(kernel=kernel, args=args, shared_bytes=shared_bytes),)
 
@@ -152,21 +160,21 @@ LADDER = Ladder(
         _step(
             "copy_engine",
             "One thread names a box, and the copy engine brings it: no addresses, no packets.",
-            _plan_boxes(copy_engine, SMALL, SMALL.groups),
+            _plan_copy_engine,
             copy_engine,
             SMALL,
         ),
         _step(
             "specialised",
             "One warpgroup brings, two multiply; they tell each other by barriers that count.",
-            _plan_boxes(specialised, SMALL, 1 + SMALL.groups),
+            _plan_specialised(SMALL),
             specialised,
             SMALL,
         ),
         _step(
             "larger",
             "128 x 256 outputs a block, in registers that the producer gave back.",
-            _plan_boxes(specialised, LARGE, 1 + LARGE.groups),
+            _plan_specialised(LARGE),
             specialised,
             LARGE,
         ),
@@ -182,7 +190,7 @@ LADDER = Ladder(
             "Sums go through shared memory, and the copy engine stores them: whole sectors of C.",
             _or_register_tile(_plan_stored),
             (
-                *(specialised(dtype, LARGE, True) for dtype in DTYPES),
+                *(specialised(dtype, LARGE, BY_ENGINE) for dtype in DTYPES),
                 *(specialised(dtype, LARGE) for dtype in DTYPES),
                 gemm_register_tile,
             ),

@@ -60,6 +60,28 @@ class Tile(NamedTuple):
         return self.stages * self.stage_bytes + ATOM
 
 
+class Ending(NamedTuple):
+    """How a warpgroup's sums become its share of C.
+
+    Attributes
+    ----------
+    make : callable
+        ``make(storage, tile)`` makes two device functions: ``store(acc, c, row, column, how, bias,
+        beside)`` stores the share that begins at a row and a column of C, and ``finish()`` waits
+        for what it began, before a block ends.
+    gated : bool
+        Whether half of the tile's columns come of the first half of B's rows and half of the
+        second, and two sums make one number of C.
+    """
+
+    make: Any
+    gated: bool = False
+
+    def columns(self, tile: Tile) -> int:
+        """Return how many columns of C a tile makes."""
+        return tile.columns // 2 if self.gated else tile.columns
+
+
 @cuda.jit(device=True)
 def first_place(tiles):
     """Return the first number of shared memory at which a tile may begin."""
@@ -128,3 +150,22 @@ def storing(tile: Tile) -> Any:
         store_all(0, (acc, c, row, column, paired))
 
     return store
+
+
+@cuda.jit(device=True)
+def nothing():
+    """Wait for no store: the threads make them themselves."""
+
+
+def _by_threads(storage: str, tile: Tile) -> tuple[Any, Any]:
+    store_sums = storing(tile)
+
+    @cuda.jit(device=True)
+    def store(acc, c, first_row, first_column, paired, bias, beside):
+        """Store the sums as they are."""
+        store_sums(acc, c, first_row, first_column, paired)
+
+    return store, nothing
+
+
+BY_THREADS = Ending(_by_threads)

@@ -35,29 +35,31 @@ from numba import cuda, float32, int32, uint64
 
 from llm_numba.kernels import ptx
 from llm_numba.kernels.gemm_hopper_pieces import (
+    BY_THREADS,
     GROUP_ROWS,
     GROUP_THREADS,
     SLAB,
     STORED,
+    Ending,
     Tile,
     first_place,
     multiplying,
     place_of,
-    storing,
 )
-from llm_numba.kernels.gemm_hopper_stored import storing_by_engine
 
 _OF_PRODUCER, _OF_CONSUMER = 40, 232  # registers of a thread, in multiples of 8
 _WARPS = GROUP_THREADS // 32
 
 
-def _producing(tile: Tile) -> Any:
+def _producing(tile: Tile, ending: Ending) -> Any:
     """Make what the producer's only busy thread does."""
-    ROWS, COLUMNS, STAGES = tile
+    ROWS, _, STAGES = tile
     STAGE, B_BEGINS, BYTES = tile.stage, tile.rows * SLAB, tile.stage_bytes
+    WIDTH, GATED = ending.columns(tile), ending.gated
+    UP_BEGINS = B_BEGINS + WIDTH * SLAB
 
     @cuda.jit(device=True)
-    def produce(tiles, full, free, a_map, b_map, slabs, down, across, together):
+    def produce(tiles, full, free, a_map, b_map, slabs, down, across, together, up):
         """Bring all slabs of all tiles of this block, one after the other."""
         first = first_place(tiles)
         count = int32(0)
@@ -70,25 +72,24 @@ def _producing(tile: Tile) -> Any:
                     pass
                 ptx.mbarrier_expect(full, stage, BYTES)
                 ptx.tma_load_2d(tiles, at, a_map, k, row * ROWS, full, stage)
-                ptx.tma_load_2d(tiles, at + B_BEGINS, b_map, k, column * COLUMNS, full, stage)
+                ptx.tma_load_2d(tiles, at + B_BEGINS, b_map, k, column * WIDTH, full, stage)
+                if GATED:
+                    row_of_up = up + column * WIDTH
+                    ptx.tma_load_2d(tiles, at + UP_BEGINS, b_map, k, row_of_up, full, stage)
                 count += int32(1)
 
     return produce
 
 
-@cuda.jit(device=True)
-def _nothing():
-    """Wait for no store: the threads make them themselves."""
-
-
-def _consuming(tile: Tile, store: Any, finish: Any) -> Any:
+def _consuming(storage: str, tile: Tile, ending: Ending) -> Any:
     """Make what each consumer does."""
-    ROWS, COLUMNS, STAGES = tile
+    ROWS, _, STAGES = tile
+    WIDTH, (store, finish) = ending.columns(tile), ending.make(storage, tile)
     STAGE, B_BEGINS = tile.stage, tile.rows * SLAB
     multiply = multiplying(tile)
 
     @cuda.jit(device=True)
-    def consume(tiles, full, free, acc, slabs, down, across, together, c, how):
+    def consume(tiles, full, free, acc, slabs, down, across, together, c, how, bias, beside):
         """Multiply all slabs of all tiles of this block, and store each tile."""
         first = first_place(tiles)
         share = (cuda.threadIdx.x // GROUP_THREADS - 1) * GROUP_ROWS
@@ -109,14 +110,14 @@ def _consuming(tile: Tile, store: Any, finish: Any) -> Any:
             if leads:
                 ptx.mbarrier_arrive(free, (count - 1) % STAGES)
             row, column = place_of(tile, down, across, together)
-            store(acc, c, row * ROWS + share, column * COLUMNS, how)
+            store(acc, c, row * ROWS + share, column * WIDTH, how, bias, beside)
         finish()
 
     return consume
 
 
 @functools.cache
-def specialised(storage: str, tile: Tile, by_engine: bool = False, /) -> Any:
+def specialised(storage: str, tile: Tile, ending: Ending = BY_THREADS, /) -> Any:
     """Make the kernel.
 
     What is new: nobody waits for all. Predicted, of tiles of 128 x 128 and a block for each: 1.15
@@ -125,24 +126,24 @@ def specialised(storage: str, tile: Tile, by_engine: bool = False, /) -> Any:
     again, for no block begins with empty stages while another on its SM stores. By the engine: see
     :mod:`~llm_numba.kernels.gemm_hopper_stored`; 1.02 times.
     """
-    ROWS, COLUMNS, STAGES = tile
+    ROWS, WIDTH, STAGES = tile.rows, ending.columns(tile), tile.stages
     THREADS, FORM = GROUP_THREADS * (1 + tile.groups), STORED[storage]
     SUMS, WARPS = tile.columns // 2, _WARPS * tile.groups
-    ending = storing_by_engine(storage, tile) if by_engine else (storing(tile), _nothing)
-    produce, consume = _producing(tile), _consuming(tile, *ending)
+    produce, consume = _producing(tile, ending), _consuming(storage, tile, ending)
 
     @cuda.jit(launch_bounds=(THREADS, 1))
-    def gemm_specialised(a_map, b_map, K, c, together, how):
+    def gemm_specialised(a_map, b_map, K, c, together, how, bias, beside):
         """C [M, N] = A [M, K] B [N, K]^T, by any number of blocks; the maps are of A and B.
 
-        How to store is a map of C for the engine, and else whether neighbours share a word.
+        How to store is a map of C for the engine, and else whether neighbours share a word. Bias,
+        and what lies beside C, are the ending's: of no elements where it has none.
         """
         a_map, b_map, how = ptx.parameter(a_map), ptx.parameter(b_map), ptx.parameter(how)
         tiles = cuda.shared.array(0, FORM)
         full = cuda.shared.array(STAGES, uint64)
         free = cuda.shared.array(STAGES, uint64)
         slabs = (K + SLAB - 1) // SLAB
-        down, across = (c.shape[0] + ROWS - 1) // ROWS, (c.shape[1] + COLUMNS - 1) // COLUMNS
+        down, across = (c.shape[0] + ROWS - 1) // ROWS, (c.shape[1] + WIDTH - 1) // WIDTH
         if cuda.threadIdx.x == 0:
             for s in range(STAGES):
                 ptx.mbarrier_init(full, s, 1)
@@ -152,10 +153,10 @@ def specialised(storage: str, tile: Tile, by_engine: bool = False, /) -> Any:
         if cuda.threadIdx.x < GROUP_THREADS:
             ptx.give_registers(_OF_PRODUCER)
             if cuda.threadIdx.x == 0:
-                produce(tiles, full, free, a_map, b_map, slabs, down, across, together)
+                produce(tiles, full, free, a_map, b_map, slabs, down, across, together, c.shape[1])
         else:
             ptx.take_registers(_OF_CONSUMER)
             acc = cuda.local.array(SUMS, float32)
-            consume(tiles, full, free, acc, slabs, down, across, together, c, how)
+            consume(tiles, full, free, acc, slabs, down, across, together, c, how, bias, beside)
 
     return gemm_specialised

@@ -27,6 +27,7 @@ from llm_numba.kernels.gemm_hopper_pieces import (
     GROUP_THREADS,
     SLAB,
     STORED,
+    Ending,
     Tile,
     first_place,
 )
@@ -79,7 +80,7 @@ def storing_by_engine(storage: str, tile: Tile) -> tuple[Any, Any]:
     store_all = unrolled(tile.columns // 8, store_eight)
 
     @cuda.jit(device=True)
-    def store(acc, c, first_row, first_column, c_map):
+    def store(acc, c, first_row, first_column, c_map, bias, beside):
         """Store the share of this thread's warpgroup, which begins there."""
         tiles = cuda.shared.array(0, FORM)
         number = cuda.threadIdx.x // GROUP_THREADS
@@ -93,3 +94,6 @@ def storing_by_engine(storage: str, tile: Tile) -> tuple[Any, Any]:
             ptx.bulk_wait(0)
 
     return store, finish
+
+
+BY_ENGINE = Ending(storing_by_engine)

@@ -16,9 +16,9 @@ from llm_numba.kernels import gemm_hopper as hopper
 from llm_numba.kernels import gemm_hopper_specialised as specialised_file
 from llm_numba.kernels import gemm_hopper_stored as stored_file
 from llm_numba.kernels.gemm_hopper import LADDER, LARGE, SMALL, gemm_hopper
-from llm_numba.kernels.gemm_hopper_pieces import Tile, place_of
+from llm_numba.kernels.gemm_hopper_pieces import Ending, Tile, place_of
 from llm_numba.kernels.gemm_hopper_specialised import specialised
-from llm_numba.kernels.gemm_hopper_stored import staging_bytes
+from llm_numba.kernels.gemm_hopper_stored import BY_ENGINE, staging_bytes
 from llm_numba.kernels.gemm_register_tile import gemm_register_tile
 from llm_numba.runtime import empty, is_architecture, kernel_view, tensor_map, to_device, to_host
 from llm_numba.runtime.limits import LIMITS
@@ -34,6 +34,7 @@ STEPS = [step.name for step in LADDER.steps]
 LAST = STEPS[-1]
 each_step = pytest.mark.parametrize("step", STEPS)
 CUT_OFF = 2 * U
+ABSENT = np.zeros(0, np.uint16), np.zeros((0, 0), np.uint16)  # bias, and what lies beside C
 LITTLE = Tile(128, 16, 2)  # stages are used again and again
 BOXES = Tile(128, 256, 2)  # four boxes through two rooms
 
@@ -134,7 +135,7 @@ def multiply_with(kernel, M=100, N=40, K=328, blocks=1, tile=LITTLE, **options):
     out = to_device(np.full((M, N), np.nan, x.dtype), "sim")
     maps = tensor_map(x, tile.rows), tensor_map(weight, tile.columns)
     how = True if tile is LITTLE else np.asarray(tensor_map(out, 64))
-    args = (*map(np.asarray, maps), K, np.asarray(kernel_view(out)), 2, how)
+    args = (*map(np.asarray, maps), K, np.asarray(kernel_view(out)), 2, how, *ABSENT)
     shared_bytes = tile.shared_bytes + (0 if tile is LITTLE else staging_bytes(tile))
     simulate(kernel, blocks, 384, args, shared_bytes, **options)
     assert_near(np.asarray(out), np.asarray(x), np.asarray(weight), u=CUT_OFF)
@@ -187,13 +188,7 @@ def stored_without(text, instead):
     assert source.count(text) == 1
     scope = {"__name__": "planted", "__file__": stored_file.__file__}
     exec(compile(source.replace(text, instead), stored_file.__file__, "exec"), scope)
-    made = specialised.__wrapped__.__globals__
-    kept = made["storing_by_engine"]
-    made["storing_by_engine"] = scope["storing_by_engine"]
-    try:
-        return specialised.__wrapped__("bfloat16", BOXES, True)
-    finally:
-        made["storing_by_engine"] = kept
+    return specialised("bfloat16", BOXES, Ending(scope["storing_by_engine"]))
 
 
 @pytest.mark.parametrize(
@@ -209,7 +204,7 @@ def stored_without(text, instead):
 )  # fmt: skip
 def test_a_mistake_in_storing_by_the_engine_is_found(text, instead, error):
     shape = {"M": 70, "N": 456, "K": 72, "tile": BOXES}
-    multiply_with(specialised("bfloat16", BOXES, True), **shape)
+    multiply_with(specialised("bfloat16", BOXES, BY_ENGINE), **shape)
     with pytest.raises(error):
         multiply_with(stored_without(text, instead), **shape)
 
