@@ -40,6 +40,9 @@ def ranks(
     overlap_sums: Annotated[
         bool, typer.Option("--overlap-sums", help="Sums over ranks beside products of prompts.")
     ] = False,
+    overlap_launches: Annotated[
+        bool, typer.Option("--overlap-launches", help="Kernels of a step begin before others end.")
+    ] = False,
     commit: Commit = None,
     split: RankOptions,
 ) -> None:
@@ -52,7 +55,11 @@ def ranks(
     from llm_numba.runtime.machine import cpu, gpus
 
     chosen = {"batches": tuple(batches)} if batches else {}
-    wanted = {"close_with_norm": close_with_norm, "overlap_sums": overlap_sums}
+    wanted = {
+        "close_with_norm": close_with_norm,
+        "overlap_sums": overlap_sums,
+        "overlap_launches": overlap_launches,
+    }
     switches = tuple(name for name, is_on in wanted.items() if is_on)
     settings = RankSettings(
         model, device, dtype, split.tp, split.pp, split.comm, enforce_eager, switches,

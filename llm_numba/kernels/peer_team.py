@@ -33,12 +33,20 @@ numbers wrap around; differences in 32 bits do not mind.
 import functools
 from typing import Any, NamedTuple
 
-from numba import cuda, int32, uint32
+from numba import cuda, int32, int64, uint32
 
 from llm_numba.kernels import ptx
 from llm_numba.kernels.packets import widened
+from llm_numba.kernels.unrolled import unrolled
 
 FLAGS, SLOTS = 0, 1  # rows of the table of addresses
+
+# Packets that a thread has under way before it uses the first, of all ranks together. What keeps a
+# link busy is its latency times its bandwidth, on NVLink most of a MiB: of 64 blocks of 256 threads
+# three packets each, and twice that as each waits for its last. A GPU's own memory wants no less.
+_COPIED = 8
+_COPIED_WORDS = 4 * _COPIED
+_ADDED = 16
 
 
 class PeerLink(NamedTuple):
@@ -113,7 +121,7 @@ def meeting(ranks):
 
 @cuda.jit(device=True)
 def copy(source, start, target, begin, count, in_packets):
-    """Copy elements, 16 bytes at a time as far as that goes, if it may be done.
+    """Copy elements, packets of 16 bytes as far as that goes, if it may be done; many at a time.
 
     Parameters
     ----------
@@ -125,10 +133,20 @@ def copy(source, start, target, begin, count, in_packets):
     in_packets : int
         Whether both places are aligned to 16 bytes; else 0.
     """
-    width = ptx.items16(source)
+    words = cuda.local.array(_COPIED_WORDS, uint32)
+    width, apart = ptx.items16(source), cuda.blockDim.x
     packets = count // width if in_packets else 0
-    for k in range(cuda.threadIdx.x, packets, cuda.blockDim.x):
-        ptx.store_raw16(target, begin + k * width, ptx.load_raw16(source, start + k * width))
+    for first in range(cuda.threadIdx.x, packets, _COPIED * apart):
+        for j in range(_COPIED):
+            k = first + j * apart
+            loaded = ptx.load_raw16_or_zeros(source, start + k * width, k < packets)
+            for w in range(4):
+                words[4 * j + w] = loaded[w]
+        for j in range(_COPIED):
+            k, at = first + j * apart, 4 * j
+            if k < packets:
+                packet = words[at], words[at + 1], words[at + 2], words[at + 3]
+                ptx.store_raw16(target, begin + k * width, packet)
     for i in range(packets * width + cuda.threadIdx.x, count, cuda.blockDim.x):
         target[begin + i] = source[start + i]
 
@@ -176,26 +194,47 @@ def adder(ranks):
     device function
         ``(slots, addresses, at, out, begin, count, in_packets)``.
     """
-    add_packets, words_held = packet_adder(ranks), 4 * ranks
+    add_packets, at_once = packet_adder(ranks), _ADDED // ranks
+    words_held = 4 * ranks * at_once
+
+    @cuda.jit(device=True, forceinline=True)
+    def load_one(i, operands):
+        """Load packet ``i % at_once`` of rank ``i // at_once``, if the vector has it."""
+        slots, places, at, first, packets, words = operands
+        theirs = ptx.at_address(slots, places[i // at_once])
+        k = first + i % at_once * cuda.blockDim.x
+        there = at + k * ptx.items16(slots)
+        loaded = ptx.load_raw16_or_zeros(theirs, there, k < packets)
+        for w in range(4):
+            words[4 * i + w] = loaded[w]
+
+    @cuda.jit(device=True, forceinline=True)
+    def add_one(j, operands):
+        """Add up packet j of all ranks."""
+        slots, out, begin, first, packets, words = operands
+        k = first + j * cuda.blockDim.x
+        if k < packets:
+            total = add_packets(slots, words, j, at_once)
+            ptx.store16(out, begin + k * ptx.items16(slots), total)
+
+    load_all, add_all = unrolled(ranks * at_once, load_one), unrolled(at_once, add_one)
 
     @cuda.jit(device=True)
     def add(slots, addresses, at, out, begin, count, in_packets):
         """Add `count` elements from `at` on over the ranks' slots, to `out` from `begin` on."""
-        words = cuda.local.array(words_held, uint32)
+        words, places = cuda.local.array(words_held, uint32), cuda.local.array(ranks, int64)
         width = ptx.items16(slots)
         packets = count // width if in_packets else 0
-        for k in range(cuda.threadIdx.x, packets, cuda.blockDim.x):
-            # From all ranks first, so that one trip over the link is waited for and not P.
-            for r in range(ranks):
-                theirs = ptx.at_address(slots, addresses[SLOTS, r])
-                loaded = ptx.load_raw16(theirs, at + k * width)
-                for w in range(4):
-                    words[4 * r + w] = loaded[w]
-            ptx.store16(out, begin + k * width, add_packets(slots, words, 0, 1))
+        for r in range(ranks):
+            places[r] = addresses[SLOTS, r]
+        for first in range(cuda.threadIdx.x, packets, at_once * cuda.blockDim.x):
+            # All of them first, so that one trip over the link is waited for and not many.
+            load_all(0, (slots, places, at, first, packets, words))
+            add_all(0, (slots, out, begin, first, packets, words))
         for i in range(packets * width + cuda.threadIdx.x, count, cuda.blockDim.x):
-            total = ptx.to_float(ptx.at_address(slots, addresses[SLOTS, 0])[at + i])
+            total = ptx.to_float(ptx.at_address(slots, places[0])[at + i])
             for r in range(1, ranks):
-                total += ptx.to_float(ptx.at_address(slots, addresses[SLOTS, r])[at + i])
+                total += ptx.to_float(ptx.at_address(slots, places[r])[at + i])
             out[begin + i] = ptx.from_float(out, total)
 
     return add

@@ -17,14 +17,19 @@ from llm_numba.runtime import to_device, zeros
 
 # Blocks of the largest grid: fewer than any GPU of a node has SMs, so all of them run at once.
 TEAMS = 64
-# Bytes that a team shows at a time: a row of 8192 numbers of 16 bits, a MiB for all teams.
-ROOM_BYTES = 16 * 1024
+# Bytes that a team shows at a time, 4 MiB for all teams: what a round moves should take longer than
+# the meeting in it.
+ROOM_BYTES = 64 * 1024
+# Bytes that it pushes: a row of 8192 numbers of 16 bits, a MiB for all teams.
+PUSHED_BYTES = 16 * 1024
 MOST_RANKS = 8
 
 _ALIGNMENT = 256
 
 
-def simulated_links(ranks: int, *, teams: int = 4, room_bytes: int = 1024) -> list[PeerLink]:
+def simulated_links(
+    ranks: int, *, teams: int = 4, room_bytes: int = 1024, pushed_bytes: int | None = None
+) -> list[PeerLink]:
     """Make links between ranks of the simulator, where one array is the memory of all.
 
     Parameters
@@ -35,6 +40,8 @@ def simulated_links(ranks: int, *, teams: int = 4, room_bytes: int = 1024) -> li
         Blocks of the largest grid.
     room_bytes : int
         That a team shows at a time; a multiple of 256.
+    pushed_bytes : int, optional
+        That a team pushes; likewise, and by default as many.
 
     Returns
     -------
@@ -46,7 +53,7 @@ def simulated_links(ranks: int, *, teams: int = 4, room_bytes: int = 1024) -> li
     ParallelError
         If there cannot be such links.
     """
-    layout = Layout.of(ranks, teams, room_bytes)
+    layout = Layout.of(ranks, teams, room_bytes, pushed_bytes or room_bytes)
     memory = zeros((ranks, layout.size), np.uint8, "sim")
     begins = memory.ctypes.data + layout.size * np.arange(ranks)
     return [layout.link(rank, memory[rank], begins, "sim") for rank in range(ranks)]
@@ -69,12 +76,12 @@ class Layout(NamedTuple):
     size: int
 
     @classmethod
-    def of(cls, ranks: int, teams: int, room_bytes: int) -> "Layout":
+    def of(cls, ranks: int, teams: int, room_bytes: int, pushed_bytes: int) -> "Layout":
         """Divide the memory.
 
         Parameters
         ----------
-        ranks, teams, room_bytes : int
+        ranks, teams, room_bytes, pushed_bytes : int
             As of :func:`simulated_links`.
 
         Raises
@@ -86,15 +93,16 @@ class Layout(NamedTuple):
             raise ParallelError(
                 f"{ranks} ranks cannot be joined as peers.", f"Join 2 to {MOST_RANKS} of one host."
             )
-        if teams < 1 or room_bytes < _ALIGNMENT or room_bytes % _ALIGNMENT:
-            raise ParallelError(
-                f"{teams} teams with {room_bytes} bytes each cannot be had.",
-                f"Take at least one team, and bytes in multiples of {_ALIGNMENT}.",
-            )
+        for each in (room_bytes, pushed_bytes):
+            if teams < 1 or each < _ALIGNMENT or each % _ALIGNMENT:
+                raise ParallelError(
+                    f"{teams} teams with {each} bytes each cannot be had.",
+                    f"Take at least one team, and bytes in multiples of {_ALIGNMENT}.",
+                )
         slots = -(-teams * ranks * 4 // _ALIGNMENT) * _ALIGNMENT
         lines = slots + 2 * teams * room_bytes
         # Twice the bytes, for each sender.
-        return cls(ranks, teams, slots, lines, lines + 2 * teams * ranks * 2 * room_bytes)
+        return cls(ranks, teams, slots, lines, lines + 2 * teams * ranks * 2 * pushed_bytes)
 
     def link(self, rank: int, memory: Any, begins: Sequence[int], device: str) -> PeerLink:
         """Make a rank's link.

@@ -14,7 +14,7 @@ from llm_numba.kernels import peer
 from llm_numba.kernels.peer_team import PeerLink
 from llm_numba.parallel.carrier import Carrier
 from llm_numba.parallel.communicator import Communicator
-from llm_numba.parallel.peer import MOST_RANKS, ROOM_BYTES, TEAMS, Layout
+from llm_numba.parallel.peer import MOST_RANKS, PUSHED_BYTES, ROOM_BYTES, TEAMS, Layout
 from llm_numba.reference.rank_sums import Reduction
 from llm_numba.runtime import Array, kind_of, storage_dtype
 
@@ -87,7 +87,11 @@ class MappedMemory:
 
 
 def open_link(
-    host: Communicator, *, teams: int = TEAMS, room_bytes: int = ROOM_BYTES
+    host: Communicator,
+    *,
+    teams: int = TEAMS,
+    room_bytes: int = ROOM_BYTES,
+    pushed_bytes: int = PUSHED_BYTES,
 ) -> tuple[PeerLink, MappedMemory]:
     """Make a rank's link to the GPUs of the others.
 
@@ -95,7 +99,7 @@ def open_link(
     ----------
     host : Communicator
         All of its ranks do this.
-    teams, room_bytes : int
+    teams, room_bytes, pushed_bytes : int
         As of :func:`llm_numba.parallel.peer.simulated_links`.
 
     Returns
@@ -104,7 +108,7 @@ def open_link(
     memory : MappedMemory
         Must live as long as the link.
     """
-    layout = Layout.of(host.size, teams, room_bytes)
+    layout = Layout.of(host.size, teams, room_bytes, pushed_bytes)
     memory = MappedMemory(host, layout.size)
     link = layout.link(host.rank, memory.own, memory.addresses, "cuda")
     host.barrier()

@@ -71,8 +71,8 @@ def reduced(parts, step=None, *, offset=0, teams=3, room_bytes=256, **options):
     return [to_host(x) for x in xs]
 
 
-def gathered(parts):
-    links = simulated_links(len(parts), teams=3, room_bytes=256)
+def gathered(parts, **layout):
+    links = simulated_links(len(parts), **{"teams": 3, "room_bytes": 256} | layout)
     xs, outs = on_device(parts), []
     run = programs(links, lambda rank, link: outs.append(peer.all_gather(xs[rank], link)))
     simulate_ranks(run, schedule="ordered")
@@ -129,6 +129,15 @@ def test_a_thread_pushes_two_packets_if_there_are_many(monkeypatch):
 
 
 @each_fetched
+def test_threads_have_many_packets_under_way_and_take_no_more_than_there_are(step, monkeypatch):
+    monkeypatch.setattr(peer, "THREADS", 32)
+    for ranks, size in ((2, 3003), (3, 2700)):  # two rounds; the second ends within a batch
+        parts = parts_of(ranks, size, "float32")
+        options = {"teams": 1, "room_bytes": 8192, "schedule": "ordered"}
+        assert_sum(reduced(parts, step, **options), parts)
+
+
+@each_fetched
 def test_arrays_that_are_not_aligned_are_added_one_by_one(step):
     parts = parts_of(2, (3, 67), "float16")
     assert_sum(reduced(parts, step, offset=1, schedule="ordered"), parts)
@@ -152,6 +161,13 @@ def test_all_ranks_gather_what_each_has(dtype, ranks):
         parts = [part.astype(dtype) for part in parts_of(ranks, shape, "float32")]
         for out in gathered(parts):
             np.testing.assert_array_equal(bits(out), bits(np.concatenate(parts)))
+
+
+def test_what_is_gathered_comes_in_batches_too(monkeypatch):
+    monkeypatch.setattr(peer, "THREADS", 32)
+    parts = parts_of(2, 3200, "float32")
+    for out in gathered(parts, teams=1, room_bytes=8192):
+        np.testing.assert_array_equal(bits(out), bits(np.concatenate(parts)))
 
 
 def norm_operands(ranks, shape, dtype):
@@ -433,7 +449,8 @@ def test_links_that_cannot_be_are_refused():
     for ranks in (1, 9):
         with pytest.raises(ParallelError, match="cannot be joined as peers"):
             simulated_links(ranks)
-    for wrong in ({"teams": 0}, {"room_bytes": 100}, {"room_bytes": 0}):
+    bad = {"teams": 0}, {"room_bytes": 100}, {"room_bytes": 0}, {"pushed_bytes": 300}
+    for wrong in bad:
         with pytest.raises(ParallelError, match="cannot be had"):
             simulated_links(2, **wrong)
 
@@ -480,6 +497,11 @@ def assert_waits_before_it_touches_a_step(launch, text):
     assert "st.relaxed.sys" in behind
 
 
+def most_under_way(text):
+    """Of the loads of packets that follow each other with no store between, the most."""
+    return max(part.count("L1::no_allocate.v4") for part in re.split(r"\bst\.", text))
+
+
 @pytest.fixture
 def _compiler(request):
     """Skip where there is no compiler, but never in the run that is there for these tests."""
@@ -503,5 +525,7 @@ def test_kernels_keep_to_registers_and_compute_in_float32(capability, ranks):
                 assert_waits_before_it_touches_a_step(launch, text)
         else:
             assert "st.release.sys.global.u32" in text
+            is_copy = launch.kernel.py_func.__name__ == "gather"
+            assert most_under_way(text) == (8 if is_copy else 16)
         # Through the cache of what nobody writes, a rank might see what was shown two calls ago.
         assert "ld.global.nc" not in text

@@ -36,6 +36,22 @@ def test_each_thread_finds_the_array_at_its_address(device):
     np.testing.assert_array_equal(runtime.to_host(out).reshape(6, 3).T, values[[2, 0, 3]])
 
 
+@cuda.jit
+def fetch_some(x, addresses, out):
+    t = cuda.threadIdx.x
+    words = ptx.load_raw16_or_zeros(ptx.at_address(x, addresses[t]), 4, t != 1)
+    ptx.store_raw16(out, 4 * t, words)
+
+
+def test_packets_of_arrays_at_several_addresses_are_loaded_where_there_are_any(device):
+    values = np.arange(32, dtype=np.float32).reshape(4, 8)
+    memory, out = runtime.to_device(values, device), runtime.to_device(np.ones(12, "f4"), device)
+    addresses = np.array([address_of(memory[row]) for row in (2, 0, 3)])
+    runtime.launch(fetch_some, 1, 3, (memory[1], runtime.to_device(addresses, device), out))
+    expected = [values[2, 4:], np.zeros(4), values[3, 4:]]
+    np.testing.assert_array_equal(runtime.to_host(out).reshape(3, 4), expected)
+
+
 @pytest.mark.parametrize("beyond", [-8, 24 * 8 - 40])
 def test_an_address_outside_the_allocation_is_refused(beyond):
     memory = np.arange(24.0).reshape(4, 6)

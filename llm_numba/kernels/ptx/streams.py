@@ -26,6 +26,7 @@ from llm_numba.kernels.ptx.vectors import (
     vector_of,
 )
 from llm_numba.simulator.twins import twin
+from llm_numba.simulator.values import take
 
 RAW = types.UniTuple(types.uint32, 4)
 
@@ -163,7 +164,7 @@ def load_raw16_or_zeros(typing_context, array, index, present):
     Parameters
     ----------
     array : C-contiguous array of float32, float16, uint16 (bfloat16) or int32
-        In global memory. Nobody writes there while the kernel runs.
+        In global memory. What others write there must be ordered before, as by a barrier.
     index : int
         Element to begin at, as for :func:`load16`. May lie anywhere where `present` is false.
     present : bool
@@ -190,8 +191,8 @@ def _(lanes, array, index, present):
     elements = np.zeros((lanes.n, 16 // array.dtype.itemsize), array.dtype)
     there = np.flatnonzero(lanes.vector(present))
     if len(there):
-        part = lanes.subset(there, ())
-        elements[there] = part.load(array, lanes.vector(index)[there], count=elements.shape[1])
+        part, seen = lanes.subset(there, ()), take(array, there)
+        elements[there] = part.load(seen, lanes.vector(index)[there], count=elements.shape[1])
     return _raw_words(elements)
 
 
