@@ -49,13 +49,13 @@ RESULTS = Path(__file__).parents[1] / "results"
 
 def find(env: BuildEnvironment, pattern: str) -> list[dict[str, Any]]:
     """Read all records of a benchmark whose file names match."""
-    benchmark = pattern.removesuffix(".json").partition("_*")[0]
+    benchmark = pattern.rpartition("/")[2].removesuffix(".json").partition("_*")[0]
     records = []
     for path in sorted(RESULTS.glob(pattern)):
         record = json.loads(path.read_text())
         if record.get("benchmark") == benchmark:
             env.note_dependency(str(path))
-            records.append({**record, "file": f"docs/results/{path.name}"})
+            records.append({**record, "file": f"docs/results/{path.relative_to(RESULTS)}"})
     return records
 
 

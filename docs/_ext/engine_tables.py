@@ -12,9 +12,11 @@
     ```
     ```{engine-persistent} llama-3.2-1b
     ```
+    ```{engine-compared} llama-3-8b
+    ```
 
 Where there is no record yet, each says which command writes it. Beneath a table stands what its
-run left out, and why.
+run left out, and why. The last holds the newest record against that in ``docs/results/earlier``.
 """
 
 from collections.abc import Callable
@@ -108,8 +110,24 @@ class Persistent(EngineTable):
     prefixes = ("persistent",)
 
 
+class Compared(EngineTable):
+    """An earlier record and the newest, side by side, with what made each."""
+
+    def run(self) -> list[nodes.Node]:
+        """Parse the generated Markdown in place."""
+        model = self.arguments[0]
+        pattern = f"engine_*_{model}.json"
+        before, after = load(self.env, f"earlier/{pattern}"), load(self.env, pattern)
+        if after["date"] <= before["date"]:
+            return self.parse_text_to_nodes(f"*Not measured yet: `{self.command(model)}` does.*")
+        lines = tables.compared(by_name(before), by_name(after)).markdown()
+        for name, record in (("Before", before), ("After", after)):
+            lines += ["", "{.provenance}", f"{name}: {on_gpu(record)}"]
+        return self.parse_text_to_nodes("\n".join(lines))
+
+
 def setup(app: Sphinx) -> dict[str, Any]:
     """Register the directives."""
-    for each in (Classic, Decode, Fusion, Serving, Persistent):
+    for each in (Classic, Decode, Fusion, Serving, Persistent, Compared):
         app.add_directive(f"engine-{each.__name__.lower()}", each)
     return {"parallel_read_safe": True, "parallel_write_safe": True}

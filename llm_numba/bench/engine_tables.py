@@ -128,6 +128,30 @@ def persistent(results: Results) -> Table:
     return Table(headings, rows)
 
 
+def compared(before: Results, after: Results) -> Table:
+    """Make the table of two runs of one model, side by side: steps that decode, and first tokens.
+
+    Parameters
+    ----------
+    before, after : mapping of str to dict
+        Of two records, by name.
+    """
+    rows = []
+    both = before | after
+    for name in sorted(both, key=lambda each: _sizes(both[each]["shape"])):
+        if name.startswith(("decode/", "first_token/")):
+            times = [each[name]["median"] if name in each else None for each in (before, after)]
+            told = ["-" if each is None else f"{each:.3g}" for each in times]
+            gain = "" if None in times else f"{times[0] / times[1]:.2f}"
+            rows.append([both[name]["what"], *told, gain])
+    return Table(["median", "before, ms", "after, ms", "times as fast"], rows)
+
+
+def _sizes(shape: dict[str, Any]) -> tuple[int, ...]:
+    """Order prompts behind steps, and each by its size."""
+    return shape.get("tokens", 0), shape.get("context", 0), shape.get("batch", 0)
+
+
 def curve(points: list[dict[str, Any]], axis: str) -> Drawing:
     """Draw median milliseconds against batch or context, each twice as long as the one before.
 

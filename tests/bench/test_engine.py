@@ -7,6 +7,7 @@ import pytest
 from typer.testing import CliRunner
 
 from llm_numba import LLM
+from llm_numba.bench import engine_tables as tables
 from llm_numba.bench.budget import Budget
 from llm_numba.bench.engine import PARTS, EngineSettings, measure
 from llm_numba.bench.engine_fusion import variants
@@ -362,3 +363,19 @@ def test_a_request_that_fails_ends_the_measurement_with_its_error(llm, monkeypat
     monkeypatch.setattr(llm.engine, "step", fail)
     with pytest.raises(CacheError, match="It broke"):
         EngineTimer(llm).decode(1, DecodePlan.around(40, 1, 5))
+
+
+def test_two_records_are_shown_side_by_side_and_what_one_lacks_is_said():
+    def decode(batch, median):
+        shape = {"batch": batch, "context": 512}
+        return {"what": f"batch {batch}", "median": median, "shape": shape}
+
+    prompt = {"what": "prompt", "median": 600.0, "shape": {"tokens": 2048}}
+    before = {"first_token/tokens=2048": prompt, "decode/batch=8/context=512": decode(8, 6.0)}
+    after = {name: {**each, "median": each["median"] / 4} for name, each in before.items()}
+    after |= {"decode/batch=1/context=512": decode(1, 5.0), "memory/off": prompt}
+    assert tables.compared(before, after).rows == [
+        ["batch 1", "-", "5", ""],
+        ["batch 8", "6", "1.5", "4.00"],
+        ["prompt", "600", "150", "4.00"],
+    ]
