@@ -29,6 +29,7 @@ extensions = [
     "engine_tables",
     "error_index",
     "figure_directive",
+    "gemm_tables",
     "kernel_timings",
     "labs_tables",
     "ladders",

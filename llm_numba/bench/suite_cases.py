@@ -106,6 +106,7 @@ def _of_a_gpu(gpu: str) -> list[Case]:
     one, eight = "random:llama-3.2-1b", "random:llama-3-8b"
     return [
         Case(1, ("bench", "kernels"), 400),
+        Case(1, ("bench", "gemm"), 240),
         Case(1, ("bench", "engine", "-m", one, "--limit", "150"), 300),
         _profile(gpu, one, 120, "--device", "cuda", "--batch", "1", "--batch", "32"),
         Case(1, ("bench", "engine", "-m", eight, "--limit", "150"), 300),

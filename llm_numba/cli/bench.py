@@ -7,6 +7,7 @@ import typer
 
 from llm_numba.cli.bench_comm import comm
 from llm_numba.cli.bench_engine import engine
+from llm_numba.cli.bench_gemm import gemm
 from llm_numba.cli.bench_gpu import (
     Commit,
     counters,
@@ -107,6 +108,7 @@ bench.command("all")(every)
 bench.command()(comm)
 bench.command()(counters)
 bench.command()(engine)
+bench.command()(gemm)
 bench.command("gpu-tests")(gpu_tests)
 bench.command()(kernels)
 bench.command()(labs)

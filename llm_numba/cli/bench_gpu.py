@@ -39,7 +39,7 @@ def counters(
     from llm_numba.bench.counters import kept_record, new_record, renewed_record
     from llm_numba.bench.record import read_record, require_writable, write_record
 
-    path = out or again or _path("simulator_counters")
+    path = out or again or gpu_path("simulator_counters")
     require_writable(path)
     with notes().status("Counting; a minute or two"):
         if again:
@@ -67,7 +67,7 @@ def gpu_tests(
     from llm_numba.bench.gpu_tests import record_of
     from llm_numba.bench.record import require_writable, write_record
 
-    path = out or _path("gpu_tests")
+    path = out or gpu_path("gpu_tests")
     require_writable(path)
     record = record_of(junit, commit)
     write_record(path, record)
@@ -98,7 +98,7 @@ def sanitizer(
             f"{logs} has no folder named after a tool: {', '.join(TOOLS)}.",
             "Run make test-sanitizer first.",
         )
-    path = out or _path("sanitizer")
+    path = out or gpu_path("sanitizer")
     require_writable(path)
     record = record_of(folders, commit)
     write_record(path, record)
@@ -140,7 +140,7 @@ def kernels(
         )
     kernel_device("cuda")
     points = choose(settings.only)
-    path = out or into or _path("kernels")
+    path = out or into or gpu_path("kernels")
     require_writable(path)
     earlier = read_record(into) if into else None
     clocks = [gpu_clocks()]
@@ -175,7 +175,7 @@ def labs(
     from llm_numba.bench.labs import record_of
     from llm_numba.bench.record import require_writable, write_record
 
-    path = out or _path("labs")
+    path = out or gpu_path("labs")
     require_writable(path)
     record = record_of(only, mpi=mpi, commit=commit)
     write_record(path, record)
@@ -205,7 +205,7 @@ def machine(
 
     settings = MachineSettings(choose(only), repeats)
     kernel_device("cuda")
-    path = out or _path("machine")
+    path = out or gpu_path("machine")
     require_writable(path)
     budget = settings.budget(limit)
     timelines: dict = {}
@@ -256,7 +256,7 @@ def start(
     settings = StartSettings(shape, disk_shape, repeats, chosen, processes)
     for model in (f"random:{shape}", f"random:{disk_shape}", *chosen):
         resolve_model(model)
-    path = out or _path("start")
+    path = out or gpu_path("start")
     require_writable(path)
     budget = settings.budget(limit)
     results = collect(measure(settings, budget), "a minute or two")
@@ -290,7 +290,7 @@ def sweep(
         )
     kernel_device("cuda")
     settings = SweepSettings(names)
-    path = out or _path("sweep")
+    path = out or gpu_path("sweep")
     require_writable(path)
     results = collect(measure(settings), "some minutes")
     write_record(path, make_record("sweep", settings.to_json(), results, commit))
@@ -298,7 +298,8 @@ def sweep(
     finish(path)
 
 
-def _path(benchmark: str) -> Path:
+def gpu_path(benchmark: str) -> Path:
+    """Return where the record of this machine's GPU goes."""
     from llm_numba.bench.record import default_path
     from llm_numba.errors import DeviceError
     from llm_numba.runtime.machine import gpus

@@ -59,7 +59,7 @@ def test_what_a_machine_can_measure_depends_on_its_gpus():
     everywhere = {"cpu", "comm", "pipeline", "ranks", "simulator", "profile"}
     assert benchmarks(0) == everywhere
     assert benchmarks(0, compiles=True) == everywhere | {"resources"}
-    of_one = {"kernels", "engine", "machine", "start", "labs", "sweep", "counters"}
+    of_one = {"kernels", "gemm", "engine", "machine", "start", "labs", "sweep", "counters"}
     assert benchmarks(1) == benchmarks(2) == everywhere | of_one
 
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from html import escape
 from typing import Any
 
-from llm_numba.bench import comm_picture, engine_tables
+from llm_numba.bench import comm_picture, engine_tables, gemm_pictures, gemm_tables
 from llm_numba.bench.drawing import bars
 from llm_numba.bench.kernel_tables import PEERS, points, summary
 from llm_numba.bench.profile_picture import describe
@@ -159,6 +159,13 @@ def _kernels(record: Record) -> Iterator[Block]:
     yield summary(results)
 
 
+def _gemm(record: Record) -> Iterator[Block]:
+    results = by_name(record.data)
+    yield gemm_tables.goals(results)
+    if any(name.startswith("of_cublas/linear/") for name in results):
+        yield gemm_pictures.shares(results)
+
+
 def _quoted(text: str) -> str:
     return escape(text, quote=True)
 
@@ -293,6 +300,7 @@ RANKS = {
 }
 PARTS = (
     Part("Kernels against ceilings", {"kernels": "llm-numba bench kernels"}, _each(_kernels), True),
+    Part("Matrix products", {"gemm": "llm-numba bench gemm"}, _each(_gemm), True),
     Part("Roofline", PROFILE, _rooflines, beside=("kernels",)),
     Part("An engine's speed", {"engine": "llm-numba bench engine"}, _each(_engine), True),
     Part("Where a step's time goes", PROFILE, _each(_profile)),

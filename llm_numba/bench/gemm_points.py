@@ -1,0 +1,215 @@
+"""The products of ``llm-numba bench gemm``: shapes, and what is done with each.
+
+N and K of a decoder layer's four products, all q, k and v in one, gate and up in one::
+
+              qkv            output         gate and up     down
+    8B        6144 x 4096    4096 x 4096    28672 x 4096    4096 x 14336
+    70B       10240 x 8192   8192 x 8192    57344 x 8192    8192 x 28672
+
+A *way* is how a product is computed: ``linear`` as a model calls it, with an epilogue or without,
+or one step of a ladder, ``gemm_hopper/stored``.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from llm_numba import reference
+from llm_numba.kernels import gemm_hopper, gemm_tensorcore
+from llm_numba.kernels.linear import linear
+from llm_numba.kernels.random_weights import fill_random
+from llm_numba.runtime import Launch, intercept, kind_of, to_device, to_host, zeros
+
+EIGHT = ((6144, 4096), (4096, 4096), (28672, 4096), (4096, 14336))
+SEVENTY = ((10240, 8192), (8192, 8192), (57344, 8192), (8192, 28672))
+SMALL_ROWS = (8, 16, 32, 64, 128)
+# The most telling first: a run that is cut short then has something of everything.
+LARGE_ROWS = (2048, 8192, 512, 4096, 1024)
+SQUARES = (4096, 8192)
+LADDERS = {each.name: each for each in (gemm_hopper.LADDER, gemm_tensorcore.LADDER)}
+# Arguments of `linear`; operands by their names in the point.
+EPILOGUES: dict[str, dict[str, Any]] = {
+    "linear": {},
+    "bias_gelu": {"activation": "gelu", "operands": ("bias",)},
+    "silu_mul": {"activation": "silu_mul", "operands": ()},
+    "residual": {"operands": ("residual",)},
+}
+# Measured beside the plain product, of the four of 8B.
+_BESIDE = (("bias_gelu",), ("residual",), ("silu_mul",), ("residual",))
+# Halves of what neighbouring numbers are apart, which are uniform within 255 of them: so x is
+# about as large as behind a norm, and a result about as large as x.
+_STEPS = {"x": 2.0**-8, "weight": 2.0**-13, "bias": 2.0**-8, "residual": 2.0**-8}
+
+
+@dataclass(frozen=True)
+class Product:
+    """A product at one shape and dtype.
+
+    Attributes
+    ----------
+    part : str
+        Of the benchmark: ``"small"``.
+    M, N, K : int
+    dtype : str
+    ways : tuple of str
+        How it is computed, see above.
+    """
+
+    part: str
+    M: int
+    N: int
+    K: int
+    dtype: str = "bfloat16"
+    ways: tuple[str, ...] = ("linear",)
+
+    @property
+    def key(self) -> str:
+        """What names of its results end with: ``"bfloat16/512x6144x4096"``."""
+        return f"{self.dtype}/{self.M}x{self.N}x{self.K}"
+
+    @property
+    def label(self) -> str:
+        """As ``--only`` takes it: ``"small/8x6144x4096"``."""
+        return f"{self.part}/{self.M}x{self.N}x{self.K}"
+
+    @property
+    def flops(self) -> int:
+        """Floating-point operations."""
+        return 2 * self.M * self.N * self.K
+
+    @property
+    def bytes(self) -> int:
+        """Fewest bytes that must cross global memory."""
+        numbers = self.M * self.K + self.N * self.K + self.M * self.N
+        return numbers * np.dtype(self.dtype).itemsize
+
+    def operands(self, seed: int, device: str) -> dict[str, Any]:
+        """Make random operands on a device, for all ways.
+
+        Parameters
+        ----------
+        seed : int
+        device : {"cuda", "sim"}
+
+        Returns
+        -------
+        dict
+            ``x``, ``weight``, ``out``, and ``bias`` and ``residual`` where a way takes them.
+        """
+        shapes = {"x": (self.M, self.K), "weight": (self.N, self.K)}
+        shapes |= {"bias": (self.N,), "residual": (self.M, self.N)}
+        taken = {name for way in self.ways for name in _epilogue(way).get("operands", ())}
+        made = {
+            name: fill_random(zeros(shape, self.dtype, device), 8 * seed + i, _STEPS[name])
+            for i, (name, shape) in enumerate(shapes.items())
+            if name in ("x", "weight") or name in taken
+        }
+        return made | {"out": zeros((self.M, self.N), self.dtype, device)}
+
+
+def plan(way: str, operands: dict[str, Any]) -> tuple[tuple[Launch, ...], Any]:
+    """Collect what a way launches, and run nothing.
+
+    Parameters
+    ----------
+    way : str
+    operands : dict
+        As of :meth:`Product.operands`.
+
+    Returns
+    -------
+    launches : tuple of Launch
+    out : array
+        Where they write, a part of the operand of that name.
+    """
+    x, weight, out = (operands[name] for name in ("x", "weight", "out"))
+    ladder, _, step = way.partition("/")
+    if step:
+        return LADDERS[ladder].step(step).plan(x=x, weight=weight, out=out), out
+    options = dict(_epilogue(way))
+    named = {name: operands[name] for name in options.pop("operands", ())}
+    if options.get("activation") == "silu_mul":
+        out = out.reshape(-1)[: out.size // 2].reshape(len(x), -1)
+    launches: list[Launch] = []
+    with intercept(launches.append):
+        linear(x, weight, **named, **options, out=out)
+    return tuple(launches), out
+
+
+def some(array: Any, rows: np.ndarray, columns: np.ndarray | None = None) -> np.ndarray:
+    """Copy some rows of a device's array to the host, and some columns of them.
+
+    Parameters
+    ----------
+    array : array
+        Of one or two axes.
+    rows, columns : ndarray
+    """
+    found = bits(array)[to_device(rows, kind_of(array))]
+    host = to_host(found).view(array.dtype)
+    return host if columns is None else host[:, columns]
+
+
+def bits(array: Any) -> Any:
+    """Show an array's numbers as unsigned integers."""
+    return array.view(np.dtype(f"u{array.dtype.itemsize}"))
+
+
+def expected(
+    way: str, operands: dict[str, Any], rows: np.ndarray, columns: np.ndarray
+) -> np.ndarray:
+    """Compute some rows and columns of a result in float64.
+
+    Parameters
+    ----------
+    way : str
+    operands : dict
+        As of :meth:`Product.operands`.
+    rows, columns : ndarray
+        Of the result.
+    """
+    options = dict(_epilogue(way))
+    named = options.pop("operands", ())
+    features = columns
+    if options.get("activation") == "silu_mul":
+        # Column f is made of columns f and F + f.
+        features = np.concatenate([columns, len(operands["weight"]) // 2 + columns])
+    found = {"x": some(operands["x"], rows), "weight": some(operands["weight"], features)}
+    if "bias" in named:
+        found["bias"] = some(operands["bias"], features)
+    if "residual" in named:
+        found["residual"] = some(operands["residual"], rows, columns)
+    wide = {name: values.astype(np.float64) for name, values in found.items()}
+    return reference.linear(**wide, **options)
+
+
+def _epilogue(way: str) -> dict[str, Any]:
+    return EPILOGUES.get(way, {})
+
+
+def _squares() -> Iterator[Product]:
+    hopper = tuple(f"gemm_hopper/{step.name}" for step in gemm_hopper.LADDER.steps)
+    tensor = tuple(f"gemm_tensorcore/{step.name}" for step in gemm_tensorcore.LADDER.steps[-3:])
+    for size in SQUARES:
+        yield Product("squares", size, size, size, ways=("linear", *hopper, *tensor))
+
+
+def _projections() -> Iterator[Product]:
+    beside = dict(zip(EIGHT, _BESIDE, strict=True))
+    for M in LARGE_ROWS:
+        for N, K in EIGHT + SEVENTY:
+            # In two of the five, which are what prompts are cut into, and more.
+            ways = beside.get((N, K), ()) if M in LARGE_ROWS[:2] else ()
+            yield Product("projections", M, N, K, ways=("linear", *ways))
+
+
+PRODUCTS = (
+    *_squares(),
+    *_projections(),
+    *(Product("small", M, N, K) for M in SMALL_ROWS for N, K in EIGHT),
+    *(Product("half", size, size, size, "float16") for size in SQUARES),
+    *(Product("half", 2048, N, K, "float16") for N, K in EIGHT),
+)
+PARTS = tuple(dict.fromkeys(each.part for each in PRODUCTS))

@@ -1,0 +1,64 @@
+"""``llm-numba bench gemm``: matrix products against cuBLAS, and what they were to reach."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from llm_numba.cli.bench_gpu import Commit, gpu_path
+from llm_numba.cli.bench_tables import collect, finish, show, show_left_out
+
+
+def gemm(
+    *,
+    out: Annotated[
+        Path | None, typer.Option(help="The record; unset: docs/results/gemm_<GPU>.json.")
+    ] = None,
+    only: Annotated[
+        str, typer.Option(help='Parts or products, "small,*/4096x*"; unset: all.')
+    ] = "",
+    into: Annotated[
+        Path | None, typer.Option(help="A record of all, to renew in it what --only names.")
+    ] = None,
+    identical: Annotated[
+        int, typer.Option(min=0, help="Runs of each that must give the same bits.")
+    ] = 100,
+    limit: Annotated[
+        float, typer.Option(min=0, help="Seconds for all; each part has a share of them.")
+    ] = 150.0,
+    commit: Commit = None,
+) -> None:
+    """Time matrix products of models, of 8 to 8192 rows, and their ladders against cuBLAS."""
+    from llm_numba.bench.gemm import GemmSettings, completed, measure
+    from llm_numba.bench.gemm_goals import reached
+    from llm_numba.bench.machine import properties
+    from llm_numba.bench.record import make_record, read_record, require_writable, write_record
+    from llm_numba.bench.tables import by_name
+    from llm_numba.errors import LLMNumbaError
+    from llm_numba.runtime import kernel_device
+
+    settings = GemmSettings(tuple(filter(None, only.split(","))), identical=identical)
+    if into and not settings.only:
+        raise LLMNumbaError(
+            "--into renews a part of a record, and no part is named.", "Name some with --only."
+        )
+    budget = settings.budget(limit)
+    kernel_device("cuda")
+    path = out or into or gpu_path("gemm")
+    require_writable(path)
+    earlier = read_record(into) if into else None
+    wrong: list[LLMNumbaError] = []
+    results = collect(measure(settings, budget, wrong), "a minute or three")
+    noted = settings.to_json() | {
+        "limit_seconds": limit,
+        "wrong": [error.cause for error in wrong],
+        "gpu": properties(),
+    }
+    record = make_record("gemm", noted, results, commit) | {"left_out": budget.left_out}
+    record = completed(record, earlier, settings.only)
+    write_record(path, record)
+    show([*results, *reached(by_name(record))])
+    show_left_out(budget.left_out)
+    finish(path)
+    if wrong:
+        raise LLMNumbaError(" ".join(noted["wrong"]), wrong[0].remedy)
