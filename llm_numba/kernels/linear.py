@@ -1,15 +1,17 @@
 """The linear layer on a device: which kernel multiplies, by the number of rows.
 
 Few rows, as when decoding, read all weights to use each once or a few times: memory is the
-ceiling, and :mod:`llm_numba.kernels.gemv` is written for it: up to 32 rows where tensor cores can
-multiply, and 8 elsewhere. With many rows, as when a prompt comes in, each weight is used so often
-that arithmetic is the ceiling: that is :mod:`llm_numba.kernels.gemm_tensorcore`, which leaves to
-:mod:`llm_numba.kernels.gemm` what tensor cores cannot multiply.
+ceiling, and :mod:`llm_numba.kernels.gemv` is written for it: up to 8 rows. It still is with more
+rows, as when a batch decodes, but for arithmetic on tensor cores: that is
+:mod:`llm_numba.kernels.gemm_skinny`. With many rows, as when a prompt comes in, each weight is used
+so often that arithmetic is the ceiling: that is :mod:`llm_numba.kernels.gemm_tensorcore`, which
+leaves to :mod:`llm_numba.kernels.gemm` what tensor cores cannot multiply.
 """
 
 from typing import Any
 
 from llm_numba.kernels import checks, gemv
+from llm_numba.kernels.gemm_skinny import MOST_ROWS, gemm_skinny
 from llm_numba.kernels.gemm_tensorcore import gemm_tensorcore
 from llm_numba.kernels.layernorm import rms_norm
 from llm_numba.runtime import empty, storage_dtype
@@ -77,8 +79,7 @@ def linear(
             x, norm_weight = rms_norm(x, norm_weight, eps, stream=stream), None
     options = {"activation": activation, "stream": stream}
     by_gemv = {"norm_weight": norm_weight, "eps": eps, "out_dtype": out_dtype}
-    most = gemv.MAX_ROWS if batch_invariant else gemv.most_rows(x, weight, norm_weight)
-    if len(x) <= most:
+    if len(x) <= gemv.MAX_ROWS:
         # One row or two keep the ordinary units less busy than memory.
         if len(x) <= 2 and not batch_invariant:
             by_gemv["step"] = "split"
@@ -88,7 +89,8 @@ def linear(
     if out is None:
         out = empty((len(x), columns), out_dtype or x.dtype, like=x)
     if not batch_invariant:
-        return gemm_tensorcore(x, weight, bias, residual=residual, out=out, **options)
+        multiply = gemm_skinny if len(x) <= MOST_ROWS else gemm_tensorcore
+        return multiply(x, weight, bias, residual=residual, out=out, **options)
     checks.array("out", out, shape=(len(x), columns), like=x)
     if residual is not None:
         checks.array("residual", residual, shape=out.shape, like=x)

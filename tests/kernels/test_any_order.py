@@ -17,6 +17,7 @@ SMALLER = {
     "rope_attention": (8, 1, 2, 1, 66),
     "gemm": (5, 7, 20),
     "gemm_tensorcore": (20, 9, 72),
+    "gemm_skinny": (5, 9, 72),
     "gemm_hopper": (70, 9, 72),
 }
 
@@ -44,6 +45,7 @@ SOME_ORDERS = {
     "rope_attention": 8,
     "gemm": 16,
     "gemv": 20,
+    "gemm_skinny": 8,
     "gemm_tensorcore": 25,
     "attention": 25,
 }

@@ -99,8 +99,10 @@ def test_no_rows_of_weights_and_no_columns_are_no_error(M, activation, device):
         (9, "float32", "gemm"),
         (2, "bfloat16", "gemv_split"),
         (3, "bfloat16", "gemv_tensor"),
-        (32, "bfloat16", "gemv_tensor"),
-        (33, "bfloat16", "gemm_tensorcore"),
+        (8, "bfloat16", "gemv_tensor"),
+        (9, "bfloat16", "gemm_skinny"),
+        (128, "bfloat16", "gemm_skinny"),
+        (129, "bfloat16", "gemm_tensorcore"),
         (33, "float32", "gemm_transposed"),
     ],
 )

@@ -1,0 +1,291 @@
+r"""The linear layer for few rows on tensor cores, as a ladder: weights as fast as memory gives them.
+
+.. math:: C = \mathrm{act}(A W^T + b) + R
+
+A is [M, K] with M up to 128, W is [N, K] as checkpoints store it, C is [M, N]: float16 or bfloat16,
+all products summed in float32. 2 M N K FLOPs; the fewest bytes are A, W and C (and R) once each.
+A product so flat is called skinny.
+
+An H100 has 300 multiply-adds on tensor cores for each byte of its memory. A weight is two bytes and
+meets M rows. So up to some 150 rows memory is the ceiling, as for
+:mod:`~llm_numba.kernels.gemv`; and ordinary units, or fragments that come to each warp straight
+from memory, do not keep up from some ten rows on. So it takes the tensor cores and the stages of
+:mod:`~llm_numba.kernels.gemm_tensorcore`, and the question of the other one: are there bytes under
+way, at all times, on all SMs?
+
+==============  ==============================================================  ==================
+step            what is new                                                     predicted, of copy
+==============  ==============================================================  ==================
+``swapped``     weights are the 16 rows of an instruction; a slab under way     0.2
+``deep``        as many slabs under way as shared memory holds                  0.5
+``split``       parts of K for all SMs; a second kernel adds them               0.7
+``clustered``   parts are added in shared memory of a cluster: one launch       0.85
+==============  ==============================================================  ==================
+
+The predictions are for M = 64 and N = K = 4096, of a copy's bandwidth, and were written down before
+anything was measured. There are 32 tiles of 128 rows of weights. One slab of each is 0.5 MB under
+way; memory answers in 0.8 µs or so: 0.65 TB/s of 3. Three slabs are three times as much, but 32 SMs
+cannot take in what memory gives. Parts for all of them can, and then a second launch is a sixth of
+the time.
+
+What cannot be multiplied so, and more rows, go to :mod:`~llm_numba.kernels.gemm_tensorcore`.
+
+Sources: as there; Little, "A Proof for the Queuing Formula: L = λW", 1961.
+"""
+
+import math
+from typing import Any
+
+from llm_numba.kernels import checks, gemm, gemm_tensorcore
+from llm_numba.kernels.activation import ACTIVATIONS
+from llm_numba.kernels.gemm_config import with_splits
+from llm_numba.kernels.gemm_plans import Plan, present
+from llm_numba.kernels.gemm_register_tile import gemm_register_tile
+from llm_numba.kernels.gemm_skinny_kernel import joined_bytes, skinny
+from llm_numba.kernels.gemm_split_k import add_parts, gemm_add_parts
+from llm_numba.kernels.gemm_tensorcore_plans import DTYPES, TENSOR_CORES, obstacle
+from llm_numba.kernels.gemm_tensorcore_tiles import Tile
+from llm_numba.kernels.ladder import Ladder, Step
+from llm_numba.kernels.packets import rounded_up
+from llm_numba.kernels.tuning import Tunable, choose
+from llm_numba.runtime import Launch, empty, launch_all, storage_dtype
+from llm_numba.runtime.room import room_of
+from llm_numba.simulator.clusters import MOST_BLOCKS
+
+MOST_ROWS = 128
+# By the rows of x that they are for; the first is the rule's. Their columns are rows of weights.
+# No tile takes more than 99 KiB, which a block may have on any GPU with tensor cores for bfloat16.
+_TILES = {
+    16: (Tile(16, 128, 16, 32, 64, 5, 2), Tile(16, 64, 16, 16, 64, 6, 3)),
+    32: (Tile(32, 128, 32, 32, 64, 4, 2), Tile(32, 64, 32, 16, 64, 6, 3)),
+    64: (Tile(64, 128, 32, 32, 64, 4, 2), Tile(64, 64, 32, 32, 64, 4, 3)),
+    MOST_ROWS: (Tile(128, 128, 64, 32, 64, 3, 2), Tile(128, 64, 64, 32, 64, 3, 2)),
+}
+_EXAMPLE = (8, 64, 512)
+
+
+def rule(shape: tuple[int, int, int], dtype: str) -> Tile:
+    """Choose the tile of so many rows of x, and as many parts of K as the GPU has room for at once.
+
+    Parameters
+    ----------
+    shape : tuple of int
+        M up to 128, N (rows of the weight) and K.
+    dtype : str
+        Storage format; both have 16 bits, and the same cuts.
+
+    Returns
+    -------
+    Tile
+    """
+    return _with_splits(_tiles(shape[0])[0], shape)[-1]
+
+
+def candidates(shape: tuple[int, int, int], dtype: str) -> tuple[Tile, ...]:
+    """Return the cuts that are worth a measurement, the rule's among them.
+
+    Parameters
+    ----------
+    shape : tuple of int
+    dtype : str
+    """
+    return tuple(each for tile in _tiles(shape[0]) for each in _with_splits(tile, shape))
+
+
+def _tiles(M: int) -> tuple[Tile, ...]:
+    return next(tiles for most, tiles in _TILES.items() if most >= min(M, MOST_ROWS))
+
+
+def _with_splits(tile: Tile, shape: tuple[int, int, int]) -> tuple[Tile, ...]:
+    return tuple(each for each in with_splits(tile, shape) if each.splits <= MOST_BLOCKS)
+
+
+# -- Plans ----------------------------------------------------------------------------------------
+
+
+def plan_tile(
+    tile: Tile,
+    x: Any,
+    weight: Any,
+    out: Any,
+    bias: Any = None,
+    activation: str | None = None,
+    residual: Any = None,
+    clustered: bool = True,
+) -> tuple[Launch, ...]:
+    """Plan a product by a cut, and the sum of its parts if a cluster does not add them.
+
+    Parameters
+    ----------
+    tile : Tile
+    x, weight, out, bias, activation, residual
+        The ladder's operands.
+    clustered : bool
+        Whether blocks that share a tile may form a cluster, where the device has such.
+    """
+    storage, (M, K), N, splits = storage_dtype(x), x.shape, len(weight), tile.splits
+    blocks = splits if clustered and room_of(x).has_clusters else 1
+    gated = activation == "silu_mul"
+    bias, residual = present(bias, residual, x, out)
+    number = 0 if gated else ACTIVATIONS[activation]
+    kernel = skinny(storage, tile._replace(splits=1), blocks, gated and blocks == splits)
+    span = math.ceil(math.ceil(K / tile.slab) / splits) * tile.slab
+    # A gate's two columns take the room of one of the result.
+    grid = (tile.blocks_for(M, out.shape[1] * 2 if gated else N) * splits,)
+    block, shared = (tile.threads,), max(tile.shared_bytes(tile.stages), joined_bytes(tile))
+    if blocks == splits:
+        whole = out.reshape(1, *out.shape)
+        args = (x, weight, bias, residual, number, splits, span, whole)
+        return (Launch(kernel, grid, block, args, shared),)
+    parts = empty((splits, M, N), "float32", like=x)
+    args = (x, weight, *present(None, None, x, parts), 0, splits, span, parts)
+    return Launch(kernel, grid, block, args, shared), add_parts(parts, bias, residual, out, number)
+
+
+def _or_other(plan: Plan) -> Plan:
+    """Make a plan that leaves to others what it cannot multiply."""
+
+    def either(x: Any, weight: Any, out: Any, **options: Any) -> tuple[Launch, ...]:
+        fits = len(x) <= MOST_ROWS and not obstacle(x, weight, out, options.get("residual"))
+        chosen = plan if fits else gemm_tensorcore.LADDER.steps[-1].plan
+        return chosen(x=x, weight=weight, out=out, **options)
+
+    return either
+
+
+def _plan_swapped(x: Any, weight: Any, out: Any, **options: Any) -> tuple[Launch, ...]:
+    tile = _tiles(len(x))[0]._replace(stages=2)
+    return plan_tile(tile, x, weight, out, **options)
+
+
+def _plan_deep(x: Any, weight: Any, out: Any, **options: Any) -> tuple[Launch, ...]:
+    return plan_tile(_tiles(len(x))[0], x, weight, out, **options)
+
+
+def _chosen(x: Any, weight: Any) -> Tile:
+    return choose(TUNABLE, (len(x), *weight.shape), storage_dtype(x), like=x)
+
+
+def _plan_split(x: Any, weight: Any, out: Any, **options: Any) -> tuple[Launch, ...]:
+    return plan_tile(_chosen(x, weight), x, weight, out, clustered=False, **options)
+
+
+def _plan_clustered(x: Any, weight: Any, out: Any, **options: Any) -> tuple[Launch, ...]:
+    return plan_tile(_chosen(x, weight), x, weight, out, **options)
+
+
+def _kernels(*others: Any, stages: int | None = None, blocks: int = 1) -> tuple[Any, ...]:
+    """Return the kernels of both formats for the example's tile, and what runs in their place."""
+    tile = _tiles(_EXAMPLE[0])[0]
+    tile = tile._replace(stages=stages or tile.stages)
+    made = (skinny(dtype, tile, blocks, False) for dtype in DTYPES)
+    return (*made, *others, gemm_register_tile)
+
+
+LADDER = Ladder(
+    name="gemm_skinny",
+    steps=(
+        Step(
+            "swapped",
+            "Weights are the rows of the instruction, and 8 rows of x its columns: no waste at 8.",
+            _or_other(_plan_swapped),
+            _kernels(stages=2),
+            TENSOR_CORES,
+        ),
+        Step(
+            "deep",
+            "As many slabs are under way as shared memory holds: memory is always asked for more.",
+            _or_other(_plan_deep),
+            _kernels(),
+            TENSOR_CORES,
+        ),
+        Step(
+            "split",
+            "Blocks share the K of a tile, so that all SMs ask; a second kernel adds the parts.",
+            _or_other(_plan_split),
+            _kernels(gemm_add_parts),
+            TENSOR_CORES,
+        ),
+        Step(
+            "clustered",
+            "Blocks of a cluster hand each other their parts: no second kernel, no detour.",
+            _or_other(_plan_clustered),
+            _kernels(*(skinny(dtype, _tiles(1)[0], 2, False) for dtype in DTYPES)),
+            TENSOR_CORES,
+        ),
+    ),
+    operands=gemm_tensorcore.LADDER.operands,
+    expect=gemm_tensorcore.LADDER.expect,
+    dtypes=DTYPES,
+    example=_EXAMPLE,
+    axes="M N K",
+    ceiling="memory",
+    fewest_bytes=gemm.LADDER.fewest_bytes,
+    flops=gemm.LADDER.flops,
+)
+
+
+def _tuned(tile: Tile, x: Any, weight: Any, out: Any, **options: Any) -> tuple[Launch, ...]:
+    return _or_other(lambda **operands: plan_tile(tile, **operands))(x, weight, out, **options)
+
+
+TUNABLE = Tunable(
+    ladder=LADDER,
+    rule=rule,
+    candidates=candidates,
+    plan=_tuned,
+    shapes=tuple(
+        (M, N, K)
+        for N, K in ((6144, 4096), (4096, 4096), (28672, 4096), (4096, 14336))
+        for M in (16, 32, 64, 128)
+    ),
+    # A kernel for 16 rows takes 9 as well.
+    bucket=lambda shape: rounded_up((max(shape[0], 16), *shape[1:])),
+)
+
+
+def gemm_skinny(
+    x: Any,
+    weight: Any,
+    bias: Any = None,
+    *,
+    activation: str | None = None,
+    residual: Any = None,
+    out: Any = None,
+    step: str = "clustered",
+    stream: Any = None,
+) -> Any:
+    """Multiply few rows by a weight matrix on tensor cores, with bias, activation and residual.
+
+    More than 128 rows, and what tensor cores cannot multiply, go to
+    :func:`llm_numba.kernels.gemm_tensorcore.gemm_tensorcore`.
+
+    Parameters
+    ----------
+    x : float16 or bfloat16 [M, K]
+        Contiguous, on a device.
+    weight : [N, K]
+    bias : [N], optional
+    activation : {"gelu", "gelu_tanh", "silu", "silu_mul"}, optional
+    residual : [M, N] or [M, F], optional
+    out : [M, N] or [M, F], optional
+        As of :func:`llm_numba.kernels.gemm.gemm`.
+    step : str
+        A step of :data:`LADDER`.
+    stream : cupy.cuda.Stream or Numba stream, optional
+
+    Returns
+    -------
+    [M, N] or [M, F]
+        `out`, or a new array of the dtype of `x`.
+
+    Raises
+    ------
+    KernelArgumentError
+        If an argument has another rank, shape, dtype, layout or device, or there is no such step.
+    """
+    out = gemm.checked(x, weight, bias, activation, residual, out)
+    checks.choice("step", step, (each.name for each in LADDER.steps))
+    options = {"bias": bias, "activation": activation, "residual": residual}
+    launch_all(LADDER.step(step).plan(x=x, weight=weight, out=out, **options), stream)
+    return out
