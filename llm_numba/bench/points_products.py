@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 
 from llm_numba.bench.kernel_points import Point, repeated
-from llm_numba.kernels import gemm, gemm_hopper, gemm_tensorcore, gemv
+from llm_numba.kernels import gemm, gemm_hopper, gemm_skinny, gemm_tensorcore, gemv
 from llm_numba.kernels.ladder import Ladder, Operands
 
 
@@ -68,6 +68,9 @@ POINTS = (
     _product(gemm_tensorcore.LADDER, 2048, 14336, 4096),
     _product(gemm_tensorcore.LADDER, 256, 14336, 4096),
     _product(gemm_tensorcore.LADDER, 64, 14336, 4096),
+    _product(gemm_skinny.LADDER, 64, 4096, 4096, steps=len(gemm_skinny.LADDER.steps)),
+    _product(gemm_skinny.LADDER, 16, 14336, 4096),
+    _product(gemm_skinny.LADDER, 128, 4096, 14336),
     _product(gemm_hopper.LADDER, 8192, 8192, 8192, steps=3, label="8192"),
     _product(gemm_hopper.LADDER, 2048, 14336, 4096, steps=3),
     _gemv(4096, 4096, steps=len(gemv.LADDER.steps)),
