@@ -174,12 +174,12 @@ def _plan_clustered(x: Any, weight: Any, out: Any, **options: Any) -> tuple[Laun
     return plan_tile(_chosen(x, weight), x, weight, out, **options)
 
 
-def _kernels(*others: Any, stages: int | None = None, blocks: int = 1) -> tuple[Any, ...]:
-    """Return the kernels of both formats for the example's tile, and what runs in their place."""
+def _kernels(*blocks: int, stages: int | None = None) -> tuple[Any, ...]:
+    """Return the kernels of both formats for few rows, and what runs where there is an obstacle."""
     tile = _tiles(_EXAMPLE[0])[0]
     tile = tile._replace(stages=stages or tile.stages)
-    made = (skinny(dtype, tile, blocks, False) for dtype in DTYPES)
-    return (*made, *others, gemm_register_tile)
+    made = (skinny(dtype, tile, each, False) for each in blocks for dtype in DTYPES)
+    return (*made, gemm_register_tile)
 
 
 LADDER = Ladder(
@@ -189,28 +189,28 @@ LADDER = Ladder(
             "swapped",
             "Weights are the rows of the instruction, and 8 rows of x its columns: no waste at 8.",
             _or_other(_plan_swapped),
-            _kernels(stages=2),
+            _kernels(1, stages=2),
             TENSOR_CORES,
         ),
         Step(
             "deep",
             "As many slabs are under way as shared memory holds: memory is always asked for more.",
             _or_other(_plan_deep),
-            _kernels(),
+            _kernels(1),
             TENSOR_CORES,
         ),
         Step(
             "split",
             "Blocks share the K of a tile, so that all SMs ask; a second kernel adds the parts.",
             _or_other(_plan_split),
-            _kernels(gemm_add_parts),
+            (*_kernels(1), gemm_add_parts),
             TENSOR_CORES,
         ),
         Step(
             "clustered",
             "Blocks of a cluster hand each other their parts: no second kernel, no detour.",
             _or_other(_plan_clustered),
-            _kernels(*(skinny(dtype, _tiles(1)[0], 2, False) for dtype in DTYPES)),
+            _kernels(2, MOST_BLOCKS),
             TENSOR_CORES,
         ),
     ),
