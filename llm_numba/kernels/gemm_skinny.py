@@ -1,4 +1,4 @@
-r"""The linear layer for few rows on tensor cores, as a ladder: weights as fast as memory gives them.
+r"""The linear layer for few rows on tensor cores, as a ladder: weights at the speed of memory.
 
 .. math:: C = \mathrm{act}(A W^T + b) + R
 

@@ -17,9 +17,9 @@ all of K of them. Where tiles are fewer than the GPU has room for, several block
 tile. They are a *cluster*, and each writes what the others finish into their shared memory::
 
     rank            0              1              2              3
-    K               [0, K/4)       [K/4, K/2)     [K/2, 3K/4)    [3K/4, K)      of the same tile
+    K               [0, K/4)       [K/4, K/2)     [K/2, 3K/4)    [3K/4, K)     of the same tile
     sums            all rows of x by all columns of the tile, each in part
-    finishes rows   0, 4, ..       1, 5, ..       2, 6, ..       3, 7, ..       adds 4 parts, in order
+    finishes rows   0, 4, ..       1, 5, ..       2, 6, ..       3, 7, ..      4 parts, in order
 
 The order of the parts is that of K, whoever comes first: the same bits every time.
 
