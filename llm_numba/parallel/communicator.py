@@ -286,8 +286,9 @@ class Communicator(ABC):
     def tell(self, value: Any, root: int = 0, *, patient: bool = False) -> Any:
         """Give all ranks a small Python object that one of them has.
 
-        That one need not wait until the others have it. Before it waits for anything else it calls
-        :meth:`finish_telling`, for MPI may carry nothing meanwhile.
+        That one need not wait until the others have it, unless it is too long for one message.
+        Before it waits for anything else it calls :meth:`finish_telling`, for MPI may carry nothing
+        meanwhile.
 
         Parameters
         ----------

@@ -163,6 +163,10 @@ class StagedCommunicator(Communicator):
         first[_LENGTH_BYTES:][: parcel.size] = parcel[:room]
         if self.rank == root:
             self._start_telling(what, root, first, *([parcel] if parcel.size > room else []))
+            if parcel.size > room:
+                # It moves only while this rank waits for it, and next that may compile for long, or
+                # launch what waits for the others on the GPU.
+                self.finish_telling()
             return pickle.loads(parcel)
         self._wait(self._comm.Ibcast([first, self._mpi.BYTE], root), what, patient=patient)
         if length[0] <= room:

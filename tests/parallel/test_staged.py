@@ -27,24 +27,28 @@ def test_ranks_of_mpi_exchange_what_they_should(mpirun, ranks, path):
     assert ended.orphans == []
 
 
-def test_what_was_told_arrives_though_its_teller_waits_for_something_else(mpirun, tmp_path):
-    """As for a GPU: MPI is not called again before the other rank has answered by a file."""
+@pytest.mark.parametrize("length", [10, 1_000_000])
+def test_what_was_told_arrives_though_its_teller_waits_for_something_else(mpirun, tmp_path, length):
+    """As for a GPU: MPI is not called again before the other rank has answered by a file.
+
+    Only what is short needs to be finished: with a long object that is done.
+    """
     script = (
         "import sys, time; from pathlib import Path; from llm_numba.parallel import Mesh\n"
         "heard = Path(sys.argv[1])\n"
         "with Mesh(2) as mesh:\n"
         "    if mesh.is_leader:\n"
-        "        mesh.world.tell('x' * 1_000_000)\n"
-        "        mesh.world.finish_telling()\n"
+        "        mesh.world.tell('x' * int(sys.argv[2]))\n"
+        "        if int(sys.argv[2]) < 4000: mesh.world.finish_telling()\n"
         "        while not heard.exists(): time.sleep(0.01)\n"
         "    else:\n"
         "        heard.write_text(str(len(mesh.world.tell(None))))\n"
     )
     # Open MPI's way between processes that may not read each other's memory, as in many containers.
     settings = {"LLM_NUMBA_STALL_S": "20", "OMPI_MCA_smsc": "^cma,xpmem"}
-    ended = mpirun(2, "-c", script, tmp_path / "heard", **settings)
+    ended = mpirun(2, "-c", script, tmp_path / "heard", length, **settings)
     assert ended.code == 0, ended.err
-    assert (tmp_path / "heard").read_text() == "1000000"
+    assert (tmp_path / "heard").read_text() == str(length)
 
 
 def test_an_array_that_mpi_cannot_count_is_refused():
