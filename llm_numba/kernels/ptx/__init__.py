@@ -18,7 +18,7 @@ the instruction does, in NumPy, for the simulator.
 :mod:`~llm_numba.kernels.ptx.overlap`      kernels that begin before the one before has ended
 :mod:`~llm_numba.kernels.ptx.special`      powers of 2 and reciprocals, approximately
 :mod:`~llm_numba.kernels.ptx.tensor`       tensor cores: 16 rows by 8 columns, by a warp
-:mod:`~llm_numba.kernels.ptx.matrices`     fragments for them, out of shared memory
+:mod:`~llm_numba.kernels.ptx.matrices`     fragments for them, out of shared memory and back
 :mod:`~llm_numba.kernels.ptx.warpgroups`   tensor cores of sm_90a: 64 rows, out of shared memory
 :mod:`~llm_numba.kernels.ptx.barriers`     barriers that count threads, and bytes on their way
 :mod:`~llm_numba.kernels.ptx.bulk`         tiles that the copy engine brings to those barriers
@@ -63,7 +63,7 @@ from llm_numba.kernels.ptx.flags import (
     store_release_system,
 )
 from llm_numba.kernels.ptx.lines import load_line, store_line
-from llm_numba.kernels.ptx.matrices import ldmatrix_x4
+from llm_numba.kernels.ptx.matrices import ldmatrix_x4, ldmatrix_x4_trans, stmatrix_x4
 from llm_numba.kernels.ptx.overlap import (
     await_previous_kernel,
     release_next_kernel,
@@ -136,6 +136,7 @@ __all__ = [
     "is_aligned16",
     "items16",
     "ldmatrix_x4",
+    "ldmatrix_x4_trans",
     "load16",
     "load16_stream",
     "load_acquire",
@@ -160,6 +161,7 @@ __all__ = [
     "release_next_kernel",
     "round_raw16",
     "shared_address",
+    "stmatrix_x4",
     "store16",
     "store16_stream",
     "store_line",
