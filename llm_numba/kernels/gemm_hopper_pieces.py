@@ -72,14 +72,29 @@ class Ending(NamedTuple):
     gated : bool
         Whether half of the tile's columns come of the first half of B's rows and half of the
         second, and two sums make one number of C.
+    overlaps : bool
+        Whether a tile is stored while the next is multiplied. Then ``make(storage, tile, blocks)``
+        makes all that a consumer does, in each block of a cluster.
     """
 
     make: Any
     gated: bool = False
+    overlaps: bool = False
 
     def columns(self, tile: Tile) -> int:
         """Return how many columns of C a tile makes."""
         return tile.columns // 2 if self.gated else tile.columns
+
+
+# What a kernel tells a `note(event, count)` of, with the running number of the slab in its block:
+# the producer's only busy thread, and then all threads of a consumer.
+WANTS_PLACE, HAS_PLACE, ASKED = 0, 1, 2
+WANTS_SLAB, HAS_SLAB, MULTIPLIED, SUMMED, STORED_TILE = 3, 4, 5, 6, 7
+
+
+@cuda.jit(device=True)
+def silent(event, count):
+    """Note nothing."""
 
 
 @cuda.jit(device=True)
@@ -102,6 +117,48 @@ def place_of(tile, down, across, together):
     rows = min(down - begun, together)
     left = tile - begun * across
     return begun + left % rows, left // rows
+
+
+def cornering(tile: Tile, ending: Ending, blocks: int = 1) -> Any:
+    """Make what finds the first row and column of C of this block's tile.
+
+    In a cluster the tiles of its blocks lie below each other; `down` and `across` count clusters.
+    """
+    ROWS, WIDTH, BLOCKS = tile.rows, ending.columns(tile), blocks
+
+    @cuda.jit(device=True)
+    def corner_of(tile, down, across, together):
+        """Return row and column of C."""
+        row, column = place_of(tile, down, across, together)
+        return (row * BLOCKS + cuda.blockIdx.x % BLOCKS) * ROWS, column * WIDTH
+
+    return corner_of
+
+
+@cuda.jit(device=True)
+def share():
+    """Return at which of the tile's rows the share of this thread's warpgroup begins."""
+    return (cuda.threadIdx.x // GROUP_THREADS - 1) * GROUP_ROWS
+
+
+def freeing(tile: Tile, blocks: int = 1) -> Any:
+    """Make what tells the producers of all blocks of a cluster that a warp has read a stage."""
+    STAGES, BLOCKS = tile.stages, blocks
+
+    @cuda.jit(device=True)
+    def set_free(free, count):
+        """Arrive, one thread of each warp."""
+        if cuda.threadIdx.x % 32 == 0:
+            ptx.mbarrier_arrive(free, count % STAGES)
+
+    @cuda.jit(device=True)
+    def set_free_everywhere(free, count):
+        """Arrive in each block, one thread of each warp."""
+        if cuda.threadIdx.x % 32 == 0:
+            for block in range(BLOCKS):
+                ptx.mbarrier_arrive_at(free, count % STAGES, block)
+
+    return set_free if blocks == 1 else set_free_everywhere
 
 
 def multiplying(tile: Tile) -> Any:

@@ -35,23 +35,34 @@ from numba import cuda, float32, int32, uint64
 
 from llm_numba.kernels import ptx
 from llm_numba.kernels.gemm_hopper_pieces import (
+    ASKED,
     BY_THREADS,
-    GROUP_ROWS,
     GROUP_THREADS,
+    HAS_PLACE,
+    HAS_SLAB,
+    MULTIPLIED,
     SLAB,
     STORED,
+    STORED_TILE,
+    SUMMED,
+    WANTS_PLACE,
+    WANTS_SLAB,
     Ending,
     Tile,
+    cornering,
     first_place,
+    freeing,
     multiplying,
     place_of,
+    share,
+    silent,
 )
 
 _OF_PRODUCER, _OF_CONSUMER = 40, 232  # registers of a thread, in multiples of 8
 _WARPS = GROUP_THREADS // 32
 
 
-def _producing(tile: Tile, ending: Ending) -> Any:
+def _producing(tile: Tile, ending: Ending, note: Any) -> Any:
     """Make what the producer's only busy thread does."""
     ROWS, _, STAGES = tile
     STAGE, B_BEGINS, BYTES = tile.stage, tile.rows * SLAB, tile.stage_bytes
@@ -68,57 +79,87 @@ def _producing(tile: Tile, ending: Ending) -> Any:
             for slab in range(slabs):
                 stage, turn = count % STAGES, count // STAGES
                 at, k = first + stage * STAGE, slab * SLAB
+                note(WANTS_PLACE, count)
                 while not ptx.mbarrier_test(free, stage, turn & 1 ^ 1):
                     pass
+                note(HAS_PLACE, count)
                 ptx.mbarrier_expect(full, stage, BYTES)
                 ptx.tma_load_2d(tiles, at, a_map, k, row * ROWS, full, stage)
                 ptx.tma_load_2d(tiles, at + B_BEGINS, b_map, k, column * WIDTH, full, stage)
                 if GATED:
                     row_of_up = up + column * WIDTH
                     ptx.tma_load_2d(tiles, at + UP_BEGINS, b_map, k, row_of_up, full, stage)
+                note(ASKED, count)
                 count += int32(1)
 
     return produce
 
 
-def _consuming(storage: str, tile: Tile, ending: Ending) -> Any:
-    """Make what each consumer does."""
-    ROWS, _, STAGES = tile
-    WIDTH, (store, finish) = ending.columns(tile), ending.make(storage, tile)
-    STAGE, B_BEGINS = tile.stage, tile.rows * SLAB
-    multiply = multiplying(tile)
+def taking(tile: Tile, note: Any, blocks: int = 1) -> tuple[Any, Any]:
+    """Make what a consumer does with a slab, and with the last of a tile.
+
+    Parameters
+    ----------
+    tile : Tile
+    note : device function
+    blocks : int
+        Of a cluster, whose producers all wait until a stage is free in this block.
+    """
+    STAGES, STAGE, B_BEGINS = tile.stages, tile.stage, tile.rows * SLAB
+    multiply, set_free = multiplying(tile), freeing(tile, blocks)
+
+    @cuda.jit(device=True)
+    def take(tiles, full, free, acc, count, accumulate):
+        """Begin the products of a slab once it is there; those before have ended, and are free."""
+        stage, turn = count % STAGES, count // STAGES
+        note(WANTS_SLAB, count)
+        while not ptx.mbarrier_test(full, stage, turn & 1):
+            pass
+        note(HAS_SLAB, count)
+        at = first_place(tiles) + stage * STAGE
+        multiply(tiles, at + share() * SLAB, at + B_BEGINS, acc, accumulate)
+        ptx.wgmma_wait(1)
+        note(MULTIPLIED, count)
+        if accumulate:
+            set_free(free, count - 1)
+
+    @cuda.jit(device=True)
+    def leave(free, count):
+        """Wait for the products of a tile's last slab, which is the one before `count`."""
+        ptx.wgmma_wait(0)
+        set_free(free, count - 1)
+        note(SUMMED, count)
+
+    return take, leave
+
+
+def consuming(storage: str, tile: Tile, ending: Ending, note: Any, blocks: int = 1) -> Any:
+    """Make what each consumer does; `blocks` as of :func:`taking`."""
+    BLOCKS, (store, finish) = blocks, ending.make(storage, tile)
+    corner_of, (take, leave) = cornering(tile, ending, blocks), taking(tile, note, blocks)
 
     @cuda.jit(device=True)
     def consume(tiles, full, free, acc, slabs, down, across, together, c, how, bias, beside):
         """Multiply all slabs of all tiles of this block, and store each tile."""
-        first = first_place(tiles)
-        share = (cuda.threadIdx.x // GROUP_THREADS - 1) * GROUP_ROWS
-        leads = cuda.threadIdx.x % 32 == 0
         count = int32(0)
-        for tile in range(cuda.blockIdx.x, down * across, cuda.gridDim.x):
+        for tile in range(cuda.blockIdx.x // BLOCKS, down * across, cuda.gridDim.x // BLOCKS):
+            row, column = corner_of(tile, down, across, together)
             for slab in range(slabs):
-                stage, turn = count % STAGES, count // STAGES
-                while not ptx.mbarrier_test(full, stage, turn & 1):
-                    pass
-                at = first + stage * STAGE
-                multiply(tiles, at + share * SLAB, at + B_BEGINS, acc, slab > 0)
-                ptx.wgmma_wait(1)
-                if slab > 0 and leads:
-                    ptx.mbarrier_arrive(free, (count - 1) % STAGES)
+                take(tiles, full, free, acc, count, slab > 0)
                 count += int32(1)
-            ptx.wgmma_wait(0)
-            if leads:
-                ptx.mbarrier_arrive(free, (count - 1) % STAGES)
-            row, column = place_of(tile, down, across, together)
-            store(acc, c, row * ROWS + share, column * WIDTH, how, bias, beside)
+            leave(free, count)
+            store(acc, c, row + share(), column, how, bias, beside)
+            note(STORED_TILE, count)
         finish()
 
     return consume
 
 
 @functools.cache
-def specialised(storage: str, tile: Tile, ending: Ending = BY_THREADS, /) -> Any:
-    """Make the kernel.
+def specialised(
+    storage: str, tile: Tile, ending: Ending = BY_THREADS, note: Any = silent, /
+) -> Any:
+    """Make the kernel; `note` is told of each :class:`Event`, for who draws them over time.
 
     What is new: nobody waits for all. Predicted, of tiles of 128 x 128 and a block for each: 1.15
     times ``copy_engine``, the gap between two batches of each slab. Of tiles of 128 x 256: 1.1
@@ -129,7 +170,7 @@ def specialised(storage: str, tile: Tile, ending: Ending = BY_THREADS, /) -> Any
     ROWS, WIDTH, STAGES = tile.rows, ending.columns(tile), tile.stages
     THREADS, FORM = GROUP_THREADS * (1 + tile.groups), STORED[storage]
     SUMS, WARPS = tile.columns // 2, _WARPS * tile.groups
-    produce, consume = _producing(tile, ending), _consuming(storage, tile, ending)
+    produce, consume = _producing(tile, ending, note), consuming(storage, tile, ending, note)
 
     @cuda.jit(launch_bounds=(THREADS, 1))
     def gemm_specialised(a_map, b_map, K, c, together, how, bias, beside):

@@ -35,34 +35,38 @@ from llm_numba.kernels.unrolled import unrolled
 
 BOX_COLUMNS = SLAB  # 128 bytes, one row of the swizzle
 _EIGHTS = BOX_COLUMNS // 8
-_ROOMS = 2
-_BEFORE = _ROOMS - 1  # stores that may be under way when a room is filled
-_ROOM = GROUP_ROWS * BOX_COLUMNS
+ROOM = GROUP_ROWS * BOX_COLUMNS
+
+
+def rooms_of(tile: Tile) -> int:
+    """Return how many rooms a consumer has: two, or what the boxes of a tile fill equally often.
+
+    So the next tile begins with the room whose store is the oldest.
+    """
+    boxes = tile.columns // BOX_COLUMNS
+    return boxes if boxes % 2 else 2
 
 
 def staging_bytes(tile: Tile) -> int:
     """Return the shared memory that all rooms take."""
-    return 2 * _ROOMS * _ROOM * tile.groups
+    return 2 * rooms_of(tile) * ROOM * tile.groups
 
 
 def storing_by_engine(storage: str, tile: Tile) -> tuple[Any, Any]:
-    """Make what stores a consumer's sums through a tensor map of C, and what waits in the end.
-
-    The boxes of a tile fill each room equally often: so the next tile begins with the room whose
-    store is the older one.
-    """
-    if tile.columns % (_ROOMS * BOX_COLUMNS):
-        raise ValueError(f"{tile.columns} columns do not fill {_ROOMS} rooms equally often")
-    FORM, ROOMS_BEGIN = STORED[storage], tile.stages * tile.stage
+    """Make what stores a consumer's sums through a tensor map of C, and what waits in the end."""
+    if tile.columns % BOX_COLUMNS:
+        raise ValueError(f"{tile.columns} columns are no whole boxes of {BOX_COLUMNS}")
+    FORM, ROOMS, ROOMS_BEGIN = STORED[storage], rooms_of(tile), tile.stages * tile.stage
+    BEFORE = ROOMS - 1  # stores that may be under way when a room is filled
 
     @cuda.jit(device=True)
     def store_eight(i, operands):
         """Put what a thread has of eight columns into a room; begin with it, and end with it."""
         acc, tiles, rooms, c_map, row, column, number = operands
-        room = rooms + i // _EIGHTS % _ROOMS * _ROOM
+        room = rooms + i // _EIGHTS % ROOMS * ROOM
         if i % _EIGHTS == 0:
             if cuda.threadIdx.x % GROUP_THREADS == 0:
-                ptx.bulk_wait(_BEFORE)
+                ptx.bulk_wait(BEFORE)
             ptx.barrier_sync(number, GROUP_THREADS)
         lane, warp = cuda.threadIdx.x % 32, cuda.threadIdx.x % GROUP_THREADS // 32
         for h in range(2):
@@ -84,7 +88,7 @@ def storing_by_engine(storage: str, tile: Tile) -> tuple[Any, Any]:
         """Store the share of this thread's warpgroup, which begins there."""
         tiles = cuda.shared.array(0, FORM)
         number = cuda.threadIdx.x // GROUP_THREADS
-        rooms = first_place(tiles) + ROOMS_BEGIN + (number - 1) * _ROOMS * _ROOM
+        rooms = first_place(tiles) + ROOMS_BEGIN + (number - 1) * ROOMS * ROOM
         store_all(0, (acc, tiles, rooms, c_map, first_row, first_column, number))
 
     @cuda.jit(device=True)

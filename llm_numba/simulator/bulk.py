@@ -125,25 +125,47 @@ class BulkCopies:
         row: Any,
         barriers: View,
         barrier: Any,
+        blocks: Any = None,
     ) -> None:
-        """Begin a copy for each thread."""
+        """Begin a copy for each thread; or one for each block of its cluster in a mask."""
         machine = self._machine
-        states = machine.mbarriers.find(lanes, barriers, barrier)
         matrix, box = self._decode(lanes, tensor_map)
         offset = lanes.vector(shared.offset + shared_index * shared.itemsize)
         self._check_place(lanes, shared, offset, box)
-        if machine.watched:
-            at = lanes.cells(barriers.buffer, barriers.ravel().locate(lanes, barrier)[0], 8)
-            machine.observer.check_fenced(lanes, barriers, lanes.vector(at), 8)
-        for k in range(lanes.n):
-            owner, cell = self._tile_of(lanes, k, shared, offset, box)
-            first = int(lanes.vector(row)[k]), int(lanes.vector(column)[k])
-            transfer = _Transfer(owner, shared, cell, matrix, first, box, states[k])
-            garbage = np.full(cell.size * 2, _GARBAGE, np.uint8).view(shared.dtype)
-            self._write(transfer, garbage)
+        places = barriers.ravel().locate(lanes, barrier)[0]
+        for wanted, block in self._targets(lanes, blocks):
+            states = machine.mbarriers.find(lanes, barriers, barrier, block)
             if machine.watched:
-                machine.observer.forget(shared, cell)
-            self._pending.append(transfer)
+                at = lanes.vector(lanes.cells(barriers.buffer, places, 8, block))
+                machine.observer.check_fenced(lanes, barriers, at, 8)
+            for k in np.flatnonzero(wanted).tolist():
+                owner, cell = self._tile_of(lanes, k, shared, offset, box, block)
+                first = int(lanes.vector(row)[k]), int(lanes.vector(column)[k])
+                transfer = _Transfer(owner, shared, cell, matrix, first, box, states[k])
+                garbage = np.full(cell.size * 2, _GARBAGE, np.uint8).view(shared.dtype)
+                self._write(transfer, garbage)
+                if machine.watched:
+                    machine.observer.forget(shared, cell)
+                self._pending.append(transfer)
+
+    def _targets(self, lanes: Lanes, blocks: Any) -> Any:
+        """Return which threads copy, and to which block; one such pair for each of a mask's."""
+        if blocks is None:
+            return [(np.ones(lanes.n, bool), None)]
+        masks, size = lanes.vector(blocks), self._machine.kernel.cluster
+        outside = (masks < 1) | (masks >= 1 << size)
+        if outside.any():
+            raise self._machine.fault(
+                DescriptorError,
+                lanes,
+                outside,
+                f"has a tile brought to the blocks of the mask {masks[outside][0]:#b}, in a "
+                f"cluster of {size}",
+                "Bit r of the mask stands for the block of rank r: of at least one, and of none "
+                "that is not there.",
+            )
+        find = self._machine.barriers.block_of_cluster
+        return [(masks >> rank & 1 == 1, find(lanes, rank)) for rank in range(size)]
 
     def store(
         self, lanes: Lanes, shared: View, shared_index: Any, tensor_map: View, column: Any, row: Any
@@ -185,14 +207,24 @@ class BulkCopies:
         return view.buffer.typed(view.dtype)[cell]
 
     def _tile_of(
-        self, lanes: Lanes, k: int, shared: View, offset: np.ndarray, box: tuple[int, int]
+        self,
+        lanes: Lanes,
+        k: int,
+        shared: View,
+        offset: np.ndarray,
+        box: tuple[int, int],
+        blocks: np.ndarray | None = None,
     ) -> tuple[Lanes, np.ndarray]:
-        """Return the k-th thread, and where its tile's elements lie: int [1, elements]."""
+        """Return the k-th thread, and where its tile's elements lie: int [1, elements].
+
+        In its own block, or in that of `blocks`, [n].
+        """
         owner = Lanes(self._machine, lanes.ids[k : k + 1], [])
         owner.at = lanes.at
         size = shared.dtype.itemsize
         places = swizzled(offset[k] + np.arange(box[0] * SWIZZLED_BYTES // size) * size)
-        return owner, np.atleast_2d(owner.cells(shared.buffer, places, size))
+        block = None if blocks is None else blocks[k]
+        return owner, np.atleast_2d(owner.cells(shared.buffer, places, size, block))
 
     def advance(self, barrier: MBarrier) -> None:
         """Let copies arrive, for somebody waits at a barrier."""

@@ -75,9 +75,11 @@ class MBarriers:
         for cell, count in zip(cells.tolist(), counts.tolist(), strict=True):
             self._states[cell] = MBarrier(count, count)
 
-    def arrive(self, lanes: Lanes, view: View, index: Any, num_bytes: Any) -> None:
-        """Let each thread arrive, and announce bytes."""
-        states = self.find(lanes, view, index)
+    def arrive(
+        self, lanes: Lanes, view: View, index: Any, num_bytes: Any, block: Any = None
+    ) -> None:
+        """Let each thread arrive, and announce bytes; at the barrier of a block, if it is named."""
+        states = self.find(lanes, view, index, block)
         announced = lanes.vector(num_bytes)
         observer = self._machine.observer
         for place in self._machine.order_of(lanes.n).tolist():
@@ -122,15 +124,15 @@ class MBarriers:
             self._machine.bulk.advance(state)
         return done
 
-    def find(self, lanes: Lanes, view: View, index: Any) -> list[MBarrier]:
-        """Return the barrier of each thread.
+    def find(self, lanes: Lanes, view: View, index: Any, block: Any = None) -> list[MBarrier]:
+        """Return the barrier of each thread; that of another block, if it is named.
 
         Raises
         ------
         UninitializedReadError
             If nobody made it one.
         """
-        cells = self._cells(lanes, view, index)
+        cells = self._cells(lanes, view, index, block)
         missing = np.array([cell not in self._states for cell in cells.tolist()])
         if missing.any():
             raise self._machine.fault(
@@ -144,7 +146,7 @@ class MBarriers:
             self._machine.observer.check(lanes, "load", view, cells, 8)
         return [self._states[cell] for cell in cells.tolist()]
 
-    def _cells(self, lanes: Lanes, view: View, index: Any) -> np.ndarray:
+    def _cells(self, lanes: Lanes, view: View, index: Any, block: Any = None) -> np.ndarray:
         """Return where the barriers lie in the typed array of shared memory."""
         offset = view.ravel().locate(lanes, index)[0]
-        return lanes.vector(lanes.cells(view.buffer, offset, 8))
+        return lanes.vector(lanes.cells(view.buffer, offset, 8, block))

@@ -68,7 +68,8 @@ from llm_numba.kernels.ptx.overlap import (
     await_previous_kernel,
     release_next_kernel,
 )
-from llm_numba.kernels.ptx.pairs import store_pair
+from llm_numba.kernels.ptx.multicast import mbarrier_arrive_at, tma_multicast_2d
+from llm_numba.kernels.ptx.pairs import round_pair, store_pair, store_rounded
 from llm_numba.kernels.ptx.peers import at_address
 from llm_numba.kernels.ptx.quads import load_quad
 from llm_numba.kernels.ptx.special import exp2, reciprocal
@@ -148,6 +149,7 @@ __all__ = [
     "matrix_descriptor",
     "maximum",
     "mbarrier_arrive",
+    "mbarrier_arrive_at",
     "mbarrier_expect",
     "mbarrier_init",
     "mbarrier_test",
@@ -159,6 +161,7 @@ __all__ = [
     "redux_max_sync",
     "redux_min_sync",
     "release_next_kernel",
+    "round_pair",
     "round_raw16",
     "shared_address",
     "stmatrix_x4",
@@ -166,11 +169,13 @@ __all__ = [
     "store16_stream",
     "store_line",
     "store_pair",
+    "store_rounded",
     "store_raw16",
     "store_release",
     "store_release_system",
     "take_registers",
     "tma_load_2d",
+    "tma_multicast_2d",
     "tma_store_2d",
     "to_float",
     "wgmma",

@@ -142,7 +142,7 @@ def tma_load_2d(typing_context, shared, shared_index, tensor_map, column, row, b
     barriers : C-contiguous shared array of uint64
     barrier : int
     """
-    _check("tma_load_2d", shared, tensor_map)
+    check_tile("tma_load_2d", shared, tensor_map)
     if not is_barriers(barriers):
         raise TypingError(f"tma_load_2d takes barriers of uint64, not {barriers}.")
 
@@ -175,7 +175,7 @@ def tma_store_2d(typing_context, shared, shared_index, tensor_map, column, row):
     column, row : int
         As of :func:`tma_load_2d`.
     """
-    _check("tma_store_2d", shared, tensor_map)
+    check_tile("tma_store_2d", shared, tensor_map)
 
     def codegen(context, builder, signature, args):
         source = emit_shared_address(context, builder, shared, args[0], args[1])
@@ -239,7 +239,8 @@ def _(lanes, groups):
     lanes.machine.bulk.wait(lanes, int(groups))
 
 
-def _check(name, shared, tensor_map):
+def check_tile(name, shared, tensor_map):
+    """Raise unless a tile and a map are of types that the copy engine takes."""
     if not isinstance(shared, types.Array) or shared.dtype not in _HALVES or shared.layout != "C":
         raise TypingError(f"{name} takes C-contiguous arrays of {_HALVES}, not {shared}.")
     # In the simulator it is an array.
