@@ -113,10 +113,11 @@ def place_of(tile, down, across, together):
         0 1 2 3               0 2 4 6
         4 5 6 7               1 3 5 7
     """
-    begun = tile // (together * across) * together
+    begun = ptx.quotient(tile, together * across) * together
     rows = min(down - begun, together)
     left = tile - begun * across
-    return begun + left % rows, left // rows
+    column = ptx.quotient(left, rows)
+    return begun + left - column * rows, column
 
 
 def cornering(tile: Tile, ending: Ending, blocks: int = 1) -> Any:

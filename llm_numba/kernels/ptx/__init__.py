@@ -109,6 +109,7 @@ from llm_numba.kernels.ptx.warps import (
     redux_max_sync,
     redux_min_sync,
 )
+from llm_numba.kernels.ptx.words import quotient
 
 __all__ = [
     "VECTOR",
@@ -156,6 +157,7 @@ __all__ = [
     "mma_16x8x16",
     "nanoseconds",
     "parameter",
+    "quotient",
     "reciprocal",
     "redux_add_sync",
     "redux_max_sync",
