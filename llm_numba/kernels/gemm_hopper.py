@@ -1,4 +1,4 @@
-r"""A matrix product on Hopper's tensor cores, as a ladder of six steps.
+r"""A matrix product on Hopper's tensor cores, as a ladder of eight steps.
 
 .. math:: C = A B^T
 
@@ -18,8 +18,11 @@ copy_engine  one thread names boxes, the copy engine (TMA) brings them  1.15 tim
 specialised  a warpgroup that brings, two that multiply, no meeting     1.15 times
 larger       tiles of 128 x 256: fewer bytes for a product              1.1 times
 persistent   a block for each SM; tiles that share rows side by side    1.1 times
-stored       C through shared memory, by the copy engine, while          1.02 times
-             the next tile is multiplied
+stored       C through shared memory, by the copy engine: whole         1.02 times
+             sectors, and nobody waits for memory
+clusters     two blocks bring the rows of B that both need once         1.05 times
+overlapped   sums wait in half the registers, and are stored while      1.04 times
+             the next tile is multiplied; tiles by the shape
 ===========  =========================================================  =============
 
 Any M and N: zeros are read outside A and B, and nothing is written outside C. Rows of A and B must
@@ -34,7 +37,11 @@ from typing import Any
 
 from llm_numba.errors import DeviceError, KernelArgumentError
 from llm_numba.kernels import checks, gemm_tensorcore
+from llm_numba.kernels.gemm_hopper_clusters import clusters
+from llm_numba.kernels.gemm_hopper_overlapped import OVERLAPPED
 from llm_numba.kernels.gemm_hopper_pieces import GROUP_ROWS, GROUP_THREADS, Tile
+from llm_numba.kernels.gemm_hopper_plans import COLUMN_TIME, LARGE, plan_clusters
+from llm_numba.kernels.gemm_hopper_plans import plan as plan_overlapped
 from llm_numba.kernels.gemm_hopper_specialised import specialised
 from llm_numba.kernels.gemm_hopper_stored import BY_ENGINE, staging_bytes
 from llm_numba.kernels.gemm_hopper_warpgroups import copy_engine, warpgroups
@@ -47,7 +54,7 @@ from llm_numba.runtime.tensor_maps import address_of, why_no_map
 
 HOPPER = (9, 0, "a")
 DTYPES = ("float16", "bfloat16")
-SMALL, LARGE = Tile(128, 128, 4), Tile(128, 256, 4)
+SMALL = Tile(128, 128, 4)
 TOGETHER = 16  # rows of tiles that are gone through together
 _PAIR_BYTES = 4
 _EXAMPLE = (128, 128, 128)
@@ -109,15 +116,25 @@ _PLAN_PERSISTENT = _plan_specialised(LARGE, fills=True)
 
 
 def _plan_stored(x: Any, weight: Any, out: Any) -> tuple[Launch, ...]:
-    """Plan the last step; rows of C that the copy engine cannot address are stored by threads."""
-    if why_no_map(out):
-        return _PLAN_PERSISTENT(x, weight, out)
     (launch,) = _PLAN_PERSISTENT(x, weight, out)
     kernel = specialised(storage_dtype(x), LARGE, BY_ENGINE)
     *before, _, bias, beside = launch.args
     args = (*before, tensor_map(out, GROUP_ROWS), bias, beside)
     shared_bytes = LARGE.shared_bytes + staging_bytes(LARGE)
     return (launch._replace(kernel=kernel, args=args, shared_bytes=shared_bytes),)
+
+
+def _or_persistent(plan: Plan) -> Plan:
+    """Make a plan that leaves rows of C that the copy engine cannot address to `persistent`."""
+
+    def either(x: Any, weight: Any, out: Any) -> tuple[Launch, ...]:
+        return (_PLAN_PERSISTENT if why_no_map(out) else plan)(x, weight, out)
+
+    return either
+
+
+def _plan_clusters(x: Any, weight: Any, out: Any) -> tuple[Launch, ...]:
+    return plan_clusters(x, weight, out, LARGE, BY_ENGINE)
 
 
 def why_not(x: Any, weight: Any) -> str | None:
@@ -145,6 +162,13 @@ def _or_register_tile(plan: Plan) -> Plan:
 def _step(name: str, idea: str, plan: Plan, factory: Any, tile: Tile) -> Step:
     kernels = (*(factory(dtype, tile) for dtype in DTYPES), gemm_register_tile)
     return Step(name, idea, _or_register_tile(plan), kernels, HOPPER)
+
+
+def _stored_step(name: str, idea: str, plan: Plan, kernels_of: Any) -> Step:
+    """Make a step whose C the copy engine stores; of other rows, `persistent` is left."""
+    own = [kernel for dtype in DTYPES for kernel in kernels_of(dtype)]
+    kernels = (*own, *(specialised(dtype, LARGE) for dtype in DTYPES), gemm_register_tile)
+    return Step(name, idea, _or_register_tile(_or_persistent(plan)), kernels, HOPPER)
 
 
 LADDER = Ladder(
@@ -185,16 +209,23 @@ LADDER = Ladder(
             specialised,
             LARGE,
         ),
-        Step(
+        _stored_step(
             "stored",
             "Sums go through shared memory, and the copy engine stores them: whole sectors of C.",
-            _or_register_tile(_plan_stored),
-            (
-                *(specialised(dtype, LARGE, BY_ENGINE) for dtype in DTYPES),
-                *(specialised(dtype, LARGE) for dtype in DTYPES),
-                gemm_register_tile,
-            ),
-            HOPPER,
+            _plan_stored,
+            lambda dtype: (specialised(dtype, LARGE, BY_ENGINE),),
+        ),
+        _stored_step(
+            "clusters",
+            "Two blocks whose tiles need the same rows of B bring half of them each, for both.",
+            _plan_clusters,
+            lambda dtype: (clusters(dtype, LARGE, BY_ENGINE),),
+        ),
+        _stored_step(
+            "overlapped",
+            "Sums wait, rounded, in half the registers, and are stored during the next tile.",
+            plan_overlapped,
+            lambda dtype: tuple(clusters(dtype, tile, OVERLAPPED) for tile in COLUMN_TIME),
         ),
     ),
     operands=gemm_tensorcore.LADDER.operands,

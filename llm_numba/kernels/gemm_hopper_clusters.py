@@ -66,9 +66,7 @@ def _producing(tile: Tile, ending: Ending) -> Any:
                     pass
                 ptx.mbarrier_expect(full, stage, BYTES)
                 ptx.tma_load_2d(tiles, at, a_map, k, row, full, stage)
-                ptx.tma_multicast_2d(
-                    tiles, to, b_map, k, column + begins, full, stage, _EVERYONE
-                )
+                ptx.tma_multicast_2d(tiles, to, b_map, k, column + begins, full, stage, _EVERYONE)
                 stage += int32(1)
                 if stage == STAGES:
                     stage, parity = int32(0), parity ^ int32(1)

@@ -22,10 +22,7 @@ from numba import cuda, int32, int64, uint32
 
 from llm_numba.kernels import ptx
 from llm_numba.kernels.gemm_hopper_pieces import (
-    GROUP_ROWS,
     GROUP_THREADS,
-    SLAB,
-    STORED,
     Ending,
     Tile,
     cornering,
@@ -40,10 +37,10 @@ from llm_numba.kernels.unrolled import unrolled
 _EIGHTS = BOX_COLUMNS // 8
 
 
-def _putting(storage: str, tile: Tile) -> Any:
+def _putting(tile: Tile) -> Any:
     """Make what stores a box of the sums that wait."""
     BEFORE = rooms_of(tile) - 1  # stores that may be under way when a room is filled
-    FORM, ROOMS, ROOMS_BEGIN = STORED[storage], rooms_of(tile), tile.stages * tile.stage
+    ROOMS, ROOMS_BEGIN = rooms_of(tile), tile.stages * tile.stage
 
     @cuda.jit(device=True)
     def put_eight(i, operands):
@@ -78,7 +75,7 @@ def _putting(storage: str, tile: Tile) -> Any:
 def overlapping(storage: str, tile: Tile, blocks: int) -> Any:
     """Make what each consumer does, in each block of a cluster."""
     BLOCKS, BOXES, KEPT = blocks, tile.columns // BOX_COLUMNS, tile.columns // 4
-    put = _putting(storage, tile)
+    put = _putting(tile)
     corner_of, (take, leave) = cornering(tile, OVERLAPPED, blocks), taking(tile, silent, blocks)
 
     @cuda.jit(device=True)

@@ -64,11 +64,11 @@ from llm_numba.kernels.ptx.flags import (
 )
 from llm_numba.kernels.ptx.lines import load_line, store_line
 from llm_numba.kernels.ptx.matrices import ldmatrix_x4, ldmatrix_x4_trans, stmatrix_x4
+from llm_numba.kernels.ptx.multicast import mbarrier_arrive_at, tma_multicast_2d
 from llm_numba.kernels.ptx.overlap import (
     await_previous_kernel,
     release_next_kernel,
 )
-from llm_numba.kernels.ptx.multicast import mbarrier_arrive_at, tma_multicast_2d
 from llm_numba.kernels.ptx.pairs import round_pair, store_pair, store_rounded
 from llm_numba.kernels.ptx.peers import at_address
 from llm_numba.kernels.ptx.quads import load_quad
@@ -171,10 +171,10 @@ __all__ = [
     "store16_stream",
     "store_line",
     "store_pair",
-    "store_rounded",
     "store_raw16",
     "store_release",
     "store_release_system",
+    "store_rounded",
     "take_registers",
     "tma_load_2d",
     "tma_multicast_2d",
