@@ -15,7 +15,8 @@ written anew::
 
 This asks of an operation what :mod:`llm_numba.kernels` keeps to: all that it does to the device is
 to allocate with :func:`llm_numba.runtime.empty` and to launch. What cannot be repeated (operands
-with gaps, or that overlap; a stream of its own) is done as if for the first time, always.
+with gaps, or two that overlap; a stream of its own) is done as if for the first time, always. An
+array that is given twice is one operand.
 """
 
 import itertools
@@ -104,6 +105,10 @@ class Replays:
         for value in (*args, *kwargs.values()):
             if not isinstance(value, cupy.ndarray):
                 key.append((type(value), value))
+                continue
+            known = next((i for i, each in enumerate(operands) if each is value), None)
+            if known is not None:  # as where a result replaces an operand
+                key.append(known)
                 continue
             operands.append(value)
             memory = value.data

@@ -132,16 +132,30 @@ def test_errors_are_raised_each_time(scaling, gpu):
 
 
 def test_operands_that_overlap_are_never_taken_for_others(scaling, gpu):
-    """In the recording both were one place; which of the two a kernel meant cannot be seen."""
-    both = array((5,))
+    """In the recording both have one place; which of the two a kernel meant cannot be seen."""
+    whole = array((5,))
     for _ in range(2):
-        scaling(both, 3.0, out=both)
+        scaling(whole, 3.0, out=whole.reshape(-1))
     assert scale.calls == 2
     x, out = array((5,)), array((5,))
     scaling(x, 3.0, out=out)
-    scaling(both, 3.0, out=both)
+    scaling(whole, 3.0, out=whole.reshape(-1))
     assert scale.calls == 3
-    assert addresses(gpu.launches[-2])[0] == addresses(gpu.launches[-1])[1] == both.data.ptr
+    assert addresses(gpu.launches[-2])[0] == addresses(gpu.launches[-1])[1] == whole.data.ptr
+
+
+def test_an_array_that_is_given_twice_is_one_operand(scaling, gpu):
+    for _ in range(2):
+        both = array((5,))
+        assert scaling(both, 3.0, out=both) is both
+        assert addresses(gpu.launches[-2])[0] == addresses(gpu.launches[-1])[1] == both.data.ptr
+    assert scale.calls == 1
+    for _ in range(2):  # another operation than that on two arrays
+        x, out = array((5,)), array((5,))
+        scaling(x, 3.0, out=out)
+        assert addresses(gpu.launches[-2])[0] == x.data.ptr
+        assert addresses(gpu.launches[-1])[1] == out.data.ptr
+    assert scale.calls == 2
 
 
 def test_operands_with_gaps_are_done_as_if_for_the_first_time(scaling):
