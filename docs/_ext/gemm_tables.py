@@ -7,19 +7,21 @@
     ```{gemm-table} products small
     ```
     ```{gemm-picture} shares
+    :records: gemm_*h200*.json
     The caption.
     ```
 
-Tables are ``products`` of a part, ``steps`` and ``epilogues``; pictures are ``shares`` and
-``roofline``.
+Tables are ``products`` of a part, ``steps``, ``epilogues`` and ``pipeline``; pictures are
+``shares``, ``roofline`` and ``pipeline``. All are of an H100, if no other record is named.
 """
 
 from collections.abc import Callable
 from html import escape
-from typing import Any
+from typing import Any, ClassVar
 
 from bench_records import find, load, on_gpu
 from docutils import nodes
+from docutils.parsers.rst import directives
 from sphinx.application import Sphinx
 from sphinx.util.docutils import SphinxDirective
 
@@ -27,7 +29,7 @@ from llm_numba.bench import gemm_pictures, gemm_tables
 from llm_numba.bench.report.page import Picture
 from llm_numba.bench.tables import Table, by_name, left_out
 
-RECORDS = "gemm_*.json"
+RECORDS = "gemm_*h100*.json"  # the goals are of that GPU
 Record = dict[str, Any]
 
 
@@ -50,10 +52,11 @@ class GemmTable(SphinxDirective):
 
     required_arguments = 1
     optional_arguments = 1
+    option_spec: ClassVar = {"records": directives.unchanged_required}
 
     def run(self) -> list[nodes.Node]:
         """Parse the generated Markdown in place."""
-        record = load(self.env, RECORDS)
+        record = load(self.env, self.options.get("records", RECORDS))
         name, *part = self.arguments
         lines = _TABLES[name](record, *part).markdown()
         if not lines:
@@ -67,10 +70,12 @@ class GemmPicture(SphinxDirective):
 
     required_arguments = 1
     has_content = True
+    option_spec: ClassVar = {"records": directives.unchanged_required}
 
     def run(self) -> list[nodes.Node]:
         """Draw it."""
-        picture = _PICTURES[self.arguments[0]](load(self.env, RECORDS))
+        record = load(self.env, self.options.get("records", RECORDS))
+        picture = _PICTURES[self.arguments[0]](record)
         caption = f"<figcaption>{escape(' '.join(self.content))}</figcaption>"
         html = f'<figure class="drawing"><div>{picture.svg}</div>{caption}</figure>'
         return [nodes.raw("", html, format="html")]
@@ -97,9 +102,14 @@ def _roofline(record: Record) -> Picture:
 _TABLES: dict[str, Callable[..., Table]] = {
     "products": _products,
     "steps": lambda record: gemm_tables.steps(by_name(record)),
+    "pipeline": lambda record: gemm_tables.pipeline(by_name(record)),
     "epilogues": lambda record: gemm_tables.epilogues(by_name(record)),
 }
-_PICTURES: dict[str, Callable[[Record], Picture]] = {"shares": _shares, "roofline": _roofline}
+_PICTURES: dict[str, Callable[[Record], Picture]] = {
+    "shares": _shares,
+    "roofline": _roofline,
+    "pipeline": lambda record: gemm_pictures.pipeline(record["pipeline"]),
+}
 
 
 def setup(app: Sphinx) -> dict[str, Any]:

@@ -17,9 +17,19 @@ from typing import Any
 
 import numpy as np
 
+from llm_numba.bench import gemm_pipeline
 from llm_numba.bench.budget import Budget
 from llm_numba.bench.gemm_goals import PREFIX, reached
-from llm_numba.bench.gemm_points import PARTS, PRODUCTS, Product, bits, expected, plan, some
+from llm_numba.bench.gemm_points import (
+    PARTS,
+    PRODUCTS,
+    Product,
+    bits,
+    expected,
+    plan,
+    some,
+    why_not,
+)
 from llm_numba.bench.gpu_timing import (
     Capture,
     GPUTimer,
@@ -39,12 +49,13 @@ from llm_numba.kernels.ladder import Operands
 from llm_numba.runtime import Launch, kind_of, launch_all, to_device
 
 # Each part's share of the time is what it took on an H100, in seconds, compiling included.
-_SHARES = {"squares": 50, "projections": 50, "small": 20, "half": 15}
+_SHARES = {"squares": 50, "projections": 50, "small": 20, "half": 15, "pipeline": 10}
 # More than the L2 cache of any GPU (60 MB on an H200), several times over.
 _ROTATED_BYTES = 256 << 20
 _CHECKED = 64  # rows and columns
 CUBLAS = "cublas"
 READ = "read"
+PICTURES = ("pipeline",)  # what a record has beside its results
 
 
 @dataclass(frozen=True)
@@ -110,7 +121,9 @@ def _names(pattern: str, product: Product) -> bool:
     return fnmatch(product.label, pattern) or fnmatch(product.part, pattern)
 
 
-def measure(settings: GemmSettings, budget: Budget, wrong: list[LLMNumbaError]) -> Iterator[Result]:
+def measure(
+    settings: GemmSettings, budget: Budget, wrong: list[LLMNumbaError], pictures: dict[str, Any]
+) -> Iterator[Result]:
     """Run the benchmark on this machine's GPU.
 
     Parameters
@@ -120,6 +133,8 @@ def measure(settings: GemmSettings, budget: Budget, wrong: list[LLMNumbaError]) 
         As of :meth:`GemmSettings.budget`. It notes what was left out.
     wrong : list of LLMNumbaError
         Gets what is said of ways that compute something wrong. They are not timed.
+    pictures : dict
+        Takes what is no figure, see :func:`.gemm_pipeline.measure`.
 
     Yields
     ------
@@ -132,7 +147,9 @@ def measure(settings: GemmSettings, budget: Budget, wrong: list[LLMNumbaError]) 
     yield from budget.results(READ, [Result(READ, "reading alone", summarize(reads, "GB/s"))])
     for product in choose(settings.only):
         if budget.allows(product.label, product.part):
-            yield from budget.results(product.label, bench.measure(product))
+            looked_into = gemm_pipeline.measure(product, bench.timer, pictures)
+            measured = bench.measure(product) if product.ways else looked_into
+            yield from budget.results(product.label, measured)
         _free_memory()
 
 
@@ -176,7 +193,11 @@ class Bench:
         notes: dict[str, dict[str, Any]] = {}
         contenders: dict[str, tuple[list[Work], Capture]] = {}
         for way in product.ways:
-            if not self.budget.allows(f"{product.label}/{way}", product.part):
+            name = f"{product.label}/{way}"
+            if obstacle := why_not(way, sets[0]["x"]):
+                self.budget.left_out[name] = obstacle
+                continue
+            if not self.budget.allows(name, product.part):
                 continue
             try:
                 plans, notes[way] = self.check(product, way, sets)
@@ -312,7 +333,7 @@ def completed(
     Parameters
     ----------
     record : dict
-        With its ``left_out``.
+        With its ``left_out``, and of :data:`PICTURES` what was measured.
     earlier : dict or None
         Of the same benchmark.
     only : sequence of str
@@ -332,7 +353,8 @@ def completed(
     if earlier is not None:
         again = tuple(f"{each.label}/" for each in choose(only))
         kept = {n: w for n, w in earlier["left_out"].items() if not f"{n}/".startswith(again)}
-        record, left_out = renew(earlier, record, only, (READ,)), kept | left_out
+        pictures = {name: record[name] for name in PICTURES if name in record}
+        record, left_out = renew(earlier, record, only, (READ,)) | pictures, kept | left_out
     measured = [each for each in record["results"] if not each["name"].startswith(f"{PREFIX}/")]
     goals = reached({each["name"]: each for each in measured})
     results = measured + [goal.to_json() for goal in goals]

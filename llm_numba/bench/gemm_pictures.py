@@ -4,12 +4,15 @@ from html import escape
 from typing import Any
 
 from llm_numba.bench.drawing import WIDTH, Drawing
+from llm_numba.bench.gemm_pipeline import ROLES, Span
 from llm_numba.bench.gemm_tables import FLOPS_PER_CYCLE, PROJECTIONS, linears
 from llm_numba.bench.report.page import Picture
 from llm_numba.bench.report.pictures import Dot, roofline
 from llm_numba.bench.tables import Results
 
 _ROW, _TOP, _LEFT = 34, 24, 130
+_TRACK, _BOX, _ROLE = 44, 34, 90
+_STYLES = {"waits": "soft", "copies": "b", "multiplies": "a", "stores": "c"}
 
 
 def shares(results: Results) -> Picture:
@@ -73,6 +76,40 @@ def under_the_roof(
     clocks = [each["shape"]["sm_mhz"] for each in found if "sm_mhz" in each["shape"]]
     most = FLOPS_PER_CYCLE.get(capability, 0) * multiprocessors * 1e6 * max(clocks, default=0)
     return roofline(groups, 1e9 * read_gbps, most or None)
+
+
+def pipeline(picture: dict[str, Any]) -> Picture:
+    """Draw what producer and consumers did around a change of tiles.
+
+    Parameters
+    ----------
+    picture : dict
+        Of the record, as :func:`.gemm_pipeline.measure` makes it.
+    """
+    spans = [Span(*each) for each in picture["spans"]]
+    whole, slabs = max(each.until for each in spans), picture["slabs"]
+    drawing = Drawing(WIDTH, _TOP + _TRACK * len(ROLES) + 24)
+    scale = (WIDTH - _ROLE - 8) / whole
+    for i, (what, style) in enumerate(_STYLES.items()):
+        drawing.rect(_ROLE + 120 * i, 4, 12, 12, style, opacity=0.6)
+        drawing.text(_ROLE + 120 * i + 18, 10, what, "dim", anchor="start")
+    for row, role in enumerate(ROLES):
+        drawing.text(_ROLE - 8, _TOP + _TRACK * row + _BOX / 2, role, anchor="end")
+    for each in spans:
+        x, width = _ROLE + each.since * scale, (each.until - each.since) * scale
+        y = _TOP + _TRACK * ROLES.index(each.role)
+        # Two slabs side by side differ, and so do the tiles that they are of.
+        opacity = 0.35 + 0.3 * (each.slab % 2) if each.what == "multiplies" else 0.7
+        number = str(each.slab % slabs) if each.what == "multiplies" and width > 18 else ""
+        style = _STYLES[each.what]
+        drawing.box(x, y, width, _BOX, number, style, text="small", opacity=opacity)
+    bottom = _TOP + _TRACK * len(ROLES) + 8
+    drawing.text(_ROLE, bottom, "0", "dim", anchor="start")
+    drawing.text(WIDTH - 8, bottom, f"{whole:,} cycles", "dim", anchor="end")
+    stores = [each for each in spans if each.what == "stores"]
+    told = ", ".join(f"{each.role} {each.until - each.since:,} cycles" for each in stores)
+    alt = f"The end of a tile of {slabs} slabs and the begin of the next. Storing takes: {told}."
+    return Picture(drawing.svg(escape(alt, quote=True)), alt)
 
 
 def _dot(each: dict[str, Any]) -> Dot:

@@ -20,7 +20,16 @@ from llm_numba import reference
 from llm_numba.kernels import gemm_hopper, gemm_tensorcore
 from llm_numba.kernels.linear import linear
 from llm_numba.kernels.random_weights import fill_random
-from llm_numba.runtime import Launch, intercept, kind_of, to_device, to_host, zeros
+from llm_numba.runtime import (
+    Launch,
+    has_capability,
+    intercept,
+    is_architecture,
+    kind_of,
+    to_device,
+    to_host,
+    zeros,
+)
 
 EIGHT = ((6144, 4096), (4096, 4096), (28672, 4096), (4096, 14336))
 SEVENTY = ((10240, 8192), (8192, 8192), (57344, 8192), (8192, 28672))
@@ -54,7 +63,7 @@ class Product:
     M, N, K : int
     dtype : str
     ways : tuple of str
-        How it is computed, see above.
+        How it is computed, see above; none of what is looked into and not timed.
     """
 
     part: str
@@ -107,6 +116,22 @@ class Product:
             if name in ("x", "weight") or name in taken
         }
         return made | {"out": zeros((self.M, self.N), self.dtype, device)}
+
+
+def why_not(way: str, x: Any) -> str | None:
+    """Say why a way cannot be gone on the GPU of an array; None if it can.
+
+    Parameters
+    ----------
+    way : str
+    x : array
+    """
+    ladder, _, step = way.partition("/")
+    if not step:
+        return None
+    *least, letter = (*LADDERS[ladder].step(step).capability, "")[:3]
+    fits = (is_architecture if letter else has_capability)(x, tuple(least))
+    return None if fits else f"it takes compute capability {least[0]}.{least[1]}{letter}"
 
 
 def plan(way: str, operands: dict[str, Any]) -> tuple[tuple[Launch, ...], Any]:
@@ -211,5 +236,6 @@ PRODUCTS = (
     *(Product("small", M, N, K) for M in SMALL_ROWS for N, K in EIGHT),
     *(Product("half", size, size, size, "float16") for size in SQUARES),
     *(Product("half", 2048, N, K, "float16") for N, K in EIGHT),
+    Product("pipeline", 4096, 4096, 4096, ways=()),
 )
 PARTS = tuple(dict.fromkeys(each.part for each in PRODUCTS))

@@ -146,6 +146,18 @@ def _key(each: dict[str, Any]) -> str:
     return f"{shape['dtype']}/{shape['M']}x{shape['N']}x{shape['K']}"
 
 
+def pipeline(results: Results) -> Table:
+    """Return which share of a block's time each role did what.
+
+    Parameters
+    ----------
+    results : mapping of str to dict
+    """
+    found = [each for name, each in results.items() if name.startswith("pipeline/")]
+    rows = [[each["what"], f"{each['median']:.1f} %"] for each in found]
+    return Table(["one block", "of its time"], rows)
+
+
 def epilogues(results: Results) -> Table:
     """Return what epilogues take on top of the plain product.
 

@@ -48,14 +48,15 @@ def gemm(
     require_writable(path)
     earlier = read_record(into) if into else None
     wrong: list[LLMNumbaError] = []
-    results = collect(measure(settings, budget, wrong), "a minute or three")
+    pictures: dict = {}
+    results = collect(measure(settings, budget, wrong, pictures), "a minute or three")
     noted = settings.to_json() | {
         "limit_seconds": limit,
         "wrong": [error.cause for error in wrong],
         "gpu": properties(),
     }
-    record = make_record("gemm", noted, results, commit) | {"left_out": budget.left_out}
-    record = completed(record, earlier, settings.only)
+    record = make_record("gemm", noted, results, commit) | pictures
+    record = completed(record | {"left_out": budget.left_out}, earlier, settings.only)
     write_record(path, record)
     show([*results, *reached(by_name(record))])
     show_left_out(budget.left_out)

@@ -1,13 +1,14 @@
 """The benchmark of products: small ones, in the simulator, by events of a fake GPU."""
 
 import dataclasses
+from itertools import pairwise
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from llm_numba.bench import gemm, gemm_pictures, gemm_points, gemm_tables
+from llm_numba.bench import gemm, gemm_pictures, gemm_pipeline, gemm_points, gemm_tables
 from llm_numba.bench.budget import Budget
 from llm_numba.bench.gemm_goals import GOALS, reached
 from llm_numba.bench.gemm_points import EPILOGUES, PRODUCTS, Product
@@ -16,6 +17,7 @@ from llm_numba.bench.nvml import ClockWatch
 from llm_numba.cli.app import app
 from llm_numba.errors import LLMNumbaError
 from llm_numba.runtime import zeros
+from llm_numba.runtime.offline import compile_to_ptx, compiler_problem, resources, signature_of
 
 SMALL = Product("small", 40, 24, 16, ways=(*EPILOGUES, "gemm_tensorcore/ldmatrix"))
 
@@ -79,7 +81,8 @@ def test_each_way_is_right_and_timed_in_turns(measured):
 
 
 def test_the_record_names_the_kernels_that_were_chosen(measured):
-    assert measured["linear/bfloat16/40x24x16"].shape["kernels"] == ["gemm_tensorcore"]
+    (kernel, *_) = measured["linear/bfloat16/40x24x16"].shape["kernels"]
+    assert kernel.startswith("gemm")
     ladder = measured["gemm_tensorcore/ldmatrix/bfloat16/40x24x16"].shape
     assert ladder["kernels"] == ["gemm_unstaged"]
 
@@ -160,6 +163,16 @@ def test_other_bits_in_another_run_are_found(monkeypatch):
     assert "computes 1 numbers otherwise when it is run again" in said
 
 
+def test_a_step_that_the_gpu_has_no_instructions_for_is_left_out_and_says_so(monkeypatch):
+    monkeypatch.setattr(gemm_points, "is_architecture", lambda x, capability: False)
+    here = bench()
+    ways = ("linear", "gemm_hopper/stored", "gemm_tensorcore/ldmatrix")
+    names = [each.name for each in here.measure(dataclasses.replace(SMALL, ways=ways))]
+    assert names == [f"{way}/bfloat16/40x24x16" for way in ways if "hopper" not in way]
+    (said,) = here.budget.left_out.values()
+    assert said == "it takes compute capability 9.0a"
+
+
 # -- Time -----------------------------------------------------------------------------------------
 
 
@@ -187,7 +200,7 @@ def test_a_product_that_fails_takes_nothing_from_the_others(monkeypatch):
         monkeypatch.setattr(gemm, name, lambda: None)
     settings = gemm.GemmSettings(rounds=1, identical=1)
     budget, wrong = settings.budget(60.0), []
-    names = [each.name for each in gemm.measure(settings, budget, wrong)]
+    names = [each.name for each in gemm.measure(settings, budget, wrong, {})]
     assert names == ["read", "linear/bfloat16/2x24x16"]
     assert (budget.left_out, wrong) == ({"small/9x24x16": "MemoryError: no room"}, [])
 
@@ -258,6 +271,98 @@ def test_a_part_that_is_measured_again_takes_its_place_in_the_record():
     assert record["left_out"] == {"small/8x4096x4096": "as well"}
 
 
+# -- Inside a block -------------------------------------------------------------------------------
+
+SLABS, TILES = 8, 2
+
+
+@pytest.fixture(scope="module")
+def notes():
+    """What a block would note whose producer waits 90 of 100 cycles, and whose consumers store."""
+    made = np.zeros((3, 8, SLABS * TILES + 1), np.int64)
+    for slab in range(SLABS * TILES):
+        made[0, :3, slab] = 5000 + 100 * slab + np.array([0, 90, 95])
+    for role in (1, 2):
+        now = 5100
+        for slab in range(SLABS * TILES):
+            made[role, 3:6, slab] = now + np.array([0, 10, 100])
+            now += 100
+            if (slab + 1) % SLABS == 0:
+                made[role, 6:, slab + 1] = now + np.array([50, 250])
+                now += 250
+    return made
+
+
+def test_notes_become_spans_from_the_first_on(notes):
+    spans = gemm_pipeline.spans(notes)
+    assert spans[0] == ("producer", "waits", 0, 0, 90)
+    one = [each for each in spans if each.role == "consumer 1"]
+    assert one[:2] == [
+        ("consumer 1", "waits", 0, 100, 110),
+        ("consumer 1", "multiplies", 0, 110, 200),
+    ]
+    ends = [each for each in one if each.what == "stores"]
+    assert [each.until - each.since for each in ends] == [200, 200]
+    # The last products of a tile end behind its last slab, before it is stored.
+    before = one[one.index(ends[0]) - 1]
+    assert before[1:] == ("multiplies", SLABS - 1, ends[0].since - 50, ends[0].since)
+    assert all(a.until <= b.since for a, b in pairwise(one))
+
+
+def test_shares_are_of_the_time_of_the_block(notes):
+    spans = gemm_pipeline.spans(notes)
+    whole = 100 + TILES * (SLABS * 100 + 250)
+    assert gemm_pipeline.shares_of(spans, "producer")["waits"] == pytest.approx(1440 / whole)
+    consumer = gemm_pipeline.shares_of(spans, "consumer 2")
+    assert consumer["stores"] == pytest.approx(400 / whole)
+    assert sum(consumer.values()) == pytest.approx(1 - 100 / whole)
+
+
+def test_a_change_of_tiles_is_shown_with_slabs_on_both_sides(notes):
+    shown = gemm_pipeline.around_a_change(gemm_pipeline.spans(notes), SLABS)
+    assert min(each.since for each in shown) == 0
+    slabs = {each.slab for each in shown if each.what == "multiplies"}
+    assert slabs == set(range(SLABS - 5, SLABS + 6))
+    picture = gemm_pictures.pipeline({"slabs": SLABS, "spans": shown})
+    assert "Storing takes: consumer 1 200 cycles, consumer 2 200 cycles." in picture.alt
+    assert "producer" in picture.svg
+
+
+@pytest.mark.ptx
+def test_the_kernel_that_notes_reads_the_clock_and_stays_in_registers():
+    if problem := compiler_problem():
+        pytest.skip(problem)
+
+    # Memory of a GPU, as far as a compiler looks.
+    where = {"shape": (3, 8, 65), "typestr": "<i8", "data": (1 << 40, False), "strides": None}
+    notes = SimpleNamespace(__cuda_array_interface__=where | {"version": 3})
+    operands = Product("pipeline", 256, 512, 128).operands(0, "sim")
+    (plain,) = gemm_pipeline.LADDER.step(gemm_pipeline.STEP).plan(**operands)
+    noted = plain._replace(kernel=gemm_pipeline.noted_kernel("bfloat16", notes, 65))
+    clocks = []
+    for launch in (plain, noted):
+        text = compile_to_ptx(launch.kernel, signature_of(launch), gemm_pipeline.HOPPER)
+        clocks.append(text.count("%clock64"))
+    assert clocks[0] == 0
+    assert clocks[1] >= gemm_pipeline.STORED_TILE + 1
+    assert resources(noted, gemm_pipeline.HOPPER).stack_bytes == 0
+
+
+@pytest.mark.gpu
+def test_a_block_is_looked_into_on_a_gpu():
+    timer, pictures = GPUTimer(repeats=2, warmup=1), {}
+    product = Product("pipeline", 4096, 4096, 256)
+    if why := gemm_points.why_not("gemm_hopper/stored", zeros(1, "bfloat16", "cuda")):
+        pytest.skip(why)
+    found = {each.name: each.statistic for each in gemm_pipeline.measure(product, timer, pictures)}
+    for role in gemm_pipeline.ROLES:
+        shares = [each.median for name, each in found.items() if role in name]
+        assert len(shares) == (2 if role == "producer" else 3)
+        assert 50 < sum(shares) <= 100
+    assert pictures["pipeline"]["slabs"] == 4
+    assert {each.what for each in pictures["pipeline"]["spans"]} >= {"multiplies", "stores"}
+
+
 # -- The command ----------------------------------------------------------------------------------
 
 
@@ -301,7 +406,8 @@ def shown(measured):
 
 def test_a_table_has_a_row_for_each_product_and_its_share_of_the_tensor_cores(shown):
     (row,) = gemm_tables.products(shown, "small", "9.0", 132).rows
-    assert row[:2] == ["40 x 24 x 16", "`gemm_tensorcore`"]
+    assert row[0] == "40 x 24 x 16"
+    assert row[1].startswith("`gemm")
     assert row[4] == "1"
     least = {"median": 400.0, "shape": {"sm_mhz": 1000.0}}
     assert gemm_tables.of_tensor_cores(least, "9.0", 100) == pytest.approx(400 / 409.6)
