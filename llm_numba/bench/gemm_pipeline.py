@@ -13,6 +13,7 @@ before it: so a consumer *multiplies* from the arrival of a slab until the slab 
 
 import math
 from collections.abc import Iterator
+from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -77,7 +78,8 @@ def noted_kernel(storage: str, notes: Any, count: int) -> Any:
     ----------
     storage : str
     notes : int64 [3, 8, count]
-        On the device. Its address becomes part of the kernel, which so takes no other arguments.
+        On the device, by ``__cuda_array_interface__``. Its address becomes part of the kernel,
+        which so takes no other arguments.
     count : int
         Slabs that there is room for.
     """
@@ -91,9 +93,7 @@ def noted_kernel(storage: str, notes: Any, count: int) -> Any:
     return specialised(storage, LARGE, BY_ENGINE, note)
 
 
-def measure(
-    product: Product, timer: GPUTimer, pictures: dict[str, Any], device: str = "cuda"
-) -> Iterator[Result]:
+def measure(product: Product, timer: GPUTimer, pictures: dict[str, Any]) -> Iterator[Result]:
     """Run the kernel that notes, and the same kernel without.
 
     Parameters
@@ -103,7 +103,6 @@ def measure(
     timer : GPUTimer
     pictures : dict
         Takes under ``"pipeline"`` what happened around a change of tiles.
-    device : {"cuda", "sim"}
 
     Yields
     ------
@@ -115,7 +114,7 @@ def measure(
     DeviceError
         If the GPU is of another architecture.
     """
-    operands = product.operands(0, device)
+    operands = product.operands(0, "cuda")
     if not is_architecture(operands["x"], HOPPER[:2]):
         raise DeviceError(
             "Only the kernels for compute capability 9.0 have producers and consumers.",
@@ -125,8 +124,10 @@ def measure(
     slabs = math.ceil(product.K / SLAB)
     tiles = math.ceil(product.M / LARGE.rows) * math.ceil(product.N / LARGE.columns)
     count = math.ceil(tiles / plain.grid[0]) * slabs + 1
-    notes = zeros((len(ROLES), _EVENTS, count), np.int64, device)
-    noted = plain._replace(kernel=noted_kernel(product.dtype, notes, count))
+    notes = zeros((len(ROLES), _EVENTS, count), np.int64, "cuda")
+    # This interface alone, for others may say that what is compiled in is not to be written.
+    memory = SimpleNamespace(__cuda_array_interface__=notes.__cuda_array_interface__)
+    noted = plain._replace(kernel=noted_kernel(product.dtype, memory, count))
     runs = []
     for _ in range(_RUNS):
         launch_all([noted])

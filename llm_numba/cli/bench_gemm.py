@@ -25,7 +25,7 @@ def gemm(
     ] = 100,
     limit: Annotated[
         float, typer.Option(min=0, help="Seconds for all; each part has a share of them.")
-    ] = 150.0,
+    ] = 180.0,
     commit: Commit = None,
 ) -> None:
     """Time matrix products of models, of 8 to 8192 rows, and their ladders against cuBLAS."""

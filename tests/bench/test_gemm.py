@@ -264,11 +264,13 @@ def test_a_part_that_is_measured_again_takes_its_place_in_the_record():
     first = results_of(goal.names, 0.8) | results_of(worst, 0.9)
     earlier = both | {"results": list(first.values()), "left_out": left}
     later = both | {"results": list(results_of(goal.names, 1.1).values()), "left_out": {}}
+    later["pipeline"] = {"spans": []}
     record = gemm.completed(later, gemm.completed(earlier, None, ()), ("squares",))
     found = {each["name"]: each for each in record["results"]}
     assert found["goal/square_4096"]["median"] == 1.1
     assert found["goal/worst"]["median"] == 0.9
     assert record["left_out"] == {"small/8x4096x4096": "as well"}
+    assert record["pipeline"] == {"spans": []}
 
 
 # -- Inside a block -------------------------------------------------------------------------------
