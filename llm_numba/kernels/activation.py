@@ -94,6 +94,12 @@ def silu(x):
 
 
 @cuda.jit(device=True)
+def silu_mul(gate, up):
+    """SiLU of the gate, times what it lets through."""
+    return silu(gate) * up
+
+
+@cuda.jit(device=True)
 def activate(x, activation):
     """Apply the activation of that number in :data:`ACTIVATIONS`."""
     if activation == _GELU:

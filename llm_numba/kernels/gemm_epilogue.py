@@ -11,7 +11,7 @@ SiLU multiplies.
 from numba import cuda
 
 from llm_numba.kernels import ptx
-from llm_numba.kernels.activation import activate, silu
+from llm_numba.kernels.activation import activate, silu_mul
 
 
 @cuda.jit(device=True)
@@ -29,7 +29,7 @@ def gated(gate, up, column, bias):
     if bias.size > 0:
         gate += ptx.to_float(bias[column])
         up += ptx.to_float(bias[column + bias.size // 2])
-    return silu(gate) * up
+    return silu_mul(gate, up)
 
 
 @cuda.jit(device=True)

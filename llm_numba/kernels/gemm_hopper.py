@@ -56,7 +56,6 @@ HOPPER = (9, 0, "a")
 DTYPES = ("float16", "bfloat16")
 SMALL = Tile(128, 128, 4)
 TOGETHER = 16  # rows of tiles that are gone through together
-_PAIR_BYTES = 4
 _EXAMPLE = (128, 128, 128)
 
 Plan = Callable[..., tuple[Launch, ...]]
@@ -64,20 +63,26 @@ Plan = Callable[..., tuple[Launch, ...]]
 # -- Steps ----------------------------------------------------------------------------------------
 
 
-def _tiles(tile: Tile, out: Any) -> int:
+def tiles_of(tile: Tile, out: Any) -> int:
+    """Return how many tiles C is made of, those over its edges included."""
     return math.ceil(out.shape[0] / tile.rows) * math.ceil(out.shape[1] / tile.columns)
 
 
-def _is_paired(out: Any) -> bool:
-    """Whether two neighbours of C always lie in one word."""
-    return out.shape[1] % 2 == 0 and address_of(out) % _PAIR_BYTES == 0
+def is_paired(array: Any) -> bool:
+    """Tell whether a number in an even column and the next can always be reached together.
+
+    Parameters
+    ----------
+    array : array [..., N]
+    """
+    return array.shape[-1] % 2 == 0 and address_of(array) % (2 * array.itemsize) == 0
 
 
 def _plan_warpgroups(x: Any, weight: Any, out: Any) -> tuple[Launch, ...]:
     kernel = warpgroups(storage_dtype(x), SMALL)
-    args = (x, weight, out, TOGETHER, _is_paired(out))
+    args = (x, weight, out, TOGETHER, is_paired(out), *present(None, None, x, out))
     threads = GROUP_THREADS * SMALL.groups
-    return (Launch(kernel, (_tiles(SMALL, out),), (threads,), args, SMALL.shared_bytes),)
+    return (Launch(kernel, (tiles_of(SMALL, out),), (threads,), args, SMALL.shared_bytes),)
 
 
 def _maps(tile: Tile, x: Any, weight: Any) -> tuple[Any, Any]:
@@ -86,8 +91,9 @@ def _maps(tile: Tile, x: Any, weight: Any) -> tuple[Any, Any]:
 
 def _plan_copy_engine(x: Any, weight: Any, out: Any) -> tuple[Launch, ...]:
     kernel, threads = copy_engine(storage_dtype(x), SMALL), GROUP_THREADS * SMALL.groups
-    args = (*_maps(SMALL, x, weight), x.shape[1], out, TOGETHER, _is_paired(out))
-    return (Launch(kernel, (_tiles(SMALL, out),), (threads,), args, SMALL.shared_bytes),)
+    maps, nothing = _maps(SMALL, x, weight), present(None, None, x, out)
+    args = (*maps, x.shape[1], out, TOGETHER, is_paired(out), *nothing)
+    return (Launch(kernel, (tiles_of(SMALL, out),), (threads,), args, SMALL.shared_bytes),)
 
 
 def _plan_specialised(tile: Tile, *, fills: bool = False) -> Plan:
@@ -101,11 +107,11 @@ def _plan_specialised(tile: Tile, *, fills: bool = False) -> Plan:
     """
 
     def plan(x: Any, weight: Any, out: Any) -> tuple[Launch, ...]:
-        kernel, blocks = specialised(storage_dtype(x), tile), _tiles(tile, out)
+        kernel, blocks = specialised(storage_dtype(x), tile), tiles_of(tile, out)
         if fills:
             blocks = min(blocks, room_of(out).multiprocessors)
         maps, nothing = _maps(tile, x, weight), present(None, None, x, out)
-        args = (*maps, x.shape[1], out, TOGETHER, _is_paired(out), *nothing)
+        args = (*maps, x.shape[1], out, TOGETHER, is_paired(out), *nothing)
         threads = GROUP_THREADS * (1 + tile.groups)
         return (Launch(kernel, (blocks,), (threads,), args, tile.shared_bytes),)
 
@@ -148,6 +154,34 @@ def why_not(x: Any, weight: Any) -> str | None:
         if problem := why_no_map(matrix):
             return f"the copy engine cannot address {name!r}: {problem}"
     return None
+
+
+def require_hopper(x: Any) -> None:
+    """Raise DeviceError unless an array lies on a GPU that has these instructions.
+
+    Parameters
+    ----------
+    x : array
+    """
+    if not is_architecture(x, HOPPER[:2]):
+        raise DeviceError(
+            "The kernels of gemm_hopper are for GPUs of compute capability 9.0, which this is not.",
+            "Use gemm_tensorcore, for GPUs from 8.0 on.",
+        )
+
+
+def require_addressable(x: Any, weight: Any) -> None:
+    """Raise KernelArgumentError where :func:`why_not` has a reason.
+
+    Parameters
+    ----------
+    x, weight : array
+    """
+    if problem := why_not(x, weight):
+        raise KernelArgumentError(
+            f"The product cannot be computed by copy engine and warpgroups: {problem}.",
+            "Use gemm_tensorcore, or copy the operand to a fresh array with K a multiple of 8.",
+        )
 
 
 def _or_register_tile(plan: Plan) -> Plan:
@@ -277,20 +311,12 @@ def gemm_hopper(
         out = empty(shape, x.dtype, like=x)
     checks.array("out", out, shape=shape, **same)
     checks.choice("step", step, (each.name for each in LADDER.steps))
-    if not is_architecture(x, HOPPER[:2]):
-        raise DeviceError(
-            "The kernels of gemm_hopper are for GPUs of compute capability 9.0, which this is not.",
-            "Use gemm_tensorcore, for GPUs from 8.0 on.",
-        )
+    require_hopper(x)
     if not out.size:
         return out
     if not x.shape[1]:
         out[...] = 0  # the sum of no products
         return out
-    if problem := why_not(x, weight):
-        raise KernelArgumentError(
-            f"The product cannot be computed by copy engine and warpgroups: {problem}.",
-            "Use gemm_tensorcore, or copy the operand to a fresh array with K a multiple of 8.",
-        )
+    require_addressable(x, weight)
     launch_all(LADDER.step(step).plan(x=x, weight=weight, out=out), stream)
     return out

@@ -10,7 +10,7 @@ its columns, which are rows of B. In shared memory a row of a slab is 128 bytes,
 
 from typing import Any, NamedTuple
 
-from numba import cuda, uint64
+from numba import cuda, float32, uint64
 from numba.cuda import types
 
 from llm_numba.kernels import ptx
@@ -162,6 +162,13 @@ def freeing(tile: Tile, blocks: int = 1) -> Any:
     return set_free if blocks == 1 else set_free_everywhere
 
 
+@cuda.jit(device=True)
+def place_of_thread(first_row, first_column):
+    """Return row and column of a thread's first sum, where its warpgroup's share begins there."""
+    lane, warp = cuda.threadIdx.x % 32, cuda.threadIdx.x % GROUP_THREADS // 32
+    return first_row + 16 * warp + lane // 4, first_column + lane % 4 * 2
+
+
 def multiplying(tile: Tile) -> Any:
     """Make what begins the products of a slab for a warpgroup, and commits them."""
     COLUMNS, STEPS, IN_BYTES = tile.columns, SLAB // DEPTH, 2 * DEPTH // 16
@@ -179,17 +186,55 @@ def multiplying(tile: Tile) -> Any:
     return multiply
 
 
-def storing(tile: Tile) -> Any:
-    """Make what stores a warpgroup's sums, as its fragments lie; nothing outside C."""
-    EIGHTS = tile.columns // 8
+class Finishing(NamedTuple):
+    """What becomes of a warpgroup's sums before they are stored, some columns after the other.
 
-    @cuda.jit(device=True)
+    Attributes
+    ----------
+    eights : int
+        For how many eight columns is read at a time what finishes their sums.
+    numbers : int
+        float32 that a thread keeps for its part of them, at least 1.
+    bring : device function
+        ``bring(kept, row, column, c, bias, beside)`` reads them, of the rows from one on, and of
+        the columns from one on, both of the thread's first number.
+    pair : device function
+        ``pair(acc, i, h, kept)`` makes the two neighbours of C that the thread has in the i-th
+        eight columns, in its upper row (h = 0) or in its lower.
+    """
+
+    numbers: int
+    bring: Any
+    pair: Any
+
+
+@cuda.jit(device=True)
+def _bring_nothing(kept, row, column, c, bias, beside):
+    """Read nothing: sums are stored as they are."""
+
+
+@cuda.jit(device=True)
+def _sums(acc, i, h, kept):
+    """Return two sums as they are."""
+    return acc[4 * i + 2 * h], acc[4 * i + 2 * h + 1]
+
+
+AS_THEY_ARE = Finishing(1, 1, _bring_nothing, _sums)
+
+
+def storing(columns: int, finishing: Finishing = AS_THEY_ARE) -> Any:
+    """Make what stores so many columns of a warpgroup, as its fragments lie; nothing outside C."""
+    EIGHTS, NUMBERS, bring, pair = finishing
+
+    @cuda.jit(device=True, forceinline=True)
     def store_eight(j, operands):
         """Store what a thread has of eight columns: two of each of two rows."""
-        acc, c, row, column, paired = operands
+        acc, kept, c, row, column, paired, bias, beside = operands
         column += 8 * j
+        if j % EIGHTS == 0:
+            bring(kept, row, column, c, bias, beside)
         for h in range(2):
-            low, high = acc[4 * j + 2 * h], acc[4 * j + 2 * h + 1]
+            low, high = pair(acc, j, h, kept)
             if row + 8 * h < c.shape[0] and column < c.shape[1]:
                 if paired:
                     ptx.store_pair(c, (row + 8 * h) * c.shape[1] + column, low, high)
@@ -198,14 +243,14 @@ def storing(tile: Tile) -> Any:
                     if column + 1 < c.shape[1]:
                         c[row + 8 * h, column + 1] = ptx.from_float(c, high)
 
-    store_all = unrolled(EIGHTS, store_eight)
+    store_all = unrolled(columns // 8, store_eight)
 
-    @cuda.jit(device=True)
-    def store(acc, c, first_row, first_column, paired):
+    @cuda.jit(device=True, forceinline=True)
+    def store(acc, c, first_row, first_column, paired, bias, beside):
         """Store the share of this thread's warpgroup, which begins there."""
-        lane, warp = cuda.threadIdx.x % 32, cuda.threadIdx.x % GROUP_THREADS // 32
-        row, column = first_row + 16 * warp + lane // 4, first_column + lane % 4 * 2
-        store_all(0, (acc, c, row, column, paired))
+        kept = cuda.local.array(NUMBERS, float32)
+        row, column = place_of_thread(first_row, first_column)
+        store_all(0, (acc, kept, c, row, column, paired, bias, beside))
 
     return store
 
@@ -216,14 +261,7 @@ def nothing():
 
 
 def _by_threads(storage: str, tile: Tile) -> tuple[Any, Any]:
-    store_sums = storing(tile)
-
-    @cuda.jit(device=True)
-    def store(acc, c, first_row, first_column, paired, bias, beside):
-        """Store the sums as they are."""
-        store_sums(acc, c, first_row, first_column, paired)
-
-    return store, nothing
+    return storing(tile.columns), nothing
 
 
 BY_THREADS = Ending(_by_threads)

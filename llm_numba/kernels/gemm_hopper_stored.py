@@ -19,17 +19,20 @@ piece j of row r is at place j xor (r mod 8).
 
 from typing import Any
 
-from numba import cuda
+from numba import cuda, float32
 
 from llm_numba.kernels import ptx
 from llm_numba.kernels.gemm_hopper_pieces import (
+    AS_THEY_ARE,
     GROUP_ROWS,
     GROUP_THREADS,
     SLAB,
     STORED,
     Ending,
+    Finishing,
     Tile,
     first_place,
+    place_of_thread,
 )
 from llm_numba.kernels.unrolled import unrolled
 
@@ -52,18 +55,35 @@ def staging_bytes(tile: Tile) -> int:
     return 2 * rooms_of(tile) * ROOM * tile.groups
 
 
-def storing_by_engine(storage: str, tile: Tile) -> tuple[Any, Any]:
-    """Make what stores a consumer's sums through a tensor map of C, and what waits in the end."""
-    if tile.columns % BOX_COLUMNS:
-        raise ValueError(f"{tile.columns} columns are no whole boxes of {BOX_COLUMNS}")
-    FORM, ROOMS, ROOMS_BEGIN = STORED[storage], rooms_of(tile), tile.stages * tile.stage
-    BEFORE = ROOMS - 1  # stores that may be under way when a room is filled
+def storing_by_engine(
+    storage: str, tile: Tile, columns: int = 0, finishing: Finishing = AS_THEY_ARE
+) -> tuple[Any, Any]:
+    """Make what stores a consumer's sums through a tensor map of C, and what waits in the end.
 
-    @cuda.jit(device=True)
+    Parameters
+    ----------
+    storage : {"float16", "bfloat16"}
+    tile : Tile
+    columns : int
+        Of C that a tile makes; by default all of its own.
+    finishing : Finishing
+    """
+    columns = columns or tile.columns
+    if columns % BOX_COLUMNS:
+        raise ValueError(f"{columns} columns are no whole boxes of {BOX_COLUMNS}")
+    FORM, ROOMS_BEGIN = STORED[storage], tile.stages * tile.stage
+    ROOMS = rooms_of(tile._replace(columns=columns))
+    BEFORE = ROOMS - 1  # stores that may be under way when a room is filled
+    EIGHTS, NUMBERS, bring, pair = finishing
+
+    @cuda.jit(device=True, forceinline=True)
     def store_eight(i, operands):
         """Put what a thread has of eight columns into a room; begin with it, and end with it."""
-        acc, tiles, rooms, c_map, row, column, number = operands
+        acc, kept, tiles, rooms, c, c_map, row, column, number, bias, beside = operands
         room = rooms + i // _EIGHTS % ROOMS * ROOM
+        if i % EIGHTS == 0:
+            here = place_of_thread(row, column + 8 * i)
+            bring(kept, here[0], here[1], c, bias, beside)
         if i % _EIGHTS == 0:
             if cuda.threadIdx.x % GROUP_THREADS == 0:
                 ptx.bulk_wait(BEFORE)
@@ -72,7 +92,8 @@ def storing_by_engine(storage: str, tile: Tile) -> tuple[Any, Any]:
         for h in range(2):
             r = 16 * warp + lane // 4 + 8 * h
             place = r * BOX_COLUMNS + (i % _EIGHTS ^ r % 8) * 8 + lane % 4 * 2
-            ptx.store_pair(tiles, room + place, acc[4 * i + 2 * h], acc[4 * i + 2 * h + 1])
+            low, high = pair(acc, i, h, kept)
+            ptx.store_pair(tiles, room + place, low, high)
         if i % _EIGHTS == _EIGHTS - 1:
             ptx.fence_async()
             ptx.barrier_sync(number, GROUP_THREADS)
@@ -81,15 +102,16 @@ def storing_by_engine(storage: str, tile: Tile) -> tuple[Any, Any]:
                 ptx.tma_store_2d(tiles, room, c_map, here, row)
                 ptx.bulk_commit()
 
-    store_all = unrolled(tile.columns // 8, store_eight)
+    store_all = unrolled(columns // 8, store_eight)
 
-    @cuda.jit(device=True)
+    @cuda.jit(device=True, forceinline=True)
     def store(acc, c, first_row, first_column, c_map, bias, beside):
         """Store the share of this thread's warpgroup, which begins there."""
-        tiles = cuda.shared.array(0, FORM)
+        tiles, kept = cuda.shared.array(0, FORM), cuda.local.array(NUMBERS, float32)
         number = cuda.threadIdx.x // GROUP_THREADS
         rooms = first_place(tiles) + ROOMS_BEGIN + (number - 1) * ROOMS * ROOM
-        store_all(0, (acc, tiles, rooms, c_map, first_row, first_column, number))
+        operands = acc, kept, tiles, rooms, c, c_map, first_row, first_column, number, bias, beside
+        store_all(0, operands)
 
     @cuda.jit(device=True)
     def finish():

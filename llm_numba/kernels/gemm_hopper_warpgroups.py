@@ -71,10 +71,10 @@ def warpgroups(storage: str, tile: Tile, /) -> Any:
     STAGE, B_BEGINS, SUMS = tile.stage, tile.rows * SLAB, tile.columns // 2
     AHEAD = STAGES - 2  # groups that may be on their way when a slab is multiplied
     copy_a, copy_b = _copying(ROWS, THREADS), _copying(COLUMNS, THREADS)
-    multiply, store = multiplying(tile), storing(tile)
+    multiply, store = multiplying(tile), storing(tile.columns)
 
     @cuda.jit(launch_bounds=(THREADS, 1))
-    def gemm_warpgroups(a, b, c, together, paired):
+    def gemm_warpgroups(a, b, c, together, paired, bias, beside):
         """C [M, N] = A [M, K] B [N, K]^T, a tile a block."""
         tiles = cuda.shared.array(0, FORM)
         acc = cuda.local.array(SUMS, float32)
@@ -103,7 +103,7 @@ def warpgroups(storage: str, tile: Tile, /) -> Any:
             slab += int32(1)
         ptx.cp_async_wait(0)
         ptx.wgmma_wait(0)
-        store(acc, c, row + share, column, paired)
+        store(acc, c, row + share, column, paired, bias, beside)
 
     return gemm_warpgroups
 
@@ -122,7 +122,7 @@ def copy_engine(storage: str, tile: Tile, /) -> Any:
     THREADS, FORM = GROUP_THREADS * tile.groups, STORED[storage]
     STAGE, B_BEGINS, SUMS = tile.stage, tile.rows * SLAB, tile.columns // 2
     BYTES = tile.stage_bytes
-    multiply, store = multiplying(tile), storing(tile)
+    multiply, store = multiplying(tile), storing(tile.columns)
 
     @cuda.jit(device=True)
     def bring(tiles, first, slab, a_map, b_map, row, column, full):
@@ -134,7 +134,7 @@ def copy_engine(storage: str, tile: Tile, /) -> Any:
         ptx.tma_load_2d(tiles, at + B_BEGINS, b_map, k, column, full, stage)
 
     @cuda.jit(launch_bounds=(THREADS, 1))
-    def gemm_copy_engine(a_map, b_map, K, c, together, paired):
+    def gemm_copy_engine(a_map, b_map, K, c, together, paired, bias, beside):
         """C [M, N] = A [M, K] B [N, K]^T, a tile a block; the maps are of A and B."""
         a_map, b_map = ptx.parameter(a_map), ptx.parameter(b_map)
         tiles = cuda.shared.array(0, FORM)
@@ -163,6 +163,6 @@ def copy_engine(storage: str, tile: Tile, /) -> Any:
             if cuda.threadIdx.x == 0 and slab + STAGES - 1 < slabs:
                 bring(tiles, first, slab + STAGES - 1, a_map, b_map, row, column, full)
         ptx.wgmma_wait(0)
-        store(acc, c, row + share, column, paired)
+        store(acc, c, row + share, column, paired, bias, beside)
 
     return gemm_copy_engine

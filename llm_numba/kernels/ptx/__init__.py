@@ -69,7 +69,7 @@ from llm_numba.kernels.ptx.overlap import (
     await_previous_kernel,
     release_next_kernel,
 )
-from llm_numba.kernels.ptx.pairs import round_pair, store_pair, store_rounded
+from llm_numba.kernels.ptx.pairs import load_pair, round_pair, store_pair, store_rounded
 from llm_numba.kernels.ptx.peers import at_address
 from llm_numba.kernels.ptx.quads import load_quad
 from llm_numba.kernels.ptx.special import exp2, reciprocal
@@ -144,6 +144,7 @@ __all__ = [
     "load_acquire",
     "load_acquire_system",
     "load_line",
+    "load_pair",
     "load_quad",
     "load_raw16",
     "load_raw16_or_zeros",

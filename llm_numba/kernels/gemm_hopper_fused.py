@@ -1,0 +1,111 @@
+"""The linear layer on Hopper: the product with its epilogue in one kernel.
+
+The kernels are those of :mod:`llm_numba.kernels.gemm_hopper`, the epilogues those of
+:mod:`llm_numba.kernels.gemm_hopper_epilogue`. Here is decided how both meet the operands.
+"""
+
+from typing import Any
+
+from llm_numba.kernels import gemm
+from llm_numba.kernels.gemm_hopper import (
+    LARGE,
+    TOGETHER,
+    is_paired,
+    require_addressable,
+    require_hopper,
+    tiles_of,
+)
+from llm_numba.kernels.gemm_hopper_epilogue import GATED, epilogue
+from llm_numba.kernels.gemm_hopper_pieces import BY_THREADS, GROUP_ROWS, GROUP_THREADS, Tile
+from llm_numba.kernels.gemm_hopper_specialised import specialised
+from llm_numba.kernels.gemm_hopper_stored import BY_ENGINE, staging_bytes
+from llm_numba.kernels.gemm_plans import present
+from llm_numba.runtime import Launch, launch_all, storage_dtype, tensor_map
+from llm_numba.runtime.room import room_of
+from llm_numba.runtime.tensor_maps import why_no_map
+
+
+def plan_fused(
+    x: Any,
+    weight: Any,
+    out: Any,
+    bias: Any = None,
+    activation: str | None = None,
+    residual: Any = None,
+    tile: Tile = LARGE,
+) -> tuple[Launch, ...]:
+    """Plan a product with its epilogue.
+
+    Parameters
+    ----------
+    x, weight, out, bias, activation, residual
+        As of :func:`gemm_fused`, checked; :func:`~llm_numba.kernels.gemm_hopper.why_not` has no
+        reason against them.
+    tile : Tile
+    """
+    others = [each for each in (bias, residual) if each is not None]
+    by_engine = not why_no_map(out) and all(map(is_paired, others))
+    gated = activation == GATED
+    if others or activation:
+        ending = epilogue(activation, bias is not None, residual is not None, by_engine)
+    else:
+        ending = BY_ENGINE if by_engine else BY_THREADS
+    how = tensor_map(out, GROUP_ROWS) if by_engine else is_paired(out)
+    box = tile.columns // 2 if gated else tile.columns
+    maps = tensor_map(x, tile.rows), tensor_map(weight, box)
+    # With a gate, a tile makes half as many columns of C.
+    width = tile._replace(columns=ending.columns(tile))
+    blocks = min(tiles_of(width, out), room_of(out).multiprocessors)
+    args = (*maps, x.shape[1], out, TOGETHER, how, *present(bias, residual, x, out))
+    threads = GROUP_THREADS * (1 + tile.groups)
+    shared_bytes = tile.shared_bytes + (staging_bytes(tile) if by_engine else 0)
+    kernel = specialised(storage_dtype(x), tile, ending)
+    return (Launch(kernel, (blocks,), (threads,), args, shared_bytes),)
+
+
+def gemm_fused(
+    x: Any,
+    weight: Any,
+    bias: Any = None,
+    *,
+    activation: str | None = None,
+    residual: Any = None,
+    out: Any = None,
+    stream: Any = None,
+) -> Any:
+    """Multiply by a weight matrix on an H100 or H200, with bias, activation and residual.
+
+    Parameters
+    ----------
+    x : float16 or bfloat16 [M, K]
+        Contiguous, on a device, at a multiple of 16 bytes; K is a multiple of 8.
+    weight : [N, K]
+        Like `x`.
+    bias : [N], optional
+    activation : {"gelu", "gelu_tanh", "silu", "silu_mul"}, optional
+    residual : [M, N] or [M, F], optional
+    out : [M, N] or [M, F], optional
+        As of :func:`llm_numba.kernels.gemm.gemm`.
+    stream : cupy.cuda.Stream or Numba stream, optional
+
+    Returns
+    -------
+    [M, N] or [M, F]
+        `out`, or a new array of the dtype of `x`.
+
+    Raises
+    ------
+    DeviceError
+        If the GPU is of another compute capability than 9.0.
+    KernelArgumentError
+        If an argument has another rank, shape, dtype, layout or device, or the copy engine cannot
+        address `x` or `weight`.
+    """
+    out = gemm.checked(x, weight, bias, activation, residual, out)
+    require_hopper(x)
+    if not out.size:
+        return out
+    require_addressable(x, weight)
+    options = {"bias": bias, "activation": activation, "residual": residual}
+    launch_all(plan_fused(x, weight, out, **options), stream)
+    return out
