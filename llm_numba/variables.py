@@ -45,6 +45,11 @@ VARIABLES = (
         "`0`",
     ),
     Variable(
+        "LLM_NUMBA_SIM_CAPABILITY",
+        "`9.0`: in the simulator operations choose the kernels that a GPU of this compute "
+        "capability has for itself.",
+    ),
+    Variable(
         "LLM_NUMBA_CACHE",
         "The directory of compiled kernels. `off`, `0` or nothing: none are kept.",
         "`$XDG_CACHE_HOME/llm_numba/cubins`",

@@ -24,6 +24,25 @@ from llm_numba.runtime import Launch, launch_all, storage_dtype, tensor_map
 from llm_numba.runtime.room import room_of
 from llm_numba.runtime.tensor_maps import why_no_map
 
+# So many tiles of 132 SMs make what `mma.sync` makes on all of them where rows are few.
+FEWEST_TILES = 56
+
+
+def _width(tile: Tile, gated: bool) -> Tile:
+    """Return the tile of C: with a gate it has half as many columns."""
+    return tile._replace(columns=tile.columns // 2) if gated else tile
+
+
+def fills(out: Any, activation: str | None) -> bool:
+    """Tell whether tiles are enough for these kernels to be the faster ones.
+
+    Parameters
+    ----------
+    out : [M, N] or [M, F]
+    activation : str or None
+    """
+    return tiles_of(_width(LARGE, activation == GATED), out) >= FEWEST_TILES
+
 
 def plan_fused(
     x: Any,
@@ -53,9 +72,7 @@ def plan_fused(
     how = tensor_map(out, GROUP_ROWS) if by_engine else is_paired(out)
     box = tile.columns // 2 if gated else tile.columns
     maps = tensor_map(x, tile.rows), tensor_map(weight, box)
-    # With a gate, a tile makes half as many columns of C.
-    width = tile._replace(columns=ending.columns(tile))
-    blocks = min(tiles_of(width, out), room_of(out).multiprocessors)
+    blocks = min(tiles_of(_width(tile, gated), out), room_of(out).multiprocessors)
     args = (*maps, x.shape[1], out, TOGETHER, how, *present(bias, residual, x, out))
     threads = GROUP_THREADS * (1 + tile.groups)
     shared_bytes = tile.shared_bytes + (staging_bytes(tile) if by_engine else 0)

@@ -203,6 +203,7 @@ class Finishing(NamedTuple):
         eight columns, in its upper row (h = 0) or in its lower.
     """
 
+    eights: int
     numbers: int
     bring: Any
     pair: Any

@@ -4,17 +4,22 @@ Few rows, as when decoding, read all weights to use each once or a few times: me
 ceiling, and :mod:`llm_numba.kernels.gemv` is written for it: up to 8 rows. It still is with more
 rows, as when a batch decodes, but for arithmetic on tensor cores: that is
 :mod:`llm_numba.kernels.gemm_skinny`. With many rows, as when a prompt comes in, each weight is used
-so often that arithmetic is the ceiling: that is :mod:`llm_numba.kernels.gemm_tensorcore`, which
-leaves to :mod:`llm_numba.kernels.gemm` what tensor cores cannot multiply.
+so often that arithmetic is the ceiling: that is :mod:`llm_numba.kernels.gemm_hopper_fused` on the
+GPUs that it is for, and :mod:`llm_numba.kernels.gemm_tensorcore` elsewhere, which leaves to
+:mod:`llm_numba.kernels.gemm` what tensor cores cannot multiply. Where a slower kernel is taken
+because of the operands, :func:`llm_numba.runtime.telling.tell` says why.
 """
 
 from typing import Any
 
 from llm_numba.kernels import checks, gemv
+from llm_numba.kernels.gemm_hopper import HOPPER, why_not
+from llm_numba.kernels.gemm_hopper_fused import fills, gemm_fused
 from llm_numba.kernels.gemm_skinny import MOST_ROWS, gemm_skinny
 from llm_numba.kernels.gemm_tensorcore import gemm_tensorcore
+from llm_numba.kernels.gemm_tensorcore_plans import obstacle
 from llm_numba.kernels.layernorm import rms_norm
-from llm_numba.runtime import empty, storage_dtype
+from llm_numba.runtime import empty, stands_for, storage_dtype, tell
 
 
 def linear(
@@ -89,7 +94,7 @@ def linear(
     if out is None:
         out = empty((len(x), columns), out_dtype or x.dtype, like=x)
     if not batch_invariant:
-        multiply = gemm_skinny if len(x) <= MOST_ROWS else gemm_tensorcore
+        multiply = _kernel_for(x, weight, out, activation, residual)
         return multiply(x, weight, bias, residual=residual, out=out, **options)
     checks.array("out", out, shape=(len(x), columns), like=x)
     if residual is not None:
@@ -99,3 +104,20 @@ def linear(
         part = None if residual is None else residual[rows]
         gemv.gemv(x[rows], weight, bias, residual=part, out=out[rows], **options, **by_gemv)
     return out
+
+
+def _kernel_for(x: Any, weight: Any, out: Any, activation: str | None, residual: Any) -> Any:
+    """Choose what multiplies more rows than GEMV takes, and tell why where it is not the fastest.
+
+    What is wrong with the operands is left to what multiplies.
+    """
+    if problem := obstacle(x, weight, out, residual):
+        tell(("gemm", problem), f"Products by ordinary units, not by tensor cores: {problem}")
+    if len(x) <= MOST_ROWS:
+        return gemm_skinny
+    if stands_for(x, HOPPER[:2]) and fills(out, activation):
+        problem = why_not(x, weight)
+        if not problem:
+            return gemm_fused
+        tell(("hopper", problem), f"Products by mma.sync, not by warpgroups: {problem}.")
+    return gemm_tensorcore

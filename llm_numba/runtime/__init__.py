@@ -25,6 +25,7 @@ from llm_numba.runtime.device import (
     resolve_device,
     resolve_dtype,
     simulation_requested,
+    stands_for,
     use_gpu,
     visible_gpus,
 )
@@ -32,6 +33,7 @@ from llm_numba.runtime.graphs import Graph, by_host, capture
 from llm_numba.runtime.launch import Launch, intercept, launch, launch_all
 from llm_numba.runtime.memory import available_memory, gpu_memory, reserve_gpu_memory
 from llm_numba.runtime.overlap import may_overlap, overlapping, starts_early
+from llm_numba.runtime.telling import listen, tell
 from llm_numba.runtime.tensor_maps import tensor_map
 from llm_numba.runtime.together import starts_together
 from llm_numba.runtime.transfers import DoubleBuffer, Download
@@ -61,6 +63,7 @@ __all__ = [
     "kind_of",
     "launch",
     "launch_all",
+    "listen",
     "may_overlap",
     "overlapping",
     "reserve_gpu_memory",
@@ -68,9 +71,11 @@ __all__ = [
     "resolve_dtype",
     "side_stream",
     "simulation_requested",
+    "stands_for",
     "starts_early",
     "starts_together",
     "storage_dtype",
+    "tell",
     "tensor_map",
     "to_device",
     "to_host",

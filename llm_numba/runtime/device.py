@@ -171,6 +171,22 @@ def is_architecture(array: Any, capability: tuple[int, int]) -> bool:
     return device is None or not hasattr(device, "id") or _capability(device.id) == capability
 
 
+def stands_for(array: Any, capability: tuple[int, int]) -> bool:
+    """Tell whether operations on an array choose the kernels of one architecture.
+
+    Parameters
+    ----------
+    array : array on a device
+    capability : tuple of int
+        ``(9, 0)``. The simulator could run all kernels, and most of them take it the longer the
+        newer they are. It stands for none of these GPUs unless the environment sets
+        ``LLM_NUMBA_SIM_CAPABILITY=9.0``.
+    """
+    if hasattr(getattr(array, "device", None), "id"):
+        return is_architecture(array, capability)
+    return variables.read("LLM_NUMBA_SIM_CAPABILITY") == "{}.{}".format(*capability)
+
+
 @functools.cache
 def _capability(device: int) -> tuple[int, int]:
     import cupy
