@@ -27,7 +27,7 @@ class Device(contextlib.nullcontext):
     def __init__(self, number):
         super().__init__()
         self.id = number
-        self.attributes = {"MaxSharedMemoryPerBlockOptin": 101376}
+        self.attributes = {"MaxSharedMemoryPerBlockOptin": 101376, "MultiProcessorCount": 132}
         self.compute_capability = "90"
 
 
