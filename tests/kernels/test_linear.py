@@ -10,8 +10,9 @@ import pytest
 
 from llm_numba import reference
 from llm_numba.errors import KernelArgumentError
+from llm_numba.kernels import gemm_hopper_fused
 from llm_numba.kernels.linear import linear
-from llm_numba.runtime import intercept, to_device, to_host
+from llm_numba.runtime import intercept, listen, to_device, to_host
 
 ROWS = [0, 1, 9]
 each_number_of_rows = pytest.mark.parametrize("M", ROWS)
@@ -28,6 +29,11 @@ def run(x, weight, bias=None, *, device, **options):
     }
     place = None if bias is None else to_device(bias, device)
     return to_host(linear(to_device(x, device), to_device(weight, device), place, **options))
+
+
+def empty_on_simulator(*shape_and_dtype):
+    *shape, dtype = shape_and_dtype
+    return to_device(np.zeros(shape, dtype), "sim")
 
 
 def without_place(options):
@@ -113,6 +119,58 @@ def test_the_number_of_rows_decides_which_kernel_multiplies(M, dtype, name):
         linear(to_device(x, "sim"), to_device(weight, "sim"))
     assert launches
     assert all(launch.kernel.py_func.__name__.startswith(name) for launch in launches)
+
+
+@pytest.mark.parametrize(
+    ("M", "N", "K", "capability", "name"),
+    [
+        (129, 40, 40, "9.0", "gemm_specialised"),
+        (128, 40, 40, "9.0", "gemm_skinny"),
+        (129, 40, 40, None, "gemm_tensorcore"),
+        (129, 40, 44, "9.0", "gemm_"),
+    ],
+)
+def test_hopper_multiplies_many_rows_by_its_own_kernels(M, N, K, capability, name, monkeypatch):
+    """The simulator is no Hopper unless it is asked for; and not all rows can be addressed."""
+    monkeypatch.setattr(gemm_hopper_fused, "FEWEST_TILES", 2)
+    if capability:
+        monkeypatch.setenv("LLM_NUMBA_SIM_CAPABILITY", capability)
+    launches = []
+    x, weight = numbers(M, K, dtype="bfloat16"), numbers(N, K, dtype="bfloat16")
+    with intercept(launches.append):
+        linear(to_device(x, "sim"), to_device(weight, "sim"))
+    names = {launch.kernel.py_func.__name__ for launch in launches}
+    assert all(each.startswith(name) for each in names), names
+    assert ("gemm_specialised" in names) == (name == "gemm_specialised")
+
+
+def test_few_tiles_are_left_to_kernels_of_smaller_ones():
+    """8 x 7 tiles of 128 x 256, and of 128 x 128 where a gate takes the other half."""
+    for columns, activation in [(1536, None), (768, "silu_mul")]:
+        assert not gemm_hopper_fused.fills(np.zeros((1024, columns)), activation)
+        assert gemm_hopper_fused.fills(np.zeros((1024, columns + 1)), activation)
+
+
+def test_it_is_told_once_why_a_slower_kernel_multiplies(monkeypatch):
+    monkeypatch.setenv("LLM_NUMBA_SIM_CAPABILITY", "9.0")
+    monkeypatch.setattr(gemm_hopper_fused, "FEWEST_TILES", 2)
+    told = []
+    listen(told.append)
+    try:
+        with intercept(lambda launch: None):
+            for _ in range(2):
+                for M, K, dtype in [
+                    (129, 44, "bfloat16"),
+                    (9, 40, "float32"),
+                    (129, 40, "float16"),
+                ]:
+                    linear(empty_on_simulator(M, K, dtype), empty_on_simulator(40, K, dtype))
+    finally:
+        listen(None)
+    packets, warpgroups, halves = told
+    assert "bfloat16 and float16 here, not float32" in halves
+    assert "Rows of 44 numbers" in packets
+    assert "no multiple of 8" in warpgroups
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,176 @@
+"""Epilogues of the Hopper product against the reference in float64, and what is compiled of them.
+
+The bounds on the errors are derived in ``gemm_cases``. Tiles are those of the engine: a tile of 256
+columns is what a shape of a few dozen rows and columns is multiplied in, too.
+"""
+
+import numpy as np
+import pytest
+from gemm_cases import U, assert_gated, assert_near, numbers
+
+from llm_numba.errors import DeviceError, KernelArgumentError
+from llm_numba.kernels import gemm_hopper as hopper
+from llm_numba.kernels.gemm_hopper_epilogue import GATED
+from llm_numba.kernels.gemm_hopper_fused import gemm_fused, plan_fused
+from llm_numba.kernels.gemm_hopper_stored import BY_ENGINE
+from llm_numba.runtime import is_architecture, to_device, to_host
+from llm_numba.runtime.offline import compiler_problem, resources
+from llm_numba.simulator import simulate
+
+CUT_OFF = 2 * U
+ACTIVATIONS = [None, "gelu", "gelu_tanh", "silu", GATED]
+
+
+def operands(M, N, K, dtype, activation=None, biased=True, added=True, stored=None):
+    columns = N // 2 if activation == GATED else N
+    return {
+        "x": numbers(M, K, dtype=dtype),
+        "weight": numbers(N, K, dtype=dtype),
+        "bias": numbers(N, dtype=dtype) if biased else None,
+        "residual": numbers(M, columns, dtype=stored or dtype) if added else None,
+        "out": np.full((M, columns), np.nan, stored or dtype),
+    }
+
+
+def placed(given, device):
+    return {name: None if a is None else to_device(a, device) for name, a in given.items()}
+
+
+def _skip_unless_hopper(array):
+    if not is_architecture(array, (9, 0)):
+        pytest.skip("this GPU is not of compute capability 9.0")
+
+
+def check(device, activation=None, **options):
+    """Multiply, and compare: every number is written, for it was NaN before."""
+    given = operands(activation=activation, **options)
+    there = placed(given, device)
+    _skip_unless_hopper(there["x"])
+    y = to_host(gemm_fused(**there, activation=activation))
+    x, weight, bias, residual = (given[name] for name in ("x", "weight", "bias", "residual"))
+    stored = given["out"].dtype
+    if activation == GATED:
+        assert_gated(y, x, weight, bias, residual, stored=stored, u=CUT_OFF)
+    else:
+        assert_near(y, x, weight, bias, activation, residual, stored=stored, u=CUT_OFF)
+
+
+# -- What is computed ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("activation", "M", "N", "dtype"),
+    [
+        ("gelu", 70, 264, "bfloat16"),
+        ("silu", 9, 267, "float16"),
+        (GATED, 66, 272, "bfloat16"),
+        (GATED, 5, 266, "float16"),
+        pytest.param("gelu_tanh", 3, 16, "float16", marks=pytest.mark.slow),
+        pytest.param(None, 65, 8, "bfloat16", marks=pytest.mark.slow),
+        pytest.param(GATED, 1, 2, "bfloat16", marks=pytest.mark.slow),
+    ],
+)
+def test_all_operands_at_once(activation, M, N, dtype, device):
+    """Rows of C that the copy engine addresses, and rows that it does not."""
+    check(device, activation, M=M, N=N, K=72, dtype=dtype)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("activation", "biased", "added"),
+    [(None, True, False), (None, False, True), ("silu", False, False), (GATED, True, False)],
+)
+def test_what_is_not_asked_for_is_not_there(activation, biased, added, device):
+    check(device, activation, M=7, N=48, K=16, dtype="bfloat16", biased=biased, added=added)
+
+
+@pytest.mark.parametrize("N", [22, pytest.param(25, marks=pytest.mark.slow)])
+def test_the_result_of_halves_may_be_float32(N, device):
+    check(device, "gelu", M=9, N=N, K=40, dtype="bfloat16", stored="float32")
+
+
+@pytest.mark.slow
+def test_the_result_may_go_where_the_residual_is(device):
+    given = operands(66, 72, 40, "bfloat16")
+    there = placed(given, device)
+    _skip_unless_hopper(there["x"])
+    there["out"] = there["residual"]
+    y = to_host(gemm_fused(**there))
+    assert_near(y, given["x"], given["weight"], given["bias"], None, given["residual"], u=CUT_OFF)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("activation", ["gelu", GATED])
+def test_many_tiles(activation, device):
+    """More tiles than blocks: rooms and stages are used again, and columns lie in two tiles."""
+    check(device, activation, M=300, N=1040, K=72, dtype="bfloat16")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("activation", ["silu", GATED])
+def test_it_is_right_in_any_order(activation):
+    given = operands(70, 144, 72, "float16", activation)
+    out = given.pop("out")
+    (launch,) = plan_fused(**given, out=out, activation=activation)
+    simulate(*launch, explain=False, schedule="random", seed=1)
+    x, weight, bias, residual = given.values()
+    if activation == GATED:
+        assert_gated(out, x, weight, bias, residual, u=CUT_OFF)
+    else:
+        assert_near(out, x, weight, bias, activation, residual, u=CUT_OFF)
+
+
+def test_without_an_epilogue_it_is_the_plain_product():
+    given = placed(operands(9, 16, 8, "bfloat16", biased=False, added=False), "sim")
+    (fused,) = plan_fused(**given)
+    (stored,) = hopper.LADDER.step("stored").plan(given["x"], given["weight"], given["out"])
+    assert fused.kernel is stored.kernel is hopper.specialised("bfloat16", hopper.LARGE, BY_ENGINE)
+    assert (fused.grid, fused.block, fused.shared_bytes) == (
+        stored.grid,
+        stored.block,
+        stored.shared_bytes,
+    )
+
+
+# -- What cannot be ---------------------------------------------------------------------------
+
+
+def test_wrong_arguments_are_named(monkeypatch):
+    given = placed(operands(4, 16, 8, "bfloat16"), "sim")
+    for changes, named in [
+        ({"bias": given["bias"][:8]}, "'bias' has shape"),
+        ({"residual": given["residual"][:, :8]}, "'residual' has shape"),
+        ({"activation": "relu"}, "'activation' is 'relu'"),
+        ({"x": given["x"][:, :4].copy(), "weight": given["weight"][:, :4].copy()}, "no multiple"),
+    ]:
+        with pytest.raises(KernelArgumentError, match=named):
+            gemm_fused(**(given | changes))
+    monkeypatch.setattr(hopper, "is_architecture", lambda array, capability: False)
+    with pytest.raises(DeviceError, match=r"compute capability 9\.0"):
+        gemm_fused(**given)
+
+
+# -- What is compiled -------------------------------------------------------------------------
+
+
+@pytest.mark.ptx
+@pytest.mark.skipif(compiler_problem() is not None, reason="there is no compiler")
+@pytest.mark.parametrize(
+    ("activation", "N"), [("gelu", 256), ("gelu", 258), (GATED, 256), (GATED, 258)]
+)
+def test_sums_stay_in_registers(activation, N):
+    given = placed(operands(128, N, 64, "bfloat16", activation), "sim")
+    (launch,) = plan_fused(**given, activation=activation)
+    taken = resources(launch, (9, 0, "a"))
+    assert (taken.stack_bytes, taken.spill_stores, taken.float64) == (0, 0, ())
+
+
+# -- On a GPU: large and odd ---------------------------------------------------------------------
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+@pytest.mark.parametrize(("M", "N", "K"), [(1, 2, 8), (127, 514, 4088), (4095, 1032, 136)])
+def test_large_and_odd_shapes_on_a_gpu(M, N, K, activation):
+    check("cuda", activation, M=M, N=N, K=K, dtype="bfloat16")
+    check("cuda", activation, M=M, N=N, K=K, dtype="float16", biased=False)
