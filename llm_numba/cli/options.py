@@ -199,7 +199,11 @@ class RankOptions:
     ] = "auto"
     verbose: Annotated[
         bool,
-        Option("--verbose", help="Say what carries arrays, and why.", rich_help_panel=_RANKS),
+        Option(
+            "--verbose",
+            help="Say what carries arrays, and which products take slower kernels, and why.",
+            rich_help_panel=_RANKS,
+        ),
     ] = False
 
     def join(self) -> "Mesh":
@@ -211,11 +215,14 @@ class RankOptions:
             To be used in a ``with`` statement around all that ranks do.
         """
         from llm_numba.parallel import Mesh
+        from llm_numba.runtime import listen
 
         def explain(line: str) -> None:
             notes().print(styled(line, "dim"), soft_wrap=True)
 
-        return Mesh(self.tp, self.pp, comm=self.comm, explain=explain if self.verbose else None)
+        listener = explain if self.verbose else None
+        listen(listener)
+        return Mesh(self.tp, self.pp, comm=self.comm, explain=listener)
 
 
 @dataclass(frozen=True)

@@ -111,13 +111,16 @@ def _kernel_for(x: Any, weight: Any, out: Any, activation: str | None, residual:
 
     What is wrong with the operands is left to what multiplies.
     """
+    many, unaddressable = len(x) > MOST_ROWS, None
+    if many and stands_for(x, HOPPER[:2]) and fills(out, activation):
+        unaddressable = why_not(x, weight)
+        if not unaddressable:
+            return gemm_fused
     if problem := obstacle(x, weight, out, residual):
         tell(("gemm", problem), f"Products by ordinary units, not by tensor cores: {problem}")
-    if len(x) <= MOST_ROWS:
-        return gemm_skinny
-    if stands_for(x, HOPPER[:2]) and fills(out, activation):
-        problem = why_not(x, weight)
-        if not problem:
-            return gemm_fused
-        tell(("hopper", problem), f"Products by mma.sync, not by warpgroups: {problem}.")
-    return gemm_tensorcore
+    elif unaddressable:
+        tell(
+            ("mma.sync", unaddressable),
+            f"Products by mma.sync, not by warpgroups: {unaddressable}.",
+        )
+    return gemm_tensorcore if many else gemm_skinny

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from llm_numba.errors import DeviceError
-from llm_numba.runtime import gpu_problem, resolve_device, resolve_dtype
+from llm_numba.runtime import gpu_problem, resolve_device, resolve_dtype, stands_for, to_device
 
 
 class Driver:
@@ -167,3 +167,12 @@ def test_cupy_says_why_a_gpu_cannot_be_used(
     found = gpu_problem()
     assert found is None if problem is None else problem in found
     sys.modules.pop("cupy", None)
+
+
+def test_the_simulator_stands_for_no_architecture_unless_it_is_asked_to(monkeypatch):
+    array = to_device(np.zeros(3, np.float16), "sim")
+    monkeypatch.delenv("LLM_NUMBA_SIM_CAPABILITY", raising=False)
+    assert not stands_for(array, (9, 0))
+    monkeypatch.setenv("LLM_NUMBA_SIM_CAPABILITY", "9.0")
+    assert stands_for(array, (9, 0))
+    assert not stands_for(array, (10, 0))
