@@ -75,9 +75,9 @@ def plan_fused(
     blocks = min(tiles_of(_width(tile, gated), out), room_of(out).multiprocessors)
     args = (*maps, x.shape[1], out, TOGETHER, how, *present(bias, residual, x, out))
     threads = GROUP_THREADS * (1 + tile.groups)
-    shared_bytes = tile.shared_bytes + (staging_bytes(tile) if by_engine else 0)
+    staging = staging_bytes(_width(tile, gated)) if by_engine else 0
     kernel = specialised(storage_dtype(x), tile, ending)
-    return (Launch(kernel, (blocks,), (threads,), args, shared_bytes),)
+    return (Launch(kernel, (blocks,), (threads,), args, tile.shared_bytes + staging),)
 
 
 def gemm_fused(
