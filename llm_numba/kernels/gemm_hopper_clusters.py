@@ -35,6 +35,7 @@ from llm_numba.kernels.gemm_hopper_pieces import (
     cornering,
     first_place,
     silent,
+    staging,
 )
 from llm_numba.kernels.gemm_hopper_specialised import consuming
 from llm_numba.simulator.clusters import in_clusters
@@ -47,29 +48,28 @@ _WARPS = GROUP_THREADS // 32
 
 def _producing(tile: Tile, ending: Ending) -> Any:
     """Make what the producer's only busy thread does."""
-    STAGES, STAGE, B_BEGINS, BYTES = tile.stages, tile.stage, tile.rows * SLAB, tile.stage_bytes
+    STAGE, B_BEGINS, BYTES = tile.stage, tile.rows * SLAB, tile.stage_bytes
     HALF, GATED = tile.columns // BLOCKS, ending.gated
-    corner_of = cornering(tile, ending, BLOCKS)
+    corner_of, stage_of = cornering(tile, ending, BLOCKS), staging(tile)
 
     @cuda.jit(device=True)
     def produce(tiles, full, free, a_map, b_map, slabs, down, across, together, up):
         """Bring A for this block and half of B for both, of all slabs of all tiles."""
         first, rank = first_place(tiles), ptx.cluster_rank()
         begins = rank * (up if GATED else HALF)
-        stage, parity = int32(0), int32(1)
+        count = int32(0)
         for tile in range(cuda.blockIdx.x // BLOCKS, down * across, cuda.gridDim.x // BLOCKS):
             row, column = corner_of(tile, down, across, together)
             for slab in range(slabs):
+                stage, turn = stage_of(count)
                 at, k = first + stage * STAGE, slab * SLAB
                 to = at + B_BEGINS + rank * HALF * SLAB
-                while not ptx.mbarrier_test(free, stage, parity):
+                while not ptx.mbarrier_test(free, stage, turn & 1 ^ 1):
                     pass
                 ptx.mbarrier_expect(full, stage, BYTES)
                 ptx.tma_load_2d(tiles, at, a_map, k, row, full, stage)
                 ptx.tma_multicast_2d(tiles, to, b_map, k, column + begins, full, stage, _EVERYONE)
-                stage += int32(1)
-                if stage == STAGES:
-                    stage, parity = int32(0), parity ^ int32(1)
+                count += int32(1)
 
     return produce
 
@@ -86,7 +86,7 @@ def clusters(storage: str, tile: Tile, ending: Ending, /) -> Any:
     SUMS, WARPS = tile.columns // 2, _WARPS * tile.groups * BLOCKS
     produce = _producing(tile, ending)
     if ending.overlaps:
-        consume = ending.make(storage, tile, BLOCKS)
+        consume = ending.make(storage, tile, silent, BLOCKS)
     else:
         consume = consuming(storage, tile, ending, silent, BLOCKS)
 
@@ -114,6 +114,7 @@ def clusters(storage: str, tile: Tile, ending: Ending, /) -> Any:
             ptx.take_registers(_OF_CONSUMER)
             acc = cuda.local.array(SUMS, float32)
             consume(tiles, full, free, acc, slabs, down, across, together, c, how, bias, beside)
-        ptx.cluster_sync()
+        ptx.cluster_arrive()
+        ptx.cluster_wait()
 
     return gemm_clusters

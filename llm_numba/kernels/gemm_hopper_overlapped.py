@@ -26,9 +26,9 @@ from llm_numba.kernels.gemm_hopper_pieces import (
     Ending,
     Tile,
     cornering,
+    describing,
     first_place,
     share,
-    silent,
 )
 from llm_numba.kernels.gemm_hopper_specialised import taking
 from llm_numba.kernels.gemm_hopper_stored import BOX_COLUMNS, ROOM, rooms_of
@@ -72,20 +72,21 @@ def _putting(tile: Tile) -> Any:
     return put
 
 
-def overlapping(storage: str, tile: Tile, blocks: int) -> Any:
+def overlapping(storage: str, tile: Tile, note: Any, blocks: int = 1) -> Any:
     """Make what each consumer does, in each block of a cluster."""
     BLOCKS, BOXES, KEPT = blocks, tile.columns // BOX_COLUMNS, tile.columns // 4
     put = _putting(tile)
-    corner_of, (take, leave) = cornering(tile, OVERLAPPED, blocks), taking(tile, silent, blocks)
+    corner_of, operands_of = cornering(tile, OVERLAPPED, blocks), describing(tile)
+    take, leave = taking(tile, note, blocks)
 
     @cuda.jit(device=True)
     def begin_with_box(box, operands):
         """Begin a slab of a tile, and store a box of the tile before."""
-        tiles, full, free, acc, kept, count, slabs, c_map, row, column = operands
+        described, full, free, acc, kept, count, slabs, c_map, row, column = operands
         if box < slabs:
-            take(tiles, full, free, acc, count + box, box > 0)
+            take(described, full, free, acc, count + box, box > 0)
         if row >= 0:
-            put(tiles, kept, box, c_map, row, column)
+            put(described[0], kept, box, c_map, row, column)
 
     begin_tile = unrolled(BOXES, begin_with_box)
 
@@ -101,20 +102,20 @@ def overlapping(storage: str, tile: Tile, blocks: int) -> Any:
     def consume(tiles, full, free, acc, slabs, down, across, together, c, c_map, bias, beside):
         """Multiply all slabs of all tiles of this block, and store each during the next one."""
         kept = cuda.local.array(KEPT, uint32)
-        count = int32(0)
+        described, count = operands_of(tiles), int32(0)
         row, column = int64(-1), int64(0)
         tile, turns, step = cuda.blockIdx.x // BLOCKS, down * across, cuda.gridDim.x // BLOCKS
         while tile < turns:
-            begin_tile(0, (tiles, full, free, acc, kept, count, slabs, c_map, row, column))
+            begin_tile(0, (described, full, free, acc, kept, count, slabs, c_map, row, column))
             row, column = corner_of(tile, down, across, together)
             row += share()
             for slab in range(BOXES, slabs):
-                take(tiles, full, free, acc, count + slab, True)
+                take(described, full, free, acc, count + slab, True)
             count += slabs
             leave(free, count)
             keep_all(0, (tiles, acc, kept))
             tile += step
-        begin_tile(0, (tiles, full, free, acc, kept, count, 0, c_map, row, column))
+        begin_tile(0, (described, full, free, acc, kept, count, 0, c_map, row, column))
         if cuda.threadIdx.x % GROUP_THREADS == 0:
             ptx.bulk_wait(0)
 

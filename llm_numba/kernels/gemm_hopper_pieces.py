@@ -73,8 +73,8 @@ class Ending(NamedTuple):
         Whether half of the tile's columns come of the first half of B's rows and half of the
         second, and two sums make one number of C.
     overlaps : bool
-        Whether a tile is stored while the next is multiplied. Then ``make(storage, tile, blocks)``
-        makes all that a consumer does, in each block of a cluster.
+        Whether a tile is stored while the next is multiplied. Then ``make(storage, tile, note,
+        blocks)`` makes all that a consumer does, in each block of a cluster.
     """
 
     make: Any
@@ -142,22 +142,51 @@ def share():
     return (cuda.threadIdx.x // GROUP_THREADS - 1) * GROUP_ROWS
 
 
+def describing(tile: Tile) -> Any:
+    """Make what describes a warpgroup's operands in the first stage: all others lie so behind."""
+    B_BEGINS = tile.rows * SLAB
+
+    @cuda.jit(device=True)
+    def operands_of(tiles):
+        """Return the stages, and the descriptors of this warpgroup's rows of A and of all of B."""
+        first = first_place(tiles)
+        a = ptx.matrix_descriptor(tiles, first + share() * SLAB)
+        return tiles, a, ptx.matrix_descriptor(tiles, first + B_BEGINS)
+
+    return operands_of
+
+
+def staging(tile: Tile) -> Any:
+    """Make what finds the stage of a slab, and how often it has been used before."""
+    STAGES = tile.stages
+
+    @cuda.jit(device=True)
+    def stage_of(count):
+        """Return stage and turn of the slab with a running number."""
+        turn = ptx.quotient(count, STAGES)
+        return count - turn * STAGES, turn
+
+    return stage_of
+
+
 def freeing(tile: Tile, blocks: int = 1) -> Any:
     """Make what tells the producers of all blocks of a cluster that a warp has read a stage."""
-    STAGES, BLOCKS = tile.stages, blocks
+    stage_of, BLOCKS = staging(tile), blocks
 
     @cuda.jit(device=True)
     def set_free(free, count):
         """Arrive, one thread of each warp."""
         if cuda.threadIdx.x % 32 == 0:
-            ptx.mbarrier_arrive(free, count % STAGES)
+            stage, _ = stage_of(count)
+            ptx.mbarrier_arrive(free, stage)
 
     @cuda.jit(device=True)
     def set_free_everywhere(free, count):
         """Arrive in each block, one thread of each warp."""
         if cuda.threadIdx.x % 32 == 0:
+            stage, _ = stage_of(count)
             for block in range(BLOCKS):
-                ptx.mbarrier_arrive_at(free, count % STAGES, block)
+                ptx.mbarrier_arrive_at(free, stage, block)
 
     return set_free if blocks == 1 else set_free_everywhere
 
@@ -174,9 +203,8 @@ def multiplying(tile: Tile) -> Any:
     COLUMNS, STEPS, IN_BYTES = tile.columns, SLAB // DEPTH, 2 * DEPTH // 16
 
     @cuda.jit(device=True)
-    def multiply(tiles, at_a, at_b, acc, accumulate):
-        """Begin acc (+)= A [64, 64] B [columns, 64]^T, for the slab whose parts begin there."""
-        a, b = ptx.matrix_descriptor(tiles, at_a), ptx.matrix_descriptor(tiles, at_b)
+    def multiply(tiles, a, b, acc, accumulate):
+        """Begin acc (+)= A [64, 64] B [columns, 64]^T, of the slab that is so described."""
         ptx.wgmma_fence()
         for i in range(STEPS):
             further = uint64(i * IN_BYTES)

@@ -50,12 +50,14 @@ from llm_numba.kernels.gemm_hopper_pieces import (
     Ending,
     Tile,
     cornering,
+    describing,
     first_place,
     freeing,
     multiplying,
     place_of,
     share,
     silent,
+    staging,
 )
 
 _OF_PRODUCER, _OF_CONSUMER = 40, 232  # registers of a thread, in multiples of 8
@@ -64,7 +66,7 @@ _WARPS = GROUP_THREADS // 32
 
 def _producing(tile: Tile, ending: Ending, note: Any) -> Any:
     """Make what the producer's only busy thread does."""
-    ROWS, _, STAGES = tile
+    ROWS, stage_of = tile.rows, staging(tile)
     STAGE, B_BEGINS, BYTES = tile.stage, tile.rows * SLAB, tile.stage_bytes
     WIDTH, GATED = ending.columns(tile), ending.gated
     UP_BEGINS = B_BEGINS + WIDTH * SLAB
@@ -77,7 +79,7 @@ def _producing(tile: Tile, ending: Ending, note: Any) -> Any:
         for tile in range(cuda.blockIdx.x, down * across, cuda.gridDim.x):
             row, column = place_of(tile, down, across, together)
             for slab in range(slabs):
-                stage, turn = count % STAGES, count // STAGES
+                stage, turn = stage_of(count)
                 at, k = first + stage * STAGE, slab * SLAB
                 note(WANTS_PLACE, count)
                 while not ptx.mbarrier_test(free, stage, turn & 1 ^ 1):
@@ -105,19 +107,20 @@ def taking(tile: Tile, note: Any, blocks: int = 1) -> tuple[Any, Any]:
     blocks : int
         Of a cluster, whose producers all wait until a stage is free in this block.
     """
-    STAGES, STAGE, B_BEGINS = tile.stages, tile.stage, tile.rows * SLAB
+    stage_of, STAGE_UNITS = staging(tile), tile.stage_bytes // 16
     multiply, set_free = multiplying(tile), freeing(tile, blocks)
 
     @cuda.jit(device=True)
-    def take(tiles, full, free, acc, count, accumulate):
+    def take(operands, full, free, acc, count, accumulate):
         """Begin the products of a slab once it is there; those before have ended, and are free."""
-        stage, turn = count % STAGES, count // STAGES
+        tiles, a, b = operands
+        stage, turn = stage_of(count)
         note(WANTS_SLAB, count)
         while not ptx.mbarrier_test(full, stage, turn & 1):
             pass
         note(HAS_SLAB, count)
-        at = first_place(tiles) + stage * STAGE
-        multiply(tiles, at + share() * SLAB, at + B_BEGINS, acc, accumulate)
+        further = uint64(stage * STAGE_UNITS)
+        multiply(tiles, a + further, b + further, acc, accumulate)
         ptx.wgmma_wait(1)
         note(MULTIPLIED, count)
         if accumulate:
@@ -136,16 +139,18 @@ def taking(tile: Tile, note: Any, blocks: int = 1) -> tuple[Any, Any]:
 def consuming(storage: str, tile: Tile, ending: Ending, note: Any, blocks: int = 1) -> Any:
     """Make what each consumer does; `blocks` as of :func:`taking`."""
     BLOCKS, (store, finish) = blocks, ending.make(storage, tile)
-    corner_of, (take, leave) = cornering(tile, ending, blocks), taking(tile, note, blocks)
+    corner_of, operands_of = cornering(tile, ending, blocks), describing(tile)
+    take, leave = taking(tile, note, blocks)
 
     @cuda.jit(device=True)
     def consume(tiles, full, free, acc, slabs, down, across, together, c, how, bias, beside):
         """Multiply all slabs of all tiles of this block, and store each tile."""
+        operands = operands_of(tiles)
         count = int32(0)
         for tile in range(cuda.blockIdx.x // BLOCKS, down * across, cuda.gridDim.x // BLOCKS):
             row, column = corner_of(tile, down, across, together)
             for slab in range(slabs):
-                take(tiles, full, free, acc, count, slab > 0)
+                take(operands, full, free, acc, count, slab > 0)
                 count += int32(1)
             leave(free, count)
             store(acc, c, row + share(), column, how, bias, beside)
@@ -170,7 +175,11 @@ def specialised(
     ROWS, WIDTH, STAGES = tile.rows, ending.columns(tile), tile.stages
     THREADS, FORM = GROUP_THREADS * (1 + tile.groups), STORED[storage]
     SUMS, WARPS = tile.columns // 2, _WARPS * tile.groups
-    produce, consume = _producing(tile, ending, note), consuming(storage, tile, ending, note)
+    produce = _producing(tile, ending, note)
+    if ending.overlaps:
+        consume = ending.make(storage, tile, note)
+    else:
+        consume = consuming(storage, tile, ending, note)
 
     @cuda.jit(launch_bounds=(THREADS, 1))
     def gemm_specialised(a_map, b_map, K, c, together, how, bias, beside):

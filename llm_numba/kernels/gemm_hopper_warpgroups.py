@@ -95,7 +95,8 @@ def warpgroups(storage: str, tile: Tile, /) -> Any:
             ptx.wgmma_wait(0)
             cuda.syncthreads()
             at = first + slab % STAGES * STAGE
-            multiply(tiles, at + share * SLAB, at + B_BEGINS, acc, k > 0)
+            a_at = ptx.matrix_descriptor(tiles, at + share * SLAB)
+            multiply(tiles, a_at, ptx.matrix_descriptor(tiles, at + B_BEGINS), acc, k > 0)
             to = first + (slab + STAGES - 1) % STAGES * STAGE
             copy_a(tiles, to, a, row, k + (STAGES - 1) * SLAB)
             copy_b(tiles, to + B_BEGINS, b, column, k + (STAGES - 1) * SLAB)
@@ -159,7 +160,8 @@ def copy_engine(storage: str, tile: Tile, /) -> Any:
             ptx.wgmma_wait(0)
             cuda.syncthreads()
             at = first + slab % STAGES * STAGE
-            multiply(tiles, at + share * SLAB, at + B_BEGINS, acc, slab > 0)
+            a_at = ptx.matrix_descriptor(tiles, at + share * SLAB)
+            multiply(tiles, a_at, ptx.matrix_descriptor(tiles, at + B_BEGINS), acc, slab > 0)
             if cuda.threadIdx.x == 0 and slab + STAGES - 1 < slabs:
                 bring(tiles, first, slab + STAGES - 1, a_map, b_map, row, column, full)
         ptx.wgmma_wait(0)

@@ -105,7 +105,8 @@ def test_a_mistake_among_blocks_is_found(text, instead, error):
 
 
 def test_a_block_that_ends_while_the_other_arrives_at_its_barriers_is_found():
-    scope = changed(clusters_file, "beside)\n        ptx.cluster_sync()", "beside)")
+    end = "        ptx.cluster_arrive()\n        ptx.cluster_wait()\n"
+    scope = changed(clusters_file, end, "")
     kernel = scope["clusters"]("bfloat16", LITTLE, BY_ENGINE)
     with pytest.raises(RaceError, match="that has ended"):
         # In an order in which one is late.
