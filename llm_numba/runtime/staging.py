@@ -24,7 +24,7 @@ import os
 import queue
 import threading
 from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -195,6 +195,8 @@ class Staging:
             If a file ended too early.
         """
         spans, self._under_way = self._under_way, []
+        # Once for all of them: who wakes for each takes the interpreter from those that read.
+        wait(spans, return_when=FIRST_EXCEPTION)
         for span in spans:
             span.result()
         self._stream.synchronize()
