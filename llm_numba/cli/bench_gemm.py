@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from llm_numba.cli.bench_gpu import Commit, gpu_path
+from llm_numba.cli.bench_gpu import Commit, Into, earlier_record, gpu_path
 from llm_numba.cli.bench_tables import collect, finish, show, show_left_out
 
 
@@ -17,9 +17,7 @@ def gemm(
     only: Annotated[
         str, typer.Option(help='Parts or products, "small,*/4096x*"; unset: all.')
     ] = "",
-    into: Annotated[
-        Path | None, typer.Option(help="A record of all, to renew in it what --only names.")
-    ] = None,
+    into: Into = None,
     identical: Annotated[
         int, typer.Option(min=0, help="Runs of each that must give the same bits.")
     ] = 100,
@@ -32,21 +30,17 @@ def gemm(
     from llm_numba.bench.gemm import GemmSettings, completed, measure
     from llm_numba.bench.gemm_goals import reached
     from llm_numba.bench.machine import properties
-    from llm_numba.bench.record import make_record, read_record, require_writable, write_record
+    from llm_numba.bench.record import make_record, require_writable, write_record
     from llm_numba.bench.tables import by_name
     from llm_numba.errors import LLMNumbaError
     from llm_numba.runtime import kernel_device
 
     settings = GemmSettings(tuple(filter(None, only.split(","))), identical=identical)
-    if into and not settings.only:
-        raise LLMNumbaError(
-            "--into renews a part of a record, and no part is named.", "Name some with --only."
-        )
+    earlier = earlier_record(into, only)
     budget = settings.budget(limit)
     kernel_device("cuda")
     path = out or into or gpu_path("gemm")
     require_writable(path)
-    earlier = read_record(into) if into else None
     wrong: list[LLMNumbaError] = []
     pictures: dict = {}
     results = collect(measure(settings, budget, wrong, pictures), "a minute or three")
