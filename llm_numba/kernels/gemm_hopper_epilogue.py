@@ -10,10 +10,13 @@ not in the code.
 
 *What is read comes before it is needed.* A thread has two neighbours of two rows in each eight
 columns. Were the bias of these columns read there, 32 loads would stand one behind the other, each
-some hundred cycles behind the last store. So all that 64 columns need is read at once, and waits in
-registers::
+some hundred cycles behind the last store. So all that 64 columns need, or more where registers are
+left, is read at once and waits there::
 
     64 columns          | read biases, residual | finish and put 8 columns | 8 | 8 | ... | box |
+
+And what is read has come as far as L2 by then: each thread names some lines of the residual when
+the products of a tile begin, which are tens of thousands of cycles.
 
 *A gate* and what it lets through must meet in one thread, and lie F rows apart in W. So half of a
 tile's rows of W are the gate's and half the other factor's, by two boxes of the copy engine. Each
@@ -35,6 +38,8 @@ from numba import cuda
 from llm_numba.kernels import ptx
 from llm_numba.kernels.activation import ACTIVATIONS, activate, silu_mul
 from llm_numba.kernels.gemm_hopper_pieces import (
+    GROUP_ROWS,
+    GROUP_THREADS,
     Ending,
     Finishing,
     Tile,
@@ -45,6 +50,8 @@ from llm_numba.kernels.gemm_hopper_stored import storing_by_engine
 from llm_numba.kernels.unrolled import unrolled
 
 GATED = "silu_mul"
+_LINE = 64  # numbers of 128 bytes
+_ROOM = 64  # numbers that a thread can keep beside 128 sums
 
 
 @functools.cache
@@ -71,7 +78,30 @@ def epilogue(activation: str | None, biased: bool, added: bool, by_engine: bool)
             return storing_by_engine(storage, tile, columns, finish)
         return storing(columns, finish), nothing
 
-    return Ending(make, gated)
+    foreseeing = functools.partial(_foreseeing, gated) if added and by_engine else None
+    return Ending(make, gated, foreseeing=foreseeing)
+
+
+def _foreseeing(gated: bool, tile: Tile) -> Any:
+    """Make what has a warpgroup's share of the residual brought into L2."""
+    LINES = tile.columns // (2 if gated else 1) // _LINE
+    TURNS = -(-GROUP_ROWS * LINES // GROUP_THREADS)
+
+    @cuda.jit(device=True)
+    def foresee(first_row, first_column, c, beside):
+        """Name a number of each line."""
+        for turn in range(TURNS):
+            n = cuda.threadIdx.x % GROUP_THREADS + turn * GROUP_THREADS
+            row, column = first_row + n // LINES, first_column + n % LINES * _LINE
+            if n < GROUP_ROWS * LINES and row < c.shape[0] and column < c.shape[1]:
+                ptx.prefetch(beside, row * c.shape[1] + column)
+
+    return foresee
+
+
+def _eights(each: int, up_begins: int) -> int:
+    """Return for how many eight columns there is room beside the sums, each so many numbers."""
+    return next((n for n in (32, 16) if n * each <= _ROOM and n * 8 <= 4 * up_begins), 8)
 
 
 @functools.cache
@@ -94,7 +124,7 @@ def finishing(
     RESIDUAL = 0 if not biased else 4 if GATES else 2
     EACH = RESIDUAL + (4 if added else 0)
     # One by one, numbers need registers for their places, too.
-    EIGHTS = 8 if in_pairs else 1
+    EIGHTS = _eights(EACH, up_begins) if in_pairs else 1
     read_bias, read_beside = _reading(in_pairs)
 
     @cuda.jit(device=True, forceinline=True)

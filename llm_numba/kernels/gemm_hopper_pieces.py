@@ -80,6 +80,7 @@ class Ending(NamedTuple):
     make: Any
     gated: bool = False
     overlaps: bool = False
+    foreseeing: Any = None
 
     def columns(self, tile: Tile) -> int:
         """Return how many columns of C a tile makes."""
@@ -282,6 +283,11 @@ def storing(columns: int, finishing: Finishing = AS_THEY_ARE) -> Any:
         store_all(0, (acc, kept, c, row, column, paired, bias, beside))
 
     return store
+
+
+@cuda.jit(device=True)
+def foresee_nothing(row, column, c, beside):
+    """Prepare nothing."""
 
 
 @cuda.jit(device=True)

@@ -52,6 +52,7 @@ from llm_numba.kernels.gemm_hopper_pieces import (
     cornering,
     describing,
     first_place,
+    foresee_nothing,
     freeing,
     multiplying,
     place_of,
@@ -141,6 +142,7 @@ def consuming(storage: str, tile: Tile, ending: Ending, note: Any, blocks: int =
     BLOCKS, (store, finish) = blocks, ending.make(storage, tile)
     corner_of, operands_of = cornering(tile, ending, blocks), describing(tile)
     take, leave = taking(tile, note, blocks)
+    foresee = ending.foreseeing(tile) if ending.foreseeing else foresee_nothing
 
     @cuda.jit(device=True)
     def consume(tiles, full, free, acc, slabs, down, across, together, c, how, bias, beside):
@@ -149,6 +151,7 @@ def consuming(storage: str, tile: Tile, ending: Ending, note: Any, blocks: int =
         count = int32(0)
         for tile in range(cuda.blockIdx.x // BLOCKS, down * across, cuda.gridDim.x // BLOCKS):
             row, column = corner_of(tile, down, across, together)
+            foresee(row + share(), column, c, beside)
             for slab in range(slabs):
                 take(operands, full, free, acc, count, slab > 0)
                 count += int32(1)

@@ -14,7 +14,7 @@ from llm_numba.kernels.gemm_hopper_epilogue import GATED
 from llm_numba.kernels.gemm_hopper_fused import gemm_fused, plan_fused
 from llm_numba.kernels.gemm_hopper_stored import BY_ENGINE
 from llm_numba.runtime import is_architecture, to_device, to_host
-from llm_numba.runtime.offline import compiler_problem, resources
+from llm_numba.runtime.offline import compile_to_ptx, compiler_problem, resources, signature_of
 from llm_numba.simulator import simulate
 
 CUT_OFF = 2 * U
@@ -163,6 +163,15 @@ def test_sums_stay_in_registers(activation, N):
     (launch,) = plan_fused(**given, activation=activation)
     taken = resources(launch, (9, 0, "a"))
     assert (taken.stack_bytes, taken.spill_stores, taken.float64) == (0, 0, ())
+
+
+@pytest.mark.ptx
+@pytest.mark.skipif(compiler_problem() is not None, reason="there is no compiler")
+def test_the_residual_is_sent_for_while_its_tile_is_multiplied():
+    given = placed(operands(128, 256, 64, "bfloat16"), "sim")
+    (launch,) = plan_fused(**given)
+    text = compile_to_ptx(launch.kernel, signature_of(launch), (9, 0, "a"))
+    assert text.index("prefetch.global.L2") < text.index("wgmma.mma_async")
 
 
 # -- On a GPU: large and odd ---------------------------------------------------------------------

@@ -51,6 +51,38 @@ _STORE = ir.InlineAsm(
     "l,r,r,r,r,~{memory}",
     True,
 )
+_PREFETCH = ir.InlineAsm(
+    ir.FunctionType(ir.VoidType(), [_GLOBAL]), "prefetch.global.L2 [$0];", "l", True
+)
+
+
+@intrinsic
+def prefetch(typing_context, array, index):
+    """Have the line of an element brought into L2, for whoever reads it later.
+
+    Instruction: ``prefetch.global.L2``. Capability: any.
+
+    Parameters
+    ----------
+    array : C-contiguous array
+    index : int
+        Counted from the start of the array however many axes it has; it must lie inside.
+    """
+    if not isinstance(array, types.Array) or array.layout != "C":
+        raise TypingError(f"prefetch takes a C-contiguous array, not {array}.")
+
+    def codegen(context, builder, signature, args):
+        data = context.make_array(array)(context, builder, args[0]).data
+        place = builder.addrspacecast(builder.gep(data, [args[1]]), _GLOBAL)
+        builder.call(_PREFETCH, [place])
+        return context.get_dummy_value()
+
+    return types.void(array, types.int64), codegen
+
+
+@twin(prefetch)
+def _(lanes, array, index):
+    """Bring nothing: the simulator has no L2."""
 
 
 @intrinsic
