@@ -18,16 +18,20 @@ If a product has fewer slabs than a tile has boxes, the rest are stored one behi
 
 from typing import Any
 
-from numba import cuda, int32, int64, uint32
+from numba import cuda, float32, int32, int64, uint32
 
 from llm_numba.kernels import ptx
 from llm_numba.kernels.gemm_hopper_pieces import (
+    AS_THEY_ARE,
     GROUP_THREADS,
+    STORED_TILE,
     Ending,
+    Finishing,
     Tile,
     cornering,
     describing,
     first_place,
+    place_of_thread,
     share,
 )
 from llm_numba.kernels.gemm_hopper_specialised import taking
@@ -37,24 +41,24 @@ from llm_numba.kernels.unrolled import unrolled
 _EIGHTS = BOX_COLUMNS // 8
 
 
-def _putting(tile: Tile) -> Any:
+def _putting(tile: Tile, columns: int) -> Any:
     """Make what stores a box of the sums that wait."""
-    BEFORE = rooms_of(tile) - 1  # stores that may be under way when a room is filled
-    ROOMS, ROOMS_BEGIN = rooms_of(tile), tile.stages * tile.stage
+    ROOMS, ROOMS_BEGIN = rooms_of(tile._replace(columns=columns)), tile.stages * tile.stage
+    BEFORE = ROOMS - 1  # stores that may be under way when a room is filled
 
-    @cuda.jit(device=True)
-    def put_eight(i, operands):
-        """Put what a thread has of eight columns of a box into its room."""
+    @cuda.jit(device=True, forceinline=True)
+    def put_sixteen(i, operands):
+        """Put a warp's sixteen columns of a box into its room: four matrices of 8 x 8."""
         tiles, kept, box, room = operands
         lane, warp = cuda.threadIdx.x % 32, cuda.threadIdx.x % GROUP_THREADS // 32
-        for h in range(2):
-            r = 16 * warp + lane // 4 + 8 * h
-            place = room + r * BOX_COLUMNS + (i ^ r % 8) * 8 + lane % 4 * 2
-            ptx.store_rounded(tiles, place, kept[2 * (_EIGHTS * box + i) + h])
+        row, eight = lane % 16, 2 * i + lane // 16
+        place = room + (16 * warp + row) * BOX_COLUMNS + (eight ^ row % 8) * 8
+        k = 2 * _EIGHTS * box + 4 * i
+        ptx.stmatrix_x4(tiles, place, (kept[k], kept[k + 1], kept[k + 2], kept[k + 3]))
 
-    put_all = unrolled(_EIGHTS, put_eight)
+    put_all = unrolled(_EIGHTS // 2, put_sixteen)
 
-    @cuda.jit(device=True)
+    @cuda.jit(device=True, forceinline=True)
     def put(tiles, kept, box, c_map, row, column):
         """Store a box of 64 columns, of this thread's warpgroup."""
         number, leads = cuda.threadIdx.x // GROUP_THREADS, cuda.threadIdx.x % GROUP_THREADS == 0
@@ -72,11 +76,56 @@ def _putting(tile: Tile) -> Any:
     return put
 
 
-def overlapping(storage: str, tile: Tile, note: Any, blocks: int = 1) -> Any:
+def _keeping(columns: int, finishing: Finishing) -> Any:
+    """Make what finishes all sums of a tile, and rounds them in pairs."""
+    EIGHTS, NUMBERS, bring, pair = finishing
+
+    @cuda.jit(device=True, forceinline=True)
+    def keep_eight(i, operands):
+        """Round what a thread has of eight columns: two of each of two rows."""
+        tiles, acc, kept, read, row, column, c, bias, beside = operands
+        if i % EIGHTS == 0:
+            here = place_of_thread(row, column + 8 * i)
+            bring(read, here[0], here[1], c, bias, beside)
+        for h in range(2):
+            low, high = pair(acc, i, h, read)
+            kept[2 * i + h] = ptx.round_pair(tiles, low, high)
+
+    keep_all = unrolled(columns // 8, keep_eight)
+
+    @cuda.jit(device=True, forceinline=True)
+    def keep(tiles, acc, kept, row, column, c, bias, beside):
+        """Keep the share of this thread's warpgroup, which begins there."""
+        read = cuda.local.array(NUMBERS, float32)
+        keep_all(0, (tiles, acc, kept, read, row, column, c, bias, beside))
+
+    return keep
+
+
+def overlapping(finishing: Finishing = AS_THEY_ARE, *, gated: bool = False) -> Ending:
+    """Make the ending that stores a tile while the next is multiplied.
+
+    Parameters
+    ----------
+    finishing : Finishing
+        What becomes of the sums before they are rounded.
+    gated : bool
+        As of :class:`~llm_numba.kernels.gemm_hopper_pieces.Ending`.
+    """
+
+    def make(storage: str, tile: Tile, note: Any, blocks: int = 1) -> Any:
+        return _overlapping(tile, ending, finishing, note, blocks)
+
+    ending = Ending(make, gated, overlaps=True)
+    return ending
+
+
+def _overlapping(tile: Tile, ending: Ending, finishing: Finishing, note: Any, blocks: int) -> Any:
     """Make what each consumer does, in each block of a cluster."""
-    BLOCKS, BOXES, KEPT = blocks, tile.columns // BOX_COLUMNS, tile.columns // 4
-    put = _putting(tile)
-    corner_of, operands_of = cornering(tile, OVERLAPPED, blocks), describing(tile)
+    BLOCKS, WIDTH = blocks, ending.columns(tile)
+    BOXES, KEPT = WIDTH // BOX_COLUMNS, WIDTH // 4
+    put, keep = _putting(tile, WIDTH), _keeping(WIDTH, finishing)
+    corner_of, operands_of = cornering(tile, ending, blocks), describing(tile)
     take, leave = taking(tile, note, blocks)
 
     @cuda.jit(device=True)
@@ -89,14 +138,6 @@ def overlapping(storage: str, tile: Tile, note: Any, blocks: int = 1) -> Any:
             put(described[0], kept, box, c_map, row, column)
 
     begin_tile = unrolled(BOXES, begin_with_box)
-
-    @cuda.jit(device=True)
-    def keep(i, operands):
-        """Round two neighbours."""
-        tiles, acc, kept = operands
-        kept[i] = ptx.round_pair(tiles, acc[2 * i], acc[2 * i + 1])
-
-    keep_all = unrolled(KEPT, keep)
 
     @cuda.jit(device=True)
     def consume(tiles, full, free, acc, slabs, down, across, together, c, c_map, bias, beside):
@@ -113,7 +154,8 @@ def overlapping(storage: str, tile: Tile, note: Any, blocks: int = 1) -> Any:
                 take(described, full, free, acc, count + slab, True)
             count += slabs
             leave(free, count)
-            keep_all(0, (tiles, acc, kept))
+            keep(tiles, acc, kept, row, column, c, bias, beside)
+            note(STORED_TILE, count)
             tile += step
         begin_tile(0, (described, full, free, acc, kept, count, 0, c_map, row, column))
         if cuda.threadIdx.x % GROUP_THREADS == 0:
@@ -122,4 +164,4 @@ def overlapping(storage: str, tile: Tile, note: Any, blocks: int = 1) -> Any:
     return consume
 
 
-OVERLAPPED = Ending(overlapping, overlaps=True)
+OVERLAPPED = overlapping()
