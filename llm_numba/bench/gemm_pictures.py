@@ -70,7 +70,10 @@ def under_the_roof(
     """
     groups = {
         name: [_dot(each) for each in linears(results, *parts)]
-        for name, parts in {"8 to 128 rows": ("small",), "more": ("projections", "squares")}.items()
+        for name, parts in {
+            "8 to 128 rows": ("small",),
+            "512 rows and more": ("projections", "squares"),
+        }.items()
     }
     found = linears(results, "projections", "squares")
     clocks = [each["shape"]["sm_mhz"] for each in found if "sm_mhz" in each["shape"]]

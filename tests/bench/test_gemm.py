@@ -440,4 +440,4 @@ def test_pictures_tell_in_words_what_they_show(shown):
     assert "8B output" in picture.svg
     roof = gemm_pictures.under_the_roof(results, 3000.0, "9.0", 132)
     assert "Memory: 3,000 GB/s. Arithmetic: 811 TFLOP/s." in roof.alt
-    assert "more: what takes longest" in roof.alt
+    assert "512 rows and more: what takes longest" in roof.alt
