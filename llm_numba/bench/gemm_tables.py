@@ -39,7 +39,10 @@ def goals(results: Results) -> Table:
         if goal.must is not None:
             is_met = found["median"] <= goal.must if sign == "≤" else found["median"] >= goal.must
             short = "" if is_met else ", short"
-        rows.append([*row, reached + short, f"{found['shape']['measured']} of {len(goal.names)}"])
+        products = f"{found['shape']['measured']} of {len(goal.names)}"
+        if "which" in found["shape"] and len(goal.names) > 1:
+            products += f": {found['shape']['which'].rpartition('/')[2]}"
+        rows.append([*row, reached + short, products])
     return Table(["what", "must", "would be fine", "reached", "products"], rows)
 
 

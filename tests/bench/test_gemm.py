@@ -427,7 +427,8 @@ def test_goals_are_shown_without_a_record_and_say_what_is_short():
     goal = next(each for each in GOALS if each.name == "worst")
     found = {each.name: each.to_json() for each in reached(results_of(goal.names[:1], 0.5))}
     (row,) = [row for row in gemm_tables.goals(found).rows if row[3] != "-" and row[0] == goal.what]
-    assert row[1:] == ["≥ 0.88", "≥ 0.95", "0.5, short", "1 of 40"]
+    which = goal.names[0].rpartition("/")[2]
+    assert row[1:] == ["≥ 0.88", "≥ 0.95", "0.5, short", f"1 of 40: {which}"]
 
 
 def test_pictures_tell_in_words_what_they_show(shown):
