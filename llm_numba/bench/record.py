@@ -147,6 +147,41 @@ def renew(
     LLMNumbaError
         If the two were not made alike.
     """
+    kept = set(keep)
+    later = {each["name"]: each for each in newer["results"] if each["name"] not in kept}
+    results = [later.pop(each["name"], each) for each in record["results"]]
+    beside = {each["name"]: each for each in newer["results"] if each["name"] in kept}
+    return with_results(record, newer, only, results + list(later.values()), {"kept": beside})
+
+
+def with_results(
+    record: dict[str, Any],
+    newer: dict[str, Any],
+    only: Iterable[str],
+    results: list[dict[str, Any]],
+    noted: dict[str, Any] | None = None,
+) -> dict[str, Any]:
+    """Give a record results of which some are of a later run, and note which.
+
+    Parameters
+    ----------
+    record, newer, only
+        As of :func:`renew`.
+    results : list of dict
+        All that the new record shall have.
+    noted : dict, optional
+        What else is noted of the later run.
+
+    Returns
+    -------
+    dict
+        A new record.
+
+    Raises
+    ------
+    LLMNumbaError
+        If the two were not made alike.
+    """
     for name in ("gpus", "packages"):
         before, now = (each["environment"][name] for each in (record, newer))
         if before != now:
@@ -154,20 +189,16 @@ def renew(
                 f"The record's {name} are not this machine's.",
                 "Measure all of it here, without --into, or some of it there.",
             )
-    kept = set(keep)
-    later = {each["name"]: each for each in newer["results"] if each["name"] not in kept}
-    results = [later.pop(each["name"], each) for each in record["results"]]
     note = {
         "only": list(only),
         "date": newer["date"],
         "commit": (newer["environment"]["git"] or {}).get("commit"),
         "command": newer["command"],
         "settings": newer["settings"],
-        "kept": {each["name"]: each for each in newer["results"] if each["name"] in kept},
     }
     return record | {
-        "results": results + list(later.values()),
-        "renewed": [*record.get("renewed", ()), note],
+        "results": results,
+        "renewed": [*record.get("renewed", ()), note | (noted or {})],
     }
 
 

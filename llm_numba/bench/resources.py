@@ -10,7 +10,7 @@ from typing import Any
 import ml_dtypes  # noqa: F401  teaches NumPy the name "bfloat16"
 import numpy as np
 
-from llm_numba.bench.record import provenance
+from llm_numba.bench.record import provenance, with_results
 from llm_numba.kernels.ladder import Ladder, Step, all_ladders
 from llm_numba.microscope import find_ladder
 from llm_numba.runtime import Launch, to_device
@@ -66,6 +66,27 @@ def new_record(
     settings = {"capabilities": [capability_name(each) for each in CAPABILITIES]}
     noted = settings | {"only": list(only)}
     return provenance("resources", noted, commit) | {"results": list(results)}
+
+
+def renew_ladders(
+    record: dict[str, Any], newer: dict[str, Any], only: Sequence[str]
+) -> dict[str, Any]:
+    """Put the rows of some ladders into the record of all.
+
+    Parameters
+    ----------
+    record, newer : dict
+        Of :func:`new_record`.
+    only : sequence of str
+        The ladders of the newer one.
+
+    Raises
+    ------
+    LLMNumbaError
+        If the two were not compiled alike.
+    """
+    others = [each for each in record["results"] if each["ladder"] not in only]
+    return with_results(record, newer, only, others + newer["results"])
 
 
 def _launches(ladder: Ladder, step: Step, dtype: str) -> list[Launch]:

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
-from llm_numba.cli.bench_gpu import Commit
+from llm_numba.cli.bench_gpu import Commit, Into, earlier_record
 from llm_numba.cli.bench_tables import finish
 from llm_numba.cli.console import notes, styled, tables
 
@@ -18,16 +18,18 @@ def resources(
         typer.Option(help="The record; unset: docs/results/resources_<compiler>.json."),
     ] = None,
     only: Annotated[str, typer.Option(help="Ladders, separated by commas; unset: all.")] = "",
+    into: Into = None,
     commit: Commit = None,
 ) -> None:
     """Compile every kernel for every GPU and say what it takes; some ten minutes, no GPU."""
     from llm_numba.bench.record import default_path, require_writable, write_record
-    from llm_numba.bench.resources import measure, new_record
+    from llm_numba.bench.resources import measure, new_record, renew_ladders
     from llm_numba.runtime.machine import package_versions
 
     compiler = "nvidia-nvvm"
+    earlier = earlier_record(into, only)
     version = package_versions([compiler]).get(compiler, "of the toolkit")
-    path = out or default_path("resources", f"nvvm {version}")
+    path = out or into or default_path("resources", f"nvvm {version}")
     require_writable(path)
     names = tuple(filter(None, only.split(",")))
     results = []
@@ -35,7 +37,8 @@ def resources(
         for result in measure(names):
             results.append(result)
             status.update(styled(f"Compiling; last: {result['name']}"))
-    write_record(path, new_record(results, names, commit))
+    record = new_record(results, names, commit)
+    write_record(path, renew_ladders(earlier, record, names) if earlier else record)
     _show(results)
     finish(path)
 

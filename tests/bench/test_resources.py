@@ -1,5 +1,7 @@
 """The record of what kernels take of a GPU: which rows it has, and what is in one."""
 
+import json
+
 import pytest
 from typer.testing import CliRunner
 
@@ -80,3 +82,24 @@ def test_the_command_writes_a_record_and_prints_it(tmp_path):
         "transpose/naive/float16/naive",
     ]
     assert "transpose/swizzled/bfloat16/swizzled" in printed.stdout
+
+
+@pytest.mark.usefixtures("_no_compiler")
+def test_ladders_are_compiled_into_the_record_of_all(tmp_path, monkeypatch):
+    """Rows may have the same name, for the step's kernel takes several kinds of arrays."""
+    path = tmp_path / "resources.json"
+    command = ["bench", "resources", "--only", "transpose,saxpy", "--out", str(path)]
+    assert CliRunner().invoke(app, command).exit_code == 0
+    before = read_record(path)["results"]
+    row = {"name": "of a version that is gone", "ladder": "saxpy"}
+    record = read_record(path)
+    record["results"] = [*before, row]
+    path.write_text(json.dumps(record))
+    done = CliRunner().invoke(app, ["bench", "resources", "--only", "saxpy", "--into", str(path)])
+    assert done.exit_code == 0, done.stderr
+    after = read_record(path)
+    assert after["results"] == before
+    assert [each["only"] for each in after["renewed"]] == [["saxpy"]]
+    done = CliRunner().invoke(app, ["bench", "resources", "--into", str(path)])
+    assert done.exit_code == 2
+    assert "no part is named" in " ".join(done.stderr.split())
