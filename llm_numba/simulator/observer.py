@@ -257,7 +257,7 @@ class Observer:
             what = "before the copy engine has brought it"
             remedy = "Wait at the barrier that the copy reports to, with mbarrier_test."
         elif view.buffer.space == "local" and lanes.machine.warpgroups.under_way(view.buffer):
-            what = "while tensor cores still add to it"
+            what = "while tensor cores still work with it"
             remedy = "Wait for them with wgmma_wait."
         else:
             what = "where nobody has written"

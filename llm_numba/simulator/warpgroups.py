@@ -3,32 +3,36 @@
 An instruction is read when it is issued, its descriptors are decoded, and its operands must be
 there. What it computes comes at the wait, the latest moment: operands are read again then, and the
 accumulator holds garbage in between that counts as not written. So who writes into an operand too
-early, or reads the accumulator, does so in every run.
+early, or touches the accumulator or A's registers, does so in every run.
 
 Each warp of a warpgroup does its own 16 rows of the product, as in the hardware.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from llm_numba.simulator.bulk import swizzled
+from llm_numba.simulator.bulk import SWIZZLED_BYTES, swizzled
 from llm_numba.simulator.errors import (
     BarrierDivergenceError,
     DescriptorError,
     OutOfBoundsError,
+    RaceError,
     UninitializedReadError,
 )
+from llm_numba.simulator.formats import as_multiplied
 from llm_numba.simulator.lanes import WARP, Lanes
 from llm_numba.simulator.memory import Buffer, View
 
 if TYPE_CHECKING:
     from llm_numba.simulator.machine import Machine
 
-_WARPS, _ROWS, _DEPTH = 4, 16, 16  # of a group; of a warp; along K
+_WARPS, _ROWS, _BYTES = 4, 16, 32  # of a group; of a warp; along K
+_WORDS = 4  # of A, in a thread's registers
+_ACROSS = 64  # columns of B in a row of 128 bytes
 _SWIZZLE_128 = 1
-_GARBAGE = 0xFF
+_GARBAGE, _WRITTEN = 0xFF, 0xFFFFFFFF
 
 
 @dataclass
@@ -44,8 +48,11 @@ class _Product:
         Which they are, and in which of the warp's groups the product is.
     first : int [n]
         The first thread of each.
-    cells : int [n, 16 + columns, 16]
-        The rows of A and of B, in the typed array of shared memory.
+    words : View or None
+        A, if it lies in registers.
+    of_a : int [n, 16, depth] or int [n, 4, 32]
+        Where the rows of A lie, in the typed array of shared memory; or the words of lanes.
+    of_b : int [n, columns, depth]
     accumulate : bool [n]
     at : int
         Where the program stands.
@@ -56,16 +63,16 @@ class _Product:
     warps: np.ndarray
     group: np.ndarray
     first: np.ndarray
-    cells: np.ndarray
+    words: View | None
+    of_a: np.ndarray
+    of_b: np.ndarray
     accumulate: np.ndarray
     at: int
 
     def split(self, chosen: np.ndarray) -> "_Product":
         """Return the products of some of the warps."""
-        parts = (self.warps, self.group, self.first, self.cells, self.accumulate)
-        return _Product(
-            self.shared, self.accumulator, *(part[chosen] for part in parts), at=self.at
-        )
+        parts = ("warps", "group", "first", "of_a", "of_b", "accumulate")
+        return replace(self, **{name: getattr(self, name)[chosen] for name in parts})
 
 
 class Warpgroups:
@@ -80,6 +87,8 @@ class Warpgroups:
         # What accumulators will hold, and how many products of each warp are to be added yet.
         self._sums: dict[Buffer, np.ndarray] = {}
         self._missing: dict[Buffer, np.ndarray] = {}
+        # How many products of each thread are still to read a word of A.
+        self._readers: dict[Buffer, np.ndarray] = {}
 
     def fence(self, lanes: Lanes) -> None:
         """Let the next batch of each warp begin."""
@@ -94,30 +103,32 @@ class Warpgroups:
         b: Any,
         columns: int,
         accumulate: Any,
+        *,
+        across: bool = False,
     ) -> None:
-        """Begin a product of each warp."""
+        """Begin a product of each warp; with a B that lies along its columns if `across`."""
         warps = lanes.warps.number
         self._check_fence(lanes)
-        self._check_size(lanes, accumulator, columns)
-        by_warp = [lanes.by_warp(np.asarray(each, np.uint64)[()]) for each in (a, b)]
-        adds = lanes.by_warp(np.asarray(accumulate, bool)[()])
-        for matrix in (*by_warp, adds):
-            if (matrix != matrix[:, :1]).any():
-                raise self._fault(
-                    lanes, DescriptorError, "gives lanes of a warp different operands of wgmma",
-                    "Compute a descriptor from what all threads of the warpgroup share.",
-                )  # fmt: skip
+        self._check_size(lanes, accumulator, columns // 2)
         first = lanes.ids[lanes.warps.lane == 0]
-        of_a, of_b = (matrix[:, 0] for matrix in by_warp)
-        rows = (first // WARP % _WARPS * _ROWS)[:, None] + np.arange(_ROWS)
-        whole = np.broadcast_to(np.arange(columns), (len(first), columns))
-        cells = np.concatenate(
-            [self._cells(lanes, shared, *pair) for pair in ((of_a, rows), (of_b, whole))], axis=1
+        words = a if isinstance(a, View) else None
+        depth = np.arange(_BYTES // shared.itemsize)
+        if words is None:
+            rows = (first // WARP % _WARPS * _ROWS)[:, None] + np.arange(_ROWS)
+            of_a = self._cells(lanes, shared, self._shared_by(lanes, a), rows[:, :, None], depth)
+        else:
+            self._check_size(lanes, words, _WORDS)
+            of_a = self._places(words, first, _WORDS)
+        of_b = self._cells(
+            lanes, shared, self._shared_by(lanes, b), np.arange(columns)[:, None], depth, across
         )
+        adds = self._shared_by(lanes, np.asarray(accumulate, bool)[()])
         product = _Product(
-            shared, accumulator, warps, self._groups[warps], first, cells, adds[:, 0], lanes.at
-        )
-        self._read(product, fenced=True)
+            shared, accumulator, warps, self._groups[warps], first, words, of_a, of_b, adds,
+            lanes.at,
+        )  # fmt: skip
+        self._lend(product)
+        self._read(product, begun=False)
         self._take(lanes, product, columns // 2)
         self._pending.append(product)
         self._machine.progress += 1
@@ -141,103 +152,174 @@ class Warpgroups:
         self._pending = still
 
     def under_way(self, buffer: Buffer) -> bool:
-        """Tell whether products are to be added to an accumulator."""
-        return buffer in self._missing and bool(self._missing[buffer].any())
+        """Tell whether products are to be added to an accumulator, or read a local array."""
+        counts = (self._missing, self._readers)
+        return any(buffer in each and bool(each[buffer].any()) for each in counts)
 
     # -- Operands -------------------------------------------------------------------------------
 
+    def _shared_by(self, lanes: Lanes, operand: Any) -> np.ndarray:
+        """Return the operand of each warp, which all of its lanes must agree on."""
+        matrix = lanes.by_warp(operand)
+        if (matrix != matrix[:, :1]).any():
+            raise self._fault(
+                lanes, DescriptorError, "gives lanes of a warp different operands of wgmma",
+                "Compute a descriptor from what all threads of the warpgroup share.",
+            )  # fmt: skip
+        return matrix[:, 0]
+
     def _cells(
-        self, lanes: Lanes, shared: View, descriptor: np.ndarray, rows: np.ndarray
+        self,
+        lanes: Lanes,
+        shared: View,
+        descriptor: np.ndarray,
+        rows: np.ndarray,
+        depth: np.ndarray,
+        across: bool = False,
     ) -> np.ndarray:
         """Decode a descriptor of each warp.
 
         Returns
         -------
-        int [n, rows, 16]
-            Where the elements of the rows lie.
+        int [n, rows, depth]
+            Where the elements lie: those of a row along K, or `across` of a column.
         """
-        bits = descriptor.astype(np.int64)
-        start, stride = (bits & 0x3FFF) << 4, (bits >> 32 & 0x3FFF) << 4
+        bits = np.asarray(descriptor, np.uint64).astype(np.int64)[:, None, None]
+        start, stride, leading = ((bits >> shift & 0x3FFF) << 4 for shift in (0, 32, 16))
         if (bits >> 62 & 3 != _SWIZZLE_128).any() or (bits >> 49 & 7 != 0).any():
+            first = int(bits.flat[0])
             raise self._fault(
                 lanes, DescriptorError,
-                f"gives wgmma the descriptor {int(bits[0]) & (1 << 64) - 1:#x}, whose swizzle is "
-                f"{int(bits[0]) >> 62 & 3} and whose base offset is {int(bits[0]) >> 49 & 7}",
+                f"gives wgmma the descriptor {first & (1 << 64) - 1:#x}, whose swizzle is "
+                f"{first >> 62 & 3} and whose base offset is {first >> 49 & 7}",
                 "The simulator knows the swizzle of 128 bytes, 1 in the two highest bits, and a "
                 "base offset of 0: tiles that begin at a multiple of 1024 bytes.",
             )  # fmt: skip
-        line = start[:, None] + (rows // 8) * stride[:, None] + rows % 8 * 128
-        byte = swizzled(line[:, :, None] + 2 * np.arange(_DEPTH))
+        size = int(shared.itemsize)
+        line, place = (depth, rows % _ACROSS) if across else (rows, depth)
+        byte = start + line // 8 * stride + line % 8 * SWIZZLED_BYTES + place * size
+        if across:
+            byte = byte + rows // _ACROSS * leading
+        byte = swizzled(byte)
         if byte.max() >= shared.buffer.stride:
             raise self._fault(
                 lanes, OutOfBoundsError,
                 f"has wgmma read byte {byte.max()} of a block's shared memory, which has "
                 f"{shared.buffer.stride}",
-                "Check the descriptor's address and stride, in units of 16 bytes.",
+                "Check the descriptor's address and strides, in units of 16 bytes.",
             )  # fmt: skip
         owners = self._machine.block_of[lanes.ids[lanes.warps.lane == 0]]
-        return byte // 2 + (owners * (shared.buffer.stride // 2))[:, None, None]
+        return byte // size + (owners * (shared.buffer.stride // size))[:, None, None]
 
-    def _read(self, product: _Product, *, fenced: bool) -> np.ndarray:
-        """Read the rows of A and B of each warp, as float64 [n, 16 + columns, 16]."""
-        shared, cells = product.shared, product.cells
-        machine = self._machine
+    def _read(self, product: _Product, *, begun: bool) -> tuple[np.ndarray, np.ndarray]:
+        """Read each warp's A [n, 16, depth] and B [n, columns, depth]; `begun`: for the sums."""
+        shared, of_b = product.shared, product.of_b
+        if product.words is not None:
+            table = product.words.buffer.typed(np.dtype(np.uint32))[product.of_a]
+            # Word i of lane 4 g + t is word t + 4 (i // 2) of row g + 8 (i % 2).
+            words = table.reshape(-1, 2, 2, 8, 4).transpose(0, 2, 3, 1, 4)
+            A = np.ascontiguousarray(words).reshape(-1, _ROWS, 8).view(shared.dtype)
+        else:
+            A = self._elements(product, product.of_a, begun)
+        return as_multiplied(A), as_multiplied(self._elements(product, of_b, begun))
+
+    def _elements(self, product: _Product, cells: np.ndarray, begun: bool) -> np.ndarray:
+        """Read shared memory for each warp."""
+        shared, machine = product.shared, self._machine
         if machine.watched:
             readers = Lanes(machine, product.first, [])
             readers.at = product.at
-            flat = cells.reshape(len(cells), -1)
-            machine.observer.check(readers, "load", shared, flat, 2)
-            if fenced:
-                machine.observer.check_fenced(readers, shared, flat, 2)
-        return _as_float64(shared.buffer.typed(shared.dtype)[cells])
+            flat, size = cells.reshape(len(cells), -1), int(shared.itemsize)
+            machine.observer.check(readers, "load", shared, flat, size)
+            if not begun:
+                machine.observer.check_fenced(readers, shared, flat, size)
+        return shared.buffer.typed(shared.dtype)[cells]
+
+    # -- A in registers -------------------------------------------------------------------------
+
+    def _lend(self, product: _Product) -> None:
+        """Let nobody touch the words of A until the product has read them."""
+        if product.words is None:
+            return
+        buffer, places = product.words.buffer, product.of_a
+        readers = self._readers.setdefault(buffer, np.zeros(buffer.data.size, np.int64))
+        if buffer.written is not None:
+            marks = buffer.marks(4)
+            if (marks[places[readers[places] == 0]] != _WRITTEN).any():
+                raise self._fault_at(
+                    product, UninitializedReadError,
+                    f"gives wgmma {product.words.name}, which nobody has written",
+                    "Write all four words before.",
+                )  # fmt: skip
+            marks[places] = 0
+        readers[places] += 1
+
+    def _give_back(self, product: _Product) -> None:
+        """Let the words of A be written again, if no other product is to read them."""
+        if product.words is None:
+            return
+        buffer, places = product.words.buffer, product.of_a
+        self._readers[buffer][places] -= 1
+        if buffer.written is None:
+            return
+        marks = buffer.marks(4)
+        if marks[places].any():
+            raise self._fault_at(
+                product, RaceError,
+                f"gives wgmma {product.words.name}, which was written before the tensor cores had "
+                "read it",
+                "Write it behind wgmma_wait, or give each product under way words of its own.",
+            )  # fmt: skip
+        marks[places[self._readers[buffer][places] == 0]] = _WRITTEN
 
     # -- Accumulators ---------------------------------------------------------------------------
 
     def _take(self, lanes: Lanes, product: _Product, count: int) -> None:
         """Take accumulators away until their products are there."""
-        buffer, places = product.accumulator.buffer, self._places(product, count)
+        accumulator = product.accumulator
+        buffer, places = accumulator.buffer, self._places(accumulator, product.first, count)
         if buffer not in self._sums:
-            self._sums[buffer] = np.zeros(buffer.data.size, np.float32)
+            self._sums[buffer] = np.zeros(buffer.data.size, accumulator.dtype)
             self._missing[buffer] = np.zeros(len(self._groups), np.int64)
-        held, missing = buffer.typed(np.dtype(np.float32)), self._missing[buffer]
+        held, missing = buffer.typed(accumulator.dtype), self._missing[buffer]
         free = missing[product.warps] == 0
         fresh = places[free & product.accumulate]
-        if buffer.written is not None and (buffer.marks(4)[fresh] != 0xFFFFFFFF).any():
+        if buffer.written is not None and (buffer.marks(4)[fresh] != _WRITTEN).any():
             raise self._fault(
                 lanes, UninitializedReadError,
                 f"adds to {product.accumulator.name}, which nobody has written",
                 "Write zeros first, or have the first product replace what it holds.",
             )  # fmt: skip
         self._sums[buffer][fresh] = held[fresh]
-        held[places[free]] = np.full(1, _GARBAGE, np.uint8).repeat(4).view(np.float32)[0]
+        held[places[free]] = np.full(4, _GARBAGE, np.uint8).view(accumulator.dtype)[0]
         if buffer.written is not None:
             buffer.marks(4)[places[free]] = 0
         missing[product.warps] += 1
 
     def _finish(self, product: _Product) -> None:
-        tiles = self._read(product, fenced=False)
-        A, B = tiles[:, :_ROWS], tiles[:, _ROWS:]
+        A, B = self._read(product, begun=True)
+        self._give_back(product)
         D = A @ B.transpose(0, 2, 1)  # [n, 16, columns]
         count = D.shape[2] // 2
         # Row g + 8 h, column 8 j + 2 t + e is number 4 j + 2 h + e of lane 4 g + t.
         shares = D.reshape(-1, 2, 8, count // 4, 4, 2).transpose(0, 3, 1, 5, 2, 4)
         shares = shares.reshape(-1, count, WARP)
-        buffer, places = product.accumulator.buffer, self._places(product, count)
+        accumulator = product.accumulator
+        buffer, places = accumulator.buffer, self._places(accumulator, product.first, count)
         sums, missing = self._sums[buffer], self._missing[buffer]
         before = np.where(product.accumulate[:, None, None], sums[places], 0)
-        sums[places] = (before + shares).astype(np.float32)
+        sums[places] = _rounded(before + shares, sums.dtype)
         missing[product.warps] -= 1
         done = places[missing[product.warps] == 0]
-        buffer.typed(np.dtype(np.float32))[done] = sums[done]
+        buffer.typed(sums.dtype)[done] = sums[done]
         if buffer.written is not None:
-            buffer.marks(4)[done] = 0xFFFFFFFF
+            buffer.marks(4)[done] = _WRITTEN
         self._machine.progress += 1
 
-    def _places(self, product: _Product, count: int) -> np.ndarray:
-        """Return where the accumulators of each warp lie: int [n, count, 32]."""
-        first = int(np.min(product.accumulator.offset)) // 4
-        element = (first + np.arange(count)) * self._machine.threads
-        return product.first[:, None, None] + element[:, None] + np.arange(WARP)
+    def _places(self, view: View, first: np.ndarray, count: int) -> np.ndarray:
+        """Return where elements of warps with some first threads lie: int [n, count, 32]."""
+        element = (int(np.min(view.offset)) // 4 + np.arange(count)) * self._machine.threads
+        return first[:, None, None] + element[:, None] + np.arange(WARP)
 
     # -- Faults ---------------------------------------------------------------------------------
 
@@ -254,20 +336,24 @@ class Warpgroups:
                 "Launch whole warpgroups, of 128 threads.",
             )  # fmt: skip
 
-    def _check_size(self, lanes: Lanes, accumulator: View, columns: int) -> None:
-        if int(accumulator.size) != columns // 2:
+    def _check_size(self, lanes: Lanes, registers: View, count: int) -> None:
+        if int(registers.size) != count:
             raise self._fault(
                 lanes, OutOfBoundsError,
-                f"adds {columns} columns to {accumulator.name}, which has {accumulator.size} "
-                "numbers",
-                f"A thread has {columns // 2} of them.",
+                f"gives wgmma {registers.name}, which has {registers.size} numbers",
+                f"A thread has {count} of them.",
             )  # fmt: skip
 
     def _fault(self, lanes: Lanes, error: Any, what: str, remedy: str) -> Any:
         return self._machine.fault(error, lanes, np.ones(lanes.n, bool), what, remedy)
 
+    def _fault_at(self, product: _Product, error: Any, what: str, remedy: str) -> Any:
+        """Return a fault of the threads that began a product, where they began it."""
+        lanes = Lanes(self._machine, product.first, [])
+        lanes.at = product.at
+        return self._fault(lanes, error, what, remedy)
 
-def _as_float64(elements: np.ndarray) -> np.ndarray:
-    if elements.dtype == np.uint16:  # bfloat16 is the upper half of a float32
-        return (elements.astype(np.uint32) << 16).view(np.float32).astype(np.float64)
-    return elements.astype(np.float64)
+
+def _rounded(sums: np.ndarray, dtype: np.dtype) -> np.ndarray:
+    """Round float64 sums; those of integers, which are exact, wrap around."""
+    return sums.astype(np.int64).astype(dtype) if dtype.kind == "i" else sums.astype(dtype)

@@ -17,6 +17,7 @@ the instruction does, in NumPy, for the simulator.
 :mod:`~llm_numba.kernels.ptx.clusters`     blocks that write into each other's shared memory
 :mod:`~llm_numba.kernels.ptx.overlap`      kernels that begin before the one before has ended
 :mod:`~llm_numba.kernels.ptx.special`      powers of 2 and reciprocals, approximately
+:mod:`~llm_numba.kernels.ptx.formats`      numbers that tensor cores multiply
 :mod:`~llm_numba.kernels.ptx.tensor`       tensor cores: 16 rows by 8 columns, by a warp
 :mod:`~llm_numba.kernels.ptx.matrices`     fragments for them, out of shared memory and back
 :mod:`~llm_numba.kernels.ptx.warpgroups`   tensor cores of sm_90a: 64 rows, out of shared memory
@@ -62,6 +63,7 @@ from llm_numba.kernels.ptx.flags import (
     store_release,
     store_release_system,
 )
+from llm_numba.kernels.ptx.formats import e4m3, e5m2
 from llm_numba.kernels.ptx.lines import load_line, store_line
 from llm_numba.kernels.ptx.matrices import ldmatrix_x4, ldmatrix_x4_trans, stmatrix_x4
 from llm_numba.kernels.ptx.multicast import mbarrier_arrive_at, tma_multicast_2d
@@ -96,11 +98,13 @@ from llm_numba.kernels.ptx.vectors import (
 from llm_numba.kernels.ptx.warpgroups import (
     give_registers,
     matrix_descriptor,
+    matrix_descriptor_trans,
     shared_address,
     take_registers,
     wgmma,
     wgmma_commit,
     wgmma_fence,
+    wgmma_trans,
     wgmma_wait,
 )
 from llm_numba.kernels.ptx.warps import (
@@ -132,6 +136,8 @@ __all__ = [
     "cp_async_commit",
     "cp_async_wait",
     "cycles",
+    "e4m3",
+    "e5m2",
     "exp2",
     "fence_async",
     "from_float",
@@ -150,6 +156,7 @@ __all__ = [
     "load_raw16",
     "load_raw16_or_zeros",
     "matrix_descriptor",
+    "matrix_descriptor_trans",
     "maximum",
     "mbarrier_arrive",
     "mbarrier_arrive_at",
@@ -185,6 +192,7 @@ __all__ = [
     "wgmma",
     "wgmma_commit",
     "wgmma_fence",
+    "wgmma_trans",
     "wgmma_wait",
     "widen",
     "widen_raw16",

@@ -3,7 +3,8 @@ r"""Tensor cores of a warpgroup: four warps multiply tiles that lie in shared me
 ``mma.sync`` wants its operands in registers, and bringing them there costs more instructions than
 multiplying. ``wgmma`` reads both from shared memory. Four neighbouring warps, the first of them a
 multiple of four, issue it together: D [64, N] += A [64, 16] B [N, 16]^T, with N up to 256. It goes
-on while they do something else.
+on while they do something else. Along K it takes 32 bytes, 16 numbers of 16 bits; of other
+:mod:`~llm_numba.kernels.ptx.formats` as many as that is.
 
 *Where an operand lies* says a descriptor of 64 bits, sizes in units of 16 bytes:
 
@@ -16,10 +17,32 @@ on while they do something else.
       1: 128 bytes                   from 8 rows         not used by       of the first
                                      to the next 8       this swizzle      element
 
-A tile has rows of 64 numbers, 128 bytes, in the swizzled order of
+A tile has rows of 128 bytes, 64 numbers of 16 bits, in the swizzled order of
 :mod:`~llm_numba.kernels.ptx.bulk`: eight rows are 1024 bytes, hence 64. An instruction
-takes 16 numbers of each row, 32 bytes; the next 16 begin 32 bytes further on, so 2 is added to the
+takes 32 bytes of each row; the next begin 32 bytes further on, so 2 is added to the
 descriptor. The hardware swizzles the address that comes out, so this is right within a row.
+
+*B along its columns*. Where weights lie as [K, N], a row of a tile is one k and 64 columns, and
+:func:`wgmma_trans` reads it across; of numbers of 16 bits alone. Eight such rows are 1024 bytes,
+the stride as before, and 16 of them are 2048: the next instruction's descriptor has 128 more.
+What *leading* means now is how far the next 64 columns are::
+
+                64 columns             the next 64
+    k 0       +------------+ address  +------------+ address + leading
+    ..        | 8 rows of  |          |            |
+    k 7       | 128 bytes  |          |            |
+              +------------+ + stride +------------+
+    k 8 .. 15 |            |          |            |
+              +------------+          +------------+
+
+*A in registers*. In place of A's descriptor a local array of four words may be given. Of the 64
+rows of 32 bytes, warp w has 16 w to 16 w + 15, and lane 4 g + t of it::
+
+    words of a row   0   1   2   3   4   5   6   7
+    row g            a[0] at word t  a[2] at word t + 4
+    row g + 8        a[1]            a[3]
+
+so that sums of one product, rounded in pairs, are operands of the next.
 
 *The accumulator* D stays in registers. Warp w of the group has rows 16 w to 16 w + 15, and of
 those, as with ``mma.sync``, lane 4 g + t has two of each eight columns:
@@ -32,11 +55,12 @@ those, as with ``mma.sync``, lane 4 g + t has two of each eight columns:
 
 *When*. :func:`wgmma_fence` before the first of a batch: registers that were written before are
 ready. :func:`wgmma_commit` behind the last: the batch is a group. :func:`wgmma_wait` until at most
-so many groups are under way. Before that, nobody may touch the accumulator, nor write into A or B.
+so many groups are under way. Before that, nobody may touch the accumulator or A's registers, nor
+write into A or B.
 
 In the simulator operands are read, multiplied and added at the wait and no sooner, and until then
-the accumulator counts as not written. It wants a fence before each batch; the hardware could do
-without one where nothing but ``wgmma`` has touched the registers since the last.
+the accumulator and A's registers count as not written. It wants a fence before each batch; the
+hardware could do without one where nothing but ``wgmma`` has touched the registers since the last.
 
 Source: "PTX ISA", "Asynchronous Warpgroup Level Matrix Multiply-Accumulate Instructions".
 """
@@ -50,10 +74,11 @@ from numba.cuda.extending import intrinsic
 
 from llm_numba.kernels.ptx.barriers import emit_shared_address
 from llm_numba.kernels.ptx.elements import FLOAT, WORD
+from llm_numba.kernels.ptx.formats import format_of
 from llm_numba.simulator.twins import twin
 
-_NAMES = {types.float16: "f16", types.uint16: "bf16"}
 _LONG = ir.IntType(64)
+_WORDS = 4  # of A, in a thread's registers
 
 
 def _alone(assembly):
@@ -97,7 +122,7 @@ def matrix_descriptor(shared, index):
 
     Parameters
     ----------
-    shared : C-contiguous shared array of float16 or uint16 (bfloat16)
+    shared : C-contiguous shared array
     index : int
         Its address is a multiple of 1024.
 
@@ -105,79 +130,157 @@ def matrix_descriptor(shared, index):
     -------
     uint64
     """
+    return matrix_descriptor_trans(shared, index, 16)
+
+
+@cuda.jit(device=True)
+def matrix_descriptor_trans(shared, index, leading):
+    """Describe B to :func:`wgmma_trans`: 64 columns a row of 128 bytes, swizzled.
+
+    Parameters
+    ----------
+    shared : C-contiguous shared array
+    index : int
+        Its address is a multiple of 1024.
+    leading : int
+        Bytes from 64 columns to the next 64, a multiple of 1024.
+
+    Returns
+    -------
+    uint64
+    """
     address = uint64(shared_address(shared, index))
-    layout = uint64(1) << uint64(62) | uint64(64) << uint64(32) | uint64(1) << uint64(16)
-    return (address & uint64(0x3FFFF)) >> uint64(4) | layout
+    layout = uint64(1) << uint64(62) | uint64(64) << uint64(32)
+    return (
+        (address & uint64(0x3FFFF)) >> uint64(4)
+        | layout
+        | uint64(leading) >> uint64(4) << uint64(16)
+    )
 
 
 @intrinsic
 def wgmma(typing_context, shared, accumulator, a, b, columns, accumulate):
-    """Begin to multiply 64 rows by some columns along 16 numbers: the warpgroup's tensor cores.
+    """Begin to multiply 64 rows by some columns along 32 bytes: the warpgroup's tensor cores.
 
     All 128 threads of a warpgroup execute it together.
 
-    Instruction: ``wgmma.mma_async.sync.aligned.m64n..k16.f32.bf16.bf16`` or its like with ``f16``.
-    Capability: sm_90a, and no other.
+    Instruction: ``wgmma.mma_async.sync.aligned.m64n..k16.f32.bf16.bf16`` or its like with ``f16``,
+    ``k8`` and ``tf32``, ``k32`` and ``e4m3``, ``e5m2`` or ``s8``. Capability: sm_90a, and no
+    other.
+
+    Parameters
+    ----------
+    shared : shared array of one of :mod:`~llm_numba.kernels.ptx.formats`
+        Where A and B lie; only its type matters.
+    accumulator : local array of float32 [columns / 2], of int32 for int8
+        Sums of 8-bit floats are kept less precisely than float32 by the hardware.
+    a : uint64, or local array of uint32 [4]
+        A descriptor, as of :func:`matrix_descriptor`; or a fragment in registers.
+    b : uint64
+        A descriptor; both operands lie along K.
+    columns : int
+        A constant: a multiple of 8, up to 256; of int8, from 32 on a multiple of 16.
+    accumulate : bool
+        Whether to add to what the accumulator holds; else that does not matter.
+    """
+    return _product("wgmma", format_of("wgmma", shared), False, shared, accumulator, a, b, columns)
+
+
+@intrinsic
+def wgmma_trans(typing_context, shared, accumulator, a, b, columns, accumulate):
+    """Begin to multiply as :func:`wgmma` does, by a B that lies along its columns.
+
+    Instruction: as of :func:`wgmma`, with ``imm-trans-b`` 1. Capability: sm_90a, and no other.
 
     Parameters
     ----------
     shared : shared array of float16 or uint16 (bfloat16)
-        Where A and B lie; only its type matters.
-    accumulator : local array of float32 [columns / 2]
-    a, b : uint64
-        Descriptors, as of :func:`matrix_descriptor`; both operands lie along K.
-    columns : int
-        A constant: a multiple of 8, up to 256.
-    accumulate : bool
-        Whether to add to what the accumulator holds; else that does not matter.
+    accumulator, a, columns, accumulate
+        As of :func:`wgmma`.
+    b : uint64
+        A descriptor, as of :func:`matrix_descriptor_trans`.
     """
-    name = _NAMES.get(getattr(shared, "dtype", None))
-    if name is None:
-        raise TypingError(f"wgmma multiplies float16 or uint16 (bfloat16), not {shared}.")
-    if not isinstance(columns, types.IntegerLiteral) or columns.literal_value not in range(
-        8, 257, 8
-    ):
-        raise TypingError(f"wgmma takes a constant number of columns, 8, 16 .. 256, not {columns}.")
-    if getattr(accumulator, "dtype", None) != types.float32 or accumulator.ndim != 1:
-        raise TypingError(f"wgmma adds to a float32 array of one axis, not to {accumulator}.")
+    of = format_of("wgmma_trans", shared, 16)
+    return _product("wgmma_trans", of, True, shared, accumulator, a, b, columns)
+
+
+@twin(wgmma, collective=True, whole_warp=True)
+def _(lanes, shared, accumulator, a, b, columns, accumulate):
+    lanes.machine.warpgroups.begin(lanes, shared, accumulator, a, b, int(columns), accumulate)
+
+
+@twin(wgmma_trans, collective=True, whole_warp=True)
+def _(lanes, shared, accumulator, a, b, columns, accumulate):
+    lanes.machine.warpgroups.begin(
+        lanes, shared, accumulator, a, b, int(columns), accumulate, across=True
+    )
+
+
+def _product(name, of, across, shared, accumulator, a, b, columns):
+    """Return signature and code of an intrinsic that begins a product."""
+    if not isinstance(columns, types.IntegerLiteral) or not _is_width(columns.literal_value, of):
+        raise TypingError(
+            f"{name} takes a constant number of columns, 8, 16 .. 256, not {columns}."
+        )
+    if getattr(accumulator, "dtype", None) != of.sums or accumulator.ndim != 1:
+        raise TypingError(f"{name} adds to a {of.sums} array of one axis, not to {accumulator}.")
+    in_registers = isinstance(a, types.Array)
+    if in_registers and (a.dtype, a.ndim) != (types.uint32, 1):
+        raise TypingError(f"{name} takes A as a descriptor or a local array of uint32, not {a}.")
     count = columns.literal_value // 2
-    assembly = _multiply(columns.literal_value, name)
+    assembly = _multiply(columns.literal_value, of, in_registers, across)
+
+    def items(context, builder, array, value, number):
+        data = context.make_array(array)(context, builder, value).data
+        return [builder.gep(data, [ir.Constant(_LONG, k)]) for k in range(number)]
 
     def codegen(context, builder, signature, args):
-        data = context.make_array(accumulator)(context, builder, args[1]).data
-        places = [builder.gep(data, [ir.Constant(_LONG, k)]) for k in range(count)]
+        places = items(context, builder, accumulator, args[1], count)
+        of_a = [args[2]]
+        if in_registers:
+            of_a = [builder.load(word) for word in items(context, builder, a, args[2], _WORDS)]
         operands = [builder.load(place) for place in places]
-        operands += [args[2], args[3], builder.zext(args[5], WORD)]
+        operands += [*of_a, args[3], builder.zext(args[5], WORD)]
         # Convergent: LLVM must not move it to where fewer threads meet it.
         result = builder.call(assembly, operands, attrs=("convergent",))
         for k, place in enumerate(places):
             builder.store(builder.extract_value(result, k), place)
         return context.get_dummy_value()
 
-    kinds = (shared, accumulator, types.uint64, types.uint64, columns, types.boolean)
+    kind = a if in_registers else types.uint64
+    kinds = (shared, accumulator, kind, types.uint64, columns, types.boolean)
     return types.void(*kinds), codegen
 
 
-def _multiply(columns, name):
+def _is_width(columns, of):
+    wide = 16 if of.sums == types.int32 else 8
+    return columns in (*range(8, 32, 8), *range(32, 257, wide))
+
+
+def _multiply(columns, of, in_registers, across):
     """Return the instruction: accumulators come out of it where they went in."""
-    count = columns // 2
-    registers = ", ".join(f"${k}" for k in range(count))
-    a, b, accumulate = (f"${2 * count + k}" for k in range(3))
+    count, words = columns // 2, _WORDS if in_registers else 1
+    registers = [f"${k}" for k in range(2 * count + words + 2)]
+    sums, (*a, b, accumulate) = ", ".join(registers[:count]), registers[2 * count :]
+    a = f"{{{', '.join(a)}}}" if in_registers else a[0]
+    # Signs of A and B; then, of numbers of 16 bits alone, which of those in memory lie across.
+    modes = "" if of.sums == types.int32 else ", 1, 1"
+    if of.depth == 16:
+        modes += f", {across:d}" if in_registers else f", 0, {across:d}"
+    kind = FLOAT if of.sums == types.float32 else WORD
+    kinds = [WORD] * words if in_registers else [_LONG]
+    ties = [f"={of.constraint}"] * count + [str(k) for k in range(count)]
+    inputs = ["r"] * words if in_registers else ["l"]
     return ir.InlineAsm(
         ir.FunctionType(
-            ir.LiteralStructType([FLOAT] * count), [FLOAT] * count + [_LONG, _LONG, WORD]
+            ir.LiteralStructType([kind] * count), [kind] * count + [*kinds, _LONG, WORD]
         ),
         f"{{ .reg .pred add; setp.ne.b32 add, {accumulate}, 0; "
-        f"wgmma.mma_async.sync.aligned.m64n{columns}k16.f32.{name}.{name} "
-        f"{{{registers}}}, {a}, {b}, add, 1, 1, 0, 0; }}",
-        ",".join(["=f"] * count + [str(k) for k in range(count)] + ["l", "l", "r", "~{memory}"]),
+        f"wgmma.mma_async.sync.aligned.m64n{columns}k{of.depth}.{of.name_of_sums}"
+        f".{of.name}.{of.name} {{{sums}}}, {a}, {b}, add{modes}; }}",
+        ",".join([*ties, *inputs, "l", "r", "~{memory}"]),
         True,
     )
-
-
-@twin(wgmma, collective=True, whole_warp=True)
-def _(lanes, shared, accumulator, a, b, columns, accumulate):
-    lanes.machine.warpgroups.begin(lanes, shared, accumulator, a, b, int(columns), accumulate)
 
 
 @intrinsic
