@@ -214,11 +214,14 @@ def _epilogue(way: str) -> dict[str, Any]:
     return EPILOGUES.get(way, {})
 
 
-def _squares() -> Iterator[Product]:
-    hopper = tuple(f"gemm_hopper/{step.name}" for step in gemm_hopper.LADDER.steps)
-    tensor = tuple(f"gemm_tensorcore/{step.name}" for step in gemm_tensorcore.LADDER.steps[-3:])
-    for size in SQUARES:
-        yield Product("squares", size, size, size, ways=("linear", *hopper, *tensor))
+def _steps() -> Iterator[Product]:
+    # Of those by `mma.sync` the last two, which large products differ by little.
+    ladders = ((gemm_tensorcore.LADDER, -2), (gemm_hopper.LADDER, 0))
+    ways = tuple(
+        f"{ladder.name}/{step.name}" for ladder, first in ladders for step in ladder.steps[first:]
+    )
+    for size in reversed(SQUARES):
+        yield Product("steps", size, size, size, ways=ways)
 
 
 def _projections() -> Iterator[Product]:
@@ -231,11 +234,12 @@ def _projections() -> Iterator[Product]:
 
 
 PRODUCTS = (
-    *_squares(),
+    *(Product("squares", size, size, size) for size in SQUARES),
     *_projections(),
     *(Product("small", M, N, K) for M in SMALL_ROWS for N, K in EIGHT),
     *(Product("half", size, size, size, "float16") for size in SQUARES),
     *(Product("half", 2048, N, K, "float16") for N, K in EIGHT),
+    *_steps(),
     Product("pipeline", 4096, 4096, 4096, ways=()),
 )
 PARTS = tuple(dict.fromkeys(each.part for each in PRODUCTS))

@@ -125,8 +125,11 @@ def steps(results: Results) -> Table:
     ----------
     results : mapping of str to dict
     """
-    found = [each for each in results.values() if each["shape"].get("part") == "squares"]
-    speeds = [each for each in found if each["unit"] == "TFLOP/s"]
+    speeds = [
+        each
+        for each in results.values()
+        if each["shape"].get("part") in ("squares", "steps") and each["unit"] == "TFLOP/s"
+    ]
     keys = list(dict.fromkeys(_key(each) for each in speeds))
     ways = dict.fromkeys(each["name"].removesuffix(f"/{_key(each)}") for each in speeds)
     headings = ["way"]

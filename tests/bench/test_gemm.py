@@ -100,6 +100,14 @@ def test_clocks_of_the_run_are_in_the_record(measured):
     assert (shape["sm_mhz"], shape["least_sm_mhz"], shape["watts"]) == (1500.0, 1500.0, 600.0)
 
 
+def test_cublas_stands_once_beside_a_shape_that_the_ladders_have_too():
+    timing = gemm.Timing([1e-3], 0.0, 1)
+    ladder = dataclasses.replace(SMALL, part="steps")
+    found = gemm._results(ladder, {"gemm_hopper/stored": timing, "cublas": timing}, {}, {})
+    names = [each.name for each in found]
+    assert names == [f"{of}gemm_hopper/stored/{SMALL.key}" for of in ("", "of_cublas/")]
+
+
 def test_without_a_management_library_there_are_no_clocks():
     with ClockWatch(None) as watch:
         pass
@@ -195,7 +203,7 @@ def test_a_product_that_fails_takes_nothing_from_the_others(monkeypatch):
     monkeypatch.setattr(gemm, "PRODUCTS", tuple(Product("small", M, 24, 16) for M in (9, 2)))
     monkeypatch.setattr(gemm, "read_bandwidth", lambda timer: [1e9])
     timer = GPUTimer(2, 1, events=Ticks(), clock=lambda: 0.0)
-    monkeypatch.setattr(gemm, "GPUTimer", lambda repeats: timer)
+    monkeypatch.setattr(gemm, "GPUTimer", lambda repeats, warmup: timer)
     for name in ("import_torch", "reader", "_free_memory"):
         monkeypatch.setattr(gemm, name, lambda: None)
     settings = gemm.GemmSettings(rounds=1, identical=1)
@@ -232,6 +240,7 @@ def test_forty_large_products_and_twenty_small_ones_are_held_against_cublas():
     counts = {goal.name: len(goal.names) for goal in GOALS}
     assert counts["projections"] == counts["worst"] == 40
     assert counts["small"] == 20
+    assert counts["mma_sync"] == 2
 
 
 def test_the_geomean_and_the_worst_are_of_all_that_was_measured():
