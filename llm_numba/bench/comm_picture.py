@@ -6,6 +6,7 @@ from typing import Any
 from llm_numba.bench import log_plot
 from llm_numba.bench.drawing import Drawing
 from llm_numba.bench.tables import Table, figure
+from llm_numba.parallel.selection import is_launch_alone
 
 _OPERATIONS = {"all_reduce": "a", "all_gather": "b", "send": "c", "copy": "d"}
 _PATHS = {"peer": "a", "nccl": "b", "mpi": "c", "mpi-staged": "d"}
@@ -23,6 +24,8 @@ def _styles(what: str) -> Mapping[str, str]:
 def curves_of(record: Mapping[str, Any], what: str, rate: bool = False) -> Curves:
     """Return (bytes, µs) of one operation by path, or of one path by operation.
 
+    What is the time of a graph's launch is left out.
+
     Parameters
     ----------
     record : mapping
@@ -35,7 +38,7 @@ def curves_of(record: Mapping[str, Any], what: str, rate: bool = False) -> Curve
     curves: dict[str, list[tuple[int, float]]] = {}
     for result in record["results"]:
         shape, time = result["shape"], result["median"]
-        if shape[by] != what or (rate and shape["bytes"] < _LONG):
+        if shape[by] != what or (rate and shape["bytes"] < _LONG) or is_launch_alone(shape, time):
             continue
         value = 1e-3 * shape["bus_bytes"] / time if rate else time
         curves.setdefault(shape[name], []).append((shape["bytes"], value))

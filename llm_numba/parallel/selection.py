@@ -13,6 +13,7 @@ from bisect import bisect_left
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from llm_numba.errors import ParallelError
 
@@ -21,6 +22,7 @@ Times = Mapping[str, Mapping[str, Sequence[tuple[int, float]]]]
 
 # All else this path hands to another one, and only chance parts their times.
 _OF_PEER = ("all_reduce", "all_gather")
+_LAUNCH_US = 1000.0  # beside which the launch of a graph does not count
 
 
 @dataclass(frozen=True)
@@ -178,6 +180,7 @@ def read_times(path: Path, num_ranks: int) -> Times:
         rows = [(result["shape"], float(result["median"])) for result in results]
         rows = [(shape, time) for shape, time in rows if shape["bytes"] > 0 and time > 0]
         rows = [(shape, time) for shape, time in rows if _is_own(**shape)]
+        rows = [(shape, time) for shape, time in rows if not is_launch_alone(shape, time)]
         nearest = min((shape["ranks"] for shape, _ in rows), key=lambda P: abs(P - num_ranks))
         times: dict[str, dict[str, list[tuple[int, float]]]] = {}
         for shape, time in rows:
@@ -193,6 +196,22 @@ def read_times(path: Path, num_ranks: int) -> Times:
         operation: {path: sorted(points) for path, points in by_path.items()}
         for operation, by_path in times.items()
     }
+
+
+def is_launch_alone(shape: Mapping[str, Any], time: float) -> bool:
+    """Tell whether a result is the time of a graph's launch, and not of what the graph holds.
+
+    So it is with a graph of one short call. Older records have such: calls were counted by a first
+    one, which compiles.
+
+    Parameters
+    ----------
+    shape : mapping
+        Of the result, from ``llm-numba bench comm``.
+    time : float
+        Its median, in µs.
+    """
+    return bool(shape.get("in_graph")) and shape.get("calls") == 1 and time < _LAUNCH_US
 
 
 def _is_own(path: str, operation: str, **_: object) -> bool:

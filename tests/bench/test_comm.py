@@ -55,6 +55,34 @@ def test_a_sample_is_the_time_of_the_slowest_rank(monkeypatch):
         assert results[-1].statistic.p10 > 0.9 * 40e3
 
 
+def test_calls_are_not_counted_by_the_first_which_compiles(monkeypatch):
+    def work(comm, x):
+        time.sleep(0 if started[comm.rank] else 0.05)
+        started[comm.rank] = True
+
+    started = [False, False]
+    compiled = module._Operation("compiled", work, lambda P: 0.0)
+    monkeypatch.setattr(module, "_OPERATIONS", {"compile": compiled})
+    settings = CommSettings(2, samples=1, warmup=0, seconds=0.04, sizes=(64,))
+    for results in run_ranks(2, lambda comm: list(measure(comm, settings))):
+        assert results[-1].shape["calls"] > 1
+
+
+def test_the_time_of_a_launch_is_no_point():
+    def result(num_bytes, calls, time, in_graph=True):
+        shape = {"path": "peer", "operation": "all_reduce", "bytes": num_bytes, "calls": calls}
+        return {"shape": shape | {"in_graph": in_graph}, "median": time}
+
+    results = [
+        result(64, 1, 25.0),
+        result(256, 90, 2.5),
+        result(4096, 1, 30.0, in_graph=False),
+        result(1 << 28, 1, 20_000.0),
+    ]
+    curves = curves_of({"results": results}, "all_reduce")
+    assert curves == {"peer": [(256, 2.5), (4096, 30.0), (1 << 28, 20_000.0)]}
+
+
 def test_a_rank_alone_has_nothing_to_measure(monkeypatch):
     for variable in ("OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "SLURM_STEP_NUM_TASKS"):
         monkeypatch.delenv(variable, raising=False)

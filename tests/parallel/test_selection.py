@@ -102,6 +102,14 @@ def test_a_record_s_times_are_those_of_as_many_ranks_or_nearly(tmp_path):
     assert read_times(path, 16) == {"all_reduce": {"mpi-staged": [(64, 20.0)]}}
 
 
+def test_a_graph_of_one_short_call_tells_nothing(tmp_path):
+    path = record(tmp_path / "comm.json", ROWS[:2])
+    text = json.loads(path.read_text())
+    text["results"][0]["shape"] |= {"in_graph": True, "calls": 1}
+    path.write_text(json.dumps(text))
+    assert read_times(path, 2) == {"all_reduce": {"mpi": [(4096, 9.0)]}}
+
+
 @pytest.mark.parametrize("text", ["", "{}", '{"results": []}', '{"results": [1]}', None])
 def test_what_is_no_record_is_refused(tmp_path, text):
     path = tmp_path / "comm.json"
