@@ -15,8 +15,14 @@ from llm_numba.kernels.gemm_hopper import (
     require_hopper,
     tiles_of,
 )
-from llm_numba.kernels.gemm_hopper_epilogue import GATED, epilogue
-from llm_numba.kernels.gemm_hopper_pieces import BY_THREADS, GROUP_ROWS, GROUP_THREADS, Tile
+from llm_numba.kernels.gemm_hopper_epilogue import epilogue
+from llm_numba.kernels.gemm_hopper_pieces import (
+    BY_THREADS,
+    GROUP_ROWS,
+    GROUP_THREADS,
+    Ending,
+    Tile,
+)
 from llm_numba.kernels.gemm_hopper_specialised import specialised
 from llm_numba.kernels.gemm_hopper_stored import BY_ENGINE, staging_bytes
 from llm_numba.kernels.gemm_plans import present
@@ -28,9 +34,20 @@ from llm_numba.runtime.tensor_maps import why_no_map
 FEWEST_TILES = 56
 
 
-def _width(tile: Tile, gated: bool) -> Tile:
-    """Return the tile of C: with a gate it has half as many columns."""
-    return tile._replace(columns=tile.columns // 2) if gated else tile
+def blocks_for(tile: Tile, ending: Ending, out: Any) -> int:
+    """Return how many blocks run: one for each SM, or for each tile if these are fewer.
+
+    Parameters
+    ----------
+    tile : Tile
+    ending : Ending
+    out : [M, N] or [M, F]
+    """
+    return min(_tiles_of(tile, ending, out), room_of(out).multiprocessors)
+
+
+def _tiles_of(tile: Tile, ending: Ending, out: Any) -> int:
+    return tiles_of(tile._replace(columns=ending.columns(tile)), out)
 
 
 def fills(out: Any, activation: str | None) -> bool:
@@ -41,7 +58,8 @@ def fills(out: Any, activation: str | None) -> bool:
     out : [M, N] or [M, F]
     activation : str or None
     """
-    return tiles_of(_width(LARGE, activation == GATED), out) >= FEWEST_TILES
+    ending = epilogue(activation, False, False, True)
+    return _tiles_of(LARGE, ending, out) >= FEWEST_TILES
 
 
 def plan_fused(
@@ -64,18 +82,17 @@ def plan_fused(
     """
     others = [each for each in (bias, residual) if each is not None]
     by_engine = not why_no_map(out) and all(map(is_paired, others))
-    gated = activation == GATED
     if others or activation:
         ending = epilogue(activation, bias is not None, residual is not None, by_engine)
     else:
         ending = BY_ENGINE if by_engine else BY_THREADS
     how = tensor_map(out, GROUP_ROWS) if by_engine else is_paired(out)
-    box = tile.columns // 2 if gated else tile.columns
-    maps = tensor_map(x, tile.rows), tensor_map(weight, box)
-    blocks = min(tiles_of(_width(tile, gated), out), room_of(out).multiprocessors)
+    maps = tensor_map(x, tile.rows), tensor_map(weight, ending.columns(tile))
+    blocks = blocks_for(tile, ending, out)
     args = (*maps, x.shape[1], out, TOGETHER, how, *present(bias, residual, x, out))
     threads = GROUP_THREADS * (1 + tile.groups)
-    staging = staging_bytes(_width(tile, gated)) if by_engine else 0
+    width = tile._replace(columns=ending.columns(tile))
+    staging = staging_bytes(width) if by_engine else 0
     kernel = specialised(storage_dtype(x), tile, ending)
     return (Launch(kernel, (blocks,), (threads,), args, tile.shared_bytes + staging),)
 

@@ -55,6 +55,42 @@ def staging_bytes(tile: Tile) -> int:
     return 2 * rooms_of(tile) * ROOM * tile.groups
 
 
+def rooming(rooms: int) -> tuple[Any, Any]:
+    """Make what a warpgroup does before it fills one of its rooms, and when it is full.
+
+    Parameters
+    ----------
+    rooms : int
+        That are filled in turn.
+    """
+    BEFORE = rooms - 1  # stores that may be under way when a room is filled
+
+    @cuda.jit(device=True, forceinline=True)
+    def await_room(number):
+        """Meet when the store of what was in the room has read it."""
+        if cuda.threadIdx.x % GROUP_THREADS == 0:
+            ptx.bulk_wait(BEFORE)
+        ptx.barrier_sync(number, GROUP_THREADS)
+
+    @cuda.jit(device=True, forceinline=True)
+    def send(tiles, room, c_map, row, column, number):
+        """Begin to store a room, once all have filled it."""
+        ptx.fence_async()
+        ptx.barrier_sync(number, GROUP_THREADS)
+        if cuda.threadIdx.x % GROUP_THREADS == 0:
+            ptx.tma_store_2d(tiles, room, c_map, column, row)
+            ptx.bulk_commit()
+
+    return await_room, send
+
+
+@cuda.jit(device=True)
+def await_all_rooms():
+    """Wait until the engine has read all rooms: they go with the block."""
+    if cuda.threadIdx.x % GROUP_THREADS == 0:
+        ptx.bulk_wait(0)
+
+
 def storing_by_engine(
     storage: str, tile: Tile, columns: int = 0, finishing: Finishing = AS_THEY_ARE
 ) -> tuple[Any, Any]:
@@ -73,7 +109,7 @@ def storing_by_engine(
         raise ValueError(f"{columns} columns are no whole boxes of {BOX_COLUMNS}")
     FORM, ROOMS_BEGIN = STORED[storage], tile.stages * tile.stage
     ROOMS = rooms_of(tile._replace(columns=columns))
-    BEFORE = ROOMS - 1  # stores that may be under way when a room is filled
+    await_room, send = rooming(ROOMS)
     EIGHTS, NUMBERS, bring, pair = finishing
 
     @cuda.jit(device=True, forceinline=True)
@@ -85,9 +121,7 @@ def storing_by_engine(
             here = place_of_thread(row, column + 8 * i)
             bring(kept, here[0], here[1], c, bias, beside)
         if i % _EIGHTS == 0:
-            if cuda.threadIdx.x % GROUP_THREADS == 0:
-                ptx.bulk_wait(BEFORE)
-            ptx.barrier_sync(number, GROUP_THREADS)
+            await_room(number)
         lane, warp = cuda.threadIdx.x % 32, cuda.threadIdx.x % GROUP_THREADS // 32
         for h in range(2):
             r = 16 * warp + lane // 4 + 8 * h
@@ -95,12 +129,7 @@ def storing_by_engine(
             low, high = pair(acc, i, h, kept)
             ptx.store_pair(tiles, room + place, low, high)
         if i % _EIGHTS == _EIGHTS - 1:
-            ptx.fence_async()
-            ptx.barrier_sync(number, GROUP_THREADS)
-            if cuda.threadIdx.x % GROUP_THREADS == 0:
-                here = column + i // _EIGHTS * BOX_COLUMNS
-                ptx.tma_store_2d(tiles, room, c_map, here, row)
-                ptx.bulk_commit()
+            send(tiles, room, c_map, row, column + i // _EIGHTS * BOX_COLUMNS, number)
 
     store_all = unrolled(columns // 8, store_eight)
 
@@ -113,13 +142,7 @@ def storing_by_engine(
         operands = acc, kept, tiles, rooms, c, c_map, first_row, first_column, number, bias, beside
         store_all(0, operands)
 
-    @cuda.jit(device=True)
-    def finish():
-        """Wait until the engine has read all rooms: they go with the block."""
-        if cuda.threadIdx.x % GROUP_THREADS == 0:
-            ptx.bulk_wait(0)
-
-    return store, finish
+    return store, await_all_rooms
 
 
 BY_ENGINE = Ending(storing_by_engine)

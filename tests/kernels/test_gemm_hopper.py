@@ -195,10 +195,10 @@ def stored_without(text, instead):
     ("text", "instead", "error"),
     [
         ("ptx.fence_async()", "pass", ProxyError),
-        ("ptx.bulk_wait(_BEFORE)", "pass", AssertionError),
+        ("ptx.bulk_wait(BEFORE)", "pass", AssertionError),
         ("ptx.bulk_wait(0)", "pass", AssertionError),
-        ("            ptx.fence_async()\n            ptx.barrier_sync(number, GROUP_THREADS)\n",
-         "            ptx.fence_async()\n", RaceError),
+        ("        ptx.fence_async()\n        ptx.barrier_sync(number, GROUP_THREADS)\n",
+         "        ptx.fence_async()\n", RaceError),
     ],
     ids=["no fence", "room not free", "no end", "no meeting"],
 )  # fmt: skip

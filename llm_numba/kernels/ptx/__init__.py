@@ -15,6 +15,7 @@ the instruction does, in NumPy, for the simulator.
 :mod:`~llm_numba.kernels.ptx.peers`        arrays in the memory of other GPUs
 :mod:`~llm_numba.kernels.ptx.lines`        words that say which call they belong to
 :mod:`~llm_numba.kernels.ptx.clusters`     blocks that write into each other's shared memory
+:mod:`~llm_numba.kernels.ptx.narrow`       two float32 as two bytes: e4m3, int8
 :mod:`~llm_numba.kernels.ptx.overlap`      kernels that begin before the one before has ended
 :mod:`~llm_numba.kernels.ptx.special`      powers of 2 and reciprocals, approximately
 :mod:`~llm_numba.kernels.ptx.formats`      numbers that tensor cores multiply
@@ -67,6 +68,7 @@ from llm_numba.kernels.ptx.formats import e4m3, e5m2
 from llm_numba.kernels.ptx.lines import load_line, store_line
 from llm_numba.kernels.ptx.matrices import ldmatrix_x4, ldmatrix_x4_trans, stmatrix_x4
 from llm_numba.kernels.ptx.multicast import mbarrier_arrive_at, tma_multicast_2d
+from llm_numba.kernels.ptx.narrow import to_e4m3_pair, to_int8_pair
 from llm_numba.kernels.ptx.overlap import (
     await_previous_kernel,
     release_next_kernel,
@@ -188,7 +190,9 @@ __all__ = [
     "tma_load_2d",
     "tma_multicast_2d",
     "tma_store_2d",
+    "to_e4m3_pair",
     "to_float",
+    "to_int8_pair",
     "wgmma",
     "wgmma_commit",
     "wgmma_fence",
