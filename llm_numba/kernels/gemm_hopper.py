@@ -151,6 +151,8 @@ def why_not(x: Any, weight: Any) -> str | None:
     x, weight : array
     """
     for name, matrix in (("x", x), ("weight", weight)):
+        if (dtype := storage_dtype(matrix)) not in DTYPES:
+            return f"{name!r} is {dtype}, not float16 or bfloat16"
         if problem := why_no_map(matrix):
             return f"the copy engine cannot address {name!r}: {problem}"
     return None

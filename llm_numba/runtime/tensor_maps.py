@@ -23,9 +23,17 @@ from llm_numba.errors import KernelArgumentError, LaunchError
 from llm_numba.runtime.arrays import SimulatedArray, kind_of, storage_dtype, to_device
 
 WORDS = 16  # of 8 bytes, in a map
-COLUMNS = 64  # of a tile: 128 bytes, one row of the swizzle
+_ROW_BYTES = 128  # of a tile: one row of the swizzle
 _MOST_ROWS = 256
 _ALIGNMENT = 16  # bytes
+# What the driver calls each format, which matters only where the engine adds; and its bytes.
+_KINDS = {
+    "float16": ("FLOAT16", 2),
+    "bfloat16": ("BFLOAT16", 2),
+    "float32": ("FLOAT32", 4),
+    "int8": ("UINT8", 1),
+    "uint8": ("UINT8", 1),
+}
 
 
 class TensorMap:
@@ -72,12 +80,13 @@ class SimulatedTensorMap(SimulatedArray):
 
 
 def tensor_map(matrix: Any, rows: int) -> "TensorMap | SimulatedTensorMap":
-    """Describe a matrix whose tiles have 64 columns, in the order of the 128-byte swizzle.
+    """Describe a matrix whose tiles have rows of 128 bytes, in the order of the 128-byte swizzle.
 
     Parameters
     ----------
-    matrix : float16 or bfloat16 [M, K]
-        C-contiguous, on a device; it begins at a multiple of 16 bytes, and K is one of 8.
+    matrix : float16, bfloat16, float32, int8 or uint8 [M, K]
+        C-contiguous, on a device; it begins at a multiple of 16 bytes, and so do its rows. A tile
+        has 64, 64, 32, 128 or 128 columns of it.
     rows : int
         Of a tile, up to 256.
 
@@ -94,7 +103,7 @@ def tensor_map(matrix: Any, rows: int) -> "TensorMap | SimulatedTensorMap":
     if problem := why_no_map(matrix):
         raise KernelArgumentError(
             f"The copy engine cannot address a matrix: {problem}.",
-            "Copy it to a new array whose rows are multiples of 16 bytes, of halves.",
+            "Copy it to a new array of such a format, whose rows are multiples of 16 bytes.",
         )
     if not 1 <= rows <= _MOST_ROWS:
         raise KernelArgumentError(
@@ -103,7 +112,8 @@ def tensor_map(matrix: Any, rows: int) -> "TensorMap | SimulatedTensorMap":
     if kind_of(matrix) != "cuda":
         from llm_numba.simulator import bulk
 
-        return to_device(bulk.encode(matrix, (rows, COLUMNS)), "sim").view(SimulatedTensorMap)
+        box = rows, _ROW_BYTES // matrix.itemsize
+        return to_device(bulk.encode(matrix, box), "sim").view(SimulatedTensorMap)
     return TensorMap(matrix, rows)
 
 
@@ -114,14 +124,15 @@ def why_no_map(matrix: Any) -> str | None:
     ----------
     matrix : array [M, K]
     """
-    if storage_dtype(matrix) not in ("float16", "bfloat16"):
-        return f"its elements are {storage_dtype(matrix)}, not float16 or bfloat16"
+    if storage_dtype(matrix) not in _KINDS:
+        return f"its elements are {storage_dtype(matrix)}, not one of {', '.join(_KINDS)}"
     if not matrix.flags.c_contiguous:
         return "it is not C-contiguous"
     if not matrix.size:
         return "it has no elements"
     if matrix.shape[1] * matrix.itemsize % _ALIGNMENT:
-        return f"its rows are {matrix.shape[1]} elements long, no multiple of 8"
+        step = _ALIGNMENT // matrix.itemsize
+        return f"its rows are {matrix.shape[1]} elements long, no multiple of {step}"
     if address_of(matrix) % _ALIGNMENT:
         return f"it does not begin at a multiple of {_ALIGNMENT} bytes"
     return None
@@ -144,19 +155,16 @@ def _encoded(address: int, shape: tuple[int, int], dtype: str, rows: int) -> "ar
 
     from cuda.bindings import driver
 
-    kinds = driver.CUtensorMapDataType
-    kind = {
-        "float16": kinds.CU_TENSOR_MAP_DATA_TYPE_FLOAT16,
-        "bfloat16": kinds.CU_TENSOR_MAP_DATA_TYPE_BFLOAT16,
-    }[dtype]
+    name, size = _KINDS[dtype]
+    kind = driver.CUtensorMapDataType[f"CU_TENSOR_MAP_DATA_TYPE_{name}"]
     long, word = driver.cuuint64_t, driver.cuuint32_t
     status, encoded = driver.cuTensorMapEncodeTiled(
         kind,
         2,
         address,
         [long(shape[1]), long(shape[0])],
-        [long(shape[1] * 2)],
-        [word(COLUMNS), word(rows)],
+        [long(shape[1] * size)],
+        [word(_ROW_BYTES // size), word(rows)],
         [word(1), word(1)],
         driver.CUtensorMapInterleave.CU_TENSOR_MAP_INTERLEAVE_NONE,
         driver.CUtensorMapSwizzle.CU_TENSOR_MAP_SWIZZLE_128B,

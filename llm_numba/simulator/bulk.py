@@ -38,7 +38,7 @@ def encode(matrix: np.ndarray, box: tuple[int, int]) -> np.ndarray:
 
     Parameters
     ----------
-    matrix : [rows, columns] of 2-byte elements
+    matrix : [rows, columns]
         Kept alive by the caller.
     box : tuple of int
         Rows and columns of a tile.
@@ -90,6 +90,13 @@ class _Store:
     first: tuple[int, int]
     box: tuple[int, int]
     group: int
+    adds: bool
+
+    def perform(self, elements: np.ndarray) -> None:
+        """Bring the tile to its matrix, or add it."""
+        tile = elements.reshape(-1).view(self.matrix.dtype).reshape(self.box)
+        here, there = _overlap(self.matrix.shape, self.first, self.box)
+        self.matrix[here] = self.matrix[here] + tile[there] if self.adds else tile[there]
 
 
 def _overlap(shape: tuple[int, ...], first: tuple[int, int], box: tuple[int, int]) -> Any:
@@ -133,6 +140,7 @@ class BulkCopies:
         offset = lanes.vector(shared.offset + shared_index * shared.itemsize)
         self._check_place(lanes, shared, offset, box)
         places = barriers.ravel().locate(lanes, barrier)[0]
+        size = shared.dtype.itemsize
         for wanted, block in self._targets(lanes, blocks):
             states = machine.mbarriers.find(lanes, barriers, barrier, block)
             if machine.watched:
@@ -142,7 +150,7 @@ class BulkCopies:
                 owner, cell = self._tile_of(lanes, k, shared, offset, box, block)
                 first = int(lanes.vector(row)[k]), int(lanes.vector(column)[k])
                 transfer = _Transfer(owner, shared, cell, matrix, first, box, states[k])
-                garbage = np.full(cell.size * 2, _GARBAGE, np.uint8).view(shared.dtype)
+                garbage = np.full(cell.size * size, _GARBAGE, np.uint8).view(shared.dtype)
                 self._write(transfer, garbage)
                 if machine.watched:
                     machine.observer.forget(shared, cell)
@@ -168,17 +176,33 @@ class BulkCopies:
         return [(masks >> rank & 1 == 1, find(lanes, rank)) for rank in range(size)]
 
     def store(
-        self, lanes: Lanes, shared: View, shared_index: Any, tensor_map: View, column: Any, row: Any
+        self,
+        lanes: Lanes,
+        shared: View,
+        shared_index: Any,
+        tensor_map: View,
+        column: Any,
+        row: Any,
+        *,
+        adds: bool = False,
     ) -> None:
-        """Begin a copy to global memory for each thread: it reads and writes at the wait."""
+        """Begin to copy, or to add, to global memory for each thread: it happens at the wait."""
         matrix, box = self._decode(lanes, tensor_map)
+        if adds and matrix.dtype.kind in "iu":
+            raise self._machine.fault(
+                DescriptorError,
+                lanes,
+                np.ones(lanes.n, bool),
+                f"adds to a matrix of {matrix.dtype} by the copy engine",
+                "It adds float32, float16 and bfloat16; bytes it only moves.",
+            )
         offset = lanes.vector(shared.offset + shared_index * shared.itemsize)
         self._check_place(lanes, shared, offset, box)
         for k in range(lanes.n):
             owner, cell = self._tile_of(lanes, k, shared, offset, box)
             first = int(lanes.vector(row)[k]), int(lanes.vector(column)[k])
             group = int(self._groups[lanes.ids[k]])
-            store = _Store(owner, shared, cell, matrix, first, box, group)
+            store = _Store(owner, shared, cell, matrix, first, box, group, adds)
             if self._machine.watched:
                 self._read(store)
                 self._machine.observer.check_fenced(owner, shared, cell, shared.dtype.itemsize)
@@ -193,12 +217,17 @@ class BulkCopies:
         """Carry out what belongs to all but a number of each thread's last groups."""
         limit = np.full(self._machine.threads, -1)
         limit[lanes.ids] = self._groups[lanes.ids] - groups
-        for store in [each for each in self._stores if each.group < limit[each.owner.ids[0]]]:
-            self._stores.remove(store)
-            tile = self._read(store).reshape(store.box).view(store.matrix.dtype)
-            here, there = _overlap(store.matrix.shape, store.first, store.box)
-            store.matrix[here] = tile[there]
+        due = [each for each in self._stores if each.group < limit[each.owner.ids[0]]]
+        if self._machine.rng is not None:
+            self._machine.rng.shuffle(due)
+        for store in due:
+            self._stores = [each for each in self._stores if each is not store]
+            store.perform(self._read(store))
             self._machine.progress += 1
+
+    def prefetch(self, lanes: Lanes, tensor_map: View) -> None:
+        """Look at the map, as the engine would; there is no cache to fill."""
+        self._decode(lanes, tensor_map)
 
     def _read(self, store: _Store) -> np.ndarray:
         view, cell = store.view, store.cell

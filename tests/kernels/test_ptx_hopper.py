@@ -247,7 +247,8 @@ def test_a_map_of_a_matrix_that_is_gone_is_refused():
 def test_what_the_copy_engine_cannot_address_is_refused_with_the_reason():
     for matrix, why in [
         (np.zeros((4, 12), np.float16), "no multiple of 8"),
-        (np.zeros((4, 8), np.float32), "elements are float32"),
+        (np.zeros((4, 8), np.int32), "elements are int32"),
+        (np.zeros((4, 6), np.float32), "no multiple of 4"),
         (np.zeros((8, 4), np.float16).T, "not C-contiguous"),
         (np.zeros((0, 8), np.float16), "no elements"),
     ]:

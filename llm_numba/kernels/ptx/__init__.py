@@ -24,6 +24,7 @@ the instruction does, in NumPy, for the simulator.
 :mod:`~llm_numba.kernels.ptx.warpgroups`   tensor cores of sm_90a: 64 rows, out of shared memory
 :mod:`~llm_numba.kernels.ptx.barriers`     barriers that count threads, and bytes on their way
 :mod:`~llm_numba.kernels.ptx.bulk`         tiles that the copy engine brings to those barriers
+:mod:`~llm_numba.kernels.ptx.bulk_sums`    tiles that it adds, or fetches ahead of time
 :mod:`~llm_numba.kernels.ptx.clocks`       cycles and nanoseconds, for measuring
 :mod:`~llm_numba.kernels.ptx.warps`        two numbers combined; a warp's integers reduced
 =========================================  ==================================================
@@ -41,6 +42,7 @@ from llm_numba.kernels.ptx.barriers import (
     mbarrier_test,
 )
 from llm_numba.kernels.ptx.bulk import bulk_commit, bulk_wait, parameter, tma_load_2d, tma_store_2d
+from llm_numba.kernels.ptx.bulk_sums import prefetch_map, tma_prefetch_2d, tma_reduce_add_2d
 from llm_numba.kernels.ptx.clocks import cycles, nanoseconds
 from llm_numba.kernels.ptx.clusters import (
     cluster_arrive,
@@ -169,6 +171,7 @@ __all__ = [
     "nanoseconds",
     "parameter",
     "prefetch",
+    "prefetch_map",
     "quotient",
     "reciprocal",
     "redux_add_sync",
@@ -189,6 +192,8 @@ __all__ = [
     "take_registers",
     "tma_load_2d",
     "tma_multicast_2d",
+    "tma_prefetch_2d",
+    "tma_reduce_add_2d",
     "tma_store_2d",
     "to_e4m3_pair",
     "to_float",

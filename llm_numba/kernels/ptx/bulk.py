@@ -31,6 +31,9 @@ tensor core reads at a time. So piece c of row r goes to place c xor (r mod 8): 
 8 pieces then lies in 8 different places. The engine takes r and c from the address, bits 7 to 9
 and 4 to 6, so a tile must begin at a multiple of 1024 bytes.
 
+The engine can also add what it brings back, and fetch into the L2 cache alone:
+:mod:`~llm_numba.kernels.ptx.bulk_sums`.
+
 Source: "PTX ISA", ``cp.async.bulk.tensor``; "CUDA C++ Programming Guide", "Using TMA to transfer
 multi-dimensional arrays", "The different swizzle modes".
 """
@@ -45,7 +48,7 @@ from llm_numba.kernels.ptx.elements import WORD
 from llm_numba.runtime.signature import MAP_ADDRESS, MAP_POINTER, TENSOR_MAP
 from llm_numba.simulator.twins import twin
 
-_HALVES = (types.float16, types.uint16)
+_ELEMENTS = (types.float16, types.uint16, types.float32, types.int8, types.uint8)
 _MAP = MAP_POINTER
 _MAP_ALIGNMENT = 64  # bytes
 _LOAD = ir.InlineAsm(
@@ -131,7 +134,8 @@ def tma_load_2d(typing_context, shared, shared_index, tensor_map, column, row, b
 
     Parameters
     ----------
-    shared : C-contiguous shared array of float16 or uint16 (bfloat16)
+    shared : C-contiguous shared array
+        Of what the matrix is: float16, uint16 (bfloat16), float32, int8 or uint8.
     shared_index : int
         Element where the box goes; its address must be a multiple of 1024.
     tensor_map : tensor map
@@ -169,7 +173,7 @@ def tma_store_2d(typing_context, shared, shared_index, tensor_map, column, row):
 
     Parameters
     ----------
-    shared : C-contiguous shared array of float16 or uint16 (bfloat16)
+    shared : C-contiguous shared array
     shared_index : int
     tensor_map : tensor map
     column, row : int
@@ -241,8 +245,13 @@ def _(lanes, groups):
 
 def check_tile(name, shared, tensor_map):
     """Raise unless a tile and a map are of types that the copy engine takes."""
-    if not isinstance(shared, types.Array) or shared.dtype not in _HALVES or shared.layout != "C":
-        raise TypingError(f"{name} takes C-contiguous arrays of {_HALVES}, not {shared}.")
+    if not isinstance(shared, types.Array) or shared.dtype not in _ELEMENTS or shared.layout != "C":
+        raise TypingError(f"{name} takes C-contiguous arrays of {_ELEMENTS}, not {shared}.")
+    check_map(name, tensor_map)
+
+
+def check_map(name, tensor_map):
+    """Raise unless a type is that of a map that the kernel has called its parameter."""
     # In the simulator it is an array.
     if tensor_map != MAP_ADDRESS and not is_barriers(tensor_map):
         raise TypingError(f"{name} takes a map that is a `parameter`, not {tensor_map}.")
