@@ -196,11 +196,22 @@ class BulkCopies:
                 f"adds to a matrix of {matrix.dtype} by the copy engine",
                 "It adds float32, float16 and bfloat16; bytes it only moves.",
             )
+        rows, columns = lanes.vector(row), lanes.vector(column)
+        before = (rows < 0) | (columns < 0)
+        if before.any():
+            raise self._machine.fault(
+                DescriptorError,
+                lanes,
+                before,
+                f"has the copy engine write a tile that begins at row {rows[before][0]} and "
+                f"column {columns[before][0]}",
+                "What it writes may end beyond a matrix, but not begin before it.",
+            )
         offset = lanes.vector(shared.offset + shared_index * shared.itemsize)
         self._check_place(lanes, shared, offset, box)
         for k in range(lanes.n):
             owner, cell = self._tile_of(lanes, k, shared, offset, box)
-            first = int(lanes.vector(row)[k]), int(lanes.vector(column)[k])
+            first = int(rows[k]), int(columns[k])
             group = int(self._groups[lanes.ids[k]])
             store = _Store(owner, shared, cell, matrix, first, box, group, adds)
             if self._machine.watched:

@@ -1,4 +1,4 @@
-"""What tensor cores see of the numbers that they are given."""
+"""What tensor cores see of the numbers that they are given, and what becomes of sums."""
 
 import numpy as np
 
@@ -22,3 +22,8 @@ def as_multiplied(elements: np.ndarray) -> np.ndarray:
     elif elements.dtype == np.float32:
         elements = (elements.view(np.uint32) & _TF32).view(np.float32)
     return elements.astype(np.float64)
+
+
+def rounded_sums(sums: np.ndarray, dtype: np.dtype) -> np.ndarray:
+    """Round float64 sums to what they are kept in; integers, which are exact, wrap around."""
+    return sums.astype(np.int64).astype(dtype) if dtype.kind == "i" else sums.astype(dtype)

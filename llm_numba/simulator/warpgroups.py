@@ -21,7 +21,7 @@ from llm_numba.simulator.errors import (
     RaceError,
     UninitializedReadError,
 )
-from llm_numba.simulator.formats import as_multiplied
+from llm_numba.simulator.formats import as_multiplied, rounded_sums
 from llm_numba.simulator.lanes import WARP, Lanes
 from llm_numba.simulator.memory import Buffer, View
 
@@ -308,7 +308,7 @@ class Warpgroups:
         buffer, places = accumulator.buffer, self._places(accumulator, product.first, count)
         sums, missing = self._sums[buffer], self._missing[buffer]
         before = np.where(product.accumulate[:, None, None], sums[places], 0)
-        sums[places] = _rounded(before + shares, sums.dtype)
+        sums[places] = rounded_sums(before + shares, sums.dtype)
         missing[product.warps] -= 1
         done = places[missing[product.warps] == 0]
         buffer.typed(sums.dtype)[done] = sums[done]
@@ -352,8 +352,3 @@ class Warpgroups:
         lanes = Lanes(self._machine, product.first, [])
         lanes.at = product.at
         return self._fault(lanes, error, what, remedy)
-
-
-def _rounded(sums: np.ndarray, dtype: np.dtype) -> np.ndarray:
-    """Round float64 sums; those of integers, which are exact, wrap around."""
-    return sums.astype(np.int64).astype(dtype) if dtype.kind == "i" else sums.astype(dtype)

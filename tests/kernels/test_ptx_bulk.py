@@ -15,6 +15,7 @@ from llm_numba.simulator import simulate
 from llm_numba.simulator.errors import (
     BarrierDivergenceError,
     DeadlockError,
+    DescriptorError,
     ProxyError,
     RaceError,
 )
@@ -23,9 +24,10 @@ THREADS, ROWS, COLUMNS = 64, 16, 64
 SHARED = ROWS * COLUMNS * 2 + 1024
 
 
-def counting(mistake="nothing"):
+def counting(mistake="nothing", row=3):
     """Make a kernel that writes tiles of counted numbers, each over the one before."""
     FENCES, WAITS, MEETS = mistake != "no fence", mistake != "no wait", mistake != "no barrier"
+    FIRST_ROW = row
 
     @cuda.jit
     def kernel(out_map, turns):
@@ -42,7 +44,7 @@ def counting(mistake="nothing"):
             if MEETS:
                 cuda.syncthreads()
             if t == 0:
-                ptx.tma_store_2d(tiles, first, out_map, 8, turn * ROWS - 3)
+                ptx.tma_store_2d(tiles, first, out_map, 8, turn * ROWS + FIRST_ROW)
                 ptx.bulk_commit()
                 if WAITS:
                     ptx.bulk_wait(0)
@@ -54,7 +56,7 @@ def counting(mistake="nothing"):
 
 
 def run(kernel, turns=2, **options):
-    """Let tiles stand out over all four edges of a matrix."""
+    """Let tiles stand out over the last row and the last column of a matrix."""
     out = runtime.to_device(np.full((24, 40), 7, np.uint16).view("bfloat16"), "sim")
     args = (np.asarray(tensor_map(out, ROWS)), turns)
     simulate(kernel, 1, THREADS, args, SHARED, **options)
@@ -65,8 +67,8 @@ def expected(turns=2):
     out = np.full((24, 40), 7, np.uint16)
     for turn in range(turns):
         for row in range(ROWS):
-            if 0 <= turn * ROWS - 3 + row < 24:
-                out[turn * ROWS - 3 + row, 8:] = 1000 * turn + 64 * row + np.arange(32)
+            if turn * ROWS + 3 + row < 24:
+                out[turn * ROWS + 3 + row, 8:] = 1000 * turn + 64 * row + np.arange(32)
     return out
 
 
@@ -94,6 +96,12 @@ def test_a_tile_that_the_engine_may_not_see_is_found(mistake, error):
 
 def test_a_tile_that_is_overwritten_before_it_was_read_gives_wrong_numbers():
     assert not (run(counting("no wait")) == expected()).all()
+
+
+@pytest.mark.parametrize("row", [-3, -16])
+def test_a_tile_that_begins_before_the_matrix_is_refused(row):
+    with pytest.raises(DescriptorError, match=f"begins at row {row} and column 8"):
+        run(counting(row=row), turns=1)
 
 
 def without_end():

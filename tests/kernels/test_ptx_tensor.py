@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from numba import cuda, uint32
 from numba.cuda import types
+from numba.cuda.core.errors import TypingError
 
 from llm_numba import runtime
 from llm_numba.errors import CompileError
@@ -113,6 +114,84 @@ def signature(stored):
     )
 
 
+# -- Other formats ---------------------------------------------------------------------------------
+
+
+def multiplying(dtype):
+    """Make a kernel that multiplies [16, 32 bytes] by [8, 32 bytes], given as words."""
+    element, taken, instruction = {
+        "float32": (types.float32, as_they_are, ptx.mma_16x8x8),
+        "int8": (types.int8, as_they_are, ptx.mma_16x8x32),
+        "float8_e4m3fn": (types.uint8, ptx.e4m3, ptx.mma_16x8x32),
+        "float8_e5m2": (types.uint8, ptx.e5m2, ptx.mma_16x8x32),
+    }[dtype]
+
+    @cuda.jit
+    def kernel(a, b, c, out):
+        numbers = taken(cuda.local.array(1, element))
+        g, t = cuda.threadIdx.x >> 2, cuda.threadIdx.x & 3
+        of_a = a[g, t], a[g + 8, t], a[g, t + 4], a[g + 8, t + 4]
+        held = c[g, 2 * t], c[g, 2 * t + 1], c[g + 8, 2 * t], c[g + 8, 2 * t + 1]
+        found = instruction(numbers, of_a, (b[g, t], b[g, t + 4]), held)
+        for i in range(4):
+            out[g if i < 2 else g + 8, 2 * t + i % 2] = found[i]
+
+    return kernel
+
+
+@cuda.jit(device=True)
+def as_they_are(array):
+    """Leave numbers what they are."""
+    return array
+
+
+@pytest.mark.parametrize("dtype", ["float32", "int8", "float8_e4m3fn", "float8_e5m2"])
+def test_other_formats_are_multiplied_exactly(dtype, device):
+    most = {"float32": 1023, "int8": 127}.get(dtype, 3)
+    rng = np.random.default_rng(2)
+    sums = np.int32 if dtype == "int8" else np.float32
+    length = 32 // np.dtype(dtype).itemsize
+    a, b = (rng.integers(-most, most + 1, (n, length)).astype(dtype) for n in (16, 8))
+    c = rng.integers(-999, 999, (16, 8)).astype(sums)
+    expected = c + a.astype(np.float64) @ b.astype(np.float64).T
+    # Bits that tf32 does not have.
+    words = a.view(np.uint32) | np.uint32(0x1ABC if dtype == "float32" else 0)
+    args = [runtime.to_device(each, device) for each in (words, b.view(np.uint32), c, c + 1)]
+    if not runtime.has_capability(args[0], (8, 9) if "float8" in dtype else (8, 0)):
+        pytest.skip("this GPU does not multiply such numbers")
+    runtime.launch(multiplying(dtype), 1, 32, tuple(args))
+    np.testing.assert_array_equal(runtime.to_host(args[-1]), expected)
+
+
+def test_sums_of_integers_wrap_around():
+    a, b = np.full((16, 32), 127, np.int8), np.full((8, 32), 127, np.int8)
+    c, out = np.full((16, 8), 2**31 - 1, np.int32), np.zeros((16, 8), np.int32)
+    args = a.view(np.uint32), b.view(np.uint32), c, out
+    simulate(multiplying("int8"), 1, 32, args)
+    assert (out == -(2**31) - 1 + 32 * 127**2).all()
+
+
+@pytest.mark.ptx
+@pytest.mark.skipif(compiler_problem() is not None, reason="there is no compiler")
+@pytest.mark.parametrize(
+    ("dtype", "name", "capability", "before"),
+    [
+        ("float32", "m16n8k8.row.col.f32.tf32.tf32.f32", (8, 0), (7, 5)),
+        ("int8", "m16n8k32.row.col.s32.s8.s8.s32", (8, 0), (7, 5)),
+        ("float8_e4m3fn", "m16n8k32.row.col.f32.e4m3.e4m3.f32", (8, 9), (8, 6)),
+        ("float8_e5m2", "m16n8k32.row.col.f32.e5m2.e5m2.f32", (8, 9), (8, 6)),
+    ],
+)
+def test_each_format_is_one_instruction(dtype, name, capability, before):
+    words = types.uint32[:, ::1]
+    sums = (types.int32 if dtype == "int8" else types.float32)[:, ::1]
+    text = compile_to_ptx(multiplying(dtype), (words, words, sums, sums), capability)
+    assert text.count(f"mma.sync.aligned.{name}") == 1
+    assemble(text, capability)
+    with pytest.raises(CompileError):
+        assemble(compile_to_ptx(multiplying(dtype), (words, words, sums, sums), before), before)
+
+
 @pytest.mark.ptx
 @pytest.mark.skipif(compiler_problem() is not None, reason="there is no compiler")
 @pytest.mark.parametrize(("stored", "name"), [(types.float16, "f16"), (types.uint16, "bf16")])
@@ -124,8 +203,17 @@ def test_it_is_one_instruction_of_those_that_have_it(stored, name):
         assemble(compile_to_ptx(multiply, signature(stored), (7, 5)), (7, 5))
 
 
-@pytest.mark.ptx
-@pytest.mark.skipif(compiler_problem() is not None, reason="there is no compiler")
-def test_other_types_are_refused():
-    with pytest.raises(Exception, match="multiplies float16 or uint16"):
-        compile_to_ptx(multiply, signature(types.float32), (8, 0))
+@pytest.mark.parametrize(
+    ("instruction", "right", "wrong"),
+    [
+        (ptx.mma_16x8x16, types.uint16, types.float32),
+        (ptx.mma_16x8x8, types.float32, types.float16),
+        (ptx.mma_16x8x32, types.int8, types.uint16),
+    ],
+)
+def test_other_types_are_refused(instruction, right, wrong):
+    of_a, of_b, of_c = (types.UniTuple(types.uint32, n) for n in (4, 2, 4))
+    with pytest.raises(TypingError, match=f"multiplies .*, not array\\({wrong}"):
+        instruction._defn(None, wrong[::1], of_a, of_b, of_c)
+    with pytest.raises(TypingError, match="takes UniTuple"):
+        instruction._defn(None, right[::1], of_a, of_b, of_c)

@@ -89,7 +89,7 @@ from llm_numba.kernels.ptx.streams import (
     store_raw16,
     widen_raw16,
 )
-from llm_numba.kernels.ptx.tensor import mma_16x8x16
+from llm_numba.kernels.ptx.tensor import mma_16x8x8, mma_16x8x16, mma_16x8x32
 from llm_numba.kernels.ptx.vectors import (
     VECTOR,
     is_aligned16,
@@ -167,7 +167,9 @@ __all__ = [
     "mbarrier_expect",
     "mbarrier_init",
     "mbarrier_test",
+    "mma_16x8x8",
     "mma_16x8x16",
+    "mma_16x8x32",
     "nanoseconds",
     "parameter",
     "prefetch",

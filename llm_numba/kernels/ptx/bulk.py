@@ -169,6 +169,9 @@ def _(lanes, shared, shared_index, tensor_map, column, row, barriers, barrier):
 def tma_store_2d(typing_context, shared, shared_index, tensor_map, column, row):
     """Begin to bring a box back into its matrix, but for what lies outside; for one thread.
 
+    A box may stand out over the last row and the last column. It may not begin before the first:
+    of a negative row an H100 makes an "illegal instruction", and the simulator refuses it.
+
     Instruction: ``cp.async.bulk.tensor.2d.global.shared::cta.bulk_group``. Capability: sm_90.
 
     Parameters
@@ -177,7 +180,7 @@ def tma_store_2d(typing_context, shared, shared_index, tensor_map, column, row):
     shared_index : int
     tensor_map : tensor map
     column, row : int
-        As of :func:`tma_load_2d`.
+        Where the box begins in the matrix, 0 or more.
     """
     check_tile("tma_store_2d", shared, tensor_map)
 

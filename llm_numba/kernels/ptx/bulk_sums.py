@@ -61,7 +61,7 @@ def tma_reduce_add_2d(typing_context, shared, shared_index, tensor_map, column, 
     tensor_map : tensor map
         Of a matrix of float32, float16 or bfloat16; the latter two are rounded at each addition.
     column, row : int
-        As of :func:`~llm_numba.kernels.ptx.bulk.tma_load_2d`.
+        As of :func:`~llm_numba.kernels.ptx.bulk.tma_store_2d`.
     """
     check_tile("tma_reduce_add_2d", shared, tensor_map)
 
