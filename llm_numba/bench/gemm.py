@@ -5,9 +5,10 @@ is in the record. Beside it the steps of the ladders on tensor cores. Each is he
 in float64 on rows and columns from all over the result, which was poisoned before; and it must
 give the same bits again, a hundred times.
 
-Ours and cuBLAS's, which PyTorch calls, take turns: both meet the same temperature and the same
-clocks, which are read meanwhile. Numbers are random, for tensor cores that multiply zeros draw
-less power and run faster. Operands take turns too, so that none is found in the L2 cache.
+Ours and cuBLAS's, which PyTorch calls, take turns, now the one first and now the other: both meet
+the same pauses, temperatures and clocks, which are read meanwhile. Numbers are random, for tensor
+cores that multiply zeros draw less power and run faster. Operands take turns too, so that none is
+found in the L2 cache.
 """
 
 from collections.abc import Iterator, Sequence
@@ -49,12 +50,22 @@ from llm_numba.kernels.ladder import Operands
 from llm_numba.runtime import Launch, kind_of, launch_all, to_device
 
 # Each part's share of the time is about what it takes on an H100, in seconds, compiling included.
-_SHARES = {"squares": 25, "projections": 65, "small": 16, "half": 8, "steps": 25, "pipeline": 6}
+_SHARES = {
+    "squares": 24,
+    "projections": 50,
+    "small": 14,
+    "epilogues": 12,
+    "half": 7,
+    "steps": 18,
+    "pipeline": 6,
+}
 # More than the L2 cache of any GPU (60 MB on an H200), several times over.
 _ROTATED_BYTES = 256 << 20
 _CHECKED = 64  # rows and columns
 _SMALL_ROUNDS = 2  # few rows heat nothing, and each round captures a graph anew
 CUBLAS = "cublas"
+# Parts that look at shapes of others from another side. Those have cuBLAS's and the plain speed.
+_AGAIN = ("epilogues", "steps")
 READ = "read"
 PICTURES = ("pipeline",)  # what a record has beside its results
 
@@ -143,7 +154,7 @@ def measure(
         How fast memory is read, for the roofline; then for each product the speed of each way and
         of cuBLAS, and what share that is.
     """
-    timer = GPUTimer(settings.repeats, warmup=1)
+    timer = GPUTimer(settings.repeats, warmup=1, ahead=1)
     bench = Bench(settings, budget, timer, import_torch(), reader(), wrong)
     reads = [rate / 1e9 for rate in read_bandwidth(timer)]
     yield from budget.results(READ, [Result(READ, "reading alone", summarize(reads, "GB/s"))])
@@ -210,7 +221,7 @@ class Bench:
             contenders[way] = works, capture_launches
         if not contenders:
             return
-        if self.torch is not None:
+        if self.torch is not None and product.part != "epilogues":
             contenders[CUBLAS] = self._cublas(sets)
         rounds = _SMALL_ROUNDS if product.part == "small" else self.settings.rounds
         with ClockWatch(self.read) as watch:
@@ -285,10 +296,11 @@ class Bench:
 def _in_turns(
     contenders: dict[str, tuple[list[Work], Capture]], timer: GPUTimer, rounds: int
 ) -> dict[str, Timing]:
+    """Time all, and in every second round in the opposite order: nobody is always the first."""
     found: dict[str, list[Timing]] = {}
-    for _ in range(rounds):
-        for name, (works, capture) in contenders.items():
-            found.setdefault(name, []).append(timer.time(works, capture))
+    for number in range(rounds):
+        for name in list(contenders)[:: -1 if number % 2 else 1]:
+            found.setdefault(name, []).append(timer.time(*contenders[name]))
     return {name: _joined(timings) for name, timings in found.items()}
 
 
@@ -310,6 +322,8 @@ def _results(
     sizes = {"M": product.M, "N": product.N, "K": product.K, "dtype": product.dtype}
     sizes |= {"part": product.part, "flops": product.flops, "bytes": product.bytes} | clocks
     for way, timing in timings.items():
+        if product.part in _AGAIN and way in ("linear", CUBLAS):
+            continue
         name = f"{way}/{product.key}"
         shape = sizes | notes.get(way, {}) | {
             "microseconds": round(1e6 * timing.median, 3),
@@ -317,9 +331,7 @@ def _results(
             "captured": timing.captured,
         }  # fmt: skip
         rates = [product.flops / seconds / 1e12 for seconds in timing.seconds]
-        # Of the shapes of the ladders cuBLAS's speed stands beside the product of a model.
-        if way != CUBLAS or product.part != "steps":
-            yield Result(name, name, summarize(rates, "TFLOP/s", warmup=timing.warmup), shape)
+        yield Result(name, name, summarize(rates, "TFLOP/s", warmup=timing.warmup), shape)
         if way != CUBLAS and (theirs := timings.get(CUBLAS)):
             shares = [theirs.median / seconds for seconds in timing.seconds]
             share = summarize(shares, "x", warmup=timing.warmup)
@@ -327,7 +339,8 @@ def _results(
         if way not in ("linear", CUBLAS) and "/" not in way and (plain := timings.get("linear")):
             more = [100 * (seconds / plain.median - 1) for seconds in timing.seconds]
             told = summarize(more, "%", warmup=timing.warmup)
-            yield Result(f"over_linear/{name}", f"{name}: more than the plain product", told, sizes)
+            both = sizes | {"microseconds": 1e6 * timing.median, "plain": 1e6 * plain.median}
+            yield Result(f"over_linear/{name}", f"{name}: more than the plain product", told, both)
 
 
 def completed(

@@ -46,7 +46,7 @@ EPILOGUES: dict[str, dict[str, Any]] = {
     "residual": {"operands": ("residual",)},
 }
 # Measured beside the plain product, of the four of 8B.
-_BESIDE = (("bias_gelu",), ("residual",), ("silu_mul",), ("residual",))
+_BESIDE = ("bias_gelu", "residual", "silu_mul", "residual")
 # Halves of what neighbouring numbers are apart, which are uniform within 255 of them: so x is
 # about as large as behind a norm, and a result about as large as x.
 _STEPS = {"x": 2.0**-8, "weight": 2.0**-13, "bias": 2.0**-8, "residual": 2.0**-8}
@@ -224,19 +224,18 @@ def _steps() -> Iterator[Product]:
         yield Product("steps", size, size, size, ways=ways)
 
 
-def _projections() -> Iterator[Product]:
-    beside = dict(zip(EIGHT, _BESIDE, strict=True))
-    for M in LARGE_ROWS:
-        for N, K in EIGHT + SEVENTY:
-            # In two of the five, which are what prompts are cut into, and more.
-            ways = beside.get((N, K), ()) if M in LARGE_ROWS[:2] else ()
-            yield Product("projections", M, N, K, ways=("linear", *ways))
+def _epilogues() -> Iterator[Product]:
+    # Of two of the five numbers of rows, which are what prompts are cut into, and more.
+    for M in LARGE_ROWS[:2]:
+        for (N, K), way in zip(EIGHT, _BESIDE, strict=True):
+            yield Product("epilogues", M, N, K, ways=("linear", way))
 
 
 PRODUCTS = (
     *(Product("squares", size, size, size) for size in SQUARES),
-    *_projections(),
+    *(Product("projections", M, N, K) for M in LARGE_ROWS for N, K in EIGHT + SEVENTY),
     *(Product("small", M, N, K) for M in SMALL_ROWS for N, K in EIGHT),
+    *_epilogues(),
     *(Product("half", size, size, size, "float16") for size in SQUARES),
     *(Product("half", 2048, N, K, "float16") for N, K in EIGHT),
     *_steps(),

@@ -175,7 +175,6 @@ def epilogues(results: Results) -> Table:
     for name, each in results.items():
         if name.startswith("over_linear/"):
             shape, way = each["shape"], name.split("/")[1]
-            plain, with_it = (results[f"{w}/{_key(each)}"]["shape"] for w in ("linear", way))
-            times = [figure(one["microseconds"]) for one in (plain, with_it)]
+            times = [figure(shape[one]) for one in ("plain", "microseconds")]
             rows.append([f"`{way}`, {_size(shape)}", *times, f"{each['median']:+.1f} %"])
     return Table(["epilogue, M x N x K", "plain, µs", "with it, µs", "more"], rows)

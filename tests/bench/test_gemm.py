@@ -100,6 +100,16 @@ def test_clocks_of_the_run_are_in_the_record(measured):
     assert (shape["sm_mhz"], shape["least_sm_mhz"], shape["watts"]) == (1500.0, 1500.0, 600.0)
 
 
+def test_who_is_first_changes_from_round_to_round():
+    order = []
+    timer = SimpleNamespace(
+        time=lambda works, capture: order.append(works[0]) or gemm.Timing([1.0], 0.0, 1)
+    )
+    found = gemm._in_turns({name: ([name], None) for name in "abc"}, timer, 3)
+    assert "".join(order) == "abccbaabc"
+    assert found["b"].seconds == [1.0] * 3
+
+
 def test_cublas_stands_once_beside_a_shape_that_the_ladders_have_too():
     timing = gemm.Timing([1e-3], 0.0, 1)
     ladder = dataclasses.replace(SMALL, part="steps")
@@ -203,7 +213,7 @@ def test_a_product_that_fails_takes_nothing_from_the_others(monkeypatch):
     monkeypatch.setattr(gemm, "PRODUCTS", tuple(Product("small", M, 24, 16) for M in (9, 2)))
     monkeypatch.setattr(gemm, "read_bandwidth", lambda timer: [1e9])
     timer = GPUTimer(2, 1, events=Ticks(), clock=lambda: 0.0)
-    monkeypatch.setattr(gemm, "GPUTimer", lambda repeats, warmup: timer)
+    monkeypatch.setattr(gemm, "GPUTimer", lambda *all_, **named: timer)
     for name in ("import_torch", "reader", "_free_memory"):
         monkeypatch.setattr(gemm, name, lambda: None)
     settings = gemm.GemmSettings(rounds=1, identical=1)

@@ -51,6 +51,15 @@ def test_inputs_take_turns_through_warm_up_and_runs():
     assert "".join(gpu.log) == "abcabcab"
 
 
+def test_the_gpu_is_busy_when_the_first_run_that_counts_is_queued():
+    gpu = FakeGPU()
+    timer = gpu.timer(repeats=5, warmup=2, ahead=2)
+    timing = timer.time([gpu.work(name, 0.001) for name in "abc"])
+    assert "".join(gpu.log) == "abcabcabca"
+    assert timing.warmup == 5
+    assert len(timing.seconds) == 5
+
+
 def test_nothing_waits_between_runs():
     gpu = FakeGPU()
     gpu.timer(repeats=20).time([gpu.work("a", 0.001)])
