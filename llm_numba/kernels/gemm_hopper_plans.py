@@ -30,7 +30,7 @@ COLUMN_TIME = {LARGE: 1.0, Tile(128, 192, 4): 1.04, Tile(128, 128, 6): 1.18}
 TOGETHER = 8  # rows of clusters that are gone through together: 2,048 rows of A
 
 
-def tile_for(M: int, N: int, multiprocessors: int) -> Tile:
+def tile_for(M: int, N: int, multiprocessors: int, blocks: int = 1) -> Tile:
     """Choose the tile whose waves take the least time.
 
     Parameters
@@ -39,15 +39,17 @@ def tile_for(M: int, N: int, multiprocessors: int) -> Tile:
         Rows and columns of C.
     multiprocessors : int
         Of the GPU.
+    blocks : int
+        Of a cluster.
 
     Returns
     -------
     Tile
     """
-    at_once = max(1, multiprocessors // BLOCKS)
+    at_once = max(1, multiprocessors // blocks)
 
     def time(tile: Tile) -> float:
-        waves = math.ceil(_clusters_of(tile, M, N) / at_once)
+        waves = math.ceil(_count(tile, blocks, M, N) / at_once)
         return waves * tile.columns * COLUMN_TIME[tile]
 
     return min(COLUMN_TIME, key=time)
@@ -65,7 +67,8 @@ def plan_clusters(
     tile : Tile
     ending : Ending
     """
-    some = min(_clusters_of(tile, *out.shape), max(1, room_of(out).multiprocessors // BLOCKS))
+    at_once = max(1, room_of(out).multiprocessors // BLOCKS)
+    some = min(_count(tile, BLOCKS, *out.shape), at_once)
     maps = tensor_map(x, tile.rows), tensor_map(weight, tile.columns // BLOCKS)
     nothing = present(None, None, x, out)
     args = (*maps, x.shape[1], out, TOGETHER, tensor_map(out, GROUP_ROWS), *nothing)
@@ -83,8 +86,10 @@ def plan(x: Any, weight: Any, out: Any) -> tuple[Launch, ...]:
     x, weight, out : array
         As of :func:`plan_clusters`.
     """
-    return plan_clusters(x, weight, out, tile_for(*out.shape, room_of(out).multiprocessors))
+    tile = tile_for(*out.shape, room_of(out).multiprocessors, BLOCKS)
+    return plan_clusters(x, weight, out, tile)
 
 
-def _clusters_of(tile: Tile, M: int, N: int) -> int:
-    return math.ceil(M / (BLOCKS * tile.rows)) * math.ceil(N / tile.columns)
+def _count(tile: Tile, blocks: int, M: int, N: int) -> int:
+    """Return how many clusters of so many blocks, or blocks, a product takes."""
+    return math.ceil(M / (blocks * tile.rows)) * math.ceil(N / tile.columns)

@@ -16,10 +16,12 @@ from llm_numba.kernels.gemm_hopper_clusters import clusters
 from llm_numba.kernels.gemm_hopper_overlapped import OVERLAPPED
 from llm_numba.kernels.gemm_hopper_pieces import Tile
 from llm_numba.kernels.gemm_hopper_plans import COLUMN_TIME, LARGE, plan, tile_for
+from llm_numba.kernels.gemm_hopper_specialised import specialised
 from llm_numba.kernels.gemm_hopper_stored import BY_ENGINE, staging_bytes
 from llm_numba.runtime import empty, kernel_view, tensor_map, to_device
 from llm_numba.runtime.limits import LIMITS
 from llm_numba.simulator import simulate
+from llm_numba.simulator.clusters import cluster_of
 from llm_numba.simulator.errors import (
     DeadlockError,
     DescriptorError,
@@ -37,7 +39,8 @@ def multiply_with(kernel, tile=LITTLE, M=130, N=200, K=136, blocks=2, **options)
     """Run a kernel in the simulator; most of the second block's tile lies below the matrix."""
     x, weight = (to_device(numbers(n, K, dtype="bfloat16"), "sim") for n in (M, N))
     out = to_device(np.full((M, N), np.nan, x.dtype), "sim")
-    maps = tensor_map(x, tile.rows), tensor_map(weight, tile.columns // 2), tensor_map(out, 64)
+    box = tile.columns // cluster_of(kernel)
+    maps = tensor_map(x, tile.rows), tensor_map(weight, box), tensor_map(out, 64)
     a_map, b_map, c_map = map(np.asarray, maps)
     nothing = np.zeros(0, np.uint16), np.zeros((0, 0), np.uint16)
     args = (a_map, b_map, K, np.asarray(kernel_view(out)), 2, c_map, *nothing)
@@ -59,6 +62,11 @@ def test_clusters_multiply_tile_after_tile(ending, tile, shape, blocks):
     M, N, K = shape
     kernel = clusters("bfloat16", tile, ending)
     multiply_with(kernel, tile, M, N, K, blocks)
+
+
+@pytest.mark.parametrize(("N", "K"), [(392, 200), (200, 8)])
+def test_a_block_alone_stores_during_its_next_tile_too(N, K):
+    multiply_with(specialised("bfloat16", LITTLE, OVERLAPPED), M=70, N=N, K=K, blocks=1)
 
 
 @pytest.mark.slow
@@ -167,7 +175,7 @@ def test_tiles_fit_the_memory_and_the_registers_of_an_sm():
     ],
 )
 def test_the_tile_is_the_one_whose_waves_take_least(M, N, columns):
-    assert tile_for(M, N, 132).columns == columns
+    assert tile_for(M, N, 132, 2).columns == columns
 
 
 def test_no_more_blocks_are_launched_than_there_are_places():
