@@ -76,6 +76,38 @@ def _putting(tile: Tile, columns: int) -> Any:
     return put
 
 
+def _putting_rest(columns: int) -> Any:
+    """Make what stores the last columns of a tile if they are no whole box: threads do it."""
+    BEGINS = columns // BOX_COLUMNS * BOX_COLUMNS
+    if columns == BEGINS:
+        return _nothing_left
+
+    @cuda.jit(device=True, forceinline=True)
+    def put_eight(i, operands):
+        """Store what a thread has of eight columns, where C is."""
+        kept, c, row, column = operands
+        column += BEGINS + 8 * i
+        for h in range(2):
+            if row + 8 * h < c.shape[0] and column < c.shape[1]:
+                place = (row + 8 * h) * c.shape[1] + column
+                ptx.store_rounded(c, place, kept[BEGINS // 4 + 2 * i + h])
+
+    put_all = unrolled((columns - BEGINS) // 8, put_eight)
+
+    @cuda.jit(device=True, forceinline=True)
+    def put_rest(kept, c, row, column):
+        """Store the last columns, of this thread's warpgroup."""
+        here = place_of_thread(row, column)
+        put_all(0, (kept, c, here[0], here[1]))
+
+    return put_rest
+
+
+@cuda.jit(device=True)
+def _nothing_left(kept, c, row, column):
+    """Store nothing: a tile is whole boxes."""
+
+
 def _keeping(columns: int, finishing: Finishing) -> Any:
     """Make what finishes all sums of a tile, and rounds them in pairs."""
     EIGHTS, NUMBERS, bring, pair = finishing
@@ -125,17 +157,20 @@ def _overlapping(tile: Tile, ending: Ending, finishing: Finishing, note: Any, bl
     BLOCKS, WIDTH = blocks, ending.columns(tile)
     BOXES, KEPT = WIDTH // BOX_COLUMNS, WIDTH // 4
     put, keep = _putting(tile, WIDTH), _keeping(WIDTH, finishing)
+    put_rest = _putting_rest(WIDTH)
     corner_of, operands_of = cornering(tile, ending, blocks), describing(tile)
     take, leave = taking(tile, note, blocks)
 
     @cuda.jit(device=True)
     def begin_with_box(box, operands):
         """Begin a slab of a tile, and store a box of the tile before."""
-        described, full, free, acc, kept, count, slabs, c_map, row, column = operands
+        described, full, free, acc, kept, count, slabs, c, c_map, row, column = operands
         if box < slabs:
             take(described, full, free, acc, count + box, box > 0)
         if row >= 0:
             put(described[0], kept, box, c_map, row, column)
+            if box == BOXES - 1:
+                put_rest(kept, c, row, column)
 
     begin_tile = unrolled(BOXES, begin_with_box)
 
@@ -147,7 +182,7 @@ def _overlapping(tile: Tile, ending: Ending, finishing: Finishing, note: Any, bl
         row, column = int64(-1), int64(0)
         tile, turns, step = cuda.blockIdx.x // BLOCKS, down * across, cuda.gridDim.x // BLOCKS
         while tile < turns:
-            begin_tile(0, (described, full, free, acc, kept, count, slabs, c_map, row, column))
+            begin_tile(0, (described, full, free, acc, kept, count, slabs, c, c_map, row, column))
             row, column = corner_of(tile, down, across, together)
             row += share()
             for slab in range(BOXES, slabs):
@@ -157,7 +192,7 @@ def _overlapping(tile: Tile, ending: Ending, finishing: Finishing, note: Any, bl
             keep(tiles, acc, kept, row, column, c, bias, beside)
             note(STORED_TILE, count)
             tile += step
-        begin_tile(0, (described, full, free, acc, kept, count, 0, c_map, row, column))
+        begin_tile(0, (described, full, free, acc, kept, count, 0, c, c_map, row, column))
         if cuda.threadIdx.x % GROUP_THREADS == 0:
             ptx.bulk_wait(0)
 

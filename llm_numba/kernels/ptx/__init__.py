@@ -75,7 +75,7 @@ from llm_numba.kernels.ptx.overlap import (
     await_previous_kernel,
     release_next_kernel,
 )
-from llm_numba.kernels.ptx.pairs import load_pair, round_pair, store_pair
+from llm_numba.kernels.ptx.pairs import load_pair, round_pair, store_pair, store_rounded
 from llm_numba.kernels.ptx.peers import at_address
 from llm_numba.kernels.ptx.quads import load_quad
 from llm_numba.kernels.ptx.special import exp2, reciprocal
@@ -191,6 +191,7 @@ __all__ = [
     "store_raw16",
     "store_release",
     "store_release_system",
+    "store_rounded",
     "take_registers",
     "tma_load_2d",
     "tma_multicast_2d",

@@ -70,7 +70,8 @@ def round_pair(typing_context, array, low, high):
     Returns
     -------
     uint32
-        As :func:`~llm_numba.kernels.ptx.matrices.stmatrix_x4` stores them.
+        For :func:`store_rounded`, or with others for
+        :func:`~llm_numba.kernels.ptx.matrices.stmatrix_x4`.
     """
     if not isinstance(array, types.Array) or array.dtype not in _HALVES:
         raise TypingError(f"round_pair rounds for arrays of {_HALVES}, not for {array}.")
@@ -85,6 +86,37 @@ def round_pair(typing_context, array, low, high):
 def _(lanes, array, low, high):
     both = rounded_rows(lanes, array.dtype, (low, high))
     return both.view(np.uint32)[:, 0]
+
+
+@intrinsic
+def store_rounded(typing_context, array, index, pair):
+    """Store what :func:`round_pair` returned, 4 bytes in one access.
+
+    Instruction: ``st.global.u32``. Capability: any.
+
+    Parameters
+    ----------
+    array : C-contiguous array of float16 or uint16 (bfloat16)
+    index : int
+        As of :func:`store_pair`.
+    pair : uint32
+    """
+    if not isinstance(array, types.Array) or array.dtype not in _HALVES or array.layout != "C":
+        raise TypingError(f"store_rounded stores in C-contiguous arrays of {_HALVES}, not {array}.")
+
+    def codegen(context, builder, signature, args):
+        data = context.make_array(array)(context, builder, args[0]).data
+        place = builder.bitcast(builder.gep(data, [args[1]]), WORD.as_pointer())
+        builder.store(args[2], place, align=4)
+        return context.get_dummy_value()
+
+    return types.void(array, types.int64, types.uint32), codegen
+
+
+@twin(store_rounded)
+def _(lanes, array, index, pair):
+    words = np.ascontiguousarray(lanes.vector(pair), np.uint32)
+    lanes.store(array, index, words.view(array.dtype).reshape(-1, 2), count=2)
 
 
 @intrinsic
