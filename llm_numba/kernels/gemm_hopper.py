@@ -276,7 +276,7 @@ LADDER = Ladder(
 
 
 def gemm_hopper(
-    x: Any, weight: Any, *, out: Any = None, step: str = "persistent", stream: Any = None
+    x: Any, weight: Any, *, out: Any = None, step: str = "stored", stream: Any = None
 ) -> Any:
     """Multiply by the transpose of a weight matrix on the tensor cores of an H100 or H200.
 

@@ -23,8 +23,9 @@ from llm_numba.kernels.gemm_hopper_pieces import (
     Ending,
     Tile,
 )
+from llm_numba.kernels.gemm_hopper_plans import COLUMN_TIME, tile_for
 from llm_numba.kernels.gemm_hopper_specialised import specialised
-from llm_numba.kernels.gemm_hopper_stored import BY_ENGINE, staging_bytes
+from llm_numba.kernels.gemm_hopper_stored import BOX_COLUMNS, BY_ENGINE, staging_bytes
 from llm_numba.kernels.gemm_plans import present
 from llm_numba.runtime import Launch, launch_all, storage_dtype, tensor_map
 from llm_numba.runtime.room import room_of
@@ -69,7 +70,7 @@ def plan_fused(
     bias: Any = None,
     activation: str | None = None,
     residual: Any = None,
-    tile: Tile = LARGE,
+    tile: Tile | None = None,
 ) -> tuple[Launch, ...]:
     """Plan a product with its epilogue.
 
@@ -78,7 +79,8 @@ def plan_fused(
     x, weight, out, bias, activation, residual
         As of :func:`gemm_fused`, checked; :func:`~llm_numba.kernels.gemm_hopper.why_not` has no
         reason against them.
-    tile : Tile
+    tile : Tile, optional
+        By default the one whose waves take the least time.
     """
     others = [each for each in (bias, residual) if each is not None]
     by_engine = not why_no_map(out) and all(map(is_paired, others))
@@ -86,6 +88,9 @@ def plan_fused(
         ending = epilogue(activation, bias is not None, residual is not None, by_engine)
     else:
         ending = BY_ENGINE if by_engine else BY_THREADS
+    if tile is None:
+        whole = [each for each in COLUMN_TIME if ending.columns(each) % BOX_COLUMNS == 0]
+        tile = tile_for(len(x), len(weight), room_of(out).multiprocessors, tiles=whole)
     how = tensor_map(out, GROUP_ROWS) if by_engine else is_paired(out)
     maps = tensor_map(x, tile.rows), tensor_map(weight, ending.columns(tile))
     blocks = blocks_for(tile, ending, out)

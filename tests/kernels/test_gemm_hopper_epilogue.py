@@ -122,7 +122,7 @@ def test_it_is_right_in_any_order(activation):
 
 def test_without_an_epilogue_it_is_the_plain_product():
     given = placed(operands(9, 16, 8, "bfloat16", biased=False, added=False), "sim")
-    (fused,) = plan_fused(**given)
+    (fused,) = plan_fused(**given, tile=hopper.LARGE)
     (stored,) = hopper.LADDER.step("stored").plan(given["x"], given["weight"], given["out"])
     assert fused.kernel is stored.kernel is hopper.specialised("bfloat16", hopper.LARGE, BY_ENGINE)
     assert (fused.grid, fused.block, fused.shared_bytes) == (
