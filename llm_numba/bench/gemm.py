@@ -28,7 +28,6 @@ from llm_numba.bench.gemm_points import (
     bits,
     expected,
     plan,
-    some,
     why_not,
 )
 from llm_numba.bench.gpu_timing import (
@@ -258,26 +257,27 @@ class Bench:
         LLMNumbaError
             If it is wrong.
         """
-        plans, (out, *_) = zip(*(plan(way, operands) for operands in sets), strict=True)
+        planned = [plan(way, operands) for operands in sets]
+        launches, out = planned[0].launches, planned[0].out
         poison(out)
-        launch_all(plans[0])
+        launch_all(launches)
         rows, columns = (
             np.unique(np.linspace(0, length - 1, _CHECKED).astype(np.int64)) for length in out.shape
         )
-        found = some(out, rows, columns)
+        found = planned[0].result(rows, columns)
         error = relative_error(found, expected(way, sets[0], rows, columns))
-        allowed = allowed_error(found, product.K)
+        allowed = max(allowed_error(found, product.K), planned[0].rounding)
         first = bits(out).copy()
         if not error <= allowed:  # NaN is never right
             said = f"is off by {error:.2g} of its norm, where {allowed:.2g} is rounding"
         elif int((first == np.iinfo(first.dtype).max).sum()):
             said = "leaves outputs unwritten"
-        elif different := self._different(plans[0], out, first):
+        elif different := self._different(launches, out, first):
             said = f"computes {different} numbers otherwise when it is run again"
         else:
-            kernels = [launch.kernel.py_func.__name__ for launch in plans[0]]
+            kernels = [launch.kernel.py_func.__name__ for launch in launches]
             notes = {"kernels": kernels, "error": error, "identical": self.settings.identical}
-            return list(plans), notes
+            return [each.launches for each in planned], notes
         raise LLMNumbaError(
             f"{way} of {product.label}, {product.dtype}, {said}.",
             "A wrong kernel has no speed; run its tests.",

@@ -12,12 +12,14 @@ or one step of a ladder, ``gemm_hopper/stored``.
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
+import ml_dtypes
 import numpy as np
 
 from llm_numba import reference
 from llm_numba.kernels import gemm_hopper, gemm_tensorcore
+from llm_numba.kernels.gemm_hopper_quantised import BLOCK, gemm_quantised
 from llm_numba.kernels.linear import linear
 from llm_numba.kernels.random_weights import fill_random
 from llm_numba.runtime import (
@@ -44,7 +46,10 @@ EPILOGUES: dict[str, dict[str, Any]] = {
     "bias_gelu": {"activation": "gelu", "operands": ("bias",)},
     "silu_mul": {"activation": "silu_mul", "operands": ()},
     "residual": {"operands": ("residual",)},
+    # Not by `linear`: its result is 8-bit numbers with a scale for each 128.
+    "quantised": {"activation": "gelu", "operands": ("bias",)},
 }
+_E4M3 = 2.0**-4  # of its numbers, what rounding takes at most
 # Measured beside the plain product, of the four of 8B.
 _BESIDE = ("bias_gelu", "residual", "silu_mul", "residual")
 # Halves of what neighbouring numbers are apart, which are uniform within 255 of them: so x is
@@ -127,14 +132,45 @@ def why_not(way: str, x: Any) -> str | None:
     x : array
     """
     ladder, _, step = way.partition("/")
-    if not step:
+    if not step and way != "quantised":
         return None
-    *least, letter = (*LADDERS[ladder].step(step).capability, "")[:3]
+    capability = LADDERS[ladder].step(step).capability if step else gemm_hopper.HOPPER
+    *least, letter = (*capability, "")[:3]
     fits = (is_architecture if letter else has_capability)(x, tuple(least))
     return None if fits else f"it takes compute capability {least[0]}.{least[1]}{letter}"
 
 
-def plan(way: str, operands: dict[str, Any]) -> tuple[tuple[Launch, ...], Any]:
+class Plan(NamedTuple):
+    """What a way launches, and where its result is.
+
+    Attributes
+    ----------
+    launches : tuple of Launch
+    out : array
+        Where they write; in place of the operand of that name, or a part of it.
+    scales : array or None
+        Of 128 numbers of `out` each, if that has bits of e4m3.
+    """
+
+    launches: tuple[Launch, ...]
+    out: Any
+    scales: Any = None
+
+    @property
+    def rounding(self) -> float:
+        """Relative error of the format, where it is not that of the operands."""
+        return 0.0 if self.scales is None else _E4M3
+
+    def result(self, rows: np.ndarray, columns: np.ndarray) -> np.ndarray:
+        """Copy some rows and columns of what was computed to the host."""
+        found = some(self.out, rows, columns)
+        if self.scales is None:
+            return found
+        numbers = found.view(ml_dtypes.float8_e4m3fn).astype(np.float32)
+        return numbers * some(self.scales, rows, columns // BLOCK)
+
+
+def plan(way: str, operands: dict[str, Any]) -> Plan:
     """Collect what a way launches, and run nothing.
 
     Parameters
@@ -142,25 +178,23 @@ def plan(way: str, operands: dict[str, Any]) -> tuple[tuple[Launch, ...], Any]:
     way : str
     operands : dict
         As of :meth:`Product.operands`.
-
-    Returns
-    -------
-    launches : tuple of Launch
-    out : array
-        Where they write, a part of the operand of that name.
     """
     x, weight, out = (operands[name] for name in ("x", "weight", "out"))
     ladder, _, step = way.partition("/")
     if step:
-        return LADDERS[ladder].step(step).plan(x=x, weight=weight, out=out), out
+        return Plan(LADDERS[ladder].step(step).plan(x=x, weight=weight, out=out), out)
     options = dict(_epilogue(way))
     named = {name: operands[name] for name in options.pop("operands", ())}
     if options.get("activation") == "silu_mul":
         out = out.reshape(-1)[: out.size // 2].reshape(len(x), -1)
     launches: list[Launch] = []
+    scales = None
     with intercept(launches.append):
-        linear(x, weight, **named, **options, out=out)
-    return tuple(launches), out
+        if way == "quantised":
+            out, scales = gemm_quantised(x, weight, **named, **options)
+        else:
+            linear(x, weight, **named, **options, out=out)
+    return Plan(tuple(launches), out, scales)
 
 
 def some(array: Any, rows: np.ndarray, columns: np.ndarray | None = None) -> np.ndarray:
@@ -229,6 +263,7 @@ def _epilogues() -> Iterator[Product]:
     for M in LARGE_ROWS[:2]:
         for (N, K), way in zip(EIGHT, _BESIDE, strict=True):
             yield Product("epilogues", M, N, K, ways=("linear", way))
+    yield Product("epilogues", LARGE_ROWS[0], *SEVENTY[0], ways=("linear", "quantised"))
 
 
 PRODUCTS = (
