@@ -28,6 +28,8 @@ thread then has both, and W stays as checkpoints store it and as all other kerne
     row F + f  +---------+          +-----+------+------+          '--> SiLU(.) * (.)
                | up      | -- 128
                +---------+
+
+Sources: NVIDIA, "CUTLASS 3" (epilogue fusion); Shazeer, "GLU Variants Improve Transformer", 2020.
 """
 
 import functools

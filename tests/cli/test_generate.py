@@ -38,6 +38,15 @@ def test_a_device_writes_what_the_cpu_writes(cli, tiny, device):
     assert (there.stdout, there.stderr) == (here.stdout, "")
 
 
+def test_verbose_says_once_why_products_take_slower_kernels(cli, tiny):
+    """In float32 none of the prompt's products can take tensor cores; there are dozens of them."""
+    arguments = ("generate", PROMPTS[0], "-m", tiny, "--temperature", 0, "--max-tokens", 1)
+    result = cli.invoke(*arguments, "--device", "sim", "--dtype", "float32", "--verbose")
+    assert result.exit_code == 0, result.output
+    assert result.stderr.count("by ordinary units, not by tensor cores") == 1
+    assert "not float32" in result.stderr
+
+
 def test_without_stats_stderr_is_silent(cli, tiny):
     assert cli.invoke("generate", PROMPTS[0], "-m", tiny, *GREEDY).stderr == ""
 
