@@ -29,7 +29,6 @@ from llm_numba.kernels.gemm_hopper_pieces import (
     Finishing,
     Tile,
     cornering,
-    describing,
     first_place,
     place_of_thread,
     share,
@@ -158,17 +157,16 @@ def _overlapping(tile: Tile, ending: Ending, finishing: Finishing, note: Any, bl
     BOXES, KEPT = WIDTH // BOX_COLUMNS, WIDTH // 4
     put, keep = _putting(tile, WIDTH), _keeping(WIDTH, finishing)
     put_rest = _putting_rest(WIDTH)
-    corner_of, operands_of = cornering(tile, ending, blocks), describing(tile)
-    take, leave = taking(tile, note, blocks)
+    corner_of, (take, leave) = cornering(tile, ending, blocks), taking(tile, note, blocks)
 
     @cuda.jit(device=True)
     def begin_with_box(box, operands):
         """Begin a slab of a tile, and store a box of the tile before."""
-        described, full, free, acc, kept, count, slabs, c, c_map, row, column = operands
+        tiles, full, free, acc, kept, count, slabs, c, c_map, row, column = operands
         if box < slabs:
-            take(described, full, free, acc, count + box, box > 0)
+            take(tiles, full, free, acc, count + box, box > 0)
         if row >= 0:
-            put(described[0], kept, box, c_map, row, column)
+            put(tiles, kept, box, c_map, row, column)
             if box == BOXES - 1:
                 put_rest(kept, c, row, column)
 
@@ -178,21 +176,21 @@ def _overlapping(tile: Tile, ending: Ending, finishing: Finishing, note: Any, bl
     def consume(tiles, full, free, acc, slabs, down, across, together, c, c_map, bias, beside):
         """Multiply all slabs of all tiles of this block, and store each during the next one."""
         kept = cuda.local.array(KEPT, uint32)
-        described, count = operands_of(tiles), int32(0)
+        count = int32(0)
         row, column = int64(-1), int64(0)
         tile, turns, step = cuda.blockIdx.x // BLOCKS, down * across, cuda.gridDim.x // BLOCKS
         while tile < turns:
-            begin_tile(0, (described, full, free, acc, kept, count, slabs, c, c_map, row, column))
+            begin_tile(0, (tiles, full, free, acc, kept, count, slabs, c, c_map, row, column))
             row, column = corner_of(tile, down, across, together)
             row += share()
             for slab in range(BOXES, slabs):
-                take(described, full, free, acc, count + slab, True)
+                take(tiles, full, free, acc, count + slab, True)
             count += slabs
             leave(free, count)
             keep(tiles, acc, kept, row, column, c, bias, beside)
             note(STORED_TILE, count)
             tile += step
-        begin_tile(0, (described, full, free, acc, kept, count, 0, c, c_map, row, column))
+        begin_tile(0, (tiles, full, free, acc, kept, count, 0, c, c_map, row, column))
         if cuda.threadIdx.x % GROUP_THREADS == 0:
             ptx.bulk_wait(0)
 

@@ -144,17 +144,17 @@ def share():
 
 
 def describing(tile: Tile) -> Any:
-    """Make what describes a warpgroup's operands in the first stage: all others lie so behind."""
-    B_BEGINS = tile.rows * SLAB
+    """Make what describes a warpgroup's operands in a stage."""
+    STAGE, B_BEGINS = tile.stage, tile.rows * SLAB
 
     @cuda.jit(device=True)
-    def operands_of(tiles):
-        """Return the stages, and the descriptors of this warpgroup's rows of A and of all of B."""
-        first = first_place(tiles)
-        a = ptx.matrix_descriptor(tiles, first + share() * SLAB)
-        return tiles, a, ptx.matrix_descriptor(tiles, first + B_BEGINS)
+    def describe(tiles, stage):
+        """Return the descriptors of this warpgroup's rows of A, and of all of B."""
+        at = first_place(tiles) + stage * STAGE
+        a = ptx.matrix_descriptor(tiles, at + share() * SLAB)
+        return a, ptx.matrix_descriptor(tiles, at + B_BEGINS)
 
-    return operands_of
+    return describe
 
 
 def staging(tile: Tile) -> Any:
@@ -164,8 +164,7 @@ def staging(tile: Tile) -> Any:
     @cuda.jit(device=True)
     def stage_of(count):
         """Return stage and turn of the slab with a running number."""
-        turn = ptx.quotient(count, STAGES)
-        return count - turn * STAGES, turn
+        return count % STAGES, count // STAGES
 
     return stage_of
 

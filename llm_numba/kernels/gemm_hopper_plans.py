@@ -29,10 +29,10 @@ LARGE = Tile(128, 256, 4)
 # Of each tile: the time of a column, that of the largest being 1.
 COLUMN_TIME = {
     LARGE: 1.0,
-    Tile(128, 224, 4): 1.03,
-    Tile(128, 192, 4): 1.06,
-    Tile(128, 160, 5): 1.12,
-    Tile(128, 128, 6): 1.25,
+    Tile(128, 224, 4): 1.06,
+    Tile(128, 192, 4): 1.13,
+    Tile(128, 160, 5): 1.5,
+    Tile(128, 128, 6): 1.9,
 }
 TOGETHER = 8  # rows of clusters that are gone through together: 2,048 rows of A
 

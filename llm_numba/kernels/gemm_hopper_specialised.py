@@ -108,20 +108,19 @@ def taking(tile: Tile, note: Any, blocks: int = 1) -> tuple[Any, Any]:
     blocks : int
         Of a cluster, whose producers all wait until a stage is free in this block.
     """
-    stage_of, STAGE_UNITS = staging(tile), tile.stage_bytes // 16
+    stage_of, describe = staging(tile), describing(tile)
     multiply, set_free = multiplying(tile), freeing(tile, blocks)
 
     @cuda.jit(device=True)
-    def take(operands, full, free, acc, count, accumulate):
+    def take(tiles, full, free, acc, count, accumulate):
         """Begin the products of a slab once it is there; those before have ended, and are free."""
-        tiles, a, b = operands
         stage, turn = stage_of(count)
         note(WANTS_SLAB, count)
         while not ptx.mbarrier_test(full, stage, turn & 1):
             pass
         note(HAS_SLAB, count)
-        further = uint64(stage * STAGE_UNITS)
-        multiply(tiles, a + further, b + further, acc, accumulate)
+        a, b = describe(tiles, stage)
+        multiply(tiles, a, b, acc, accumulate)
         ptx.wgmma_wait(1)
         note(MULTIPLIED, count)
         if accumulate:
@@ -140,20 +139,18 @@ def taking(tile: Tile, note: Any, blocks: int = 1) -> tuple[Any, Any]:
 def consuming(storage: str, tile: Tile, ending: Ending, note: Any, blocks: int = 1) -> Any:
     """Make what each consumer does; `blocks` as of :func:`taking`."""
     BLOCKS, (store, finish) = blocks, ending.make(storage, tile)
-    corner_of, operands_of = cornering(tile, ending, blocks), describing(tile)
-    take, leave = taking(tile, note, blocks)
+    corner_of, (take, leave) = cornering(tile, ending, blocks), taking(tile, note, blocks)
     foresee = ending.foreseeing(tile) if ending.foreseeing else foresee_nothing
 
     @cuda.jit(device=True)
     def consume(tiles, full, free, acc, slabs, down, across, together, c, how, bias, beside):
         """Multiply all slabs of all tiles of this block, and store each tile."""
-        operands = operands_of(tiles)
         count = int32(0)
         for tile in range(cuda.blockIdx.x // BLOCKS, down * across, cuda.gridDim.x // BLOCKS):
             row, column = corner_of(tile, down, across, together)
             foresee(row + share(), column, c, beside)
             for slab in range(slabs):
-                take(operands, full, free, acc, count, slab > 0)
+                take(tiles, full, free, acc, count, slab > 0)
                 count += int32(1)
             leave(free, count)
             store(acc, c, row + share(), column, how, bias, beside)
