@@ -46,6 +46,7 @@ from llm_numba.kernels.ptx.bulk_sums import prefetch_map, tma_prefetch_2d, tma_r
 from llm_numba.kernels.ptx.clocks import cycles, nanoseconds
 from llm_numba.kernels.ptx.clusters import (
     cluster_arrive,
+    cluster_load16,
     cluster_rank,
     cluster_store,
     cluster_sync,
@@ -131,6 +132,7 @@ __all__ = [
     "bulk_commit",
     "bulk_wait",
     "cluster_arrive",
+    "cluster_load16",
     "cluster_rank",
     "cluster_store",
     "cluster_sync",
