@@ -56,7 +56,6 @@ from llm_numba.runtime import (
     empty,
     is_architecture,
     launch_all,
-    stands_for,
     storage_dtype,
     tensor_map,
 )
@@ -326,7 +325,7 @@ def gemm_skinny(
     activation: str | None = None,
     residual: Any = None,
     out: Any = None,
-    step: str | None = None,
+    step: str = "split",
     stream: Any = None,
 ) -> Any:
     """Multiply few rows by a weight matrix on tensor cores, with bias, activation and residual.
@@ -344,8 +343,8 @@ def gemm_skinny(
     residual : [M, N] or [M, F], optional
     out : [M, N] or [M, F], optional
         As of :func:`llm_numba.kernels.gemm.gemm`.
-    step : str, optional
-        A step of :data:`LADDER`; by default the last that is for the GPU.
+    step : str
+        A step of :data:`LADDER`; the default runs on all GPUs.
     stream : cupy.cuda.Stream or Numba stream, optional
 
     Returns
@@ -359,8 +358,6 @@ def gemm_skinny(
         If an argument has another rank, shape, dtype, layout or device, or there is no such step.
     """
     out = gemm.checked(x, weight, bias, activation, residual, out)
-    if step is None:
-        step = "streamed" if stands_for(x, HOPPER[:2]) else "clustered"
     checks.choice("step", step, (each.name for each in LADDER.steps))
     options = {"bias": bias, "activation": activation, "residual": residual}
     launch_all(LADDER.step(step).plan(x=x, weight=weight, out=out, **options), stream)

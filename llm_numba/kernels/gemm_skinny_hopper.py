@@ -185,6 +185,7 @@ def streamed(storage: str, stream: Stream, blocks: int, gated: bool, /) -> Any:
             ptx.release_next_kernel()
         elif t < MULTIPLIERS:
             consume(tiles, at, full, free, acc, slabs)
+        cuda.syncwarp()  # the producer's lanes have waited for the one that is busy
         cuda.syncthreads()
         if t < MULTIPLIERS:
             lay(0, (acc, passing, t % 4 * 2, t // _WARP * 16 + t % _WARP // 4))
