@@ -24,6 +24,7 @@ from llm_numba.bench.gemm_goals import PREFIX, reached
 from llm_numba.bench.gemm_points import (
     PARTS,
     PRODUCTS,
+    Plan,
     Product,
     bits,
     expected,
@@ -216,7 +217,7 @@ class Bench:
             except LLMNumbaError as error:
                 self.wrong.append(error)
                 continue
-            works = [lambda launches=launches: launch_all(launches) for launches in plans]
+            works = [lambda each=each: launch_all(each.launches) for each in plans]
             contenders[way] = works, capture_launches
         if not contenders:
             return
@@ -235,7 +236,7 @@ class Bench:
 
     def check(
         self, product: Product, way: str, sets: Sequence[Operands]
-    ) -> tuple[list[tuple[Launch, ...]], dict[str, Any]]:
+    ) -> tuple[list[Plan], dict[str, Any]]:
         """Hold what a way computes to the reference, to its first bits, and to writing all.
 
         Parameters
@@ -247,7 +248,7 @@ class Bench:
 
         Returns
         -------
-        plans : list of tuple of Launch
+        plans : list of Plan
             One for each set.
         notes : dict
             ``kernels``, their names; ``error``, that was found; ``identical``, runs.
@@ -277,7 +278,7 @@ class Bench:
         else:
             kernels = [launch.kernel.py_func.__name__ for launch in launches]
             notes = {"kernels": kernels, "error": error, "identical": self.settings.identical}
-            return [each.launches for each in planned], notes
+            return planned, notes
         raise LLMNumbaError(
             f"{way} of {product.label}, {product.dtype}, {said}.",
             "A wrong kernel has no speed; run its tests.",

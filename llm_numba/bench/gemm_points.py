@@ -19,11 +19,12 @@ import numpy as np
 
 from llm_numba import reference
 from llm_numba.kernels import gemm_hopper, gemm_tensorcore
-from llm_numba.kernels.gemm_hopper_quantised import BLOCK, gemm_quantised
+from llm_numba.kernels.gemm_hopper_quantised import BLOCK, plan_quantised
 from llm_numba.kernels.linear import linear
 from llm_numba.kernels.random_weights import fill_random
 from llm_numba.runtime import (
     Launch,
+    empty,
     has_capability,
     intercept,
     is_architecture,
@@ -150,11 +151,14 @@ class Plan(NamedTuple):
         Where they write; in place of the operand of that name, or a part of it.
     scales : array or None
         Of 128 numbers of `out` each, if that has bits of e4m3.
+    kept : array or None
+        What a tensor map is of, and nobody else holds.
     """
 
     launches: tuple[Launch, ...]
     out: Any
     scales: Any = None
+    kept: Any = None
 
     @property
     def rounding(self) -> float:
@@ -188,13 +192,15 @@ def plan(way: str, operands: dict[str, Any]) -> Plan:
     if options.get("activation") == "silu_mul":
         out = out.reshape(-1)[: out.size // 2].reshape(len(x), -1)
     launches: list[Launch] = []
-    scales = None
+    if way == "quantised":
+        codes = empty(out.shape, "uint8", like=x)
+        scales = empty((len(x), out.shape[1] // BLOCK), "float32", like=x)
+        halves = codes.view("float16")
+        made = plan_quantised(x, weight, codes, halves, scales, **named, **options)
+        return Plan(made, codes, scales, halves)
     with intercept(launches.append):
-        if way == "quantised":
-            out, scales = gemm_quantised(x, weight, **named, **options)
-        else:
-            linear(x, weight, **named, **options, out=out)
-    return Plan(tuple(launches), out, scales)
+        linear(x, weight, **named, **options, out=out)
+    return Plan(tuple(launches), out)
 
 
 def some(array: Any, rows: np.ndarray, columns: np.ndarray | None = None) -> np.ndarray:
