@@ -4,9 +4,9 @@ r"""Epilogues of the Hopper product: bias, activation, gate and residual, while 
           C = \mathrm{SiLU}(A W_g^T + b_g) \odot (A W_u^T + b_u) + R
 
 A kernel of its own would read C and write it again: of 4096 x 14336 numbers 235 MB, 80 us of an
-H100's memory, where the product takes 700. Here only what is new is read. Each epilogue is composed
-when the kernel is made, of the device functions that all products share: what is not asked for is
-not in the code.
+H100's memory, where the product takes 700 for K = 4096. Here only what is new is read. Each
+epilogue is composed when the kernel is made, of the device functions that all products share: what
+is not asked for is not in the code.
 
 *What is read comes before it is needed.* A thread has two neighbours of two rows in each eight
 columns. Were the bias of these columns read there, 32 loads would stand one behind the other, each
