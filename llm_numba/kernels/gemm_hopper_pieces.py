@@ -19,7 +19,8 @@ from llm_numba.kernels.unrolled import unrolled
 SLAB = 64  # numbers along K: 128 bytes
 GROUP_THREADS, GROUP_ROWS = 128, 64  # of a warpgroup
 DEPTH = 16  # numbers along K of one instruction
-STORED = {"float16": types.float16, "bfloat16": types.uint16}
+# A slab is counted in numbers of 2 bytes, of which float32 has two.
+STORED = {"float16": types.float16, "bfloat16": types.uint16, "tf32": types.uint16}
 # Dynamic shared memory begins anywhere; a tile begins at a multiple of 1024 bytes.
 ATOM = 1024
 
@@ -198,8 +199,18 @@ def place_of_thread(first_row, first_column):
     return first_row + 16 * warp + lane // 4, first_column + lane % 4 * 2
 
 
-def multiplying(tile: Tile) -> Any:
-    """Make what begins the products of a slab for a warpgroup, and commits them."""
+@cuda.jit(device=True)
+def _as_stored(tiles):
+    """Take numbers for what they are stored as."""
+    return tiles
+
+
+def multiplying(tile: Tile, storage: str | None = None) -> Any:
+    """Make what begins the products of a slab for a warpgroup, and commits them.
+
+    Of the storage only "tf32" must be named: what is there tells the others.
+    """
+    taken = ptx.tf32 if storage == "tf32" else _as_stored
     COLUMNS, STEPS, IN_BYTES = tile.columns, SLAB // DEPTH, 2 * DEPTH // 16
 
     @cuda.jit(device=True)
@@ -208,7 +219,7 @@ def multiplying(tile: Tile) -> Any:
         ptx.wgmma_fence()
         for i in range(STEPS):
             further = uint64(i * IN_BYTES)
-            ptx.wgmma(tiles, acc, a + further, b + further, COLUMNS, accumulate or i > 0)
+            ptx.wgmma(taken(tiles), acc, a + further, b + further, COLUMNS, accumulate or i > 0)
         ptx.wgmma_commit()
 
     return multiply

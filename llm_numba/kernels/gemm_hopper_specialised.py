@@ -98,7 +98,7 @@ def _producing(tile: Tile, ending: Ending, note: Any) -> Any:
     return produce
 
 
-def taking(tile: Tile, note: Any, blocks: int = 1) -> tuple[Any, Any]:
+def taking(tile: Tile, note: Any, blocks: int = 1, storage: str | None = None) -> tuple[Any, Any]:
     """Make what a consumer does with a slab, and with the last of a tile.
 
     Parameters
@@ -107,9 +107,11 @@ def taking(tile: Tile, note: Any, blocks: int = 1) -> tuple[Any, Any]:
     note : device function
     blocks : int
         Of a cluster, whose producers all wait until a stage is free in this block.
+    storage : str, optional
+        As of :func:`~llm_numba.kernels.gemm_hopper_pieces.multiplying`.
     """
     stage_of, describe = staging(tile), describing(tile)
-    multiply, set_free = multiplying(tile), freeing(tile, blocks)
+    multiply, set_free = multiplying(tile, storage), freeing(tile, blocks)
 
     @cuda.jit(device=True)
     def take(tiles, full, free, acc, count, accumulate):
@@ -139,7 +141,8 @@ def taking(tile: Tile, note: Any, blocks: int = 1) -> tuple[Any, Any]:
 def consuming(storage: str, tile: Tile, ending: Ending, note: Any, blocks: int = 1) -> Any:
     """Make what each consumer does; `blocks` as of :func:`taking`."""
     BLOCKS, (store, finish) = blocks, ending.make(storage, tile)
-    corner_of, (take, leave) = cornering(tile, ending, blocks), taking(tile, note, blocks)
+    corner_of = cornering(tile, ending, blocks)
+    take, leave = taking(tile, note, blocks, storage)
     foresee = ending.foreseeing(tile) if ending.foreseeing else foresee_nothing
 
     @cuda.jit(device=True)

@@ -67,7 +67,7 @@ from llm_numba.kernels.ptx.flags import (
     store_release,
     store_release_system,
 )
-from llm_numba.kernels.ptx.formats import e4m3, e5m2
+from llm_numba.kernels.ptx.formats import e4m3, e5m2, tf32
 from llm_numba.kernels.ptx.lines import load_line, store_line
 from llm_numba.kernels.ptx.matrices import ldmatrix_x4, ldmatrix_x4_trans, stmatrix_x4
 from llm_numba.kernels.ptx.multicast import mbarrier_arrive_at, tma_multicast_2d
@@ -195,6 +195,7 @@ __all__ = [
     "store_release_system",
     "store_rounded",
     "take_registers",
+    "tf32",
     "tma_load_2d",
     "tma_multicast_2d",
     "tma_prefetch_2d",
