@@ -25,7 +25,9 @@ the instruction does, in NumPy, for the simulator.
 :mod:`~llm_numba.kernels.ptx.barriers`     barriers that count threads, and bytes on their way
 :mod:`~llm_numba.kernels.ptx.bulk`         tiles that the copy engine brings to those barriers
 :mod:`~llm_numba.kernels.ptx.bulk_sums`    tiles that it adds, or fetches ahead of time
+:mod:`~llm_numba.kernels.ptx.multicast`    tiles for all blocks of a cluster
 :mod:`~llm_numba.kernels.ptx.clocks`       cycles and nanoseconds, for measuring
+:mod:`~llm_numba.kernels.ptx.words`        quotients in 32 bits
 :mod:`~llm_numba.kernels.ptx.warps`        two numbers combined; a warp's integers reduced
 =========================================  ==================================================
 
