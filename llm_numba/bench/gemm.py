@@ -259,7 +259,7 @@ class Bench:
             If it is wrong.
         """
         planned = [plan(way, operands) for operands in sets]
-        launches, out = planned[0].launches, planned[0].out
+        launches, out = planned[0].launches, planned[0].written
         poison(out)
         launch_all(launches)
         rows, columns = (

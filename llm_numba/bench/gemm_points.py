@@ -147,16 +147,16 @@ class Plan(NamedTuple):
     Attributes
     ----------
     launches : tuple of Launch
-    out : array
-        Where they write; in place of the operand of that name, or a part of it.
+    written : array
+        Where they write; in place of the operand `out`, or a part of it.
     scales : array or None
-        Of 128 numbers of `out` each, if that has bits of e4m3.
+        Of 128 numbers of it each, if those are bits of e4m3.
     kept : array or None
         What a tensor map is of, and nobody else holds.
     """
 
     launches: tuple[Launch, ...]
-    out: Any
+    written: Any
     scales: Any = None
     kept: Any = None
 
@@ -167,7 +167,7 @@ class Plan(NamedTuple):
 
     def result(self, rows: np.ndarray, columns: np.ndarray) -> np.ndarray:
         """Copy some rows and columns of what was computed to the host."""
-        found = some(self.out, rows, columns)
+        found = some(self.written, rows, columns)
         if self.scales is None:
             return found
         numbers = found.view(ml_dtypes.float8_e4m3fn).astype(np.float32)
