@@ -84,7 +84,8 @@ def plan_fused(
         By default the one whose waves take the least time.
     """
     others = [each for each in (bias, residual) if each is not None]
-    by_engine = not why_no_map(out) and all(map(is_paired, others))
+    as_stored = storage_dtype(out) == storage_dtype(x)
+    by_engine = as_stored and not why_no_map(out) and all(map(is_paired, others))
     if others or activation:
         ending = epilogue(activation, bias is not None, residual is not None, by_engine)
     else:
