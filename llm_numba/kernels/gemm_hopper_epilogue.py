@@ -101,14 +101,19 @@ def _foreseeing(gated: bool, tile: Tile) -> Any:
     return foresee
 
 
-def _eights(each: int, up_begins: int) -> int:
+def _eights(each: int, up_begins: int, room: int) -> int:
     """Return for how many eight columns there is room beside the sums, each so many numbers."""
-    return next((n for n in (32, 16) if n * each <= _ROOM and n * 8 <= 4 * up_begins), 8)
+    return next((n for n in (32, 16) if n * each <= room and n * 8 <= 4 * up_begins), 8)
 
 
 @functools.cache
 def finishing(
-    activation: str | None, biased: bool, added: bool, in_pairs: bool, up_begins: int
+    activation: str | None,
+    biased: bool,
+    added: bool,
+    in_pairs: bool,
+    up_begins: int,
+    room: int = _ROOM,
 ) -> Finishing:
     """Make what reads the operands of an epilogue, and what computes it.
 
@@ -120,13 +125,15 @@ def finishing(
         Whether neighbours of bias and residual lie in one word.
     up_begins : int
         Of a thread's sums, with a gate, the first that a gate lets through.
+    room : int
+        Numbers that a thread can keep beside its sums.
     """
     GATES, NUMBER = activation == GATED, ACTIVATIONS.get(activation, 0)
     # What is kept for eight columns: biases, those of up, two of each row of the residual.
     RESIDUAL = 0 if not biased else 4 if GATES else 2
     EACH = RESIDUAL + (4 if added else 0)
     # One by one, numbers need registers for their places, too.
-    EIGHTS = _eights(EACH, up_begins) if in_pairs else 1
+    EIGHTS = _eights(EACH, up_begins, room) if in_pairs else 1
     read_bias, read_beside = _reading(in_pairs)
 
     @cuda.jit(device=True, forceinline=True)

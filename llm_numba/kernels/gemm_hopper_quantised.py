@@ -70,7 +70,7 @@ def quantising(activation: str | None, biased: bool, form: str) -> Ending:
     def make(storage: str, tile: Tile) -> tuple[Any, Any]:
         BLOCKS = tile.columns // (2 if gated else 1) // BLOCK
         ROOMS_BEGIN = tile.stages * tile.stage
-        finish = finishing(activation, biased, False, True, tile.columns // 4)
+        finish = finishing(activation, biased, False, True, tile.columns // 4, 32)
         EIGHTS, NUMBERS, bring, pair = finish
         await_room, send = rooming(BLOCKS)
 
@@ -89,14 +89,12 @@ def quantising(activation: str | None, biased: bool, form: str) -> Ending:
         @cuda.jit(device=True, forceinline=True)
         def put_eight(e, operands):
             """Round a thread's numbers of eight columns, and put them into the room."""
-            acc, inverse, block, words, room = operands
-            lane, warp = cuda.threadIdx.x % 32, cuda.threadIdx.x % GROUP_THREADS // 32
-            # The remainder of a thread's rows by 8, by which they are swizzled, is lane // 4.
-            piece = room + (16 * warp + lane // 4) * _WORDS + (e // 2 ^ lane // 4) * 8
+            acc, inverse, block, words, begin, swizzle = operands
+            piece = begin + (e // 2 ^ swizzle) * 8
             for h in range(2):
                 at = 4 * (_EIGHTS * block + e) + 2 * h
                 word = narrow(acc[at] * inverse[h], acc[at + 1] * inverse[h])
-                words[piece + 8 * h * _WORDS + e % 2 * 4 + lane % 4] = word
+                words[piece + 8 * h * _WORDS + e % 2 * 4] = word
                 # Nobody reads them again, but the next tile's first product seems to.
                 acc[at], acc[at + 1] = float32(0), float32(0)
 
@@ -119,7 +117,11 @@ def quantising(activation: str | None, biased: bool, form: str) -> Ending:
                 if cuda.threadIdx.x % 4 == 0 and row + 8 * h < c.shape[0] and here < c.shape[1]:
                     scales[row + 8 * h, here // BLOCK] = scale
             await_room(number)
-            put_all(0, (acc, inverse, block, words, room))
+            lane, warp = cuda.threadIdx.x % 32, cuda.threadIdx.x % GROUP_THREADS // 32
+            begin = room + (16 * warp + lane // 4) * _WORDS + lane % 4
+            # Of both rows of the thread, for 8 lie between them. And of each tile anew: places that
+            # are the same for all would be kept in registers from one tile to the next.
+            put_all(0, (acc, inverse, block, words, begin, row & 7))
             send(words, room, c_map, first_row, (first_column + BLOCK * block) // 2, number)
 
         store_all = unrolled(BLOCKS, store_block)
