@@ -155,11 +155,10 @@ def _encoded(address: int, shape: tuple[int, int], dtype: str, rows: int) -> "ar
 
     from cuda.bindings import driver
 
-    name, size = _KINDS[dtype]
-    kind = driver.CUtensorMapDataType[f"CU_TENSOR_MAP_DATA_TYPE_{name}"]
+    size = _KINDS[dtype][1]
     long, word = driver.cuuint64_t, driver.cuuint32_t
     status, encoded = driver.cuTensorMapEncodeTiled(
-        kind,
+        _format_of(dtype),
         2,
         address,
         [long(shape[1]), long(shape[0])],
@@ -178,3 +177,11 @@ def _encoded(address: int, shape: tuple[int, int], dtype: str, rows: int) -> "ar
         )
     data = ctypes.string_at(int(encoded.getPtr()), 8 * WORDS)
     return array("q", struct.unpack(f"<{WORDS}q", data))
+
+
+def _format_of(dtype: str) -> Any:
+    """Return the driver's name for a format."""
+    from cuda.bindings import driver
+
+    # By attribute: not every version of these enumerations takes a name in brackets.
+    return getattr(driver.CUtensorMapDataType, f"CU_TENSOR_MAP_DATA_TYPE_{_KINDS[dtype][0]}")

@@ -11,7 +11,7 @@ from numba import cuda, uint64
 
 from llm_numba import runtime
 from llm_numba.kernels import ptx
-from llm_numba.runtime import empty, launch, tensor_map
+from llm_numba.runtime import empty, launch, tensor_map, tensor_maps
 from llm_numba.runtime.tensor_maps import TensorMap
 
 ROWS, COLUMNS = 8, 64
@@ -174,3 +174,10 @@ def test_the_driver_takes_a_map_for_each_dtype_and_refuses_none():
         words = TensorMap(runtime.empty((64, 64), dtype, like=x), 64).words()
         assert len(words) == 16
         assert any(words)
+
+
+@pytest.mark.ptx
+@pytest.mark.parametrize("dtype", tensor_maps._KINDS)
+def test_the_driver_has_a_name_for_each_format(dtype):
+    """Without a GPU nothing else asks cuda-bindings, whose enumerations differ by version."""
+    assert isinstance(int(tensor_maps._format_of(dtype)), int)
