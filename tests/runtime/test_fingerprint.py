@@ -252,7 +252,7 @@ def test_the_files_beside_an_intrinsic_that_it_imports_count(
 
 def test_of_the_instructions_files_a_kernel_counts_what_it_needs():
     names = {each.stem for each in module._imported_beside(Path(ptx.tensor.__file__))}
-    assert names == {"elements"}
+    assert names == {"elements", "formats"}
     assert module._sources(Path(ptx.tensor.__file__)) != module._sources(Path(ptx.special.__file__))
 
 
