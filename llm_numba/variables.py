@@ -51,8 +51,8 @@ VARIABLES = (
     ),
     Variable(
         "LLM_NUMBA_HOPPER",
-        "`1`: on a GPU of compute capability 9.0 its own kernels multiply many rows. They are the "
-        "faster ones there; but whole models have not been measured with them yet.",
+        "`1`: on a GPU of compute capability 9.0 its own kernels multiply many rows. Plain "
+        "products are faster by them; but whole models have not been measured with them yet.",
         "`0`",
     ),
     Variable(

@@ -6,9 +6,9 @@ A is [M, K] with M up to 128, W is [N, K] as checkpoints store it, C is [M, N]: 
 all products summed in float32. 2 M N K FLOPs; the fewest bytes are A, W and C (and R) once each.
 A product so flat is called skinny.
 
-An H100 has 300 multiply-adds on tensor cores for each byte of its memory. A weight is two bytes and
-meets M rows. So up to some 150 rows memory is the ceiling, as for
-:mod:`~llm_numba.kernels.gemv`; and ordinary units, or fragments that come to each warp straight
+An H100's tensor cores make 330 FLOPs for each byte of its memory, and ``mma.sync`` some 200. A
+weight is two bytes, and M rows make 2 M FLOPs of it. So up to 200 rows memory is the ceiling, as
+for :mod:`~llm_numba.kernels.gemv`; and ordinary units, or fragments that come to each warp straight
 from memory, do not keep up from some ten rows on. So it takes the tensor cores and the stages of
 :mod:`~llm_numba.kernels.gemm_tensorcore`, and the question of the other one: are there bytes under
 way, at all times, on all SMs?
