@@ -137,8 +137,8 @@ def _kernel_for(x: Any, weight: Any, out: Any, activation: str | None, residual:
 def _takes_hopper(x: Any) -> bool:
     """Tell whether Hopper's kernels are wanted: where the simulator stands for it, or by name.
 
-    Plain products are faster by them, but no whole model was measured with them: by default a GPU
-    runs what one was measured with.
+    Plain products are faster by them, but no whole model has been measured with them. So by default
+    a GPU multiplies by ``mma.sync``.
     """
     if not stands_for(x, HOPPER[:2]):
         return False
