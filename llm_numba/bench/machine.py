@@ -3,14 +3,21 @@
 The course on CUDA (``docs/cuda``) says of each thing how long it takes; this measures it, with the
 kernels that the course shows. What an SM counts itself, it counts in cycles (``machine_cycles``).
 Bandwidths are timed by events (``machine_bandwidth``), launches by the host's clock, and copies
-beside computing by both (``machine_host``).
+beside computing by both (``machine_host``); pages of unified memory move in ``machine_unified``.
+The host's own processor stands beside it (``machine_cores``).
 """
 
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from llm_numba.bench import machine_bandwidth, machine_cycles, machine_host
+from llm_numba.bench import (
+    machine_bandwidth,
+    machine_cores,
+    machine_cycles,
+    machine_host,
+    machine_unified,
+)
 from llm_numba.bench.budget import Budget
 from llm_numba.bench.record import Result
 from llm_numba.errors import LLMNumbaError
@@ -26,6 +33,8 @@ _SHARES = {
     "warps": 4,
     "launch": 5,
     "overlap": 8,
+    "unified": 6,
+    "cores": 20,
 }
 PARTS = tuple(_SHARES)
 
@@ -115,6 +124,8 @@ def measure(settings: MachineSettings, budget: Budget, timelines: Timelines) -> 
         "warps": lambda: machine_bandwidth.hiding(repeats),
         "launch": lambda: machine_host.launches(repeats),
         "overlap": lambda: machine_host.overlaps(repeats, timelines),
+        "unified": lambda: machine_unified.unified(repeats),
+        "cores": lambda: machine_cores.cores(repeats),
     }
     for part in settings.parts:
         if budget.allows(part, part):

@@ -1,7 +1,7 @@
 """``llm-numba bench``, the commands that need a GPU, or what one left behind."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -10,6 +10,9 @@ from llm_numba.cli.console import notes, styled
 
 Commit = Annotated[
     str | None, typer.Option(help="The commit that runs, for a copy of it without git.")
+]
+Into = Annotated[
+    Path | None, typer.Option(help="A record of all, to renew in it what --only names.")
 ]
 
 
@@ -114,35 +117,23 @@ def kernels(
         Path | None, typer.Option(help="The record; unset: docs/results/kernels_<GPU>.json.")
     ] = None,
     only: Annotated[str, typer.Option(help='Ladders, "softmax,gemm/float32"; unset: all.')] = "",
-    into: Annotated[
-        Path | None, typer.Option(help="A record of all, to renew in it what --only names.")
-    ] = None,
+    into: Into = None,
     repeats: Annotated[int, typer.Option(min=1, help="Runs of each measurement.")] = 30,
     commit: Commit = None,
 ) -> None:
     """Time every step of every ladder against PyTorch and the memory's own speed."""
     from llm_numba.bench.kernels import CEILINGS, KernelSettings, choose, measure
-    from llm_numba.bench.record import (
-        make_record,
-        read_record,
-        renew,
-        require_writable,
-        write_record,
-    )
+    from llm_numba.bench.record import make_record, renew, require_writable, write_record
     from llm_numba.errors import LLMNumbaError
     from llm_numba.runtime import kernel_device
     from llm_numba.runtime.machine import gpu_clocks
 
     settings = KernelSettings(tuple(filter(None, only.split(","))), repeats)
-    if into and not settings.only:
-        raise LLMNumbaError(
-            "--into renews a part of a record, and no part is named.", "Name some with --only."
-        )
+    earlier = _earlier(into, only)
     kernel_device("cuda")
     points = choose(settings.only)
     path = out or into or _path("kernels")
     require_writable(path)
-    earlier = read_record(into) if into else None
     clocks = [gpu_clocks()]
     wrong: list[LLMNumbaError] = []
     results = collect(measure(settings, wrong), "some minutes")
@@ -191,6 +182,7 @@ def machine(
         Path | None, typer.Option(help="The record; unset: docs/results/machine_<GPU>.json.")
     ] = None,
     only: Annotated[str, typer.Option(help='Parts, "chase,banks"; unset: all.')] = "",
+    into: Into = None,
     repeats: Annotated[int, typer.Option(min=1, help="Runs of each measurement.")] = 9,
     limit: Annotated[
         float, typer.Option(min=0, help="Seconds for all; each part has a share of them.")
@@ -199,13 +191,14 @@ def machine(
 ) -> None:
     """Measure latencies and bandwidths of memory, conflicts, divergence, launches and streams."""
     from llm_numba.bench.machine import MachineSettings, choose, measure, properties
-    from llm_numba.bench.record import make_record, require_writable, write_record
+    from llm_numba.bench.record import make_record, renew, require_writable, write_record
     from llm_numba.runtime import kernel_device
     from llm_numba.runtime.machine import gpu_clocks
 
     settings = MachineSettings(choose(only), repeats)
+    earlier = _earlier(into, only)
     kernel_device("cuda")
-    path = out or _path("machine")
+    path = out or into or _path("machine")
     require_writable(path)
     budget = settings.budget(limit)
     timelines: dict = {}
@@ -218,7 +211,12 @@ def machine(
         "gpu": gpu,
     }
     record = make_record("machine", noted, results, commit)
-    write_record(path, record | {"left_out": budget.left_out, "timelines": timelines})
+    left_out = budget.left_out
+    if earlier is not None:
+        record, timelines = renew(earlier, record, settings.parts), earlier["timelines"] | timelines
+        before = earlier["left_out"].items()
+        left_out |= {key: why for key, why in before if key.partition("/")[0] not in settings.parts}
+    write_record(path, record | {"left_out": left_out, "timelines": timelines})
     show(results)
     show_left_out(budget.left_out)
     finish(path)
@@ -296,6 +294,20 @@ def sweep(
     write_record(path, make_record("sweep", settings.to_json(), results, commit))
     show(results)
     finish(path)
+
+
+def _earlier(into: Path | None, only: str) -> dict[str, Any] | None:
+    """Read the record that is to be renewed, if there is one."""
+    from llm_numba.bench.record import read_record
+    from llm_numba.errors import LLMNumbaError
+
+    if into is None:
+        return None
+    if not only:
+        raise LLMNumbaError(
+            "--into renews a part of a record, and no part is named.", "Name some with --only."
+        )
+    return read_record(into)
 
 
 def _path(benchmark: str) -> Path:

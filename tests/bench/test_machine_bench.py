@@ -1,12 +1,19 @@
 """What ``llm-numba bench machine`` measures: run in the simulator, where it takes no time."""
 
 import json
+import os
 
 import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from llm_numba.bench import machine, machine_bandwidth, machine_cycles
+from llm_numba.bench import (
+    machine,
+    machine_bandwidth,
+    machine_cores,
+    machine_cycles,
+    machine_unified,
+)
 from llm_numba.bench.budget import Budget
 from llm_numba.bench.timing import summarize
 from llm_numba.cli.app import app
@@ -129,10 +136,54 @@ def test_an_unknown_part_ends_the_command_before_it_looks_for_a_gpu():
     assert "--only l3 names no part of this benchmark" in " ".join(done.stderr.split())
 
 
+def test_cores_are_those_that_numpy_was_given(monkeypatch):
+    monkeypatch.setattr(machine_cores, "_SIZE", 64)
+    monkeypatch.setattr(machine_cores, "_MEGABYTES", 1.0)
+    found = list(machine_cores.cores(1))
+    assert [each.name for each in found] == [
+        f"cores/{key}/{what}" for key in ("one", "all") for what in ("product", "read")
+    ]
+    assert found[0].shape["cores"] == 1
+    assert found[2].shape["cores"] == len(os.sched_getaffinity(0))
+    assert all(each.statistic.median > 0 for each in found)
+
+
+def test_a_part_is_put_into_the_record_of_all(monkeypatch, tmp_path):
+    """The rest stays, timelines too; and what was left out is so no more."""
+    path = tmp_path / "machine.json"
+    clock = {"name": "clock", "median": 1.0}
+    earlier = {
+        "environment": {"gpus": [], "packages": {}}, "results": [clock], "timelines": {"a": []},
+        "left_out": {"cores": "its time was up", "chase/bytes=4096": "its time was up"},
+    }  # fmt: skip
+    path.write_text(json.dumps(earlier))
+    newer = {
+        "environment": earlier["environment"] | {"git": None}, "date": "today", "command": [],
+        "settings": {}, "results": [{"name": "cores/one/read", "median": 2.0}],
+    }  # fmt: skip
+    monkeypatch.setattr("llm_numba.bench.record.make_record", lambda *_: newer)
+    monkeypatch.setattr("llm_numba.runtime.kernel_device", lambda _: None)
+    monkeypatch.setattr("llm_numba.runtime.machine.gpu_clocks", dict)
+    monkeypatch.setattr(machine, "properties", dict)
+    monkeypatch.setattr(machine, "measure", lambda *_: iter(()))
+    done = CliRunner().invoke(
+        app, ["bench", "machine", "--only", "cores", "--into", str(path)], catch_exceptions=False
+    )
+    assert done.exit_code == 0, done.output
+    record = json.loads(path.read_text())
+    assert [each["name"] for each in record["results"]] == ["clock", "cores/one/read"]
+    assert (record["timelines"], record["left_out"]) == (
+        {"a": []}, {"chase/bytes=4096": "its time was up"},
+    )  # fmt: skip
+    assert record["renewed"][0]["only"] == ["cores"]
+
+
 @pytest.mark.gpu
 def test_on_a_gpu_every_part_finds_something(tmp_path, monkeypatch):
     monkeypatch.setattr(machine_cycles, "RING_SIZES", (4096, 1 << 20))
     monkeypatch.setattr(machine_bandwidth, "SIZES", (1 << 16, 1 << 24))
+    monkeypatch.setattr(machine_unified, "_LENGTH", 1 << 20)
+    monkeypatch.setattr(machine_cores, "_SIZE", 256)
     path = tmp_path / "machine.json"
     done = CliRunner().invoke(
         app, ["bench", "machine", "--repeats", "1", "--out", str(path), "--limit", "300"]
