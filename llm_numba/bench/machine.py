@@ -1,7 +1,8 @@
 """``llm-numba bench machine``: what a GPU's memories, warps, launches and streams really cost.
 
 The course on CUDA (``docs/cuda``) says of each thing how long it takes; this measures it, with the
-kernels that the course shows. What an SM counts itself, it counts in cycles (``machine_cycles``).
+kernels that the course shows. What an SM counts itself, it counts in cycles (``machine_cycles``,
+``machine_tensor``).
 Bandwidths are timed by events (``machine_bandwidth``), launches by the host's clock, and copies
 beside computing by both (``machine_host``); pages of unified memory move in ``machine_unified``.
 The host's own processor stands beside it (``machine_cores``).
@@ -16,6 +17,7 @@ from llm_numba.bench import (
     machine_cores,
     machine_cycles,
     machine_host,
+    machine_tensor,
     machine_unified,
 )
 from llm_numba.bench.budget import Budget
@@ -31,6 +33,7 @@ _SHARES = {
     "bandwidth": 12,
     "stride": 6,
     "warps": 4,
+    "tensor": 12,
     "launch": 5,
     "overlap": 8,
     "unified": 6,
@@ -122,6 +125,7 @@ def measure(settings: MachineSettings, budget: Budget, timelines: Timelines) -> 
         "bandwidth": lambda: machine_bandwidth.bandwidths(repeats),
         "stride": lambda: machine_bandwidth.strides(repeats),
         "warps": lambda: machine_bandwidth.hiding(repeats),
+        "tensor": lambda: machine_tensor.tensor_cores(repeats),
         "launch": lambda: machine_host.launches(repeats),
         "overlap": lambda: machine_host.overlaps(repeats, timelines),
         "unified": lambda: machine_unified.unified(repeats),

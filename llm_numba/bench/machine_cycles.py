@@ -47,7 +47,7 @@ def instructions(repeats: int, device: str = "cuda") -> Iterator[Result]:
     Result
         Cycles of one operation, as ``instruction/shuffle``.
     """
-    taken = _taken(device)
+    taken = taken_on(device)
     for operation in basics_latency.OPERATIONS:
         if not has_capability(taken, operation.capability):
             continue
@@ -57,7 +57,7 @@ def instructions(repeats: int, device: str = "cuda") -> Iterator[Result]:
             for values in (np.zeros(_WARP, dtype), np.ones(1, dtype), np.zeros(_WARP, dtype))
         )
         args = (start, operand, _ROUNDS, out, taken)
-        runs = _runs(Launch(operation.kernel, (1,), (_WARP,), args), taken, repeats)
+        runs = runs_of(Launch(operation.kernel, (1,), (_WARP,), args), taken, repeats)
         count = _ROUNDS * basics_latency.IN_A_ROUND
         cycles = [float(run[0]) / count for run in runs]
         name = f"instruction/{operation.name}"
@@ -122,9 +122,9 @@ def banks(repeats: int, device: str = "cuda") -> Iterator[Result]:
     ):
         for stride in STRIDES:
             out = to_device(np.zeros(threads, np.uint32), device)
-            taken = _taken(device)
+            taken = taken_on(device)
             args = (stride, _ROUNDS, out, taken)
-            runs = _runs(Launch(basics_banks.stay, (1,), (threads,), args), taken, repeats)
+            runs = runs_of(Launch(basics_banks.stay, (1,), (threads,), args), taken, repeats)
             requests = _ROUNDS * basics_banks.IN_A_ROUND * threads // _WARP
             each = [float(run[0]) / requests for run in runs]
             yield Result(
@@ -151,9 +151,9 @@ def paths(repeats: int, device: str = "cuda") -> Iterator[Result]:
     for label, group in (("lanes", 1), ("warps", _WARP)):
         for count in PATHS:
             out = to_device(np.zeros(_MANY, np.float32), device)
-            taken = _taken(device)
+            taken = taken_on(device)
             args = (count, group, _ROUNDS, out, taken)
-            runs = _runs(Launch(basics_divergence.part, (1,), (_MANY,), args), taken, repeats)
+            runs = runs_of(Launch(basics_divergence.part, (1,), (_MANY,), args), taken, repeats)
             yield Result(
                 f"paths/{label}/paths={count}",
                 f"{label} go {count} way{'s' * (count > 1)}",
@@ -183,13 +183,34 @@ def seen_by_gpu(pinned: np.ndarray) -> Any:
     return cupy.ndarray(pinned.shape, pinned.dtype, cupy.cuda.MemoryPointer(memory, 0))
 
 
-def _taken(device: str) -> Any:
-    """Make the array that a kernel leaves its cycles and nanoseconds in."""
+def taken_on(device: str) -> Any:
+    """Make the array that a kernel leaves its cycles and nanoseconds in.
+
+    Parameters
+    ----------
+    device : {"cuda", "sim"}
+
+    Returns
+    -------
+    int64 [2]
+    """
     return to_device(np.zeros(2, np.int64), device)
 
 
-def _runs(launch: Launch, taken: Any, repeats: int) -> list[np.ndarray]:
-    """Launch once for nothing, then several times; return what was left in an array each time."""
+def runs_of(launch: Launch, taken: Any, repeats: int) -> list[np.ndarray]:
+    """Launch once for nothing, then several times; return what was left in an array each time.
+
+    Parameters
+    ----------
+    launch : Launch
+    taken : int64 [2]
+        The array.
+    repeats : int
+
+    Returns
+    -------
+    list of int64 [2]
+    """
     found = []
     for _ in range(1 + repeats):
         launch_all([launch])
@@ -200,7 +221,7 @@ def _runs(launch: Launch, taken: Any, repeats: int) -> list[np.ndarray]:
 def _walk(ring: Any, steps: int, repeats: int, shared: bool = False) -> list[np.ndarray]:
     """Walk a ring, each time from where the last walk ended; return cycles and nanoseconds."""
     device = kind_of(ring)
-    place, taken = to_device(np.zeros(1, np.uint32), device), _taken(device)
+    place, taken = to_device(np.zeros(1, np.uint32), device), taken_on(device)
     kernel, shared_bytes = basics_chase.chase, 0
     if shared:
         kernel, shared_bytes = basics_chase.chase_shared, ring.nbytes
@@ -208,7 +229,7 @@ def _walk(ring: Any, steps: int, repeats: int, shared: bool = False) -> list[np.
     warm = max(steps, lines if lines <= _WARM_LINES else _WARM_STEPS)
     launch_all([Launch(kernel, (1,), (1,), (ring, warm, place, taken), shared_bytes)])
     walk = Launch(kernel, (1,), (1,), (ring, steps, place, taken), shared_bytes)
-    return _runs(walk, taken, repeats)
+    return runs_of(walk, taken, repeats)
 
 
 def _steps(

@@ -12,12 +12,14 @@ from llm_numba.bench import (
     machine_bandwidth,
     machine_cores,
     machine_cycles,
+    machine_tensor,
     machine_unified,
 )
 from llm_numba.bench.budget import Budget
 from llm_numba.bench.timing import summarize
 from llm_numba.cli.app import app
 from llm_numba.errors import LLMNumbaError
+from llm_numba.kernels import basics_tensor
 from llm_numba.kernels.basics_latency import OPERATIONS
 from llm_numba.runtime import launch_all
 
@@ -99,6 +101,17 @@ def test_shared_memory_is_told_in_bytes_of_a_cycle(clock):
     clock["cycles"] = 512
     found = machine_bandwidth.shared_bandwidth(2, "sim")
     assert (found.statistic.median, found.statistic.unit) == (128, "bytes/cycle")
+
+
+def test_products_are_told_in_flops_of_a_cycle(clock, monkeypatch):
+    for name, value in {"_ROUNDS": 1, "WARPS": (4,), "CHAINS": (2,), "GROUPS": (1,)}.items():
+        monkeypatch.setattr(machine_tensor, name, value)
+    clock["cycles"] = 2 * basics_tensor.IN_A_ROUND
+    assert medians(machine_tensor.tensor_cores(1, "sim")) == {
+        "tensor/latency": 2,
+        "tensor/warps=4/chains=2": 4 * basics_tensor.MMA_FLOPS,
+        "tensor/warpgroups=1": basics_tensor.WGMMA_FLOPS / 8,
+    }
 
 
 def test_rings_are_of_all_sizes_from_small_to_large():

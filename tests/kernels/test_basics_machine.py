@@ -3,6 +3,7 @@
 import linecache
 import re
 
+import ml_dtypes  # noqa: F401  teaches NumPy the name "bfloat16"
 import numpy as np
 import pytest
 from numba.cuda import types
@@ -15,8 +16,16 @@ from llm_numba.kernels import (
     basics_divergence,
     basics_latency,
     basics_streams,
+    basics_tensor,
 )
-from llm_numba.runtime import Launch, launch_all, to_device, to_host
+from llm_numba.runtime import (
+    Launch,
+    has_capability,
+    is_architecture,
+    launch_all,
+    to_device,
+    to_host,
+)
 from llm_numba.runtime.offline import assemble, compile_to_ptx, compiler_problem
 from llm_numba.simulator import simulate
 
@@ -132,6 +141,33 @@ def test_a_chain_repeats_its_operation(name, device):
     np.testing.assert_allclose(to_host(out).astype(np.float64), wanted, rtol=2 * 2**-24)
 
 
+def halves(*numbers):
+    return np.array(numbers, "bfloat16").view(np.uint16)
+
+
+@pytest.mark.parametrize("chains", [1, 3])
+def test_warps_multiply_as_often_as_they_are_counted(chains, device):
+    out, clocks = to_device(np.zeros(64, np.float32), device), taken(device)
+    if not has_capability(out, (8, 0)):
+        pytest.skip("this GPU has no mma.sync of bfloat16")
+    args = (to_device(halves(1.5, 2), device), 2, out, clocks)
+    launch_all([Launch(basics_tensor.by_warps(chains), (1,), (64,), args)])
+    # Each of a thread's four sums of each chain grows by 16 products of 3.
+    wanted = 2 * basics_tensor.IN_A_ROUND * chains * 4 * 16 * 3
+    np.testing.assert_array_equal(to_host(out), wanted)
+    assert basics_tensor.MMA_FLOPS * 3 == 2 * 16 * 3 * 128
+
+
+def test_warpgroups_multiply_as_often_as_they_are_counted(device):
+    out, clocks = to_device(np.zeros(128, np.float32), device), taken(device)
+    if not is_architecture(out, (9, 0)):
+        pytest.skip("this GPU has no wgmma")
+    args = (to_device(halves(1.5, 2), device), 2, out, clocks)
+    kernel, shared_bytes = basics_tensor.multiply_by_warpgroups, basics_tensor.SHARED_BYTES
+    launch_all([Launch(kernel, (1,), (128,), args, shared_bytes)])
+    np.testing.assert_array_equal(to_host(out), 2 * basics_tensor.BATCH * 128 * 16 * 3)
+
+
 # -- Conflicts, paths ------------------------------------------------------------------------------
 
 
@@ -216,7 +252,7 @@ def _compiler(request):
 
 
 WORDS, FLOATS, CLOCKS = types.uint32[::1], types.float32[::1], types.int64[::1]
-NUMBER = types.int64
+NUMBER, HALVES = types.int64, types.uint16[::1]
 KERNELS = {
     "chase": (basics_chase.chase, (WORDS, NUMBER, WORDS, CLOCKS)),
     "chase_shared": (basics_chase.chase_shared, (WORDS, NUMBER, WORDS, CLOCKS)),
@@ -226,6 +262,8 @@ KERNELS = {
     "read_shared": (basics_bandwidth.read_shared, (NUMBER, FLOATS, CLOCKS)),
     "read_strided": (basics_bandwidth.read_strided, (FLOATS, *[NUMBER] * 3, FLOATS)),
     "grind": (basics_streams.grind, (FLOATS, NUMBER)),
+    "by_warps": (basics_tensor.by_warps(8), (HALVES, NUMBER, FLOATS, CLOCKS)),
+    "by_warpgroups": (basics_tensor.multiply_by_warpgroups, (HALVES, NUMBER, FLOATS, CLOCKS)),
 }
 for _name, _operation in OPERATIONS.items():
     _numbers = getattr(types, _operation.dtype)[::1]
@@ -245,7 +283,12 @@ TIMED = {
     "vote": ("vote.sync.ballot", 32),
     "reduce": ("redux.sync.add", 32),
     "match": ("match.any.sync", 32),
+    "by_warps": ("mma.sync", 8 * basics_tensor.IN_A_ROUND),
+    "by_warpgroups": ("wgmma.mma_async", basics_tensor.BATCH),
 }
+# What only some GPUs have: the least capability, or the one architecture.
+LEAST = {each.name: each.capability for each in basics_latency.OPERATIONS} | {"by_warps": (8, 0)}
+ONLY = {"by_warpgroups": basics_tensor.HOPPER}
 
 
 @pytest.mark.ptx
@@ -254,8 +297,12 @@ TIMED = {
 @pytest.mark.parametrize("name", KERNELS)
 def test_the_compiler_leaves_what_is_timed_where_it_is(name, capability):
     kernel, signature = KERNELS[name]
-    if name in OPERATIONS and capability < OPERATIONS[name].capability:
+    if capability < LEAST.get(name, (7, 5)):
         pytest.skip("the instruction is newer")
+    if name in ONLY:
+        if capability != ONLY[name][:2]:
+            pytest.skip("the instruction is another architecture's")
+        capability = ONLY[name]
     text = compile_to_ptx(kernel, signature, capability)
     assert "0 bytes spill stores, 0 bytes spill loads" in assemble(text, capability)
     assert ".f64" not in text
@@ -270,7 +317,7 @@ def test_the_compiler_leaves_what_is_timed_where_it_is(name, capability):
 @pytest.mark.parametrize("name", TIMED)
 def test_it_stands_between_the_two_readings_of_the_clock(name):
     # Compilers for newer GPUs write blocks in another order than they run in.
-    text = compile_to_ptx(*KERNELS[name], (8, 0))
+    text = compile_to_ptx(*KERNELS[name], ONLY.get(name, (8, 0)))
     _, between, _ = text.split("%clock64;")
     instruction, least = TIMED[name]
     assert len(re.findall(instruction, between)) >= least - (name == "chase")
