@@ -19,6 +19,7 @@ ldmatrix       fragments by ``ldmatrix`` from swizzled rows: 6 loads for 24   1.
 staged         three slabs on their way while one is multiplied               1.7 times
 warp_tile      64 x 64 outputs a warp, fragments while others are multiplied  1.4 times
 grouped        blocks of a moment share rows and columns in the L2 cache      1.05 times
+long_slabs     slabs of 64: fragments have time to come, half of the barriers  1.15 times
 split_k        tiles by the shape; parts of K where outputs are few           large ones: none
 =============  =============================================================  ==================
 
@@ -50,16 +51,25 @@ from llm_numba.kernels.gemm_tensorcore_plans import (
     plan_grouped,
     plan_large,
     plan_ldmatrix,
+    plan_long,
     plan_pipelined,
     plan_staged,
 )
 from llm_numba.kernels.gemm_tensorcore_staged import staged
-from llm_numba.kernels.gemm_tensorcore_tiles import EARLY, LARGE, SPECK, candidates, rule
+from llm_numba.kernels.gemm_tensorcore_tiles import (
+    EARLY,
+    LARGE,
+    SPECK,
+    candidates,
+    lengthened,
+    rule,
+)
 from llm_numba.kernels.gemm_tensorcore_unstaged import unstaged
 from llm_numba.kernels.ladder import Ladder, Operands, Step
 from llm_numba.kernels.packets import rounded_up
 from llm_numba.kernels.tuning import Tunable, choose
 from llm_numba.runtime import Launch, launch_all, storage_dtype
+from llm_numba.runtime.room import room_of
 
 _EXAMPLE = (128, 256, 64)
 
@@ -68,7 +78,7 @@ _EXAMPLE = (128, 256, 64)
 
 def _split_k(x: Any, weight: Any, out: Any, **options: Any) -> tuple[Launch, ...]:
     shape = len(x), len(weight), x.shape[1]
-    tile = choose(TUNABLE, shape, storage_dtype(x), like=x)
+    tile = lengthened(choose(TUNABLE, shape, storage_dtype(x), like=x), room_of(x).shared_bytes)
     return plan_pipelined(tile, x, weight, out, **options)
 
 
@@ -131,6 +141,13 @@ LADDER = Ladder(
             "grouped",
             "Blocks that run side by side make a square of C: they share their operands in L2.",
             or_gemm(plan_grouped),
+            _kernels(_pipelined, LARGE, SPECK),
+            TENSOR_CORES,
+        ),
+        Step(
+            "long_slabs",
+            "Slabs of 64 where shared memory has room: half of the barriers, fragments in time.",
+            or_gemm(plan_long),
             _kernels(_pipelined, LARGE, SPECK),
             TENSOR_CORES,
         ),

@@ -10,9 +10,10 @@ from llm_numba.kernels.gemm_split_k import add_parts
 from llm_numba.kernels.gemm_tensorcore_pieces import PADDING, padded, swizzled
 from llm_numba.kernels.gemm_tensorcore_pipelined import pipelined
 from llm_numba.kernels.gemm_tensorcore_staged import staged
-from llm_numba.kernels.gemm_tensorcore_tiles import EARLY, LARGE, Tile, unsplit
+from llm_numba.kernels.gemm_tensorcore_tiles import EARLY, LARGE, Tile, lengthened, unsplit
 from llm_numba.kernels.gemm_tensorcore_unstaged import unstaged
 from llm_numba.runtime import Launch, empty, has_capability, storage_dtype
+from llm_numba.runtime.room import room_of
 
 TENSOR_CORES = (8, 0)  # the capability that has the instruction for both formats
 DTYPES = ("bfloat16", "float16")
@@ -102,6 +103,12 @@ def plan_grouped(
     """Plan the step whose blocks go through groups of rows."""
     tile = unsplit(len(x), len(weight), LARGE)
     return plan_pipelined(tile, x, weight, out, group=group, **options)
+
+
+def plan_long(x: Any, weight: Any, out: Any, **options: Any) -> tuple[Launch, ...]:
+    """Plan the step of longer slabs."""
+    tile = lengthened(unsplit(len(x), len(weight), LARGE), room_of(x).shared_bytes)
+    return plan_pipelined(tile, x, weight, out, **options)
 
 
 def plan_pipelined(

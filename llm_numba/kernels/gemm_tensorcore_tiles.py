@@ -91,8 +91,9 @@ EARLY = Tile(128, 128, 64, 32, 32, 4, 2)
 
 # Multiply-adds that an SM of an H100 makes in a second with the largest tiles.
 _SM_RATE = 2.0e12
-# The GPUs with least shared memory have 99 KiB for a block: no tile here takes more.
+# The GPUs with least shared memory have 99 KiB for a block: no tile here takes more, but for LONG.
 LARGE = Tile(128, 256, 64, 64, 32, 4, 1)
+LONG = LARGE._replace(slab=64, stages=3)
 _TALL = Tile(256, 128, 64, 64, 32, 4, 1)
 _SQUARE = Tile(128, 128, 64, 64, 32, 4, 2)
 _HALF_SQUARE = Tile(64, 128, 32, 64, 32, 4, 2)
@@ -116,6 +117,26 @@ def unsplit(M: int, N: int, large: Tile) -> Tile:
     large : Tile
     """
     return large if min(M, N) > SPECK.rows else SPECK
+
+
+def lengthened(tile: Tile, shared_bytes: int) -> Tile:
+    """Choose longer slabs for the largest tile, where a block may have shared memory for them.
+
+    Parameters
+    ----------
+    tile : Tile
+    shared_bytes : int
+        That a block may have.
+
+    Returns
+    -------
+    Tile
+        With the same splits.
+    """
+    fits = LONG.shared_bytes(LONG.stages) <= shared_bytes
+    if tile._replace(splits=1) == LARGE and fits:
+        return LONG._replace(splits=tile.splits)
+    return tile
 
 
 def rule(shape: tuple[int, int, int], dtype: str) -> Tile:

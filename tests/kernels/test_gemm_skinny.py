@@ -23,7 +23,7 @@ from llm_numba.kernels.gemm_skinny import (
 )
 from llm_numba.kernels.gemm_skinny_kernel import joined_bytes
 from llm_numba.kernels.gemm_tensorcore_tiles import Tile
-from llm_numba.runtime import intercept, kernel_view, launch_all, to_device, to_host
+from llm_numba.runtime import intercept, kernel_view, launch_all, overlapping, to_device, to_host
 from llm_numba.runtime.limits import LIMITS
 from llm_numba.runtime.offline import compiler_problem, resources
 from llm_numba.simulator import simulate
@@ -193,6 +193,29 @@ def test_a_hundred_repeats_are_bit_identical(step, M):
         out.fill(cupy.nan)
         gemm_skinny(x, weight, out=out, step=step)
         assert bool((out == once).all())
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("step", ["split", LAST])
+def test_products_that_overlap_wait_for_each_other(step):
+    import cupy
+
+    x = random_on_gpu(24, 2048)[0]
+    # Numbers stay as large as they are, product after product.
+    first = random_on_gpu(4096, 2048)[0] / cupy.float16(64)
+    second = random_on_gpu(2048, 4096)[0] / cupy.float16(64)
+
+    def chain():
+        y = x
+        for _ in range(10):
+            y = gemm_skinny(gemm_skinny(y, first, step=step), second, step=step)
+        return y
+
+    apart = chain()
+    with overlapping():
+        together = chain()
+    assert bool((together == apart).all())
+    assert bool(cupy.isfinite(apart).all())
 
 
 # -- What cannot be multiplied so --------------------------------------------------------------

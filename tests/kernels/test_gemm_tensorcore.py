@@ -18,7 +18,15 @@ from llm_numba.kernels.gemm_tensorcore_pieces import padded, swizzled
 from llm_numba.kernels.gemm_tensorcore_pipelined import raster
 from llm_numba.kernels.gemm_tensorcore_plans import obstacle, plan_pipelined
 from llm_numba.kernels.gemm_tensorcore_staged import staged
-from llm_numba.kernels.gemm_tensorcore_tiles import LARGE, SPECK, Tile, candidates, rule
+from llm_numba.kernels.gemm_tensorcore_tiles import (
+    LARGE,
+    LONG,
+    SPECK,
+    Tile,
+    candidates,
+    lengthened,
+    rule,
+)
 from llm_numba.runtime import empty, intercept, kernel_view, launch_all, to_device, to_host
 from llm_numba.runtime.limits import LIMITS
 from llm_numba.runtime.offline import compiler_problem, resources
@@ -29,7 +37,7 @@ STEPS = [step.name for step in LADDER.steps]
 LAST = STEPS[-1]
 each_step = pytest.mark.parametrize("step", STEPS)
 CUT_OFF = 2 * U
-LONG = Tile(32, 64, 32, 32, 64, 3, 1)  # slabs of 64, as no step's small tile has
+SMALL_LONG = Tile(32, 64, 32, 32, 64, 3, 1)  # slabs of 64, as no step's small tile has
 
 
 def run(x, weight, bias=None, *, device, residual=None, **options):
@@ -132,7 +140,7 @@ def test_nan_and_infinity_reach_their_row_and_no_other(value, step, device):
     assert_near(y[:7], x[:7], weight, u=CUT_OFF)
 
 
-@pytest.mark.parametrize("tile", [SPECK, LONG], ids=["slabs of 32", "slabs of 64"])
+@pytest.mark.parametrize("tile", [SPECK, SMALL_LONG], ids=["slabs of 32", "slabs of 64"])
 @pytest.mark.parametrize("splits", [1, 4])
 @pytest.mark.parametrize("activation", [None, "silu_mul"])
 def test_tiles_slabs_and_parts_cover_all_of_the_product(tile, splits, activation):
@@ -146,7 +154,7 @@ def test_tiles_slabs_and_parts_cover_all_of_the_product(tile, splits, activation
 def test_an_output_has_the_same_bits_in_every_cut_that_leaves_k_whole():
     x, weight = numbers(40, 72, dtype="float16"), numbers(40, 72, dtype="float16")
     once = run_tile(SPECK, x, weight)
-    np.testing.assert_array_equal(run_tile(LONG, x, weight), once)
+    np.testing.assert_array_equal(run_tile(SMALL_LONG, x, weight), once)
     np.testing.assert_array_equal(run_tile(SPECK, x[3:9], weight), once[3:9])
 
 
@@ -256,6 +264,18 @@ def test_every_cut_can_be_launched_on_every_gpu_and_the_rule_chooses_one(shape):
     assert TUNABLE.key((65, 64, 64), "float16") == "gemm_tensorcore/float16/128x64x64"
 
 
+def test_the_largest_tile_has_longer_slabs_where_a_block_may_have_room_for_them():
+    roomy = {
+        capability
+        for capability, sm in LIMITS.items()
+        if lengthened(LARGE, sm.block_shared_bytes) == LONG
+    }
+    assert roomy == {(8, 0), (8, 7), (9, 0), (10, 0), (10, 3)}
+    most = max(sm.block_shared_bytes for sm in LIMITS.values())
+    assert lengthened(LARGE._replace(splits=4), most) == LONG._replace(splits=4)
+    assert lengthened(SPECK, most) == SPECK
+
+
 @pytest.mark.parametrize(("down", "across", "group"), [(5, 3, 2), (4, 7, 4), (1, 3, 8), (7, 1, 3)])
 def test_blocks_in_groups_meet_each_tile_once(down, across, group):
     places = [raster.py_func(block, down, across, group) for block in range(down * across)]
@@ -303,7 +323,7 @@ def test_copies_of_a_slab_meet_no_bank_twice():
 
 
 @pytest.mark.parametrize("layout", [padded, swizzled])
-@pytest.mark.parametrize("tile", [SPECK, LONG])
+@pytest.mark.parametrize("tile", [SPECK, SMALL_LONG])
 def test_every_packet_has_a_place_of_its_own(tile, layout):
     place = layout(tile).place.py_func
     rows = tile.rows + tile.columns
@@ -344,7 +364,7 @@ def test_sums_and_fragments_of_every_tile_stay_in_registers(gated):
     tiles = {tile._replace(splits=1) for shape in SHAPES for tile in candidates(shape, "float16")}
     assert len(tiles) > 4
     # The gate's own code is at the end, and the same for all: the largest tile has least room.
-    for tile in [LARGE] if gated else tiles:
+    for tile in [LARGE, LONG] if gated else tiles | {LONG}:
         x, weight = on_simulator(8, 16), on_simulator(16, 16)
         out = on_simulator(8, 8 if gated else 16)
         options = {"activation": "silu_mul"} if gated else {}
