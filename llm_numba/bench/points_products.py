@@ -64,7 +64,7 @@ POINTS = (
         _product(each, 4096, 4096, 4096, steps=len(each.steps), label="")
         for each in (gemm_tensorcore.LADDER, gemm_hopper.LADDER)
     ),
-    _product(gemm_tensorcore.LADDER, 8192, 8192, 8192, steps=3, label="8192"),
+    _product(gemm_tensorcore.LADDER, 8192, 8192, 8192, steps=4, label="8192"),
     _product(gemm_tensorcore.LADDER, 2048, 14336, 4096),
     _product(gemm_tensorcore.LADDER, 256, 14336, 4096),
     _product(gemm_tensorcore.LADDER, 64, 14336, 4096),
