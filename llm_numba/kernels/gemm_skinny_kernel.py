@@ -53,12 +53,12 @@ from llm_numba.simulator.clusters import in_clusters
 _PAD = 4
 
 
-def joined_bytes(tile: Tile) -> int:
+def joined_bytes(tile: Any) -> int:
     """Return the shared memory in which sums of a tile meet.
 
     Parameters
     ----------
-    tile : Tile
+    tile : Tile, or another cut with `rows` and `columns`
     """
     return tile.rows * (tile.columns + _PAD) * 4
 
@@ -73,6 +73,17 @@ def _of_block():
 def _of_cluster():
     """Wait for the threads of the cluster."""
     ptx.cluster_sync()
+
+
+def meeting(blocks: int) -> Any:
+    """Return the device function that waits for all threads that share a tile.
+
+    Parameters
+    ----------
+    blocks : int
+        Of a cluster.
+    """
+    return _of_cluster if blocks > 1 else _of_block
 
 
 @functools.cache
@@ -105,28 +116,33 @@ def _bringing(tile: Tile) -> tuple[Any, Any]:
 
 
 @functools.cache
-def _handing(tile: Tile, blocks: int) -> Any:
-    """Make the device function that writes a lane's sums to where they are finished.
+def handing(tile: Any, blocks: int) -> Any:
+    """Make the device function that writes a sum to where it is finished.
 
-    ``hand(i, (total, passing, rank, row, column))`` writes the sums of product i, of 16 columns of
-    C by 8 rows: row m goes to block ``m % blocks`` of the cluster, in which `passing` is float32
-    ``[blocks, rows / blocks, columns + padding]``.
+    Parameters
+    ----------
+    tile : Tile, or another cut with `rows` and `columns`
+    blocks : int
+        Of a cluster.
+
+    Returns
+    -------
+    device function
+        ``hand(passing, rank, m, n, value)``: row m of the tile goes to block ``m % blocks``, in
+        which `passing` is float32 ``[blocks, rows / blocks, columns + padding]``.
     """
-    ACROSS, SHARE, PITCH = tile.warp_rows // 8, tile.rows // blocks, tile.columns + _PAD
+    SHARE, PITCH = tile.rows // blocks, tile.columns + _PAD
 
     @cuda.jit(device=True, forceinline=True)
-    def hand(i, operands):
-        """Write four sums: columns g and g + 8 of rows 2t and 2t + 1."""
-        total, passing, rank, row, column = operands
-        for e in range(4):
-            m, n = row + i % ACROSS * 8 + e % 2, column + i // ACROSS * FRAGMENT + e // 2 * 8
-            if blocks == 1:
-                passing[m * PITCH + n] = total[i, e]
-            else:
-                at = (rank * SHARE + m // blocks) * PITCH + n
-                ptx.cluster_store(passing, at, total[i, e], m % blocks)
+    def hand(passing, rank, m, n, value):
+        """Write a sum to the block that finishes it."""
+        if blocks == 1:
+            passing[m * PITCH + n] = value
+        else:
+            at = (rank * SHARE + m // blocks) * PITCH + n
+            ptx.cluster_store(passing, at, value, m % blocks)
 
-    return unrolled(tile.warp_columns // FRAGMENT * ACROSS, hand)
+    return hand
 
 
 @cuda.jit(device=True)
@@ -142,27 +158,42 @@ def _add_packet(passing, to, items, gap, parts):
 
 
 @functools.cache
-def _finishing(tile: Tile, blocks: int, gated: bool) -> Any:
+def finishing(tile: Any, blocks: int, run: int, gated: bool, threads: int) -> Any:
     """Make the device function that adds parts, finishes sums and stores them.
 
-    ``finish(passing, rank, first_column, bias, residual, activation, c)``: a thread takes packets
-    of 16 bytes of C, of the rows that are this block's.
+    Parameters
+    ----------
+    tile : Tile, or another cut with `rows` and `columns`
+    blocks : int
+        Of a cluster.
+    run : int
+        Columns of the tile that are neighbours in C; with a gate, one half is multiplied by the
+        other.
+    gated : bool
+    threads : int
+        That do it.
+
+    Returns
+    -------
+    device function
+        ``finish(passing, rank, first_column, bias, residual, activation, c)``: a thread takes
+        packets of 16 bytes of C, of the rows that are this block's.
     """
-    SHARE, PITCH, WARP_COLUMNS = tile.rows // blocks, tile.columns + _PAD, tile.warp_columns
-    OWN = WARP_COLUMNS // 2 if gated else WARP_COLUMNS  # columns of C that a warp makes
+    SHARE, PITCH = tile.rows // blocks, tile.columns + _PAD
+    OWN = run // 2 if gated else run  # columns of C
     GAP = OWN if gated else 0
-    OUTPUTS, THREADS = tile.warps_along_columns * OWN, tile.threads
+    OUTPUTS = tile.columns // run * OWN
 
     @cuda.jit(device=True)
     def finish(passing, rank, first_column, bias, residual, activation, c):
         """Go through packets of C: neighbouring threads take neighbours of a row."""
         width = ptx.items16(c)
         across = OUTPUTS // width
-        for i in range(cuda.threadIdx.x, SHARE * across, THREADS):
+        for i in range(cuda.threadIdx.x, SHARE * across, threads):
             own, column = i // across, i % across * width
             row, n = own * blocks + rank, first_column + column
             if row < c.shape[0] and n < c.shape[1]:
-                at = own * PITCH + column // OWN * WARP_COLUMNS + column % OWN
+                at = own * PITCH + column // OWN * run + column % OWN
                 if blocks > 1:
                     _add_packet(passing, at, width, SHARE * PITCH, blocks)
                     if gated:
@@ -199,9 +230,9 @@ def skinny(storage: str, tile: Tile, blocks: int, gated: bool, /) -> Any:
     # The layout's A is of 16 rows: weights here.
     _, aim_w, aim_x, load_w, load_x = swizzled(tile)
     turned = tile._replace(warp_rows=WARP_COLUMNS, warp_columns=WARP_ROWS)
-    multiply, hand = multiplying(turned), _handing(tile, blocks)
-    finish = _finishing(tile, blocks, gated)
-    meet = _of_cluster if blocks > 1 else _of_block
+    multiply, hand_one, meet = multiplying(turned), handing(tile, blocks), meeting(blocks)
+    finish = finishing(tile, blocks, WARP_COLUMNS, gated, tile.threads)
+    EIGHTS = WARP_ROWS // 8
 
     @cuda.jit(device=True, forceinline=True)
     def multiply_step(step, operands):
@@ -211,7 +242,15 @@ def skinny(storage: str, tile: Tile, blocks: int, gated: bool, /) -> Any:
         load_x(tiles, here, at_x, step, x_part)
         multiply(0, (tiles, w_part, x_part, total))
 
-    multiply_slab = unrolled(STEPS, multiply_step)
+    @cuda.jit(device=True, forceinline=True)
+    def hand_product(i, operands):
+        """Hand four sums over: columns g and g + 8 of rows 2t and 2t + 1."""
+        total, passing, rank, row, column = operands
+        for e in range(4):
+            m, n = row + i % EIGHTS * 8 + e % 2, column + i // EIGHTS * FRAGMENT + e // 2 * 8
+            hand_one(passing, rank, m, n, total[i, e])
+
+    multiply_slab, hand = unrolled(STEPS, multiply_step), unrolled(PRODUCTS, hand_product)
 
     @starts_early
     @in_clusters(blocks)

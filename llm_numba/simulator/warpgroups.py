@@ -114,7 +114,9 @@ class Warpgroups:
         words = a if isinstance(a, View) else None
         depth = np.arange(_BYTES // shared.itemsize)
         if words is None:
-            rows = (first // WARP % _WARPS * _ROWS)[:, None] + np.arange(_ROWS)
+            # A warp's place in its group follows from its place in the block.
+            inside = first % self._machine.threads_per_block
+            rows = (inside // WARP % _WARPS * _ROWS)[:, None] + np.arange(_ROWS)
             of_a = self._cells(lanes, shared, self._shared_by(lanes, a), rows[:, :, None], depth)
         else:
             self._check_size(lanes, words, _WORDS)

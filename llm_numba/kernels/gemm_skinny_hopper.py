@@ -1,0 +1,195 @@
+r"""The kernel for few rows on Hopper: the copy engine streams weights, warpgroups multiply.
+
+What :mod:`~llm_numba.kernels.gemm_skinny_kernel` does with fragments, an H100's own instruction does
+out of shared memory: 64 rows of weights by all rows of x, 8 to 128 of them. So nobody loads
+fragments, and shared memory has only to take in what memory gives. And one thread asks for it, box
+by box, as far ahead as there are stages::
+
+    producer      W of the first stages | wait for the kernel before | x of them | wait FREE, W, x ..
+    consumers                                                        wait FULL, multiply, arrive FREE
+
+    stage  | 64 or 128 rows of weights, 64 numbers each | rows of x |
+             a warpgroup has 64 of them
+
+Barriers, trades and tiles are those of :mod:`~llm_numba.kernels.gemm_hopper_specialised`; parts of
+K meet in a cluster as there. A block's threads have few sums, 64 at most: there is no need to
+share registers out anew.
+
+Sources: as there.
+"""
+
+import functools
+from typing import Any, NamedTuple
+
+from numba import cuda, float32, uint64
+
+from llm_numba.kernels import gemm_hopper_pieces as pieces
+from llm_numba.kernels import ptx
+from llm_numba.kernels.gemm_hopper_pieces import ATOM, GROUP_ROWS, GROUP_THREADS, SLAB, STORED
+from llm_numba.kernels.gemm_skinny_kernel import finishing, handing, joined_bytes, meeting
+from llm_numba.kernels.unrolled import unrolled
+from llm_numba.runtime import starts_early
+from llm_numba.simulator.clusters import in_clusters
+
+_WARP = 32
+
+
+class Stream(NamedTuple):
+    """What a block multiplies.
+
+    Attributes
+    ----------
+    rows : int
+        Of x: a multiple of 8, up to 128.
+    columns : int
+        Of C, rows of weights: 64 for each warpgroup that multiplies.
+    stages : int
+        Slabs that are in shared memory or on their way.
+    blocks : int
+        That are to fit on an SM.
+    splits : int
+        Parts of K, of which each block of a cluster has one.
+    """
+
+    rows: int
+    columns: int
+    stages: int
+    blocks: int
+    splits: int = 1
+
+    @property
+    def stage_bytes(self) -> int:
+        """Bytes of a stage."""
+        return 2 * (self.rows + self.columns) * SLAB
+
+    @property
+    def shared_bytes(self) -> int:
+        """Dynamic shared memory of a block."""
+        return max(self.stages * self.stage_bytes, joined_bytes(self)) + ATOM
+
+    @property
+    def multipliers(self) -> int:
+        """Threads that multiply."""
+        return self.columns // GROUP_ROWS * GROUP_THREADS
+
+    def blocks_for(self, M: int, N: int) -> int:
+        """Count the blocks that cover [M, N], splits apart."""
+        return -(-M // self.rows) * -(-N // self.columns)
+
+
+@functools.cache
+def _bringing(stream: Stream, gated: bool) -> tuple[Any, Any]:
+    """Make the device functions with which the producer asks for a slab of W, and for one of x."""
+    COLUMNS, BYTES = stream.columns, stream.stage_bytes
+    HALF = COLUMNS // 2
+
+    @cuda.jit(device=True)
+    def bring_w(tiles, at, full, stage, w_map, k, first, up):
+        """Announce a slab, and ask for its weights: of a gate, half are rows of up."""
+        ptx.mbarrier_expect(full, stage, BYTES)
+        ptx.tma_load_2d(tiles, at, w_map, k, first, full, stage)
+        if gated:
+            ptx.tma_load_2d(tiles, at + HALF * SLAB, w_map, k, up + first, full, stage)
+
+    @cuda.jit(device=True)
+    def bring_x(tiles, at, full, stage, x_map, k):
+        """Ask for all rows of x."""
+        ptx.tma_load_2d(tiles, at + COLUMNS * SLAB, x_map, k, 0, full, stage)
+
+    return bring_w, bring_x
+
+
+@functools.cache
+def streamed(storage: str, stream: Stream, blocks: int, gated: bool, /) -> Any:
+    """Make the kernel.
+
+    Parameters
+    ----------
+    storage : {"float16", "bfloat16"}
+    stream : Stream
+        Its splits do not matter.
+    blocks : int
+        Of a cluster, which share the K of a tile: 1, or a power of two up to 8.
+    gated : bool
+        Whether W is [2F, K], and two of its rows make one column of C.
+    """
+    ROWS, COLUMNS, STAGES = stream[:3]
+    STAGE, MULTIPLIERS, FORM = stream.stage_bytes // 2, stream.multipliers, STORED[storage]
+    WARPS, THREADS = MULTIPLIERS // _WARP, MULTIPLIERS + _WARP
+    OUTPUTS, SUMS = COLUMNS // 2 if gated else COLUMNS, ROWS // 2
+    (bring_w, bring_x), meet = _bringing(stream, gated), meeting(blocks)
+    multiply = pieces.multiplying(pieces.Tile(COLUMNS, ROWS, STAGES))
+    hand_one = handing(stream, blocks)
+    finish = finishing(stream, blocks, COLUMNS, gated, MULTIPLIERS)
+
+    @cuda.jit(device=True)
+    def consume(tiles, first, full, free, acc, slabs):
+        """Multiply 64 rows of weights by x, slab after slab."""
+        own = cuda.threadIdx.x // GROUP_THREADS * GROUP_ROWS * SLAB
+        leads = cuda.threadIdx.x % _WARP == 0
+        for s in range(slabs):
+            stage, turn = s % STAGES, s // STAGES
+            while not ptx.mbarrier_test(full, stage, turn & 1):
+                pass
+            at = first + stage * STAGE
+            multiply(tiles, at + own, at + COLUMNS * SLAB, acc, s > 0)
+            ptx.wgmma_wait(1)
+            if s > 0 and leads:
+                ptx.mbarrier_arrive(free, (s - 1) % STAGES)
+        ptx.wgmma_wait(0)
+
+    @cuda.jit(device=True, forceinline=True)
+    def hand_eight(j, operands):
+        """Hand the sums of 8 rows of x over: columns g and g + 8 of rows 2t and 2t + 1."""
+        acc, passing, rank, row, column = operands
+        for e in range(4):
+            hand_one(passing, rank, row + 8 * j + e % 2, column + e // 2 * 8, acc[4 * j + e])
+
+    hand = unrolled(ROWS // 8, hand_eight)
+
+    @starts_early
+    @in_clusters(blocks)
+    @cuda.jit(launch_bounds=(THREADS, stream.blocks))
+    def gemm_skinny_hopper(x_map, w_map, K, bias, residual, activation, splits, span, c):
+        """Make a tile of C, or a part of one of ``c [splits / blocks, M, N]``, of `span` of K."""
+        x_map, w_map, t = ptx.parameter(x_map), ptx.parameter(w_map), cuda.threadIdx.x
+        tiles, passing = cuda.shared.array(0, FORM), cuda.shared.array(0, float32)
+        full, free = cuda.shared.array(STAGES, uint64), cuda.shared.array(STAGES, uint64)
+        acc = cuda.local.array(SUMS, float32)
+        for i in range(SUMS):
+            acc[i] = float32(0)  # of a part that has no slab
+        rank, part = ptx.cluster_rank(), cuda.blockIdx.x % splits
+        column = cuda.blockIdx.x // splits * OUTPUTS
+        at, k, up = pieces.first_place(tiles), part * span, c.shape[2]
+        slabs = (min(span, max(K - k, 0)) + SLAB - 1) // SLAB
+        if t == 0:
+            for s in range(STAGES):
+                ptx.mbarrier_init(full, s, 1)
+                ptx.mbarrier_init(free, s, WARPS)
+            ptx.fence_async()
+        cuda.syncthreads()
+        if t == MULTIPLIERS:
+            for s in range(min(STAGES, slabs)):
+                bring_w(tiles, at + s * STAGE, full, s, w_map, k + s * SLAB, column, up)
+        ptx.await_previous_kernel()
+        if t == MULTIPLIERS:
+            for s in range(slabs):
+                stage = s % STAGES
+                if s >= STAGES:
+                    while not ptx.mbarrier_test(free, stage, s // STAGES & 1 ^ 1):
+                        pass
+                    bring_w(tiles, at + stage * STAGE, full, stage, w_map, k + s * SLAB, column, up)
+                bring_x(tiles, at + stage * STAGE, full, stage, x_map, k + s * SLAB)
+            ptx.release_next_kernel()
+        elif t < MULTIPLIERS:
+            consume(tiles, at, full, free, acc, slabs)
+        cuda.syncwarp()
+        meet()
+        if t < MULTIPLIERS:
+            row, n = t % 4 * 2, t // _WARP * 16 + t % _WARP // 4
+            hand(0, (acc, passing, rank, row, n))
+        meet()
+        if t < MULTIPLIERS:
+            finish(passing, rank, column, bias, residual, activation, c[part // blocks])
+
+    return gemm_skinny_hopper
