@@ -20,6 +20,7 @@ step            what is new                                                     
 ``deep``        as many slabs under way as shared memory holds                  0.5
 ``split``       parts of K for all SMs; a second kernel adds them               0.7
 ``clustered``   parts are added in shared memory of a cluster: one launch       0.85
+``streamed``    on Hopper: the copy engine brings, warpgroups multiply          0.9
 ==============  ==============================================================  ==================
 
 The predictions are for M = 64 and N = K = 4096, of a copy's bandwidth, and were written down before
@@ -38,9 +39,10 @@ from typing import Any
 
 from llm_numba.kernels import checks, gemm, gemm_tensorcore
 from llm_numba.kernels.activation import ACTIVATIONS
-from llm_numba.kernels.gemm_config import with_splits
+from llm_numba.kernels.gemm_hopper import HOPPER, why_not
 from llm_numba.kernels.gemm_plans import Plan, present
 from llm_numba.kernels.gemm_register_tile import gemm_register_tile
+from llm_numba.kernels.gemm_skinny_hopper import Stream, streamed
 from llm_numba.kernels.gemm_skinny_kernel import joined_bytes, skinny
 from llm_numba.kernels.gemm_split_k import add_parts, gemm_add_parts
 from llm_numba.kernels.gemm_tensorcore_plans import DTYPES, TENSOR_CORES, obstacle
@@ -48,24 +50,38 @@ from llm_numba.kernels.gemm_tensorcore_tiles import Tile
 from llm_numba.kernels.ladder import Ladder, Step
 from llm_numba.kernels.packets import rounded_up
 from llm_numba.kernels.tuning import Tunable, choose
-from llm_numba.runtime import Launch, empty, launch_all, storage_dtype
+from llm_numba.runtime import (
+    Launch,
+    empty,
+    is_architecture,
+    launch_all,
+    storage_dtype,
+    tensor_map,
+)
 from llm_numba.runtime.room import room_of
 from llm_numba.simulator.clusters import MOST_BLOCKS
 
 MOST_ROWS = 128
-# By the rows of x that they are for; the first is the rule's. Their columns are rows of weights.
-# No tile takes more than 99 KiB, which a block may have on any GPU with tensor cores for bfloat16.
+# By the rows of x that they are for; their columns are rows of weights. No tile takes more than 99
+# KiB, which a block may have on any GPU with tensor cores for bfloat16.
 _TILES = {
-    16: (Tile(16, 128, 16, 32, 64, 5, 2), Tile(16, 64, 16, 16, 64, 6, 3)),
-    32: (Tile(32, 128, 32, 32, 64, 4, 2), Tile(32, 64, 32, 16, 64, 6, 3)),
-    64: (Tile(64, 128, 32, 32, 64, 4, 2), Tile(64, 64, 32, 32, 64, 4, 3)),
-    MOST_ROWS: (Tile(128, 128, 64, 32, 64, 3, 2), Tile(128, 64, 64, 32, 64, 3, 2)),
+    16: (Tile(16, 64, 16, 16, 64, 4, 5), Tile(16, 128, 16, 32, 64, 5, 2)),
+    32: (Tile(32, 64, 32, 16, 64, 4, 4), Tile(32, 128, 32, 32, 64, 4, 2)),
+    64: (Tile(64, 64, 32, 32, 64, 4, 3), Tile(64, 128, 32, 32, 64, 4, 2)),
+    MOST_ROWS: (Tile(128, 64, 64, 32, 64, 3, 3), Tile(128, 128, 64, 32, 64, 3, 2)),
 }
+_SMS = 132  # of an H100
+_FILLED = 0.75  # of them; clusters do not fill all of the room
+_LEAST_SHARE = 256  # numbers of K that are worth a part of their own
+_MOST_SPLITS = 4  # that the rule makes
 _EXAMPLE = (8, 64, 512)
 
 
 def rule(shape: tuple[int, int, int], dtype: str) -> Tile:
-    """Choose the tile of so many rows of x, and as many parts of K as the GPU has room for at once.
+    """Choose the smallest tile for so many rows whose blocks are all there at once, and its splits.
+
+    Where no SM waits for a block's end, memory serves all blocks alike, and it does not matter that
+    some SMs have one more of them than others. A second round would find memory half idle.
 
     Parameters
     ----------
@@ -78,7 +94,9 @@ def rule(shape: tuple[int, int, int], dtype: str) -> Tile:
     -------
     Tile
     """
-    return _with_splits(_tiles(shape[0])[0], shape)[-1]
+    tiles = _tiles(shape[0])
+    tile = next((t for t in tiles if t.blocks_for(*shape[:2]) <= _SMS * t.blocks), tiles[-1])
+    return [each for each in _with_splits(tile, shape) if each.splits <= _MOST_SPLITS][-1]
 
 
 def candidates(shape: tuple[int, int, int], dtype: str) -> tuple[Tile, ...]:
@@ -97,7 +115,10 @@ def _tiles(M: int) -> tuple[Tile, ...]:
 
 
 def _with_splits(tile: Tile, shape: tuple[int, int, int]) -> tuple[Tile, ...]:
-    return tuple(each for each in with_splits(tile, shape) if each.splits <= MOST_BLOCKS)
+    M, N, K = shape
+    room = _FILLED * _SMS * tile.blocks / max(1, tile.blocks_for(M, N))
+    most = min(room, K // _LEAST_SHARE)
+    return tuple(tile._replace(splits=n) for n in (1, 2, 4, MOST_BLOCKS) if n <= max(1, most))
 
 
 # -- Plans ----------------------------------------------------------------------------------------
@@ -142,6 +163,39 @@ def plan_tile(
     return Launch(kernel, grid, block, args, shared), add_parts(parts, bias, residual, out, number)
 
 
+def plan_streamed(
+    tile: Tile,
+    x: Any,
+    weight: Any,
+    out: Any,
+    bias: Any = None,
+    activation: str | None = None,
+    residual: Any = None,
+) -> tuple[Launch, ...]:
+    """Plan a product by the kernel for Hopper; where that cannot run, as :func:`plan_tile` does.
+
+    Parameters
+    ----------
+    tile : Tile
+        The same cuts serve both; how a warp's share is cut does not matter here.
+    x, weight, out, bias, activation, residual
+        The ladder's operands.
+    """
+    if not is_architecture(x, HOPPER[:2]) or why_not(x, weight):
+        return plan_tile(tile, x, weight, out, bias, activation, residual)
+    gated, splits, K = activation == "silu_mul", tile.splits, x.shape[1]
+    stream = Stream(tile.rows, tile.columns, tile.stages, tile.blocks)
+    kernel = streamed(storage_dtype(x), stream, splits, gated)
+    # A gate's two columns take the room of one of the result.
+    width = tile.columns // 2 if gated else tile.columns
+    span = math.ceil(math.ceil(K / tile.slab) / splits) * tile.slab
+    maps = tensor_map(x, tile.rows), tensor_map(weight, width)
+    number = 0 if gated else ACTIVATIONS[activation]
+    args = (*maps, K, *present(bias, residual, x, out), number, span, out)
+    grid = (math.ceil(out.shape[1] / width) * splits,)
+    return (Launch(kernel, grid, (stream.threads,), args, stream.shared_bytes),)
+
+
 def _or_other(plan: Plan) -> Plan:
     """Make a plan that leaves to others what it cannot multiply."""
 
@@ -172,6 +226,10 @@ def _plan_split(x: Any, weight: Any, out: Any, **options: Any) -> tuple[Launch, 
 
 def _plan_clustered(x: Any, weight: Any, out: Any, **options: Any) -> tuple[Launch, ...]:
     return plan_tile(_chosen(x, weight), x, weight, out, **options)
+
+
+def _plan_streamed(x: Any, weight: Any, out: Any, **options: Any) -> tuple[Launch, ...]:
+    return plan_streamed(_chosen(x, weight), x, weight, out, **options)
 
 
 def _kernels(*blocks: int, stages: int | None = None) -> tuple[Any, ...]:
@@ -210,8 +268,22 @@ LADDER = Ladder(
             "clustered",
             "Blocks of a cluster hand each other their parts: no second kernel, no detour.",
             _or_other(_plan_clustered),
-            _kernels(2, MOST_BLOCKS),
+            _kernels(2, _MOST_SPLITS),
             TENSOR_CORES,
+        ),
+        Step(
+            "streamed",
+            "The copy engine brings slabs, and warpgroups multiply them out of shared memory.",
+            _or_other(_plan_streamed),
+            (
+                *(
+                    streamed(dtype, Stream(16, 64, 4, 5), blocks, False)
+                    for blocks in (2, _MOST_SPLITS)
+                    for dtype in DTYPES
+                ),
+                gemm_register_tile,
+            ),
+            HOPPER,
         ),
     ),
     operands=gemm_tensorcore.LADDER.operands,
@@ -226,7 +298,7 @@ LADDER = Ladder(
 
 
 def _tuned(tile: Tile, x: Any, weight: Any, out: Any, **options: Any) -> tuple[Launch, ...]:
-    return _or_other(lambda **operands: plan_tile(tile, **operands))(x, weight, out, **options)
+    return _or_other(lambda **operands: plan_streamed(tile, **operands))(x, weight, out, **options)
 
 
 TUNABLE = Tunable(
@@ -252,7 +324,7 @@ def gemm_skinny(
     activation: str | None = None,
     residual: Any = None,
     out: Any = None,
-    step: str = "clustered",
+    step: str = "streamed",
     stream: Any = None,
 ) -> Any:
     """Multiply few rows by a weight matrix on tensor cores, with bias, activation and residual.

@@ -1,12 +1,12 @@
 r"""The kernel for few rows on Hopper: the copy engine streams weights, warpgroups multiply.
 
-What :mod:`~llm_numba.kernels.gemm_skinny_kernel` does with fragments, an H100's own instruction does
-out of shared memory: 64 rows of weights by all rows of x, 8 to 128 of them. So nobody loads
+What :mod:`~llm_numba.kernels.gemm_skinny_kernel` does with fragments, an H100's own instruction
+does out of shared memory: 64 rows of weights by all rows of x, up to 128 of them. So nobody loads
 fragments, and shared memory has only to take in what memory gives. And one thread asks for it, box
 by box, as far ahead as there are stages::
 
-    producer      W of the first stages | wait for the kernel before | x of them | wait FREE, W, x ..
-    consumers                                                        wait FULL, multiply, arrive FREE
+    producer    W of the first stages | wait for the kernel before | x of them | wait FREE, W, x ..
+    consumers                                                      wait FULL, multiply, arrive FREE
 
     stage  | 64 or 128 rows of weights, 64 numbers each | rows of x |
              a warpgroup has 64 of them
@@ -26,7 +26,12 @@ from numba import cuda, float32, uint64
 from llm_numba.kernels import gemm_hopper_pieces as pieces
 from llm_numba.kernels import ptx
 from llm_numba.kernels.gemm_hopper_pieces import ATOM, GROUP_ROWS, GROUP_THREADS, SLAB, STORED
-from llm_numba.kernels.gemm_skinny_kernel import finishing, handing, joined_bytes, meeting
+from llm_numba.kernels.gemm_skinny_kernel import (
+    finishing,
+    joined_bytes,
+    meeting,
+    pitch,
+)
 from llm_numba.kernels.unrolled import unrolled
 from llm_numba.runtime import starts_early
 from llm_numba.simulator.clusters import in_clusters
@@ -47,15 +52,12 @@ class Stream(NamedTuple):
         Slabs that are in shared memory or on their way.
     blocks : int
         That are to fit on an SM.
-    splits : int
-        Parts of K, of which each block of a cluster has one.
     """
 
     rows: int
     columns: int
     stages: int
     blocks: int
-    splits: int = 1
 
     @property
     def stage_bytes(self) -> int:
@@ -72,9 +74,10 @@ class Stream(NamedTuple):
         """Threads that multiply."""
         return self.columns // GROUP_ROWS * GROUP_THREADS
 
-    def blocks_for(self, M: int, N: int) -> int:
-        """Count the blocks that cover [M, N], splits apart."""
-        return -(-M // self.rows) * -(-N // self.columns)
+    @property
+    def threads(self) -> int:
+        """Of a block: the last warp brings what the others multiply."""
+        return self.multipliers + _WARP
 
 
 @functools.cache
@@ -107,7 +110,6 @@ def streamed(storage: str, stream: Stream, blocks: int, gated: bool, /) -> Any:
     ----------
     storage : {"float16", "bfloat16"}
     stream : Stream
-        Its splits do not matter.
     blocks : int
         Of a cluster, which share the K of a tile: 1, or a power of two up to 8.
     gated : bool
@@ -115,12 +117,10 @@ def streamed(storage: str, stream: Stream, blocks: int, gated: bool, /) -> Any:
     """
     ROWS, COLUMNS, STAGES = stream[:3]
     STAGE, MULTIPLIERS, FORM = stream.stage_bytes // 2, stream.multipliers, STORED[storage]
-    WARPS, THREADS = MULTIPLIERS // _WARP, MULTIPLIERS + _WARP
-    OUTPUTS, SUMS = COLUMNS // 2 if gated else COLUMNS, ROWS // 2
+    WARPS, SUMS, OUTPUTS = MULTIPLIERS // _WARP, ROWS // 2, COLUMNS // 2 if gated else COLUMNS
     (bring_w, bring_x), meet = _bringing(stream, gated), meeting(blocks)
     multiply = pieces.multiplying(pieces.Tile(COLUMNS, ROWS, STAGES))
-    hand_one = handing(stream, blocks)
-    finish = finishing(stream, blocks, COLUMNS, gated, MULTIPLIERS)
+    finish, PITCH = finishing(stream, blocks, COLUMNS, gated, MULTIPLIERS), pitch(stream)
 
     @cuda.jit(device=True)
     def consume(tiles, first, full, free, acc, slabs):
@@ -139,28 +139,27 @@ def streamed(storage: str, stream: Stream, blocks: int, gated: bool, /) -> Any:
         ptx.wgmma_wait(0)
 
     @cuda.jit(device=True, forceinline=True)
-    def hand_eight(j, operands):
-        """Hand the sums of 8 rows of x over: columns g and g + 8 of rows 2t and 2t + 1."""
-        acc, passing, rank, row, column = operands
+    def lay_eight(j, operands):
+        """Lay the sums of 8 rows of x down: columns g and g + 8 of rows 2t and 2t + 1."""
+        acc, passing, row, column = operands
         for e in range(4):
-            hand_one(passing, rank, row + 8 * j + e % 2, column + e // 2 * 8, acc[4 * j + e])
+            passing[(row + 8 * j + e % 2) * PITCH + column + e // 2 * 8] = acc[4 * j + e]
 
-    hand = unrolled(ROWS // 8, hand_eight)
+    lay = unrolled(ROWS // 8, lay_eight)
 
     @starts_early
     @in_clusters(blocks)
-    @cuda.jit(launch_bounds=(THREADS, stream.blocks))
-    def gemm_skinny_hopper(x_map, w_map, K, bias, residual, activation, splits, span, c):
-        """Make a tile of C, or a part of one of ``c [splits / blocks, M, N]``, of `span` of K."""
+    @cuda.jit(launch_bounds=(stream.threads, stream.blocks))
+    def gemm_skinny_hopper(x_map, w_map, K, bias, residual, activation, span, c):
+        """Make a tile of C; each block of the cluster goes through `span` of K, whole slabs."""
         x_map, w_map, t = ptx.parameter(x_map), ptx.parameter(w_map), cuda.threadIdx.x
         tiles, passing = cuda.shared.array(0, FORM), cuda.shared.array(0, float32)
         full, free = cuda.shared.array(STAGES, uint64), cuda.shared.array(STAGES, uint64)
         acc = cuda.local.array(SUMS, float32)
         for i in range(SUMS):
             acc[i] = float32(0)  # of a part that has no slab
-        rank, part = ptx.cluster_rank(), cuda.blockIdx.x % splits
-        column = cuda.blockIdx.x // splits * OUTPUTS
-        at, k, up = pieces.first_place(tiles), part * span, c.shape[2]
+        rank, column = ptx.cluster_rank(), cuda.blockIdx.x // blocks * OUTPUTS
+        at, k, up = pieces.first_place(tiles), rank * span, c.shape[1]
         slabs = (min(span, max(K - k, 0)) + SLAB - 1) // SLAB
         if t == 0:
             for s in range(STAGES):
@@ -183,13 +182,14 @@ def streamed(storage: str, stream: Stream, blocks: int, gated: bool, /) -> Any:
             ptx.release_next_kernel()
         elif t < MULTIPLIERS:
             consume(tiles, at, full, free, acc, slabs)
-        cuda.syncwarp()
+        cuda.syncthreads()
+        if t < MULTIPLIERS:
+            lay(0, (acc, passing, t % 4 * 2, t // _WARP * 16 + t % _WARP // 4))
         meet()
         if t < MULTIPLIERS:
-            row, n = t % 4 * 2, t // _WARP * 16 + t % _WARP // 4
-            hand(0, (acc, passing, rank, row, n))
-        meet()
-        if t < MULTIPLIERS:
-            finish(passing, rank, column, bias, residual, activation, c[part // blocks])
+            finish(passing, rank, column, bias, residual, activation, c)
+        if blocks > 1:
+            cuda.syncwarp()
+            meet()  # nobody ends while others read what it has
 
     return gemm_skinny_hopper

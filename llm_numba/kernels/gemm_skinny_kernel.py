@@ -14,7 +14,8 @@ comes out transposed, in registers, where nobody minds.
 
 *Who has which part of K.* A tile of C is all rows of x by 64 or 128 rows of weights, and it needs
 all of K of them. Where tiles are fewer than the GPU has room for, several blocks share the K of a
-tile. They are a *cluster*, and each writes what the others finish into their shared memory::
+tile. They are a *cluster*. Each lays its sums down in its shared memory, and reads what the others
+have there of the rows that it finishes::
 
     rank            0              1              2              3
     K               [0, K/4)       [K/4, K/2)     [K/2, 3K/4)    [3K/4, K)     of the same tile
@@ -60,7 +61,17 @@ def joined_bytes(tile: Any) -> int:
     ----------
     tile : Tile, or another cut with `rows` and `columns`
     """
-    return tile.rows * (tile.columns + _PAD) * 4
+    return tile.rows * pitch(tile) * 4
+
+
+def pitch(tile: Any) -> int:
+    """Return the floats from one row of sums to the next.
+
+    Parameters
+    ----------
+    tile : Tile, or another cut with `rows` and `columns`
+    """
+    return tile.columns + _PAD
 
 
 @cuda.jit(device=True)
@@ -115,46 +126,16 @@ def _bringing(tile: Tile) -> tuple[Any, Any]:
     return rows_from(0, tile.rows), rows_from(tile.rows, tile.columns)
 
 
-@functools.cache
-def handing(tile: Any, blocks: int) -> Any:
-    """Make the device function that writes a sum to where it is finished.
-
-    Parameters
-    ----------
-    tile : Tile, or another cut with `rows` and `columns`
-    blocks : int
-        Of a cluster.
-
-    Returns
-    -------
-    device function
-        ``hand(passing, rank, m, n, value)``: row m of the tile goes to block ``m % blocks``, in
-        which `passing` is float32 ``[blocks, rows / blocks, columns + padding]``.
-    """
-    SHARE, PITCH = tile.rows // blocks, tile.columns + _PAD
-
-    @cuda.jit(device=True, forceinline=True)
-    def hand(passing, rank, m, n, value):
-        """Write a sum to the block that finishes it."""
-        if blocks == 1:
-            passing[m * PITCH + n] = value
-        else:
-            at = (rank * SHARE + m // blocks) * PITCH + n
-            ptx.cluster_store(passing, at, value, m % blocks)
-
-    return hand
-
-
 @cuda.jit(device=True)
-def _add_packet(passing, to, items, gap, parts):
-    """Add the same packet of several parts, in their order, into that of the first."""
-    for first in range(to, to + items, 4):
-        quad = ptx.load16(passing, first)
-        for part in range(1, parts):
-            other = ptx.load16(passing, first + part * gap)
+def _add_parts(passing, begin, items, blocks):
+    """Add neighbours of a row over the blocks of a cluster, in the order of their ranks."""
+    for at in range(begin, begin + items, 4):
+        quad = ptx.cluster_load16(passing, at, 0)
+        for rank in range(1, blocks):
+            other = ptx.cluster_load16(passing, at, rank)
             for e in range(4):
                 quad = ptx.with_item(quad, e, quad[e] + other[e])
-        ptx.store16(passing, first, quad)
+        ptx.store16(passing, at, quad)
 
 
 @functools.cache
@@ -179,7 +160,7 @@ def finishing(tile: Any, blocks: int, run: int, gated: bool, threads: int) -> An
         ``finish(passing, rank, first_column, bias, residual, activation, c)``: a thread takes
         packets of 16 bytes of C, of the rows that are this block's.
     """
-    SHARE, PITCH = tile.rows // blocks, tile.columns + _PAD
+    SHARE, PITCH = tile.rows // blocks, pitch(tile)
     OWN = run // 2 if gated else run  # columns of C
     GAP = OWN if gated else 0
     OUTPUTS = tile.columns // run * OWN
@@ -190,14 +171,15 @@ def finishing(tile: Any, blocks: int, run: int, gated: bool, threads: int) -> An
         width = ptx.items16(c)
         across = OUTPUTS // width
         for i in range(cuda.threadIdx.x, SHARE * across, threads):
-            own, column = i // across, i % across * width
-            row, n = own * blocks + rank, first_column + column
+            row, column = i // across * blocks + rank, i % across * width
+            n = first_column + column
             if row < c.shape[0] and n < c.shape[1]:
-                at = own * PITCH + column // OWN * run + column % OWN
+                at = row * PITCH + column // OWN * run + column % OWN
                 if blocks > 1:
-                    _add_packet(passing, at, width, SHARE * PITCH, blocks)
+                    # Nobody else reads this row here, so the sum may take its place.
+                    _add_parts(passing, at, width, blocks)
                     if gated:
-                        _add_packet(passing, at + GAP, width, SHARE * PITCH, blocks)
+                        _add_parts(passing, at + GAP, width, blocks)
                 store_packet(passing, at, GAP, row, n, bias, residual, activation, c)
 
     return finish
@@ -230,7 +212,7 @@ def skinny(storage: str, tile: Tile, blocks: int, gated: bool, /) -> Any:
     # The layout's A is of 16 rows: weights here.
     _, aim_w, aim_x, load_w, load_x = swizzled(tile)
     turned = tile._replace(warp_rows=WARP_COLUMNS, warp_columns=WARP_ROWS)
-    multiply, hand_one, meet = multiplying(turned), handing(tile, blocks), meeting(blocks)
+    multiply, meet, PITCH = multiplying(turned), meeting(blocks), pitch(tile)
     finish = finishing(tile, blocks, WARP_COLUMNS, gated, tile.threads)
     EIGHTS = WARP_ROWS // 8
 
@@ -243,14 +225,14 @@ def skinny(storage: str, tile: Tile, blocks: int, gated: bool, /) -> Any:
         multiply(0, (tiles, w_part, x_part, total))
 
     @cuda.jit(device=True, forceinline=True)
-    def hand_product(i, operands):
-        """Hand four sums over: columns g and g + 8 of rows 2t and 2t + 1."""
-        total, passing, rank, row, column = operands
+    def lay_product(i, operands):
+        """Lay four sums down: columns g and g + 8 of rows 2t and 2t + 1."""
+        total, passing, row, column = operands
         for e in range(4):
             m, n = row + i % EIGHTS * 8 + e % 2, column + i // EIGHTS * FRAGMENT + e // 2 * 8
-            hand_one(passing, rank, m, n, total[i, e])
+            passing[m * PITCH + n] = total[i, e]
 
-    multiply_slab, hand = unrolled(STEPS, multiply_step), unrolled(PRODUCTS, hand_product)
+    multiply_slab, lay = unrolled(STEPS, multiply_step), unrolled(PRODUCTS, lay_product)
 
     @starts_early
     @in_clusters(blocks)
@@ -290,10 +272,11 @@ def skinny(storage: str, tile: Tile, blocks: int, gated: bool, /) -> Any:
             free, here = here, (here + STAGE if here < LAST else 0)
         ptx.release_next_kernel()
         ptx.cp_async_wait(0)
-        meet()
-        lane = t % WARP
-        hand(0, (total, passing, rank, row + lane % 4 * 2, column + lane // 4))
+        cuda.syncthreads()
+        lay(0, (total, passing, row + t % 4 * 2, column + t % WARP // 4))
         meet()
         finish(passing, rank, first, bias, residual, activation, c[part // blocks])
+        if blocks > 1:
+            meet()  # nobody ends while others read what it has
 
     return gemm_skinny

@@ -1,13 +1,14 @@
 """The linear layer on a device: which kernel multiplies, by the number of rows.
 
 Few rows, as when decoding, read all weights to use each once or a few times: memory is the
-ceiling, and :mod:`llm_numba.kernels.gemv` is written for it: up to 8 rows. It still is with more
-rows, as when a batch decodes, but for arithmetic on tensor cores: that is
-:mod:`llm_numba.kernels.gemm_skinny`. With many rows, as when a prompt comes in, each weight is used
-so often that arithmetic is the ceiling: that is :mod:`llm_numba.kernels.gemm_hopper_fused` on the
-GPUs that it is for, and :mod:`llm_numba.kernels.gemm_tensorcore` elsewhere, which leaves to
-:mod:`llm_numba.kernels.gemm` what tensor cores cannot multiply. Where a slower kernel is taken
-because of the operands, :func:`llm_numba.runtime.telling.tell` says why.
+ceiling, and :mod:`llm_numba.kernels.gemv` is written for it: up to 16 rows where tensor cores can
+multiply, and 8 elsewhere. It still is with more rows, as when a batch decodes, if tensor cores
+multiply out of shared memory: that is :mod:`llm_numba.kernels.gemm_skinny`. With many rows, as when
+a prompt comes in, each weight is used so often that arithmetic is the ceiling: that is
+:mod:`llm_numba.kernels.gemm_hopper_fused` on the GPUs that it is for, and
+:mod:`llm_numba.kernels.gemm_tensorcore` elsewhere, which leaves to :mod:`llm_numba.kernels.gemm`
+what tensor cores cannot multiply. Where a slower kernel is taken because of the operands,
+:func:`llm_numba.runtime.telling.tell` says why.
 """
 
 from typing import Any
@@ -20,6 +21,9 @@ from llm_numba.kernels.gemm_tensorcore import gemm_tensorcore
 from llm_numba.kernels.gemm_tensorcore_plans import obstacle
 from llm_numba.kernels.layernorm import rms_norm
 from llm_numba.runtime import empty, stands_for, storage_dtype, tell
+
+# Fragments straight from memory serve so many rows as fast as any way through shared memory.
+_MOST_BY_GEMV = 16
 
 
 def linear(
@@ -84,7 +88,10 @@ def linear(
             x, norm_weight = rms_norm(x, norm_weight, eps, stream=stream), None
     options = {"activation": activation, "stream": stream}
     by_gemv = {"norm_weight": norm_weight, "eps": eps, "out_dtype": out_dtype}
-    if len(x) <= gemv.MAX_ROWS:
+    most = gemv.MAX_ROWS
+    if not batch_invariant:
+        most = min(_MOST_BY_GEMV, gemv.most_rows(x, weight, norm_weight))
+    if len(x) <= most:
         # One row or two keep the ordinary units less busy than memory.
         if len(x) <= 2 and not batch_invariant:
             by_gemv["step"] = "split"

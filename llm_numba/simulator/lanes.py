@@ -190,7 +190,15 @@ class Lanes:
             return element
         return element * (unit // itemsize) + offset % unit // itemsize
 
-    def load(self, view: View, index: Any, count: int | None = None, *, kind: str = "load") -> Any:
+    def load(
+        self,
+        view: View,
+        index: Any,
+        count: int | None = None,
+        *,
+        kind: str = "load",
+        block: Any = None,
+    ) -> Any:
         """Read an element for each thread.
 
         Parameters
@@ -202,13 +210,15 @@ class Lanes:
         kind : {"load", "acquire", "acquire.sys", "load.relaxed.sys"}
             Whether it is atomic, for which devices, and whether what a release published is known
             from now on; that of single elements alone.
+        block : int64 [n], optional
+            Whose shared memory several elements are of, as of :meth:`cells`.
 
         Returns
         -------
         register, or [n, count] of the storage dtype
         """
         if count is not None:
-            return self._load_many(view, index, count, kind)
+            return self._load_many(view, index, count, kind, block)
         offset = view.locate(self, index)[0]
         buffer, dtype = view.buffer, view.dtype
         cell = self.cells(buffer, offset, dtype.itemsize)
@@ -248,8 +258,10 @@ class Lanes:
         memory[cell] = value
         self.machine.progress += before is None or memory[cell].tobytes() != before
 
-    def places(self, view: View, index: Any, count: int) -> tuple[np.ndarray, np.ndarray]:
-        """Return where the elements of one wide request of each thread lie.
+    def places(
+        self, view: View, index: Any, count: int, block: Any = None
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Return where the elements of one wide request of each thread lie; `block` as of `cells`.
 
         Returns
         -------
@@ -266,11 +278,11 @@ class Lanes:
         wide = size * count
         if (offset % wide).any():
             self.machine.misaligned(self, view, offset, wide)
-        first = self.vector(self.cells(view.buffer, offset, size))
+        first = self.vector(self.cells(view.buffer, offset, size, block))
         return offset, first[:, None] + np.arange(count)
 
-    def _load_many(self, view: View, index: Any, count: int, kind: str) -> np.ndarray:
-        offset, cell = self.places(view, index, count)
+    def _load_many(self, view: View, index: Any, count: int, kind: str, block: Any) -> np.ndarray:
+        offset, cell = self.places(view, index, count, block)
         size = view.dtype.itemsize
         if self.machine.watched:
             self.machine.observer.access(self, kind, view, offset, cell, size)

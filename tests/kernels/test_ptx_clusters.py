@@ -38,6 +38,22 @@ def gather(x, out):
         out[cuda.blockIdx.x, block, t] = numbers[block, t]
 
 
+@in_clusters(BLOCKS)
+@cuda.jit
+def fetch(x, out):
+    """Each thread lays its number down, and eight threads of each block read all of them."""
+    numbers = cuda.shared.array(THREADS, float32)
+    t = cuda.threadIdx.x
+    numbers[t] = x[cuda.blockIdx.x, t]
+    ptx.cluster_sync()
+    if t < THREADS // 4:
+        for block in range(BLOCKS):
+            quad = ptx.cluster_load16(numbers, 4 * t, block)
+            for e in range(4):
+                out[cuda.blockIdx.x, block, 4 * t + e] = quad[e]
+    ptx.cluster_sync()
+
+
 def operands(blocks=3 * BLOCKS):
     x = np.random.default_rng(0).normal(size=(blocks, THREADS)).astype(np.float32)
     return x, np.zeros((blocks, BLOCKS, THREADS), np.float32)
@@ -47,19 +63,21 @@ def expected(x):
     return x.reshape(-1, BLOCKS, THREADS).repeat(BLOCKS, axis=0)
 
 
-def test_each_block_has_what_all_of_its_cluster_sent(device):
+@pytest.mark.parametrize("kernel", [gather, fetch])
+def test_each_block_has_what_all_of_its_cluster_have(kernel, device):
     x, out = operands()
     on_device = [runtime.to_device(each, device) for each in (x, out)]
     if not room_of(on_device[0]).has_clusters:
         pytest.skip("this GPU has no clusters")
-    runtime.launch(gather, 3 * BLOCKS, THREADS, tuple(on_device))
+    runtime.launch(kernel, 3 * BLOCKS, THREADS, tuple(on_device))
     np.testing.assert_array_equal(runtime.to_host(on_device[1]), expected(x))
 
 
+@pytest.mark.parametrize("kernel", [gather, fetch])
 @pytest.mark.parametrize("seed", range(5))
-def test_it_does_not_matter_which_thread_runs_first(seed):
+def test_it_does_not_matter_which_thread_runs_first(seed, kernel):
     x, out = operands()
-    simulate(gather, 3 * BLOCKS, THREADS, (x, out), schedule="random", seed=seed)
+    simulate(kernel, 3 * BLOCKS, THREADS, (x, out), schedule="random", seed=seed)
     np.testing.assert_array_equal(out, expected(x))
 
 
@@ -135,9 +153,35 @@ def read_what_nobody_sent(x, out):
     out[cuda.blockIdx.x, 0, cuda.threadIdx.x] = numbers[0, cuda.threadIdx.x]
 
 
+@in_clusters(BLOCKS)
+@cuda.jit
+def fetch_before_the_others_have_written(x, out):
+    numbers = cuda.shared.array(THREADS, float32)
+    ptx.cluster_sync()
+    numbers[cuda.threadIdx.x] = x[0, cuda.threadIdx.x]
+    cuda.syncwarp()
+    out[0, 0, 0] = ptx.cluster_load16(numbers, 0, 1)[0]
+    ptx.cluster_sync()
+
+
+@in_clusters(BLOCKS)
+@cuda.jit
+def fetch_from_who_has_ended(x, out):
+    numbers = cuda.shared.array(THREADS, float32)
+    numbers[cuda.threadIdx.x] = x[0, cuda.threadIdx.x]
+    ptx.cluster_sync()
+    if ptx.cluster_rank() == 0:
+        return
+    for _ in range(4):
+        cuda.syncthreads()
+    out[0, 0, 0] = ptx.cluster_load16(numbers, 0, 0)[0]
+
+
 @pytest.mark.parametrize(
     ("kernel", "fault", "words"),
     [
+        (fetch_before_the_others_have_written, RaceError, "`numbers`"),
+        (fetch_from_who_has_ended, RaceError, "has ended"),
         (write_before_the_others_have_begun, RaceError, "may not have begun"),
         (read_before_the_others_have_written, RaceError, "`numbers`"),
         (write_to_who_has_ended, RaceError, "has ended"),
@@ -203,6 +247,8 @@ def test_operands_of_wrong_types_are_refused():
     floats, place = types.float32[::1], types.int64
     with pytest.raises(TypingError, match="C-contiguous array of float32"):
         ptx.cluster_store._defn(None, types.int32[::1], place, types.float32, types.int32)
+    with pytest.raises(TypingError, match="C-contiguous array of float32"):
+        ptx.cluster_load16._defn(None, types.int32[::1], place, types.int32)
     with pytest.raises(TypingError, match="takes a float32, not float64"):
         ptx.cluster_store._defn(None, floats, place, types.float64, types.int32)
 
@@ -220,5 +266,8 @@ def test_only_gpus_since_90_have_the_instructions(capability):
     newer = capability >= (9, 0)
     assert text.count("barrier.cluster.arrive.release") == 2 * newer
     assert text.count("barrier.cluster.wait.acquire") == 2 * newer
+    loaded = compile_to_ptx(fetch, kinds, capability)
+    assert ("ld.shared::cluster.v4.f32" in loaded) == newer
+    assemble(loaded, capability)
     assert ("st.shared::cluster.f32" in text) == ("%cluster_ctarank" in text) == newer
     assemble(text, capability)

@@ -43,6 +43,7 @@ from llm_numba.kernels.ptx.bulk import bulk_commit, bulk_wait, parameter, tma_lo
 from llm_numba.kernels.ptx.clocks import cycles, nanoseconds
 from llm_numba.kernels.ptx.clusters import (
     cluster_arrive,
+    cluster_load16,
     cluster_rank,
     cluster_store,
     cluster_sync,
@@ -127,6 +128,7 @@ __all__ = [
     "bulk_commit",
     "bulk_wait",
     "cluster_arrive",
+    "cluster_load16",
     "cluster_rank",
     "cluster_store",
     "cluster_sync",

@@ -16,9 +16,9 @@ A kernel that does so keeps three rules:
 
 - It is marked with :func:`llm_numba.simulator.clusters.in_clusters`, and launched in whole
   clusters.
-- Before it writes to another block, that block must have begun. :func:`cluster_arrive` at the
-  beginning says so to the others, and :func:`cluster_wait` waits until all have said it. Between
-  the two a kernel does what it can do alone.
+- Before it reads from another block or writes to it, that block must have begun.
+  :func:`cluster_arrive` at the beginning says so to the others, and :func:`cluster_wait` waits
+  until all have said it. Between the two a kernel does what it can do alone.
 - Before it ends, or reads what others wrote, they must have written: :func:`cluster_sync`.
 
 The instructions are from sm_90 on. Older GPUs have no clusters, and such a kernel is not launched
@@ -56,6 +56,16 @@ _STORE = ir.InlineAsm(
     "{ .reg .b32 there; mapa.shared::cluster.u32 there, $0, $1; "
     "st.shared::cluster.f32 [there], $2; }",
     "r,r,f,~{memory}",
+    True,
+)
+
+_QUAD = types.UniTuple(types.float32, 4)
+_FOUR_FLOATS = ir.LiteralStructType([FLOAT] * 4)
+_LOAD16 = ir.InlineAsm(
+    ir.FunctionType(_FOUR_FLOATS, [WORD, WORD]),
+    "{ .reg .b32 there; mapa.shared::cluster.u32 there, $4, $5; "
+    "ld.shared::cluster.v4.f32 {$0, $1, $2, $3}, [there]; }",
+    "=f,=f,=f,=f,r,r,~{memory}",
     True,
 )
 
@@ -168,6 +178,50 @@ def cluster_store(typing_context, shared, index, value, rank):
 def _(lanes, shared, index, value, rank):
     block = lanes.machine.barriers.block_of_cluster(lanes, rank)
     lanes.store(shared.ravel(), index, value, block=block)
+
+
+@intrinsic
+def cluster_load16(typing_context, shared, index, rank):
+    """Load four neighbours out of a shared array of any block of the cluster.
+
+    Instruction: ``mapa.shared::cluster``, ``ld.shared::cluster.v4.f32``. Capability: sm_90; below
+    it, zeros.
+
+    Parameters
+    ----------
+    shared : C-contiguous shared array of float32
+        The thread's own; the other block has it at the same place.
+    index : int
+        Counted from the start of the array however many axes it has; a multiple of 4, and so is
+        the array's own beginning.
+    rank : int
+        Of the block, as :func:`cluster_rank` counts.
+
+    Returns
+    -------
+    tuple of 4 float32
+    """
+    if not isinstance(shared, types.Array) or (shared.dtype, shared.layout) != (types.float32, "C"):
+        raise TypingError(f"cluster_load16 takes a C-contiguous array of float32, not {shared}.")
+
+    def codegen(context, builder, signature, args):
+        def newer():
+            data = context.make_array(shared)(context, builder, args[0]).data
+            pointer = builder.addrspacecast(builder.gep(data, [args[1]]), _SHARED)
+            return builder.call(_LOAD16, [builder.ptrtoint(pointer, WORD), args[2]])
+
+        zeros = ir.Constant(_FOUR_FLOATS, [0.0] * 4)
+        quad = emit_since(builder, 90, newer, lambda: zeros)
+        items = [builder.extract_value(quad, k) for k in range(4)]
+        return context.make_tuple(builder, _QUAD, items)
+
+    return _QUAD(shared, types.int64, types.int32), codegen
+
+
+@twin(cluster_load16, loads=True)
+def _(lanes, shared, index, rank):
+    block = lanes.machine.barriers.block_of_cluster(lanes, rank)
+    return tuple(lanes.load(shared, index, count=4, block=block).T)
 
 
 def _barrier(assembly):
