@@ -69,7 +69,7 @@ POINTS = (
     _product(gemm_tensorcore.LADDER, 256, 14336, 4096),
     _product(gemm_tensorcore.LADDER, 64, 14336, 4096),
     _product(gemm_skinny.LADDER, 64, 4096, 4096, steps=len(gemm_skinny.LADDER.steps)),
-    _product(gemm_skinny.LADDER, 16, 14336, 4096),
+    _product(gemm_skinny.LADDER, 32, 14336, 4096),
     _product(gemm_skinny.LADDER, 128, 4096, 14336),
     _product(gemm_hopper.LADDER, 8192, 8192, 8192, steps=4, label="8192"),
     _product(gemm_hopper.LADDER, 2048, 14336, 4096, steps=4),

@@ -24,10 +24,11 @@ step            what is new                                                     
 ==============  ==============================================================  ==================
 
 The predictions are for M = 64 and N = K = 4096, of a copy's bandwidth, and were written down before
-anything was measured. There are 32 tiles of 128 rows of weights. One slab of each is 0.5 MB under
-way; memory answers in 0.8 µs or so: 0.65 TB/s of 3. Three slabs are three times as much, but 32 SMs
+anything was measured, for 32 tiles of 128 rows of weights. One slab of each is 0.5 MB under way;
+memory answers in 0.8 µs or so: 0.65 TB/s of 3. Three slabs are three times as much, but 32 SMs
 cannot take in what memory gives. Parts for all of them can, and then a second launch is a sixth of
-the time.
+the time. The last step's was written when the others had been measured, and tiles are of 64 rows of
+weights since.
 
 What cannot be multiplied so, and more rows, go to :mod:`~llm_numba.kernels.gemm_tensorcore`.
 
@@ -55,6 +56,7 @@ from llm_numba.runtime import (
     empty,
     is_architecture,
     launch_all,
+    stands_for,
     storage_dtype,
     tensor_map,
 )
@@ -324,7 +326,7 @@ def gemm_skinny(
     activation: str | None = None,
     residual: Any = None,
     out: Any = None,
-    step: str = "streamed",
+    step: str | None = None,
     stream: Any = None,
 ) -> Any:
     """Multiply few rows by a weight matrix on tensor cores, with bias, activation and residual.
@@ -342,8 +344,8 @@ def gemm_skinny(
     residual : [M, N] or [M, F], optional
     out : [M, N] or [M, F], optional
         As of :func:`llm_numba.kernels.gemm.gemm`.
-    step : str
-        A step of :data:`LADDER`.
+    step : str, optional
+        A step of :data:`LADDER`; by default the last that is for the GPU.
     stream : cupy.cuda.Stream or Numba stream, optional
 
     Returns
@@ -357,6 +359,8 @@ def gemm_skinny(
         If an argument has another rank, shape, dtype, layout or device, or there is no such step.
     """
     out = gemm.checked(x, weight, bias, activation, residual, out)
+    if step is None:
+        step = "streamed" if stands_for(x, HOPPER[:2]) else "clustered"
     checks.choice("step", step, (each.name for each in LADDER.steps))
     options = {"bias": bias, "activation": activation, "residual": residual}
     launch_all(LADDER.step(step).plan(x=x, weight=weight, out=out, **options), stream)

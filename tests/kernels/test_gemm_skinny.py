@@ -243,7 +243,7 @@ def on_simulator(*shape, dtype="bfloat16"):
 @pytest.mark.parametrize(
     ("M", "K", "dtype", "name"),
     [
-        (MOST_ROWS, 16, "bfloat16", "gemm_skinny_hopper"),
+        (MOST_ROWS, 16, "bfloat16", "gemm_skinny"),
         (MOST_ROWS + 1, 16, "bfloat16", "gemm_tensorcore"),
         (9, 12, "bfloat16", "gemm_register_tile"),
         (9, 16, "float32", "gemm_pipelined"),
