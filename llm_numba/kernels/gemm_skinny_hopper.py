@@ -118,6 +118,7 @@ def streamed(storage: str, stream: Stream, blocks: int, gated: bool, /) -> Any:
     ROWS, COLUMNS, STAGES = stream[:3]
     STAGE, MULTIPLIERS, FORM = stream.stage_bytes // 2, stream.multipliers, STORED[storage]
     WARPS, SUMS, OUTPUTS = MULTIPLIERS // _WARP, ROWS // 2, COLUMNS // 2 if gated else COLUMNS
+    IN_PACKETS = stream.stage_bytes // 16  # what a descriptor counts in
     (bring_w, bring_x), meet = _bringing(stream, gated), meeting(blocks)
     multiply = pieces.multiplying(pieces.Tile(COLUMNS, ROWS, STAGES))
     finish, PITCH = finishing(stream, blocks, COLUMNS, gated, MULTIPLIERS), pitch(stream)
@@ -127,12 +128,14 @@ def streamed(storage: str, stream: Stream, blocks: int, gated: bool, /) -> Any:
         """Multiply 64 rows of weights by x, slab after slab."""
         own = cuda.threadIdx.x // GROUP_THREADS * GROUP_ROWS * SLAB
         leads = cuda.threadIdx.x % _WARP == 0
+        of_w = ptx.matrix_descriptor(tiles, first + own)
+        of_x = ptx.matrix_descriptor(tiles, first + COLUMNS * SLAB)
         for s in range(slabs):
             stage, turn = s % STAGES, s // STAGES
             while not ptx.mbarrier_test(full, stage, turn & 1):
                 pass
-            at = first + stage * STAGE
-            multiply(tiles, at + own, at + COLUMNS * SLAB, acc, s > 0)
+            further = uint64(stage * IN_PACKETS)
+            multiply(tiles, of_w + further, of_x + further, acc, s > 0)
             ptx.wgmma_wait(1)
             if s > 0 and leads:
                 ptx.mbarrier_arrive(free, (s - 1) % STAGES)

@@ -19,7 +19,7 @@ ldmatrix       fragments by ``ldmatrix`` from swizzled rows: 6 loads for 24   1.
 staged         three slabs on their way while one is multiplied               1.7 times
 warp_tile      64 x 64 outputs a warp, fragments while others are multiplied  1.4 times
 grouped        blocks of a moment share rows and columns in the L2 cache      1.05 times
-long_slabs     slabs of 64: fragments have time to come, half of the barriers  1.15 times
+long_slabs     slabs of 64: fragments in time, half of the barriers           1.15 times
 split_k        tiles by the shape; parts of K where outputs are few           large ones: none
 =============  =============================================================  ==================
 
