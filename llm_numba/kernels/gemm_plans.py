@@ -186,21 +186,49 @@ def plan_pipelined(
         As of :func:`kernel_of`.
     """
     storage, (M, K), N = storage_dtype(x), x.shape, len(weight)
-    gated = activation == "silu_mul"
-    bias, residual = present(bias, residual, x, out)
-    number = 0 if gated else ACTIVATIONS[activation]
-    splits = config.splits
+    gated, splits = activation == "silu_mul", config.splits
     span = math.ceil(math.ceil(K / config.slab(storage)) / splits) * config.slab(storage)
     kernel = kernel_of(storage, config, gated and splits == 1, transposed)
     columns = config.columns // 2 if gated and splits == 1 else config.columns
-    parts = out.reshape(1, *out.shape) if splits == 1 else empty((splits, M, N), "float32", like=x)
-    grid = math.ceil(M / config.rows), math.ceil(parts.shape[2] / columns), splits
-    block, shared = (config.threads,), shared_bytes(storage, config, transposed)
-    if splits == 1:
-        args = (x, weight, bias, residual, number, span, parts)
-        return (Launch(kernel, grid, block, args, shared),)
-    args = (x, weight, *present(None, None, x, parts), 0, span, parts)
-    return Launch(kernel, grid, block, args, shared), add_parts(parts, bias, residual, out, number)
+    width = out.shape[1] if splits == 1 else N
+    grid = math.ceil(M / config.rows), math.ceil(width / columns), splits
+    shared = shared_bytes(storage, config, transposed)
+    launch = Launch(kernel, grid, (config.threads,), (), shared)
+    return with_operands(launch, (span,), splits, x, weight, out, bias, residual, activation)
+
+
+def with_operands(
+    launch: Launch,
+    numbers: tuple[int, ...],
+    parts: int,
+    x: Any,
+    weight: Any,
+    out: Any,
+    bias: Any,
+    residual: Any,
+    activation: str | None,
+) -> tuple[Launch, ...]:
+    """Give a product's launch its arguments; where it leaves parts of sums, plan what adds them.
+
+    Parameters
+    ----------
+    launch : Launch
+        Without arguments, of a kernel that takes a, w, bias, residual, activation, some numbers,
+        and c [parts, M, N].
+    numbers : tuple of int
+    parts : int
+        1 where the kernel itself finishes the result.
+    x, weight, out, bias, residual, activation
+        The ladder's operands.
+    """
+    bias, residual = present(bias, residual, x, out)
+    number = 0 if activation == "silu_mul" else ACTIVATIONS[activation]
+    if parts == 1:
+        whole = out.reshape(1, *out.shape)
+        return (launch._replace(args=(x, weight, bias, residual, number, *numbers, whole)),)
+    sums = empty((parts, len(x), len(weight)), "float32", like=x)
+    args = (x, weight, *present(None, None, x, sums), 0, *numbers, sums)
+    return launch._replace(args=args), add_parts(sums, bias, residual, out, number)
 
 
 def present(bias: Any, residual: Any, x: Any, out: Any) -> tuple[Any, Any]:

@@ -41,11 +41,11 @@ from typing import Any
 from llm_numba.kernels import checks, gemm, gemm_tensorcore
 from llm_numba.kernels.activation import ACTIVATIONS
 from llm_numba.kernels.gemm_hopper import HOPPER, why_not
-from llm_numba.kernels.gemm_plans import Plan, present
+from llm_numba.kernels.gemm_plans import Plan, present, with_operands
 from llm_numba.kernels.gemm_register_tile import gemm_register_tile
 from llm_numba.kernels.gemm_skinny_hopper import Stream, streamed
 from llm_numba.kernels.gemm_skinny_kernel import joined_bytes, skinny
-from llm_numba.kernels.gemm_split_k import add_parts, gemm_add_parts
+from llm_numba.kernels.gemm_split_k import gemm_add_parts
 from llm_numba.kernels.gemm_tensorcore_plans import DTYPES, TENSOR_CORES, obstacle
 from llm_numba.kernels.gemm_tensorcore_tiles import Tile
 from llm_numba.kernels.ladder import Ladder, Step
@@ -53,7 +53,6 @@ from llm_numba.kernels.packets import rounded_up
 from llm_numba.kernels.tuning import Tunable, choose
 from llm_numba.runtime import (
     Launch,
-    empty,
     is_architecture,
     launch_all,
     storage_dtype,
@@ -147,21 +146,15 @@ def plan_tile(
     """
     storage, (M, K), N, splits = storage_dtype(x), x.shape, len(weight), tile.splits
     blocks = splits if clustered and room_of(x).has_clusters else 1
-    gated = activation == "silu_mul"
-    bias, residual = present(bias, residual, x, out)
-    number = 0 if gated else ACTIVATIONS[activation]
-    kernel = skinny(storage, tile._replace(splits=1), blocks, gated and blocks == splits)
+    gated, parts = activation == "silu_mul", 1 if blocks == splits else splits
+    kernel = skinny(storage, tile._replace(splits=1), blocks, gated and parts == 1)
     span = math.ceil(math.ceil(K / tile.slab) / splits) * tile.slab
     # A gate's two columns take the room of one of the result.
     grid = (tile.blocks_for(M, out.shape[1] * 2 if gated else N) * splits,)
-    block, shared = (tile.threads,), max(tile.shared_bytes(tile.stages), joined_bytes(tile))
-    if blocks == splits:
-        whole = out.reshape(1, *out.shape)
-        args = (x, weight, bias, residual, number, splits, span, whole)
-        return (Launch(kernel, grid, block, args, shared),)
-    parts = empty((splits, M, N), "float32", like=x)
-    args = (x, weight, *present(None, None, x, parts), 0, splits, span, parts)
-    return Launch(kernel, grid, block, args, shared), add_parts(parts, bias, residual, out, number)
+    shared = max(tile.shared_bytes(tile.stages), joined_bytes(tile))
+    launch = Launch(kernel, grid, (tile.threads,), (), shared)
+    numbers = splits, span
+    return with_operands(launch, numbers, parts, x, weight, out, bias, residual, activation)
 
 
 def plan_streamed(

@@ -4,15 +4,13 @@ import math
 from typing import Any
 
 from llm_numba.kernels import gemm, ptx
-from llm_numba.kernels.activation import ACTIVATIONS
-from llm_numba.kernels.gemm_plans import REACH, Plan, plan_of, present
-from llm_numba.kernels.gemm_split_k import add_parts
+from llm_numba.kernels.gemm_plans import REACH, Plan, plan_of, with_operands
 from llm_numba.kernels.gemm_tensorcore_pieces import PADDING, padded, swizzled
 from llm_numba.kernels.gemm_tensorcore_pipelined import pipelined
 from llm_numba.kernels.gemm_tensorcore_staged import staged
 from llm_numba.kernels.gemm_tensorcore_tiles import EARLY, LARGE, Tile, lengthened, unsplit
 from llm_numba.kernels.gemm_tensorcore_unstaged import unstaged
-from llm_numba.runtime import Launch, empty, has_capability, storage_dtype
+from llm_numba.runtime import Launch, has_capability, storage_dtype
 from llm_numba.runtime.room import room_of
 
 TENSOR_CORES = (8, 0)  # the capability that has the instruction for both formats
@@ -132,18 +130,11 @@ def plan_pipelined(
         Rows of tiles whose blocks run side by side.
     """
     storage, (M, K), N = storage_dtype(x), x.shape, len(weight)
-    splits, whole = tile.splits, tile.splits == 1
-    gated = activation == "silu_mul"
-    bias, residual = present(bias, residual, x, out)
-    number = 0 if gated else ACTIVATIONS[activation]
-    kernel = pipelined(storage, tile._replace(splits=1), gated and whole)
+    gated, splits = activation == "silu_mul", tile.splits
+    kernel = pipelined(storage, tile._replace(splits=1), gated and splits == 1)
     span = math.ceil(math.ceil(K / tile.slab) / splits) * tile.slab
     # A gate's two columns take the room of one of the result.
     grid = (tile.blocks_for(M, out.shape[1] * 2 if gated else N), 1, splits)
-    block, shared = (tile.threads,), tile.shared_bytes(tile.stages)
-    if whole:
-        args = (x, weight, bias, residual, number, group, span, out.reshape(1, *out.shape))
-        return (Launch(kernel, grid, block, args, shared),)
-    parts = empty((splits, M, N), "float32", like=x)
-    args = (x, weight, *present(None, None, x, parts), 0, group, span, parts)
-    return Launch(kernel, grid, block, args, shared), add_parts(parts, bias, residual, out, number)
+    launch = Launch(kernel, grid, (tile.threads,), (), tile.shared_bytes(tile.stages))
+    numbers = group, span
+    return with_operands(launch, numbers, splits, x, weight, out, bias, residual, activation)
