@@ -50,12 +50,6 @@ VARIABLES = (
         "capability has for itself.",
     ),
     Variable(
-        "LLM_NUMBA_HOPPER",
-        "`1`: on a GPU of compute capability 9.0 its own kernels multiply many rows. Plain "
-        "products are faster by them; but whole models have not been measured with them yet.",
-        "`0`",
-    ),
-    Variable(
         "LLM_NUMBA_CACHE",
         "The directory of compiled kernels. `off`, `0` or nothing: none are kept.",
         "`$XDG_CACHE_HOME/llm_numba/cubins`",

@@ -6,14 +6,13 @@ multiply, and 8 elsewhere. It still is with more rows, as when a batch decodes, 
 multiply out of shared memory: that is :mod:`llm_numba.kernels.gemm_skinny`. With many rows, as when
 a prompt comes in, each weight is used so often that arithmetic is the ceiling: that is
 :mod:`llm_numba.kernels.gemm_tensorcore`, which leaves to :mod:`llm_numba.kernels.gemm` what tensor
-cores cannot multiply; or :mod:`llm_numba.kernels.gemm_hopper_fused` on the GPUs that it is for, if
-the environment says ``LLM_NUMBA_HOPPER=1``. Where a slower kernel is taken because of the operands,
-:func:`llm_numba.runtime.telling.tell` says why.
+cores cannot multiply; or :mod:`llm_numba.kernels.gemm_hopper_fused` on the GPUs that it is for.
+Where a slower kernel is taken because of the operands, :func:`llm_numba.runtime.telling.tell` says
+why.
 """
 
 from typing import Any
 
-from llm_numba import variables
 from llm_numba.kernels import checks, gemv
 from llm_numba.kernels.gemm_hopper import HOPPER, why_not
 from llm_numba.kernels.gemm_hopper_fused import fills, gemm_fused
@@ -21,7 +20,7 @@ from llm_numba.kernels.gemm_skinny import MOST_ROWS, gemm_skinny
 from llm_numba.kernels.gemm_tensorcore import gemm_tensorcore
 from llm_numba.kernels.gemm_tensorcore_plans import obstacle
 from llm_numba.kernels.layernorm import rms_norm
-from llm_numba.runtime import empty, kind_of, stands_for, storage_dtype, tell
+from llm_numba.runtime import empty, stands_for, storage_dtype, tell
 
 # Fragments straight from memory serve so many rows as fast as any way through shared memory.
 _MOST_BY_GEMV = 16
@@ -120,7 +119,7 @@ def _kernel_for(x: Any, weight: Any, out: Any, activation: str | None, residual:
     What is wrong with the operands is left to what multiplies.
     """
     many, unaddressable = len(x) > MOST_ROWS, None
-    if many and _takes_hopper(x) and fills(out, activation):
+    if many and stands_for(x, HOPPER[:2]) and fills(out, activation):
         unaddressable = why_not(x, weight)
         if not unaddressable:
             return gemm_fused
@@ -132,14 +131,3 @@ def _kernel_for(x: Any, weight: Any, out: Any, activation: str | None, residual:
             f"Products by mma.sync, not by warpgroups: {unaddressable}.",
         )
     return gemm_tensorcore if many else gemm_skinny
-
-
-def _takes_hopper(x: Any) -> bool:
-    """Tell whether Hopper's kernels are wanted: where the simulator stands for it, or by name.
-
-    Plain products are faster by them, but no whole model has been measured with them. So by default
-    a GPU multiplies by ``mma.sync``.
-    """
-    if not stands_for(x, HOPPER[:2]):
-        return False
-    return kind_of(x) == "sim" or variables.read("LLM_NUMBA_HOPPER") == "1"

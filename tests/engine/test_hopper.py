@@ -14,7 +14,6 @@ def test_the_logits_of_a_long_prompt_are_the_models(tiny_checkpoint, device, mon
     if not is_architecture(to_device(np.zeros(1), device), (9, 0)):
         pytest.skip("this GPU is not of compute capability 9.0")
     monkeypatch.setenv("LLM_NUMBA_SIM_CAPABILITY", "9.0")
-    monkeypatch.setenv("LLM_NUMBA_HOPPER", "1")
     monkeypatch.setattr(gemm_hopper_fused, "FEWEST_TILES", 1)
     fused, used = gemm_hopper_fused.gemm_fused, []
 

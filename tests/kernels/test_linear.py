@@ -4,8 +4,6 @@ The kernels' own tests have tight bounds. Here any slip of an operand must show,
 a hundred times the rounding of what is stored.
 """
 
-import sys
-
 import ml_dtypes
 import numpy as np
 import pytest
@@ -145,16 +143,6 @@ def test_hopper_multiplies_many_rows_by_its_own_kernels(M, N, K, capability, nam
     names = {launch.kernel.py_func.__name__ for launch in launches}
     assert all(each.startswith(name) for each in names), names
     assert ("gemm_specialised" in names) == (name == "gemm_specialised")
-
-
-def test_a_gpu_takes_them_by_name(monkeypatch):
-    module = sys.modules["llm_numba.kernels.linear"]
-    monkeypatch.setattr(module, "stands_for", lambda *_: True)
-    monkeypatch.setattr(module, "kind_of", lambda _: "cuda")
-    monkeypatch.delenv("LLM_NUMBA_HOPPER", raising=False)
-    assert not module._takes_hopper(None)
-    monkeypatch.setenv("LLM_NUMBA_HOPPER", "1")
-    assert module._takes_hopper(None)
 
 
 def test_few_tiles_are_left_to_kernels_of_smaller_ones():

@@ -429,7 +429,6 @@ def described(launches, layouts, arrays):
 def test_a_step_queues_what_a_step_without_memory_queues(
     family, execution, tokens, sequences, gpu, engine_ops, monkeypatch
 ):
-    monkeypatch.setenv("LLM_NUMBA_HOPPER", "1")  # many rows take tensor maps
     model, kv_cache, kept = new_model(family, execution)
     steps = []
     for plain in (False, False, True):
