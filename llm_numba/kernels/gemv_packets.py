@@ -255,18 +255,18 @@ def split_kernel(
         for start in range(0, whole, packets * step):
             load_all(0, (weight, begin, held, start + first, step))
             if early and start == 0:
+                # When all blocks have come here, the next kernel's take the places that are free.
+                ptx.release_next_kernel()
                 ptx.await_previous_kernel()
             multiply_all(0, (x, norm_weight, held, start + first, step, total, square))
         if early and whole == 0:
+            ptx.release_next_kernel()
             ptx.await_previous_kernel()
         for start in range(whole, columns, step):
             if start + first < columns:
                 load_next(0, (weight, begin, held, start + first, step))
                 multiply_next(0, (x, norm_weight, held, start + first, step, total, square))
 
-        if early:
-            # Not sooner: the next kernel's weights would take the bandwidth that these need.
-            ptx.release_next_kernel()
         add_totals(total, lane)
         if lane % (WARP // COUNT) == 0:
             i = lane * COUNT // WARP

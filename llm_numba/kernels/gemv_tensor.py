@@ -213,15 +213,14 @@ def tensor_kernel(tile: Tile, warps: int, gated: bool, normed: bool, early: bool
             for i in range(4):
                 total[column, i] = float32(0)
         if early:
+            # When all blocks have come here, the next kernel's take the places that are free.
+            ptx.release_next_kernel()
             ptx.await_previous_kernel()
 
         for start in range(0, K, packets * STEP):
             k = start + first
             turn(0, (weight, begin, x, of_x, norm_weight, k, held, total, square))
 
-        if early:
-            # Not sooner: the next kernel's weights would take the bandwidth that these need.
-            ptx.release_next_kernel()
         for column in range(columns):
             for i in range(4):
                 m = GROUP * column + 2 * t + i % 2

@@ -191,9 +191,9 @@ def decode_turning(layout, group):
             block = block_tables[sequence, uint32(first_tile) // uint32(block_size)]
             load(k_cache, v_cache, block, kv_head, first_tile, row, column, begin, old, k, v)
         load_angles(cos, sin, max(newest, 0), column, c, s)
+        ptx.release_next_kernel()
         ptx.await_previous_kernel()
         turn_queries(qkv, scale, place, column, c, s, turned, query)
-        ptx.release_next_kernel()
         for i in range(held):
             mix[i] = float32(0)
         maximum, total = MINUS_INFINITY, float32(0)

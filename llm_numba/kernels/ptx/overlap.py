@@ -19,7 +19,9 @@ A kernel that is launched so keeps three rules:
 - Every block waits. Then it ends after the kernel before it, and whoever waits for it has waited
   for all before.
 - It may have company: blocks of two kernels share an SM, its registers and its shared memory, and
-  the memory's bandwidth. So who reads much releases the next kernel when its own loads are done.
+  the memory's bandwidth. The next kernel's blocks begin when all of this one's have called
+  ``release_next_kernel``. So a grid of several waves keeps all SMs to itself up to its last one,
+  even if it calls as early as it can; and places that blocks of the last wave leave are filled.
 
 A kernel that is launched as usual waits for the end of the one before, whatever that one called.
 The instructions are from sm_90 on; on older GPUs and in the simulator they do nothing, for there a
