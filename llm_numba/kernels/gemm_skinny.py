@@ -55,6 +55,7 @@ from llm_numba.runtime import (
     Launch,
     is_architecture,
     launch_all,
+    stands_for,
     storage_dtype,
     tensor_map,
 )
@@ -71,7 +72,7 @@ _TILES = {
     MOST_ROWS: (Tile(128, 64, 64, 32, 64, 3, 3), Tile(128, 128, 64, 32, 64, 3, 2)),
 }
 _SMS = 132  # of an H100
-_FILLED = 0.75  # of them; clusters do not fill all of the room
+_FILLED = 0.7  # of the room on them, at most: fewer parts than that were faster in trials
 _LEAST_SHARE = 256  # numbers of K that are worth a part of their own
 _MOST_SPLITS = 4  # that the rule makes
 _EXAMPLE = (8, 64, 512)
@@ -318,7 +319,7 @@ def gemm_skinny(
     activation: str | None = None,
     residual: Any = None,
     out: Any = None,
-    step: str = "split",
+    step: str | None = None,
     stream: Any = None,
 ) -> Any:
     """Multiply few rows by a weight matrix on tensor cores, with bias, activation and residual.
@@ -336,8 +337,8 @@ def gemm_skinny(
     residual : [M, N] or [M, F], optional
     out : [M, N] or [M, F], optional
         As of :func:`llm_numba.kernels.gemm.gemm`.
-    step : str
-        A step of :data:`LADDER`; the default runs on all GPUs.
+    step : str, optional
+        A step of :data:`LADDER`; by default the last that is for the GPU.
     stream : cupy.cuda.Stream or Numba stream, optional
 
     Returns
@@ -351,6 +352,8 @@ def gemm_skinny(
         If an argument has another rank, shape, dtype, layout or device, or there is no such step.
     """
     out = gemm.checked(x, weight, bias, activation, residual, out)
+    if step is None:
+        step = "streamed" if stands_for(x, HOPPER[:2]) else "clustered"
     checks.choice("step", step, (each.name for each in LADDER.steps))
     options = {"bias": bias, "activation": activation, "residual": residual}
     launch_all(LADDER.step(step).plan(x=x, weight=weight, out=out, **options), stream)
