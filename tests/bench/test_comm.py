@@ -2,6 +2,7 @@
 
 import re
 import time
+from types import SimpleNamespace
 
 import pytest
 from typer.testing import CliRunner
@@ -66,6 +67,17 @@ def test_calls_are_not_counted_by_the_first_which_compiles(monkeypatch):
     settings = CommSettings(2, samples=1, warmup=0, seconds=0.04, sizes=(64,))
     for results in run_ranks(2, lambda comm: list(measure(comm, settings))):
         assert results[-1].shape["calls"] > 1
+
+
+@pytest.mark.parametrize(("captures", "calls"), [(True, 64), (False, 1000)])
+def test_a_graph_holds_no_more_calls_than_a_step(captures, calls, monkeypatch):
+    monkeypatch.setattr(module, "_timed", lambda *_: lambda: 1e-7)
+    settings = CommSettings(2, samples=1, warmup=0, device="cuda")
+    comm = SimpleNamespace(
+        name="peer", size=2, captures=captures, barrier=lambda: None, exchange=lambda each: [each]
+    )
+    result = module._result(comm, settings, "all_reduce", "sums", 64, lambda: None, 64.0)
+    assert (result.shape["calls"], result.shape["in_graph"]) == (calls, captures)
 
 
 def test_the_time_of_a_launch_is_no_point():
