@@ -80,7 +80,9 @@ def _engine(record: dict[str, Any]) -> str:
     }
     if settings.get("run_on"):
         chosen["run_on"] = True
-    said = [_WORDS[name].format(chosen.pop(name)) for name in _WORDS if name in chosen]
+    ranks = [(settings.get("tp", 1), "tensor ranks"), (settings.get("pp", 1), "stages")]
+    said = [f"{number} {what}" for number, what in ranks if number > 1]
+    said += [_WORDS[name].format(chosen.pop(name)) for name in _WORDS if name in chosen]
     # One that this table has no words for must not look like the default.
     said += [f"`{name}={value}`" for name, value in chosen.items()]
     if stopped := record.get("preemptions"):
