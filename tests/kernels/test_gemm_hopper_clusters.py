@@ -171,8 +171,9 @@ def test_tiles_fit_the_memory_and_the_registers_of_an_sm():
         (8192, 8192, 256),  # many waves
         (512, 6144, 192),  # 64 clusters, one wave; of 256 columns 48, and as long as 64
         (1024, 10240, 224),  # 3 waves of 66 clusters, as with 256
-        (512, 4096, 192),  # one wave of each; 128 columns take longer than 192
-        (1, 16, 192),
+        (512, 4096, 128),  # one wave of each
+        (2048, 4096, 256),  # one wave, of 128 columns two: a narrow tile's columns take longer
+        (1, 16, 128),
     ],
 )
 def test_the_tile_is_the_one_whose_waves_take_least(M, N, columns):
