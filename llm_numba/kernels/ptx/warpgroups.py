@@ -330,7 +330,8 @@ def wgmma_wait(typing_context, groups):
 
 @twin(wgmma_wait, collective=True, whole_warp=True)
 def _(lanes, groups):
-    lanes.machine.warpgroups.wait(lanes, int(groups))
+    # Warps that come from several waits have been together: these lanes come from one.
+    lanes.machine.warpgroups.wait(lanes, np.unique(groups).item())
 
 
 @intrinsic
