@@ -1,0 +1,275 @@
+"""Products whose K the blocks of a cluster share: right, the same bits always, mistakes found.
+
+The bound on the error is derived in ``gemm_cases``. Tiles are small, so that stages are used again;
+what a cluster's blocks have laid down meets as it does with large ones.
+"""
+
+import itertools
+from pathlib import Path
+
+import numpy as np
+import pytest
+from gemm_cases import U, assert_gated, assert_near, numbers
+
+from llm_numba.kernels import gemm_hopper_split as file
+from llm_numba.kernels.gemm_hopper_epilogue import GATED
+from llm_numba.kernels.gemm_hopper_pieces import Tile
+from llm_numba.kernels.gemm_hopper_split import TILES, plan_split, shared_bytes, split_for
+from llm_numba.runtime import is_architecture, launch_all, to_device, to_host
+from llm_numba.runtime.limits import LIMITS
+from llm_numba.runtime.offline import (
+    assemble,
+    compile_to_ptx,
+    compiler_problem,
+    resources,
+    signature_of,
+)
+from llm_numba.simulator import simulate
+from llm_numba.simulator.errors import RaceError
+
+CUT_OFF = 2 * U
+LITTLE = Tile(128, 32, 2)
+BOXES = Tile(128, 128, 2)  # two blocks have a box of the copy engine each
+LOW = Tile(64, 48, 3)
+HOPPER = (9, 0, "a")
+
+
+def operands(M, N, K, dtype="bfloat16", activation=None, beside=False, stored=None):
+    columns = N // 2 if activation == GATED else N
+    return {
+        "x": numbers(M, K, dtype=dtype),
+        "weight": numbers(N, K, dtype=dtype),
+        "out": np.full((M, columns), np.nan, stored or dtype),
+        "bias": numbers(N, dtype=dtype) if beside else None,
+        "residual": numbers(M, columns, dtype=stored or dtype) if beside else None,
+    }
+
+
+def placed(given, device):
+    return {name: None if a is None else to_device(a, device) for name, a in given.items()}
+
+
+def check(device, tile, blocks, activation=None, **options):
+    """Multiply, and compare: every number is written, for it was NaN before."""
+    given = operands(activation=activation, **options)
+    there = placed(given, device)
+    if not is_architecture(there["x"], (9, 0)):
+        pytest.skip("this GPU is not of compute capability 9.0")
+    launch_all(plan_split(tile, blocks, **there, activation=activation))
+    assert_right(to_host(there["out"]), activation, **given)
+
+
+def assert_right(y, activation, x, weight, out, bias, residual):
+    if activation == GATED:
+        assert_gated(y, x, weight, bias, residual, stored=out.dtype, u=CUT_OFF)
+    else:
+        assert_near(y, x, weight, bias, activation, residual, stored=out.dtype, u=CUT_OFF)
+
+
+# -- What it computes ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("tile", "blocks", "M", "N", "K", "dtype"),
+    [
+        (LITTLE, 2, 130, 40, 328, "bfloat16"),  # six slabs: three each, through two stages
+        (LITTLE, 4, 7, 33, 264, "float16"),  # five slabs: the last block has none
+        (LITTLE, 4, 100, 70, 8, "bfloat16"),  # one slab for four
+        (LOW, 3, 70, 50, 136, "float16"),  # one consumer
+        (LOW, 2, 64, 97, 72, "bfloat16"),
+        (Tile(128, 64, 2), 8, 9, 72, 1032, "bfloat16"),
+        (BOXES, 2, 70, 136, 136, "float16"),  # by the copy engine
+    ],
+)
+def test_blocks_of_a_cluster_share_k(tile, blocks, M, N, K, dtype, device):
+    check(device, tile, blocks, M=M, N=N, K=K, dtype=dtype)
+
+
+@pytest.mark.parametrize(
+    ("activation", "tile", "blocks", "N", "stored"),
+    [
+        ("gelu", LITTLE, 2, 40, None),
+        ("silu", LITTLE, 4, 35, "float32"),
+        (GATED, LITTLE, 2, 52, None),
+        (GATED, Tile(128, 256, 2), 2, 272, None),  # by the copy engine
+        pytest.param("gelu_tanh", BOXES, 2, 136, None, marks=pytest.mark.slow),
+    ],
+)
+def test_bias_activation_gate_and_residual_follow(activation, tile, blocks, N, stored, device):
+    shape = {"M": 66, "N": N, "K": 136}
+    check(device, tile, blocks, activation, **shape, beside=True, stored=stored)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("tile", "blocks"), [(tile, n) for tile in TILES for n in (2, 4, 8)])
+def test_tiles_of_the_engine_are_right(tile, blocks):
+    check("sim", tile, blocks, M=129, N=tile.columns + 8, K=264)
+
+
+@pytest.mark.parametrize(
+    ("blocks", "seed"), [(2, 0), *(pytest.param(4, n, marks=pytest.mark.slow) for n in range(3))]
+)
+def test_the_order_of_threads_and_blocks_does_not_show_in_a_bit(blocks, seed):
+    given = operands(9, 40, 200, "float16")
+    launch_all(plan_split(LITTLE, blocks, **(there := placed(given, "sim"))))
+    (launch,) = plan_split(LITTLE, blocks, **given)
+    simulate(*launch, explain=False, schedule="random", seed=seed)
+    np.testing.assert_array_equal(given["out"], to_host(there["out"]))
+
+
+# -- Planted mistakes -----------------------------------------------------------------------------
+
+
+def changed(*lines):
+    """Make the kernel's plan from source in which some lines read otherwise."""
+    source = Path(file.__file__).read_text()
+    for text, instead in lines:
+        assert source.count(text) == 1
+        source = source.replace(text, instead)
+    scope = {"__name__": "planted", "__file__": file.__file__}
+    exec(compile(source, file.__file__, "exec"), scope)
+    return scope["plan_split"]
+
+
+def multiply(plan, M=66, N=40, K=200, **order):
+    given = operands(M, N, K, "float16")
+    (launch,) = plan(LITTLE, 2, **given)
+    simulate(*launch, **order)
+    assert_right(given["out"], None, **given)
+
+
+@pytest.mark.parametrize(
+    ("text", "instead", "error"),
+    [
+        # Sums are laid down where the other consumer still multiplies.
+        ("        ptx.barrier_sync(1, THREADS)", "        pass", RaceError),
+        # Both blocks have the same columns first.
+        ("(rank + p) % BLOCKS", "p", AssertionError),
+        # All read what belongs to another block's columns.
+        ("(rank + BLOCKS - p) % BLOCKS", "rank", AssertionError),
+        # Both have the first part of K.
+        ("first = ptx.cluster_rank() * span", "first = 0", AssertionError),
+    ],
+    ids=["consumers", "columns", "whose sums", "part of K"],
+)
+def test_a_planted_mistake_is_found(text, instead, error):
+    plan = changed((text, instead))
+    with pytest.raises(error):
+        multiply(plan)
+
+
+MEETINGS = "            _meet()\n            _meet()\n"  # of the producer
+ADDING = "        add(0, (acc, passing, thread, rank))\n"
+
+
+def test_sums_that_are_read_before_all_have_laid_down_theirs_are_found():
+    plan = changed((f"        _meet()\n{ADDING}", ADDING), (MEETINGS, "            _meet()\n"))
+    with pytest.raises(RaceError):
+        multiply(plan)
+
+
+def test_a_block_that_ends_while_a_late_one_reads_its_sums_is_found():
+    late = "        for _ in range(100 * rank):\n            ptx.mbarrier_test(full, 0, 0)\n"
+    multiply(changed((ADDING, late + ADDING)), 9, 9, 8, schedule="random", seed=0)
+    plan = changed(
+        (f"{ADDING}        _meet()\n", late + ADDING), (MEETINGS, "            _meet()\n")
+    )
+    with pytest.raises(RaceError, match="that has ended"):
+        multiply(plan, 9, 9, 8, schedule="random", seed=0)
+
+
+# -- Which cut ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("shape", "cut"),
+    [
+        ((512, 4096, 4096), (256, 2)),  # 64 tiles for 132 SMs
+        ((256, 4096, 14336), (256, 4)),
+        ((256, 6144, 4096), (192, 2)),
+        ((128, 4096, 4096), (256, 8)),
+        ((128, 28672, 4096), None),  # 112 tiles
+        ((8192, 8192, 8192), None),
+        ((128, 4096, 64), None),  # one slab
+    ],
+)
+def test_k_is_split_where_tiles_are_too_few(shape, cut):
+    found = split_for(*shape, 132)
+    assert (found and (found[0].columns, found[1])) == cut
+
+
+def test_all_clusters_have_room_at_once_and_columns_are_shared_evenly():
+    for M, N, K, gated in itertools.product(
+        (1, 65, 129, 500), range(1000, 20000, 1096), (64, 1000, 8192), (False, True)
+    ):
+        if cut := split_for(M, N, K, 132, gated=gated):
+            tile, blocks = cut
+            tiles = -(-M // tile.rows) * -(-N // tile.columns)
+            assert tiles * blocks <= 132
+            assert tile.columns % (blocks * (16 if gated else 8)) == 0
+
+
+def test_no_k_is_split_where_no_cluster_has_room():
+    assert split_for(128, 4096, 4096, 2) is None
+
+
+def test_stages_sums_and_rooms_fit_the_memory_of_an_sm():
+    for tile, blocks in itertools.product(TILES, (2, 4, 8)):
+        taken = shared_bytes(tile, blocks) + 16 * tile.stages
+        assert taken <= LIMITS[9, 0].block_shared_bytes
+
+
+# -- What is compiled -----------------------------------------------------------------------------
+
+
+@pytest.mark.ptx
+@pytest.mark.skipif(compiler_problem() is not None, reason="there is no compiler")
+@pytest.mark.parametrize(
+    ("tile", "blocks", "activation"),
+    [
+        *((tile, 4, None) for tile in (*TILES, Tile(64, 256, 5))),
+        (Tile(128, 256, 4), 2, GATED),
+        (Tile(128, 256, 4), 8, "gelu"),
+    ],
+)
+def test_sums_stay_in_registers_and_products_follow_each_other(tile, blocks, activation):
+    """The assembler would wait for each product if sums were touched before the last wait."""
+    given = operands(128, 256, 64, "bfloat16", activation, beside=activation is not None)
+    (launch,) = plan_split(tile, blocks, **placed(given, "sim"), activation=activation)
+    taken = resources(launch, HOPPER)
+    assert (taken.stack_bytes, taken.spill_stores, taken.float64) == (0, 0, ())
+    log = assemble(compile_to_ptx(launch.kernel, signature_of(launch), HOPPER), HOPPER)
+    assert "serialized" not in log
+
+
+# -- On a GPU: large, odd, and again and again ----------------------------------------------------
+
+CUTS = [(tile, n) for tile in TILES for n in (2, 4, 8)]
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize(("tile", "blocks"), [*CUTS, (Tile(64, 256, 5), 8)])
+@pytest.mark.parametrize("activation", [None, "gelu", GATED])
+def test_large_and_odd_shapes_on_a_gpu(activation, tile, blocks):
+    if activation == GATED and tile.columns % (16 * blocks):
+        pytest.skip("a gate's halves are no whole eights")
+    for M, N, K in [(1, 2, 8), (127, 1030, 4088), (300, 776, 1000)]:
+        beside = activation is not None
+        check("cuda", tile, blocks, activation, M=M, N=N, K=K, beside=beside)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize(("tile", "blocks"), CUTS)
+def test_a_hundred_repeats_are_bit_identical(tile, blocks):
+    import cupy
+
+    there = placed(operands(128, 2048, 4096), "cuda")
+    if not is_architecture(there["x"], (9, 0)):
+        pytest.skip("this GPU is not of compute capability 9.0")
+    plan, out = plan_split(tile, blocks, **there), there["out"].view(cupy.uint16)
+    launch_all(plan)
+    once = out.copy()
+    for _ in range(100):
+        out.fill(0)
+        launch_all(plan)
+        assert bool((out == once).all())
