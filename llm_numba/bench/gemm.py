@@ -13,13 +13,13 @@ found in the L2 cache.
 
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
-from fnmatch import fnmatch
 from typing import Any
 
 import numpy as np
 
 from llm_numba.bench import gemm_pipeline
 from llm_numba.bench.budget import Budget
+from llm_numba.bench.choosing import chosen
 from llm_numba.bench.gemm_goals import PREFIX, reached
 from llm_numba.bench.gemm_points import (
     PARTS,
@@ -120,17 +120,8 @@ def choose(only: Sequence[str]) -> list[Product]:
     LLMNumbaError
         If one names nothing.
     """
-    for pattern in only:
-        if not any(_names(pattern, product) for product in PRODUCTS):
-            raise LLMNumbaError(
-                f"--only {pattern} names nothing.",
-                f"Choose a part of {', '.join(PARTS)}, or products: {PRODUCTS[0].label}.",
-            )
-    return [each for each in PRODUCTS if not only or any(_names(p, each) for p in only)]
-
-
-def _names(pattern: str, product: Product) -> bool:
-    return fnmatch(product.label, pattern) or fnmatch(product.part, pattern)
+    offered = f"a part of {', '.join(PARTS)}, or products: {PRODUCTS[0].label}"
+    return chosen(only, PRODUCTS, lambda product: (product.label, product.part), offered)
 
 
 def measure(

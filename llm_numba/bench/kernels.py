@@ -8,11 +8,11 @@ makes of the same lines.
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
-from fnmatch import fnmatch
 from typing import Any
 
 import numpy as np
 
+from llm_numba.bench.choosing import chosen
 from llm_numba.bench.gpu_timing import (
     GPUTimer,
     Timing,
@@ -74,17 +74,8 @@ def choose(only: Sequence[str]) -> list[Point]:
     LLMNumbaError
         If one names nothing.
     """
-    for pattern in only:
-        if not any(_names(pattern, point) for point in POINTS):
-            raise LLMNumbaError(
-                f"--only {pattern} names nothing.",
-                f"Choose from: {', '.join(point.name for point in POINTS)}.",
-            )
-    return [p for p in POINTS if not only or any(_names(pattern, p) for pattern in only)]
-
-
-def _names(pattern: str, point: Point) -> bool:
-    return fnmatch(point.name, pattern) or fnmatch(point.name.partition("/")[0], pattern)
+    offered = f"from: {', '.join(point.name for point in POINTS)}"
+    return chosen(only, POINTS, lambda point: (point.name, point.name.partition("/")[0]), offered)
 
 
 def measure(settings: KernelSettings, wrong: list[LLMNumbaError]) -> Iterator[Result]:
