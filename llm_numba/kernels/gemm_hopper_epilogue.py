@@ -86,7 +86,7 @@ def epilogue(activation: str | None, biased: bool, added: bool, by_engine: bool)
 
 def _foreseeing(gated: bool, tile: Tile) -> Any:
     """Make what has a warpgroup's share of the residual brought into L2."""
-    LINES = tile.columns // (2 if gated else 1) // _LINE
+    LINES = -(-tile.columns // (2 * _LINE if gated else _LINE))
     TURNS = -(-GROUP_ROWS * LINES // GROUP_THREADS)
 
     @cuda.jit(device=True)

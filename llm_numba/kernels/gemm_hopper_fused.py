@@ -33,6 +33,8 @@ from llm_numba.runtime.tensor_maps import why_no_map
 # An estimate: on fewer SMs the smallest tiles take as long as `mma.sync` does on all of them. It is
 # of 132 SMs and of weights of 4096 x 4096.
 FEWEST_TILES = 48
+# Tiles that are whole boxes, with a gate too.
+_WHOLE = [each for each in COLUMN_TIME if each.columns % BOX_COLUMNS == 0]
 _SMALLEST = min(COLUMN_TIME, key=lambda tile: tile.columns)
 
 
@@ -91,15 +93,13 @@ def plan_fused(
     else:
         ending = BY_ENGINE if by_engine else BY_THREADS
     if tile is None:
-        whole = [each for each in COLUMN_TIME if ending.columns(each) % BOX_COLUMNS == 0]
-        tile = tile_for(len(x), len(weight), room_of(out).multiprocessors, tiles=whole)
+        tile = tile_for(len(x), len(weight), room_of(out).multiprocessors, tiles=_WHOLE)
     how = tensor_map(out, GROUP_ROWS) if by_engine else is_paired(out)
     maps = tensor_map(x, tile.rows), tensor_map(weight, ending.columns(tile))
     blocks = blocks_for(tile, ending, out)
     args = (*maps, x.shape[1], out, TOGETHER, how, *present(bias, residual, x, out))
     threads = GROUP_THREADS * (1 + tile.groups)
-    width = tile._replace(columns=ending.columns(tile))
-    staging = staging_bytes(width) if by_engine else 0
+    staging = staging_bytes(tile) if by_engine else 0
     kernel = specialised(storage_dtype(x), tile, ending)
     return (Launch(kernel, (blocks,), (threads,), args, tile.shared_bytes + staging),)
 

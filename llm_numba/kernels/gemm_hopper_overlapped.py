@@ -34,16 +34,15 @@ from llm_numba.kernels.gemm_hopper_pieces import (
     share,
 )
 from llm_numba.kernels.gemm_hopper_specialised import taking
-from llm_numba.kernels.gemm_hopper_stored import BOX_COLUMNS, ROOM, rooms_of
+from llm_numba.kernels.gemm_hopper_stored import BOX_COLUMNS, ROOM, ROOMS, await_room, send
 from llm_numba.kernels.unrolled import unrolled
 
 _EIGHTS = BOX_COLUMNS // 8
 
 
-def _putting(tile: Tile, columns: int) -> Any:
+def _putting(tile: Tile) -> Any:
     """Make what stores a box of the sums that wait."""
-    ROOMS, ROOMS_BEGIN = rooms_of(tile._replace(columns=columns)), tile.stages * tile.stage
-    BEFORE = ROOMS - 1  # stores that may be under way when a room is filled
+    ROOMS_BEGIN = tile.stages * tile.stage
 
     @cuda.jit(device=True, forceinline=True)
     def put_sixteen(i, operands):
@@ -60,17 +59,11 @@ def _putting(tile: Tile, columns: int) -> Any:
     @cuda.jit(device=True, forceinline=True)
     def put(tiles, kept, box, c_map, row, column):
         """Store a box of 64 columns, of this thread's warpgroup."""
-        number, leads = cuda.threadIdx.x // GROUP_THREADS, cuda.threadIdx.x % GROUP_THREADS == 0
+        number = cuda.threadIdx.x // GROUP_THREADS
         room = first_place(tiles) + ROOMS_BEGIN + ((number - 1) * ROOMS + box % ROOMS) * ROOM
-        if leads:
-            ptx.bulk_wait(BEFORE)
-        ptx.barrier_sync(number, GROUP_THREADS)
+        await_room(number, box)
         put_all(0, (tiles, kept, box, room))
-        ptx.fence_async()
-        ptx.barrier_sync(number, GROUP_THREADS)
-        if leads:
-            ptx.tma_store_2d(tiles, room, c_map, column + box * BOX_COLUMNS, row)
-            ptx.bulk_commit()
+        send(tiles, room, c_map, row, column + box * BOX_COLUMNS, number)
 
     return put
 
@@ -155,7 +148,7 @@ def _overlapping(tile: Tile, ending: Ending, finishing: Finishing, note: Any, bl
     """Make what each consumer does, in each block of a cluster."""
     BLOCKS, WIDTH = blocks, ending.columns(tile)
     BOXES, KEPT = WIDTH // BOX_COLUMNS, WIDTH // 4
-    put, keep = _putting(tile, WIDTH), _keeping(WIDTH, finishing)
+    put, keep = _putting(tile), _keeping(WIDTH, finishing)
     put_rest = _putting_rest(WIDTH)
     corner_of, (take, leave) = cornering(tile, ending, blocks), taking(tile, note, blocks)
 

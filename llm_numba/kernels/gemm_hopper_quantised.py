@@ -40,7 +40,7 @@ from llm_numba.kernels.gemm_hopper_pieces import (
     place_of_thread,
 )
 from llm_numba.kernels.gemm_hopper_specialised import specialised
-from llm_numba.kernels.gemm_hopper_stored import ROOM, await_all_rooms, rooming
+from llm_numba.kernels.gemm_hopper_stored import ROOM, await_all_rooms, await_room, send
 from llm_numba.kernels.gemm_plans import present
 from llm_numba.kernels.unrolled import unrolled
 from llm_numba.runtime import Launch, empty, launch_all, storage_dtype, tensor_map
@@ -72,7 +72,6 @@ def quantising(activation: str | None, biased: bool, form: str) -> Ending:
         ROOMS_BEGIN = tile.stages * tile.stage
         finish = finishing(activation, biased, False, True, tile.columns // 4, 32)
         EIGHTS, NUMBERS, bring, pair = finish
-        await_room, send = rooming(BLOCKS)
 
         @cuda.jit(device=True, forceinline=True)
         def finish_eight(i, operands):
@@ -116,7 +115,7 @@ def quantising(activation: str | None, biased: bool, form: str) -> Ending:
                 here = first_column + BLOCK * block
                 if cuda.threadIdx.x % 4 == 0 and row + 8 * h < c.shape[0] and here < c.shape[1]:
                     scales[row + 8 * h, here // BLOCK] = scale
-            await_room(number)
+            await_room(number, block)
             lane, warp = cuda.threadIdx.x % 32, cuda.threadIdx.x % GROUP_THREADS // 32
             begin = room + (16 * warp + lane // 4) * _WORDS + lane % 4
             # Of both rows of the thread, for 8 lie between them. And of each tile anew: places that

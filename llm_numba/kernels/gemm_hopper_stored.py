@@ -10,11 +10,17 @@ time into shared memory, swizzled as the copy engine wants them, and one thread 
     copy engine            | read, write C | read, write C | ...
 
 There are two rooms of 8 KiB for each consumer. Before it fills one, all but the newest store must
-have read theirs. The engine writes whole sectors, leaves out what lies outside C, and goes on while
-the consumer multiplies the next tile. The eight rows of a request lie in different banks, for
-piece j of row r is at place j xor (r mod 8).
+have read theirs; before the first of a tile all of them, which had the time of a whole tile for it.
+The engine writes whole sectors, leaves out what lies outside C, and goes on while the consumer
+multiplies the next tile. The eight rows of a request lie in different banks, for piece j
+of row r is at place j xor (r mod 8).
 
 128 threads meet twice for each room, at a barrier of their own: the other consumer is elsewhere.
+
+A tile may have 224 or 160 columns, which are no whole boxes. Then its last box begins 64 columns
+before its end, and some columns are stored twice: the same numbers, in any order::
+
+    box 0 | 0 to 63 |           box 1 | 64 to 127 |           box 2 | 96 to 159 |    of 160
 """
 
 from typing import Any
@@ -38,50 +44,39 @@ from llm_numba.kernels.unrolled import unrolled
 
 BOX_COLUMNS = SLAB  # 128 bytes, one row of the swizzle
 _EIGHTS = BOX_COLUMNS // 8
-ROOM = GROUP_ROWS * BOX_COLUMNS
+ROOM, ROOMS = GROUP_ROWS * BOX_COLUMNS, 2
+_BEFORE = ROOMS - 1  # stores that may be under way when a room is filled
 
 
-def rooms_of(tile: Tile) -> int:
-    """Return how many rooms a consumer has: two, or what the boxes of a tile fill equally often.
-
-    So the next tile begins with the room whose store is the oldest.
-    """
-    boxes = tile.columns // BOX_COLUMNS
-    return boxes if boxes % 2 else 2
+def boxes_of(columns: int) -> int:
+    """Return how many boxes store so many columns."""
+    return -(-columns // BOX_COLUMNS)
 
 
 def staging_bytes(tile: Tile) -> int:
     """Return the shared memory that all rooms take."""
-    return 2 * rooms_of(tile) * ROOM * tile.groups
+    return 2 * ROOMS * ROOM * tile.groups
 
 
-def rooming(rooms: int) -> tuple[Any, Any]:
-    """Make what a warpgroup does before it fills one of its rooms, and when it is full.
+@cuda.jit(device=True, forceinline=True)
+def await_room(number, box):
+    """Meet when the room of a tile's box, of that number, has been read."""
+    if cuda.threadIdx.x % GROUP_THREADS == 0:
+        if box == 0:
+            ptx.bulk_wait(0)
+        else:
+            ptx.bulk_wait(_BEFORE)
+    ptx.barrier_sync(number, GROUP_THREADS)
 
-    Parameters
-    ----------
-    rooms : int
-        That are filled in turn.
-    """
-    BEFORE = rooms - 1  # stores that may be under way when a room is filled
 
-    @cuda.jit(device=True, forceinline=True)
-    def await_room(number):
-        """Meet when the store of what was in the room has read it."""
-        if cuda.threadIdx.x % GROUP_THREADS == 0:
-            ptx.bulk_wait(BEFORE)
-        ptx.barrier_sync(number, GROUP_THREADS)
-
-    @cuda.jit(device=True, forceinline=True)
-    def send(tiles, room, c_map, row, column, number):
-        """Begin to store a room, once all have filled it."""
-        ptx.fence_async()
-        ptx.barrier_sync(number, GROUP_THREADS)
-        if cuda.threadIdx.x % GROUP_THREADS == 0:
-            ptx.tma_store_2d(tiles, room, c_map, column, row)
-            ptx.bulk_commit()
-
-    return await_room, send
+@cuda.jit(device=True, forceinline=True)
+def send(tiles, room, c_map, row, column, number):
+    """Begin to store a room, once all have filled it."""
+    ptx.fence_async()
+    ptx.barrier_sync(number, GROUP_THREADS)
+    if cuda.threadIdx.x % GROUP_THREADS == 0:
+        ptx.tma_store_2d(tiles, room, c_map, column, row)
+        ptx.bulk_commit()
 
 
 @cuda.jit(device=True)
@@ -105,33 +100,34 @@ def storing_by_engine(
     finishing : Finishing
     """
     columns = columns or tile.columns
-    if columns % BOX_COLUMNS:
-        raise ValueError(f"{columns} columns are no whole boxes of {BOX_COLUMNS}")
+    if columns < BOX_COLUMNS:
+        raise ValueError(f"{columns} columns are less than a box of {BOX_COLUMNS}")
     FORM, ROOMS_BEGIN = STORED[storage], tile.stages * tile.stage
-    ROOMS = rooms_of(tile._replace(columns=columns))
-    await_room, send = rooming(ROOMS)
+    LAST_BOX = columns // 8 - _EIGHTS  # where it begins, in eights
     EIGHTS, NUMBERS, bring, pair = finishing
 
     @cuda.jit(device=True, forceinline=True)
-    def store_eight(i, operands):
+    def store_eight(n, operands):
         """Put what a thread has of eight columns into a room; begin with it, and end with it."""
         acc, kept, tiles, rooms, c, c_map, row, column, number, bias, beside = operands
-        room = rooms + i // _EIGHTS % ROOMS * ROOM
+        box, e = n // _EIGHTS, n % _EIGHTS
+        room, begins = rooms + box % ROOMS * ROOM, min(box * _EIGHTS, LAST_BOX)
+        i = begins + e
         if i % EIGHTS == 0:
             here = place_of_thread(row, column + 8 * i)
             bring(kept, here[0], here[1], c, bias, beside)
-        if i % _EIGHTS == 0:
-            await_room(number)
+        if e == 0:
+            await_room(number, box)
         lane, warp = cuda.threadIdx.x % 32, cuda.threadIdx.x % GROUP_THREADS // 32
         for h in range(2):
             r = 16 * warp + lane // 4 + 8 * h
-            place = r * BOX_COLUMNS + (i % _EIGHTS ^ r % 8) * 8 + lane % 4 * 2
+            place = r * BOX_COLUMNS + (e ^ r % 8) * 8 + lane % 4 * 2
             low, high = pair(acc, i, h, kept)
             ptx.store_pair(tiles, room + place, low, high)
-        if i % _EIGHTS == _EIGHTS - 1:
-            send(tiles, room, c_map, row, column + i // _EIGHTS * BOX_COLUMNS, number)
+        if e == _EIGHTS - 1:
+            send(tiles, room, c_map, row, column + 8 * begins, number)
 
-    store_all = unrolled(columns // 8, store_eight)
+    store_all = unrolled(boxes_of(columns) * _EIGHTS, store_eight)
 
     @cuda.jit(device=True, forceinline=True)
     def store(acc, c, first_row, first_column, c_map, bias, beside):

@@ -195,12 +195,13 @@ def stored_without(text, instead):
     ("text", "instead", "error"),
     [
         ("ptx.fence_async()", "pass", ProxyError),
-        ("ptx.bulk_wait(BEFORE)", "pass", AssertionError),
-        ("ptx.bulk_wait(0)", "pass", AssertionError),
-        ("        ptx.fence_async()\n        ptx.barrier_sync(number, GROUP_THREADS)\n",
-         "        ptx.fence_async()\n", RaceError),
+        ("ptx.bulk_wait(_BEFORE)", "pass", AssertionError),
+        ("ptx.bulk_wait(0)\n        else:", "pass\n        else:", AssertionError),
+        ("        ptx.bulk_wait(0)\n\n", "        pass\n\n", AssertionError),
+        ("    ptx.fence_async()\n    ptx.barrier_sync(number, GROUP_THREADS)\n",
+         "    ptx.fence_async()\n", RaceError),
     ],
-    ids=["no fence", "room not free", "no end", "no meeting"],
+    ids=["no fence", "room not free", "first room not free", "no end", "no meeting"],
 )  # fmt: skip
 def test_a_mistake_in_storing_by_the_engine_is_found(text, instead, error):
     shape = {"M": 70, "N": 456, "K": 72, "tile": BOXES}

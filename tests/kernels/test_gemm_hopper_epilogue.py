@@ -12,8 +12,9 @@ from llm_numba.errors import DeviceError, KernelArgumentError
 from llm_numba.kernels import gemm_hopper as hopper
 from llm_numba.kernels.gemm_hopper_epilogue import GATED
 from llm_numba.kernels.gemm_hopper_fused import gemm_fused, plan_fused
+from llm_numba.kernels.gemm_hopper_plans import COLUMN_TIME
 from llm_numba.kernels.gemm_hopper_stored import BY_ENGINE
-from llm_numba.runtime import is_architecture, to_device, to_host
+from llm_numba.runtime import is_architecture, launch_all, to_device, to_host
 from llm_numba.runtime.offline import compile_to_ptx, compiler_problem, resources, signature_of
 from llm_numba.simulator import simulate
 
@@ -133,6 +134,30 @@ def test_without_an_epilogue_it_is_the_plain_product():
     )
 
 
+@pytest.mark.parametrize(
+    ("columns", "activation", "M", "N"),
+    [
+        (224, None, 9, 240),
+        pytest.param(160, "gelu", 130, 168, marks=pytest.mark.slow),
+        pytest.param(224, GATED, 66, 464, marks=pytest.mark.slow),
+        pytest.param(160, GATED, 9, 336, marks=pytest.mark.slow),
+    ],
+)
+def test_tiles_that_are_no_whole_boxes(columns, activation, M, N, device):
+    """Columns that two boxes have in common, and a second tile of less than a box."""
+    given = operands(M, N, 72, "bfloat16", activation)
+    there = placed(given, device)
+    _skip_unless_hopper(there["x"])
+    (tile,) = (each for each in COLUMN_TIME if each.columns == columns)
+    launch_all(plan_fused(**there, activation=activation, tile=tile))
+    y = to_host(there["out"])
+    x, weight, bias, residual, _ = given.values()
+    if activation == GATED:
+        assert_gated(y, x, weight, bias, residual, u=CUT_OFF)
+    else:
+        assert_near(y, x, weight, bias, activation, residual, u=CUT_OFF)
+
+
 # -- What cannot be ---------------------------------------------------------------------------
 
 
@@ -157,11 +182,17 @@ def test_wrong_arguments_are_named(monkeypatch):
 @pytest.mark.ptx
 @pytest.mark.skipif(compiler_problem() is not None, reason="there is no compiler")
 @pytest.mark.parametrize(
-    ("activation", "N"), [("gelu", 256), ("gelu", 258), (GATED, 256), (GATED, 258)]
+    ("activation", "N", "tile"),
+    [
+        *(("gelu", 256, tile) for tile in COLUMN_TIME),
+        ("gelu", 258, hopper.LARGE),
+        (GATED, 256, hopper.LARGE),
+        (GATED, 258, hopper.LARGE),
+    ],
 )
-def test_sums_stay_in_registers(activation, N):
+def test_sums_stay_in_registers(activation, N, tile):
     given = placed(operands(128, N, 64, "bfloat16", activation), "sim")
-    (launch,) = plan_fused(**given, activation=activation)
+    (launch,) = plan_fused(**given, activation=activation, tile=tile)
     taken = resources(launch, (9, 0, "a"))
     assert (taken.stack_bytes, taken.spill_stores, taken.float64) == (0, 0, ())
 
