@@ -113,7 +113,12 @@ class Collectives:
 
     def _release(self, operation: Operation) -> None:
         machine = self._machine
-        entries = self._waiting.pop(operation)
+        # Another warp may be elsewhere in the program, where the operands are other arrays.
+        latest = machine.warp_of[self._waiting[operation][-1].group.ids]
+        entries, waiting = [], []
+        for entry in self._waiting.pop(operation):
+            near = np.isin(machine.warp_of[entry.group.ids], latest).any()
+            (entries if near else waiting).append(entry)
         groups = [entry.group for entry in entries]
         ids = np.concatenate([group.ids for group in groups])
         order = np.argsort(ids)
@@ -126,7 +131,6 @@ class Collectives:
             chosen = np.flatnonzero(here)
             ready = together.subset(chosen, ())
             value = operation(ready, take(operands, chosen))
-        waiting = []
         for entry in entries:
             live = machine.kernel.live[entry.after]
             free = here[np.searchsorted(together.ids, entry.group.ids)]

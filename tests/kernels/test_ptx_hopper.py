@@ -190,6 +190,44 @@ def test_it_does_not_matter_what_arrives_first(seed):
     simulated(RIGHT, "random", seed)
 
 
+@cuda.jit
+def two_warpgroups(a, b, out):
+    """Multiply twice 64 rows by the same B; each warpgroup has an accumulator of its own name."""
+    tiles = cuda.shared.array(0, uint16)
+    upper, lower = cuda.local.array(SUMS, float32), cuda.local.array(SUMS, float32)
+    first = -int(ptx.shared_address(tiles, 0)) % 1024 // 2
+    for i in range(cuda.threadIdx.x, (2 * ROWS + COLUMNS) * DEPTH, 2 * THREADS):
+        row, k = i // DEPTH, i % DEPTH
+        place = row * DEPTH + (k // 8 ^ row % 8) * 8 + k % 8
+        tiles[first + place] = a[row, k] if row < 2 * ROWS else b[row - 2 * ROWS, k]
+    ptx.fence_async()
+    cuda.syncthreads()
+    of_a = ptx.matrix_descriptor(tiles, first)
+    of_b = ptx.matrix_descriptor(tiles, first + 2 * TILE)
+    ptx.wgmma_fence()
+    for i in range(4):
+        further = uint64(2 * i)
+        if cuda.threadIdx.x < THREADS:
+            ptx.wgmma(tiles, upper, of_a + further, of_b + further, COLUMNS, i > 0)
+        else:
+            of_lower = of_a + uint64(TILE // 8) + further
+            ptx.wgmma(tiles, lower, of_lower, of_b + further, COLUMNS, i > 0)
+    ptx.wgmma_commit()
+    ptx.wgmma_wait(0)
+    if cuda.threadIdx.x < THREADS:
+        put(upper, out, 0)
+    else:
+        put(lower, out, ROWS)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_warpgroups_are_at_different_products_at_the_same_time(seed):
+    a, b, out = operands(2 * ROWS, DEPTH)
+    args = tuple(np.asarray(each) for each in (a.view(np.uint16), b.view(np.uint16), out))
+    simulate(two_warpgroups, 1, 2 * THREADS, args, SHARED + 2 * TILE, schedule="random", seed=seed)
+    np.testing.assert_array_equal(out, exact(a, b))
+
+
 # -- What must not pass ----------------------------------------------------------------------------
 
 
