@@ -33,8 +33,8 @@ from llm_numba.runtime.tensor_maps import why_no_map
 # An estimate: on fewer SMs the smallest tiles take as long as `mma.sync` does on all of them. It is
 # of 132 SMs and of weights of 4096 x 4096.
 FEWEST_TILES = 48
-# Tiles that are whole boxes, with a gate too.
-_WHOLE = [each for each in COLUMN_TIME if each.columns % BOX_COLUMNS == 0]
+# With a gate half of a tile's columns are stored, and these are whole boxes.
+_GATED = [each for each in COLUMN_TIME if each.columns % (2 * BOX_COLUMNS) == 0]
 _SMALLEST = min(COLUMN_TIME, key=lambda tile: tile.columns)
 
 
@@ -93,7 +93,8 @@ def plan_fused(
     else:
         ending = BY_ENGINE if by_engine else BY_THREADS
     if tile is None:
-        tile = tile_for(len(x), len(weight), room_of(out).multiprocessors, tiles=_WHOLE)
+        tiles = _GATED if ending.gated else COLUMN_TIME
+        tile = tile_for(len(x), len(weight), room_of(out).multiprocessors, tiles=tiles)
     how = tensor_map(out, GROUP_ROWS) if by_engine else is_paired(out)
     maps = tensor_map(x, tile.rows), tensor_map(weight, ending.columns(tile))
     blocks = blocks_for(tile, ending, out)

@@ -176,6 +176,21 @@ def test_the_tile_is_the_one_whose_waves_take_least(M, N, columns):
     assert tile_for(M, N, 132, 2).columns == columns
 
 
+@pytest.mark.parametrize(
+    ("M", "N", "columns"),
+    [
+        (1024, 10240, 224),  # 3 waves of blocks; 256 columns take as many, 192 one more
+        (512, 10240, 160),  # 2 waves, as with 192
+        (512, 28672, 224),  # 4 waves, as with 256
+        (2048, 28672, 256),
+        (1024, 6144, 192),
+        (512, 4096, 128),
+    ],
+)
+def test_without_clusters_waves_are_of_blocks(M, N, columns):
+    assert tile_for(M, N, 132).columns == columns
+
+
 def test_no_more_blocks_are_launched_than_there_are_places():
     x, weight = (to_device(np.zeros((n, 64), np.float16), "sim") for n in (600, 520))
     (launch,) = plan(x, weight, empty((600, 520), x.dtype, like=x))
