@@ -57,7 +57,6 @@ SQUARE = Tile(128, 128, 6)
 TOGETHER = 16  # rows of tiles that are gone through together
 _OF_PRODUCER, _OF_CONSUMER = 24, 240  # registers of a thread, in multiples of 8
 _WARPS = GROUP_THREADS // 32
-_HALF = SLAB // DEPTH // 2  # of a slab's instructions
 
 
 @cuda.jit(device=True)
@@ -80,54 +79,55 @@ def _await(barriers, i, parity):
         pass
 
 
-def _halving(tile: Tile) -> Any:
-    """Make what begins half of the products of a slab, and commits them."""
+def _stepping(tile: Tile) -> Any:
+    """Make what begins the products of 16 numbers along K."""
     COLUMNS, TWO, IN_BYTES = tile.columns, tile.rows > GROUP_ROWS, 2 * DEPTH // 16
-    LOWER = 2 * GROUP_ROWS * SLAB // 16
+    B_BEGINS, LOWER = 2 * tile.rows * SLAB // 16, 2 * GROUP_ROWS * SLAB // 16
 
     @cuda.jit(device=True, forceinline=True)
-    def multiply(tiles, a, b, upper, lower, half, accumulate):
-        """Begin upper, lower (+)= A [64 or 128, 32] B [columns, 32]^T."""
-        ptx.wgmma_fence()
-        for i in range(_HALF):
-            further = uint64((half * _HALF + i) * IN_BYTES)
-            of_a, of_b = a + further, b + further
-            ptx.wgmma(tiles, upper, of_a, of_b, COLUMNS, accumulate or i > 0)
-            if TWO:
-                of_lower = of_a + uint64(LOWER)
-                ptx.wgmma(tiles, lower, of_lower, of_b, COLUMNS, accumulate or i > 0)
-        ptx.wgmma_commit()
+    def step(tiles, stage, i, upper, lower, accumulate):
+        """Begin upper, lower (+)= A [64 or 128, 16] B [columns, 16]^T, the i-th of a slab."""
+        a = stage + uint64(i * IN_BYTES)
+        b = a + uint64(B_BEGINS)
+        ptx.wgmma(tiles, upper, a, b, COLUMNS, accumulate)
+        if TWO:
+            ptx.wgmma(tiles, lower, a + uint64(LOWER), b, COLUMNS, accumulate)
 
-    return multiply
+    return step
 
 
 def _multiplying(tile: Tile) -> Any:
     """Make what multiplies all slabs of a tile, in this consumer's turn."""
-    STAGES, UNITS, B_BEGINS = tile.stages, tile.stage_bytes // 16, 2 * tile.rows * SLAB // 16
-    multiply = _halving(tile)
+    STAGES, UNITS, STEPS = tile.stages, tile.stage_bytes // 16, SLAB // DEPTH
+    begin = _stepping(tile)
 
     @cuda.jit(device=True, forceinline=True)
     def multiply_all(tiles, full, free, turns, upper, lower, slabs, count, me):
         """Add up the products of slabs from a running number on, at least one."""
         stage, parity = int32(count % STAGES), int32(count // STAGES & 1)
-        further, before, left = uint64(B_BEGINS), int32(0), slabs
-        a = ptx.matrix_descriptor(tiles, first_place(tiles)) + uint64(stage * UNITS)
+        here = ptx.matrix_descriptor(tiles, first_place(tiles)) + uint64(stage * UNITS)
+        before, left = int32(0), slabs
         _await(full, stage, parity)
         while left > 0:
-            here = a
-            multiply(tiles, here, here + further, upper, lower, 0, left < slabs)
+            ptx.wgmma_fence()
+            begin(tiles, here, 0, upper, lower, left < slabs)
+            ptx.wgmma_commit()
             if left < slabs:
                 ptx.wgmma_wait(1)
                 _arrive(free, before)
-            before, stage, a = stage, int32(stage + 1), a + uint64(UNITS)
+            ptx.wgmma_fence()
+            begin(tiles, here, 1, upper, lower, True)
+            before, stage, there = stage, int32(stage + 1), here + uint64(UNITS)
             if stage == STAGES:
-                stage, parity, a = int32(0), int32(parity ^ 1), a - uint64(STAGES * UNITS)
+                stage, parity, there = int32(0), int32(parity ^ 1), there - uint64(STAGES * UNITS)
             if left > 1:
                 _await(full, stage, parity)
             else:
                 _arrive(turns, 1 - me)
-            multiply(tiles, here, here + further, upper, lower, 1, True)
-            left = int32(left - 1)
+            for i in range(2, STEPS):
+                begin(tiles, here, i, upper, lower, True)
+            ptx.wgmma_commit()
+            here, left = there, int32(left - 1)
         ptx.wgmma_wait(0)
         _arrive(free, before)
 
