@@ -18,7 +18,7 @@ from llm_numba.runtime import is_architecture, launch_all, to_device, to_host
 from llm_numba.runtime.limits import LIMITS
 from llm_numba.runtime.offline import compiler_problem, resources
 from llm_numba.simulator import simulate
-from llm_numba.simulator.errors import DeadlockError, RaceError, SimulationError
+from llm_numba.simulator.errors import DeadlockError, SimulationError
 
 CUT_OFF = 2 * U
 LITTLE = Tile(64, 64, 2)  # stages are used again and again
@@ -61,3 +61,106 @@ def test_consumers_take_turns(tile, M, N, K, blocks):
 @pytest.mark.parametrize("seed", range(2))
 def test_they_are_right_in_any_order(tile, seed):
     multiply(tile, M=70, N=136, K=136, schedule="random", seed=seed)
+
+
+@pytest.mark.parametrize(
+    ("activation", "biased", "added"), [("gelu", True, True), (GATED, True, False)]
+)
+def test_epilogues_are_those_of_the_ladder(activation, biased, added):
+    """The copy engine brings half of a tile's columns of each half of the weights for a gate."""
+    M, K, F = 70, 72, 136
+    x, weight, _ = operands(M, 2 * F if activation == GATED else F, K)
+    bias = numbers(len(weight), dtype=FORMAT)
+    residual = numbers(M, F, dtype=FORMAT) if added else None
+    out = np.full((M, F), np.nan, FORMAT)
+    ending = epilogue(activation, biased, added, True)
+    (launch,) = plan_pingpong(x, weight, out, SQUARE, ending, bias, residual)
+    simulate(*launch._replace(grid=(1,)), explain=False)
+    if activation == GATED:
+        assert_gated(out, x, weight, bias, residual, u=CUT_OFF)
+    else:
+        assert_near(out, x, weight, bias, activation, residual, u=CUT_OFF)
+
+
+def test_tiles_fit_the_memory_and_the_registers_of_an_sm():
+    for tile in (SQUARE, WIDE):
+        taken = shared_bytes(tile, BY_ENGINE) + 16 * (tile.stages + 1)
+        assert taken <= LIMITS[9, 0].block_shared_bytes
+    given = pingpong_file._OF_PRODUCER + 2 * pingpong_file._OF_CONSUMER
+    assert 128 * given <= 65536 // 384 // 8 * 8 * 384
+
+
+# -- Planted mistakes -----------------------------------------------------------------------------
+
+
+def changed(text, instead):
+    """Make the little kernel from source in which a line reads otherwise."""
+    source = Path(pingpong_file.__file__).read_text()
+    assert source.count(text) == 1
+    scope = {"__name__": "planted", "__file__": pingpong_file.__file__}
+    exec(compile(source.replace(text, instead), pingpong_file.__file__, "exec"), scope)
+    return scope["pingpong"](FORMAT, LITTLE, BY_ENGINE)
+
+
+@pytest.mark.parametrize(
+    ("text", "instead", "error"),
+    [
+        # Nobody waits for a turn, and takes the slabs of the other's tile.
+        ("            _await(turns, me, parity)\n", "", SimulationError),
+        # Both wait for the other.
+        ("parity = int32(me * slabs), int32(me ^ 1)", "parity = int32(me * slabs), int32(0)",
+         DeadlockError),
+        # Nobody hands the turn over.
+        ("                _arrive(turns, 1 - me)\n", "                pass\n", DeadlockError),
+        # It is handed over to oneself.
+        ("_arrive(turns, 1 - me)", "_arrive(turns, me)", DeadlockError),
+        # A stage is freed while its products go on.
+        ("                ptx.wgmma_wait(1)\n", "", AssertionError),
+        # The last stage of a tile is never freed.
+        ("        ptx.wgmma_wait(0)\n        _arrive(free, before)\n",
+         "        ptx.wgmma_wait(0)\n", DeadlockError),
+        # The slabs of the other's tile are not skipped.
+        ("count += int32(CONSUMERS * slabs)", "count += int32(slabs)", SimulationError),
+        # Sums are stored before the last products have been added.
+        ("        ptx.wgmma_wait(0)\n", "", AssertionError),
+        # The next slab is not waited for.
+        ("                _await(full, stage, parity)\n            else:",
+         "                pass\n            else:", SimulationError),
+    ],
+    ids=["no turns", "both wait", "kept", "own turn", "freed early", "never freed", "same slabs",
+         "stored early", "no slab"],
+)  # fmt: skip
+def test_a_planted_mistake_is_found(text, instead, error):
+    with pytest.raises(error):
+        multiply(LITTLE, M=70, N=200, K=136, kernel=changed(text, instead))
+
+
+# -- What is compiled -----------------------------------------------------------------------------
+
+
+@pytest.mark.ptx
+@pytest.mark.skipif(compiler_problem() is not None, reason="there is no compiler")
+@pytest.mark.parametrize("tile", [SQUARE, WIDE], ids=["square", "wide"])
+@pytest.mark.parametrize("activation", [None, "gelu", GATED])
+def test_sums_stay_in_registers(tile, activation):
+    x, weight, out = operands(128, 256, 64)
+    ending, bias = epilogue(activation, True, True, True), numbers(256, dtype=FORMAT)
+    out = out[:, :128].copy() if activation == GATED else out
+    (launch,) = plan_pingpong(x, weight, out, tile, ending, bias, np.zeros_like(out))
+    taken = resources(launch, (9, 0, "a"))
+    assert (taken.stack_bytes, taken.spill_stores, taken.float64) == (0, 0, ())
+
+
+# -- On a GPU -------------------------------------------------------------------------------------
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("tile", [SQUARE, WIDE], ids=["square", "wide"])
+@pytest.mark.parametrize(("M", "N", "K"), [(1, 8, 8), (127, 520, 4088), (4095, 1032, 136)])
+def test_large_and_odd_shapes_on_a_gpu(M, N, K, tile):
+    x, weight, out = operands(M, N, K)
+    there = [to_device(each, "cuda") for each in (x, weight, out)]
+    if not is_architecture(there[0], (9, 0)):
+        pytest.skip("this GPU is not of compute capability 9.0")
+    launch_all(plan_pingpong(*there, tile))
+    assert_near(to_host(there[2]), x, weight, u=CUT_OFF)
