@@ -23,6 +23,7 @@ from llm_numba.simulator.errors import DeadlockError, SimulationError
 CUT_OFF = 2 * U
 LITTLE = Tile(64, 64, 2)  # stages are used again and again
 TALL = Tile(128, 64, 3)
+BROAD = Tile(64, 128, 2)  # half of it a gate's
 WIDE = Tile(64, 256, 4)
 FORMAT = "float16"
 
@@ -58,9 +59,9 @@ def test_consumers_take_turns(tile, M, N, K, blocks):
 
 
 @pytest.mark.parametrize("tile", [LITTLE, TALL], ids=["little", "tall"])
-@pytest.mark.parametrize("seed", range(2))
+@pytest.mark.parametrize("seed", [0, *(pytest.param(n, marks=pytest.mark.slow) for n in (1, 2))])
 def test_they_are_right_in_any_order(tile, seed):
-    multiply(tile, M=70, N=136, K=136, schedule="random", seed=seed)
+    multiply(tile, M=9, N=136, K=136, schedule="random", seed=seed)
 
 
 @pytest.mark.parametrize(
@@ -74,7 +75,7 @@ def test_epilogues_are_those_of_the_ladder(activation, biased, added):
     residual = numbers(M, F, dtype=FORMAT) if added else None
     out = np.full((M, F), np.nan, FORMAT)
     ending = epilogue(activation, biased, added, True)
-    (launch,) = plan_pingpong(x, weight, out, SQUARE, ending, bias, residual)
+    (launch,) = plan_pingpong(x, weight, out, BROAD, ending, bias, residual)
     simulate(*launch._replace(grid=(1,)), explain=False)
     if activation == GATED:
         assert_gated(out, x, weight, bias, residual, u=CUT_OFF)
@@ -132,7 +133,7 @@ def changed(text, instead):
 )  # fmt: skip
 def test_a_planted_mistake_is_found(text, instead, error):
     with pytest.raises(error):
-        multiply(LITTLE, M=70, N=200, K=136, kernel=changed(text, instead))
+        multiply(LITTLE, M=9, N=136, K=136, kernel=changed(text, instead))
 
 
 # -- What is compiled -----------------------------------------------------------------------------
