@@ -1,7 +1,8 @@
-"""The Hopper kernel whose consumers take turns: one multiplies its tile, the other finishes its own.
+"""The Hopper kernel whose consumers take turns: one multiplies, the other finishes its tile.
 
-As long as both consumers work on one tile they come to its end together, and the tensor cores stand
-still while sums are activated and stored. Here each has tiles of its own, half a tile's time apart::
+As long as both consumers work on one tile they come to its end together, and the tensor cores
+stand still while sums are activated and stored. Here each has tiles of its own, one behind the
+other::
 
     producer      slabs of tile 0 | slabs of tile 1 | slabs of tile 2 | slabs of tile 3 ...
     consumer 0    multiply 0      | finish, store 0 | multiply 2      | finish, store 2
@@ -13,11 +14,11 @@ its tile are there and half of the last one's products are begun. Then the tenso
 to do until the first products of the next tile come. It is more than a courtesy: who waits for the
 parity of a stage must know that the phase before is over, and only the other consumer has seen it.
 
-*No gap between slabs.* Nobody else's products hide what one consumer does between two slabs, so it
-does that in the middle of a slab. Products are begun in two halves::
+*No gap between slabs.* Nobody else's products hide what one consumer does between two slabs. So it
+begins the four products of a slab one by one, and looks after the barriers in between::
 
-    tensor cores   | first half of n   | second half of n  | first half of n + 1
-    threads        | n - 1 has ended: set it free; n + 1: is it there? | ...
+    tensor cores  ... | n: 1st           | n: 2nd            | n: 3rd | n: 4th | n + 1: 1st
+    threads           | n - 1 is free    | n + 1 is there?
 
 *What it costs.* A consumer has room for 64 x 256 or 128 x 128 sums, and shares no operand with the
 other. For the products of a tile of 128 x 256 that takes 1.67 or 1.33 times the bytes.
@@ -46,7 +47,7 @@ from llm_numba.kernels.gemm_hopper_pieces import (
     silent,
 )
 from llm_numba.kernels.gemm_hopper_specialised import producing
-from llm_numba.kernels.gemm_hopper_stored import BY_ENGINE, ROOM, rooms_of
+from llm_numba.kernels.gemm_hopper_stored import BY_ENGINE, ROOM, ROOMS
 from llm_numba.kernels.gemm_plans import present
 from llm_numba.runtime import Launch, storage_dtype, tensor_map
 from llm_numba.runtime.room import room_of
@@ -206,16 +207,9 @@ def pingpong(storage: str, tile: Tile, ending: Ending, /) -> Any:
     return gemm_pingpong
 
 
-def shared_bytes(tile: Tile, ending: Ending) -> int:
-    """Return the dynamic shared memory of a block: stages, and rooms of each consumer.
-
-    Parameters
-    ----------
-    tile : Tile
-    ending : Ending
-    """
-    rooms = rooms_of(tile._replace(columns=ending.columns(tile)))
-    return tile.shared_bytes + 2 * CONSUMERS * rooms * ROOM
+def shared_bytes(tile: Tile) -> int:
+    """Return the dynamic shared memory of a block: stages, and rooms of each consumer."""
+    return tile.shared_bytes + 2 * CONSUMERS * ROOMS * ROOM
 
 
 def plan_pingpong(
@@ -245,4 +239,4 @@ def plan_pingpong(
     maps, how = (tensor_map(x, tile.rows), tensor_map(weight, width)), tensor_map(out, GROUP_ROWS)
     args = (*maps, x.shape[1], out, TOGETHER, how, *present(bias, residual, x, out))
     kernel = pingpong(storage_dtype(x), tile, ending)
-    return (Launch(kernel, (blocks,), (THREADS,), args, shared_bytes(tile, ending)),)
+    return (Launch(kernel, (blocks,), (THREADS,), args, shared_bytes(tile)),)

@@ -1,4 +1,4 @@
-"""Products whose consumers take turns, against the reference in float64; planted mistakes are found.
+"""Products whose consumers take turns against the reference in float64; mistakes are found.
 
 The bounds on the errors are derived in ``gemm_cases``. Each planted mistake is a line changed.
 """
@@ -12,7 +12,7 @@ from gemm_cases import U, assert_gated, assert_near, numbers
 from llm_numba.kernels import gemm_hopper_pingpong as pingpong_file
 from llm_numba.kernels.gemm_hopper_epilogue import GATED, epilogue
 from llm_numba.kernels.gemm_hopper_pieces import Tile
-from llm_numba.kernels.gemm_hopper_pingpong import SQUARE, pingpong, plan_pingpong, shared_bytes
+from llm_numba.kernels.gemm_hopper_pingpong import SQUARE, plan_pingpong, shared_bytes
 from llm_numba.kernels.gemm_hopper_stored import BY_ENGINE
 from llm_numba.runtime import is_architecture, launch_all, to_device, to_host
 from llm_numba.runtime.limits import LIMITS
@@ -33,7 +33,7 @@ def operands(M, N, K, dtype=FORMAT):
 
 
 def multiply(tile, M, N, K, kernel=None, blocks=1, **options):
-    """Multiply in the simulator; a block of its own for each tile would leave nobody to take turns."""
+    """Multiply in the simulator, by few blocks: with one for each tile nobody takes turns."""
     x, weight, out = operands(M, N, K)
     (launch,) = plan_pingpong(x, weight, out, tile)
     launch = launch._replace(grid=(blocks,), kernel=kernel or launch.kernel)
@@ -85,7 +85,7 @@ def test_epilogues_are_those_of_the_ladder(activation, biased, added):
 
 def test_tiles_fit_the_memory_and_the_registers_of_an_sm():
     for tile in (SQUARE, WIDE):
-        taken = shared_bytes(tile, BY_ENGINE) + 16 * (tile.stages + 1)
+        taken = shared_bytes(tile) + 16 * (tile.stages + 1)
         assert taken <= LIMITS[9, 0].block_shared_bytes
     given = pingpong_file._OF_PRODUCER + 2 * pingpong_file._OF_CONSUMER
     assert 128 * given <= 65536 // 384 // 8 * 8 * 384
