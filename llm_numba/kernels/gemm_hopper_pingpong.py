@@ -1,27 +1,33 @@
 """The Hopper kernel whose consumers take turns: one multiplies, the other finishes its tile.
 
 As long as both consumers work on one tile they come to its end together, and the tensor cores
-stand still while sums are activated and stored. Here each has tiles of its own, one behind the
+stand still while sums are rounded and stored. Here each has tiles of its own, one behind the
 other::
 
     producer      slabs of tile 0 | slabs of tile 1 | slabs of tile 2 | slabs of tile 3 ...
-    consumer 0    multiply 0      | finish, store 0 | multiply 2      | finish, store 2
-    consumer 1    wait for turn   | multiply 1      | finish, store 1 | multiply 3
+    consumer 0    multiply 0      | store 0         | multiply 2      | store 2
+    consumer 1    wait for turn   | multiply 1      | store 1         | multiply 3
     tensor cores  ########################################################################
 
 *Whose turn* it is says a barrier for each consumer, at which the other arrives when all slabs of
-its tile are there and half of the last one's products are begun. Then the tensor cores have enough
-to do until the first products of the next tile come. It is more than a courtesy: who waits for the
-parity of a stage must know that the phase before is over, and only the other consumer has seen it.
+its tile are there, and before it begins the products of the last. So the tensor cores have enough
+to do until those of the next tile come. It is more than a courtesy: who waits for the parity of a
+stage must know that the phase before is over, and only the other consumer has seen it.
 
-*No gap between slabs.* Nobody else's products hide what one consumer does between two slabs. So it
-begins the four products of a slab one by one, and looks after the barriers in between::
+*How large a tile.* One consumer alone must have enough products for all that is brought: nobody
+shares its operands. Of a tile of 128 x 192 it holds 192 sums a thread, in two accumulators of 64
+rows. For that a producer's thread keeps 24 registers, and a consumer's has 240. Bytes for a slab,
+over the cycles of its products, of which shared memory can move 128 a cycle in all::
 
-    tensor cores  ... | n: 1st           | n: 2nd            | n: 3rd | n: 4th | n + 1: 1st
-    threads           | n - 1 is free    | n + 1 is there?
+    tile of           both, 128 x 256   each, 64 x 256   each, 128 x 128   each, 128 x 192
+    cycles                      1,024              512               512               768
+    brought                    48 KiB           40 KiB            32 KiB            40 KiB
+    read by wgmma              80 KiB           40 KiB            48 KiB            64 KiB
+    bytes a cycle                 128              160               160               139
 
-*What it costs.* A consumer has room for 64 x 256 or 128 x 128 sums, and shares no operand with the
-other. For the products of a tile of 128 x 256 that takes 1.67 or 1.33 times the bytes.
+*Nothing else between slabs.* No other consumer's products hide what happens there. So where the
+next slab lies is carried along, not computed anew, and all that depends on the consumer is the
+same number in all of a warp, which the compiler then keeps in registers of the warp.
 
 Source: NVIDIA, "CUTLASS", "Efficient GEMM in CUDA", "Hopper warp specialization", ping-pong kernel.
 """
@@ -54,7 +60,7 @@ from llm_numba.runtime.room import room_of
 
 CONSUMERS = 2
 THREADS = GROUP_THREADS * (1 + CONSUMERS)
-SQUARE = Tile(128, 128, 6)
+OWN = Tile(128, 192, 4)  # of each consumer
 TOGETHER = 16  # rows of tiles that are gone through together
 _OF_PRODUCER, _OF_CONSUMER = 24, 240  # registers of a thread, in multiples of 8
 _WARPS = GROUP_THREADS // 32
@@ -80,27 +86,29 @@ def _await(barriers, i, parity):
         pass
 
 
-def _stepping(tile: Tile) -> Any:
-    """Make what begins the products of 16 numbers along K."""
-    COLUMNS, TWO, IN_BYTES = tile.columns, tile.rows > GROUP_ROWS, 2 * DEPTH // 16
-    B_BEGINS, LOWER = 2 * tile.rows * SLAB // 16, 2 * GROUP_ROWS * SLAB // 16
+def _beginning(tile: Tile) -> Any:
+    """Make what begins the products of a slab, and commits them."""
+    COLUMNS, STEPS, IN_BYTES = tile.columns, SLAB // DEPTH, 2 * DEPTH // 16
+    LOWER, B_BEGINS = 2 * GROUP_ROWS * SLAB // 16, 2 * tile.rows * SLAB // 16
 
     @cuda.jit(device=True, forceinline=True)
-    def step(tiles, stage, i, upper, lower, accumulate):
-        """Begin upper, lower (+)= A [64 or 128, 16] B [columns, 16]^T, the i-th of a slab."""
-        a = stage + uint64(i * IN_BYTES)
-        b = a + uint64(B_BEGINS)
-        ptx.wgmma(tiles, upper, a, b, COLUMNS, accumulate)
-        if TWO:
-            ptx.wgmma(tiles, lower, a + uint64(LOWER), b, COLUMNS, accumulate)
+    def begin(tiles, stage, upper, lower, accumulate):
+        """Begin upper, lower (+)= A [128, 64] B [columns, 64]^T, of the stage that is described."""
+        ptx.wgmma_fence()
+        for i in range(STEPS):
+            a = stage + uint64(i * IN_BYTES)
+            b = a + uint64(B_BEGINS)
+            ptx.wgmma(tiles, upper, a, b, COLUMNS, accumulate or i > 0)
+            ptx.wgmma(tiles, lower, a + uint64(LOWER), b, COLUMNS, accumulate or i > 0)
+        ptx.wgmma_commit()
 
-    return step
+    return begin
 
 
 def _multiplying(tile: Tile) -> Any:
     """Make what multiplies all slabs of a tile, in this consumer's turn."""
-    STAGES, UNITS, STEPS = tile.stages, tile.stage_bytes // 16, SLAB // DEPTH
-    begin = _stepping(tile)
+    STAGES, UNITS = tile.stages, tile.stage_bytes // 16
+    begin = _beginning(tile)
 
     @cuda.jit(device=True, forceinline=True)
     def multiply_all(tiles, full, free, turns, upper, lower, slabs, count, me):
@@ -108,27 +116,18 @@ def _multiplying(tile: Tile) -> Any:
         stage, parity = int32(count % STAGES), int32(count // STAGES & 1)
         here = ptx.matrix_descriptor(tiles, first_place(tiles)) + uint64(stage * UNITS)
         before, left = int32(0), slabs
-        _await(full, stage, parity)
         while left > 0:
-            ptx.wgmma_fence()
-            begin(tiles, here, 0, upper, lower, left < slabs)
-            ptx.wgmma_commit()
+            _await(full, stage, parity)
+            if left == 1:
+                _arrive(turns, 1 - me)
+            begin(tiles, here, upper, lower, left < slabs)
             if left < slabs:
                 ptx.wgmma_wait(1)
                 _arrive(free, before)
-            ptx.wgmma_fence()
-            begin(tiles, here, 1, upper, lower, True)
-            before, stage, there = stage, int32(stage + 1), here + uint64(UNITS)
+            before, stage, here = stage, int32(stage + 1), here + uint64(UNITS)
             if stage == STAGES:
-                stage, parity, there = int32(0), int32(parity ^ 1), there - uint64(STAGES * UNITS)
-            if left > 1:
-                _await(full, stage, parity)
-            else:
-                _arrive(turns, 1 - me)
-            for i in range(2, STEPS):
-                begin(tiles, here, i, upper, lower, True)
-            ptx.wgmma_commit()
-            here, left = there, int32(left - 1)
+                stage, parity, here = int32(0), int32(parity ^ 1), here - uint64(STAGES * UNITS)
+            left = int32(left - 1)
         ptx.wgmma_wait(0)
         _arrive(free, before)
 
@@ -137,29 +136,26 @@ def _multiplying(tile: Tile) -> Any:
 
 def _consuming(storage: str, tile: Tile, ending: Ending) -> Any:
     """Make what each consumer does."""
-    TWO, SUMS = tile.rows > GROUP_ROWS, tile.columns // 2
+    SUMS, (store, finish) = tile.columns // 2, ending.make(storage, tile)
     multiply_all, corner_of = _multiplying(tile), cornering(tile, ending)
-    store, finish = ending.make(storage, tile)
     foresee = ending.foreseeing(tile) if ending.foreseeing else foresee_nothing
 
     @cuda.jit(device=True)
     def consume(tiles, full, free, turns, slabs, down, across, together, c, how, bias, beside):
         """Multiply and store every second tile of this block."""
-        upper = cuda.local.array(SUMS, float32)
-        lower = cuda.local.array(SUMS if TWO else 1, float32)
+        upper, lower = cuda.local.array(SUMS, float32), cuda.local.array(SUMS, float32)
         me = _consumer()
         count, parity = int32(me * slabs), int32(me ^ 1)
         step = CONSUMERS * cuda.gridDim.x
         for tile in range(cuda.blockIdx.x + me * cuda.gridDim.x, down * across, step):
             row, column = corner_of(tile, down, across, together)
+            row_of_lower = row + GROUP_ROWS
             foresee(row, column, c, beside)
-            if TWO:
-                foresee(row + GROUP_ROWS, column, c, beside)
+            foresee(row_of_lower, column, c, beside)
             _await(turns, me, parity)
             multiply_all(tiles, full, free, turns, upper, lower, slabs, count, me)
             store(upper, c, row, column, how, bias, beside)
-            if TWO:
-                store(lower, c, row + GROUP_ROWS, column, how, bias, beside)
+            store(lower, c, row_of_lower, column, how, bias, beside)
             count += int32(CONSUMERS * slabs)
             parity ^= int32(1)
         finish()
@@ -172,7 +168,7 @@ def pingpong(storage: str, tile: Tile, ending: Ending, /) -> Any:
     """Make the kernel; the tile is that of one consumer.
 
     What is new: the end of a tile costs nothing as long as it is shorter than the products of the
-    next. Predicted at 2048 x 4096 x 4096: bias and GELU for 1 % instead of 6 %.
+    next.
     """
     ROWS, WIDTH, STAGES = tile.rows, ending.columns(tile), tile.stages
     FORM = STORED[storage]
@@ -216,7 +212,7 @@ def plan_pingpong(
     x: Any,
     weight: Any,
     out: Any,
-    tile: Tile = SQUARE,
+    tile: Tile = OWN,
     ending: Ending = BY_ENGINE,
     bias: Any = None,
     residual: Any = None,
@@ -228,7 +224,7 @@ def plan_pingpong(
     x, weight, out : array
         [M, K], [N, K] and [M, N] or [M, F], whose rows are multiples of 16 bytes.
     tile : Tile
-        Of a consumer: 64 or 128 rows.
+        Of a consumer: 128 rows.
     ending : Ending
         That stores by the engine, with the bias and the residual that follow.
     bias, residual : array, optional
