@@ -6,7 +6,27 @@ theirs. No host knows these numbers when it launches, so that one CUDA graph ser
 The grid is as large as N and B alone make it necessary, and a block that finds nothing leaves.
 """
 
+import functools
+from typing import Any, NamedTuple
+
 from numba import cuda, int64, uint32
+
+
+class Places(NamedTuple):
+    """Where a kernel finds what it computes with.
+
+    Attributes
+    ----------
+    share_of
+        ``share_of(query_starts, context_lens, kv_heads, group, window, queries, keys)`` returns
+        what a block is about; see :func:`placing`.
+    slot_of
+        ``slot_of(block_tables, sequence, position, block_size)`` returns the row of the cache, seen
+        as [num_blocks * block_size, G, D], of a position.
+    """
+
+    share_of: Any
+    slot_of: Any
 
 
 @cuda.jit(device=True)
@@ -93,6 +113,43 @@ def slot_of_paged(block_tables, sequence, position, block_size):
 def slot_of_whole(block_tables, sequence, position, block_size):
     """Return the row of a position where all lie in order."""
     return position
+
+
+@functools.cache
+def placing(rows: int, paged: bool) -> Places:
+    """Make the device functions for tiles of so many rows.
+
+    Parameters
+    ----------
+    rows : int
+    paged : bool
+        Whether there is a batch of sequences whose keys lie in blocks; else one, contiguous.
+
+    Returns
+    -------
+    Places
+        ``share_of`` returns a tuple: the KV head; the sequence, its first row of q, and the
+        position of its first query; the tile's first and last pair of a query and a head; and three
+        positions: of the tile's oldest and newest query, and the lowest that one of them sees. Of a
+        tile of no queries the last pair comes before the first.
+    """
+    place_of = place_of_paged if paged else place_of_whole
+
+    @cuda.jit(device=True)
+    def share_of(query_starts, context_lens, kv_heads, group, window, queries, keys):
+        """Find out what this block is about."""
+        tile, head = divided(cuda.blockIdx.x, kv_heads)
+        tile = cuda.gridDim.x // kv_heads - 1 - tile  # those with the most keys begin first
+        sequence, start, count, past, first = place_of(
+            query_starts, context_lens, tile, group, rows, queries, keys
+        )
+        last = min(first + rows, count * group) - 1
+        oldest = past + divided(first, group)[0]
+        newest = past + divided(max(last, 0), group)[0]
+        lowest = max(0, oldest - window + 1)
+        return head, sequence, start, past, first, last, oldest, newest, lowest
+
+    return Places(share_of, slot_of_paged if paged else slot_of_whole)
 
 
 @cuda.jit

@@ -1,4 +1,4 @@
-r"""Fused attention, 32 scores a thread: the kernel that the engine prefills with.
+r"""Fused attention, 32 scores a thread: what ordinary units make of a prompt.
 
 A block takes a tile of queries of one sequence and one KV head, and walks over the keys that they
 see, a tile at a time. Query heads that share the KV head share the tile: with R = H/G heads a
@@ -44,13 +44,7 @@ from numba import cuda, float32, int32, uint32
 from numba.cuda import libdevice
 
 from llm_numba.kernels import ptx
-from llm_numba.kernels.attention_places import (
-    divided,
-    place_of_paged,
-    place_of_whole,
-    slot_of_paged,
-    slot_of_whole,
-)
+from llm_numba.kernels.attention_places import placing
 from llm_numba.kernels.attention_staging import (
     QUAD,
     THREADS,
@@ -295,8 +289,7 @@ def register_tile_kernel(head_dim: int, config: Config, packets: bool, paged: bo
     QUERIES, SCORES = ROWS // DOWN, KEYS // ACROSS
     QUADS = -(-head_dim // (ACROSS * QUAD))
     HELD = max(ROWS, KEYS) * 8 // THREADS * -(-head_dim // (8 * QUAD))
-    place_of = place_of_paged if paged else place_of_whole
-    slot_of = slot_of_paged if paged else slot_of_whole
+    share_of, slot_of = placing(ROWS, paged)
     fetch = fetch_packets if packets else fetch_nothing
     put = put_packets if packets else put_elements
     store = store_packets if packets else store_elements
@@ -320,20 +313,14 @@ def register_tile_kernel(head_dim: int, config: Config, packets: bool, paged: bo
         total = cuda.local.array((QUERIES, QUADS, QUAD), float32)
         part = cuda.local.array((SCORES, QUAD), float32)
         held = cuda.local.array((HELD, QUAD), uint32)
-        number, head = divided(cuda.blockIdx.x, kv_heads)
-        number = cuda.gridDim.x // kv_heads - 1 - number  # those with the most keys begin first
         x, y = (cuda.threadIdx.x & 31) >> 1, (cuda.threadIdx.x >> 5) * 2 + (cuda.threadIdx.x & 1)
 
-        sequence, start, count, past, first = place_of(
-            query_starts, context_lens, number, group, ROWS, q.shape[0] // (kv_heads * group),
-            k_cache.shape[0] // kv_heads,
+        head, sequence, start, past, first, last, oldest, newest, lowest = share_of(
+            query_starts, context_lens, kv_heads, group, window,
+            q.shape[0] // (kv_heads * group), k_cache.shape[0] // kv_heads,
         )  # fmt: skip
-        last = min(first + ROWS, count * group) - 1
         if last < first:
             return
-        oldest = past + divided(first, group)[0]
-        newest = past + divided(last, group)[0]
-        lowest = max(0, oldest - window + 1)
 
         name_queries(queries, positions, ROWS, start, past, first, last, kv_heads, head, group)
         clear(tops, sums, total)
