@@ -2,7 +2,8 @@ r"""Causal attention with grouped KV heads, from scores in memory to tiles over 
 
 .. math:: O = \mathrm{softmax}\left(\frac{Q K^T}{\sqrt D} + \text{mask}\right) V
 
-q is [S, H, D], k and v are [T, G, D]: float32, float16 or bfloat16 in memory, float32 in registers.
+q is [S, H, D], k and v are [T, G, D]: float32, float16 or bfloat16 in memory, and in registers
+float32; but tensor cores take their operands as they are.
 Query head h reads KV head h // R, with R = H/G. The S queries are the last S of T positions; one at
 position p sees the keys at p - window < t <= p.
 
@@ -19,6 +20,7 @@ step               scores in memory         a key and a value are    a lane read
 ``padded``         none                     32 pairs                 from a bank of its own
 ``register_tile``  none                     64 pairs                 16 bytes, for 8 scores each
 ``paged``          none                     64 pairs                 the same
+``tensor``         none                     128 pairs                as part of a fragment
 =================  =======================  =======================  ============================
 
 What makes the fusion possible is the **online rule**. A softmax needs the largest score of its row
@@ -37,6 +39,7 @@ Staats, "Self-attention does not need O(n^2) memory", 2021; Dao et al., "FlashAt
 Kwon et al., SOSP 2023 (paged).
 """
 
+import functools
 import math
 from typing import Any
 
@@ -63,7 +66,9 @@ from llm_numba.kernels.attention_paged import (
 )
 from llm_numba.kernels.attention_places import describe_whole
 from llm_numba.kernels.attention_register_tile import config_for, register_tile_kernel
+from llm_numba.kernels.attention_tensor import tensor_config, tensor_kernel
 from llm_numba.kernels.attention_tile import TILE, attention_tile, tile_bytes
+from llm_numba.kernels.gemm_tensorcore_plans import DTYPES, TENSOR_CORES
 from llm_numba.kernels.ladder import Ladder, Operands, Step
 from llm_numba.kernels.reduce import WARP
 from llm_numba.kernels.softmax import softmax_block
@@ -91,8 +96,8 @@ def causal_attention(
     Parameters
     ----------
     q : float32, float16 or bfloat16 [S, H, D]
-        D is 1 to 256. The last two steps load 16 bytes at a time if D is a multiple of 8, and
-        elements if not.
+        D is 1 to 256. The last steps load 16 bytes at a time if D is a multiple of 8, and
+        elements if not. What tensor cores cannot multiply, the step before does.
     k, v : of the dtype of q [T, G, D]
         T >= S; G divides H.
     scale : float
@@ -189,7 +194,7 @@ def _plan_register_tile(
 
 
 def _plan_paged(
-    q: Any, k: Any, v: Any, scale: float, window: int | None, out: Any
+    q: Any, k: Any, v: Any, scale: float, window: int | None, out: Any, tensor: bool = False
 ) -> tuple[Launch, ...]:
     """Describe the sequence as a batch of one, on the device, and run what the engine runs."""
     T, G, D = k.shape
@@ -201,7 +206,7 @@ def _plan_paged(
     args = (tables, starts, lengths, np.int32(len(q)), np.int32(T))
     return (
         Launch(describe_whole, grid, (_SOFTMAX_THREADS,), args),
-        *plan_paged(q, *caches, tables, starts, lengths, scale, window, out),
+        *plan_paged(q, *caches, tables, starts, lengths, scale, window, out, tensor=tensor),
     )
 
 
@@ -253,6 +258,13 @@ def _engine_kernels(paged: bool) -> tuple[Any, ...]:
     )
 
 
+def _tensor_kernels() -> tuple[Any, ...]:
+    """Return the kernels of the last step for the example, and what runs at an obstacle."""
+    D = _EXAMPLE[0]
+    made = (tensor_kernel(storage, D, tensor_config(D), True) for storage in DTYPES)
+    return (*made, *_engine_kernels(paged=True))
+
+
 LADDER = Ladder(
     name="attention",
     steps=(
@@ -289,10 +301,17 @@ LADDER = Ladder(
         ),
         Step(
             "paged",
-            "Keys and values in blocks anywhere, many sequences at once: what the engine runs.",
+            "Keys and values in blocks anywhere, many sequences at once: what an engine has.",
             _plan_paged,
             (describe_whole, *_engine_kernels(paged=True)),
             (8, 0),
+        ),
+        Step(
+            "tensor",
+            "Both products on tensor cores: the scores of one become an operand of the other.",
+            functools.partial(_plan_paged, tensor=True),
+            (describe_whole, *_tensor_kernels()),
+            TENSOR_CORES,
         ),
     ),
     operands=_operands,

@@ -19,8 +19,14 @@ from llm_numba.kernels.attention_register_tile import (
     register_tile_kernel,
     shared_bytes,
 )
+from llm_numba.kernels.attention_tensor import (
+    obstacle,
+    tensor_bytes,
+    tensor_config,
+    tensor_kernel,
+)
 from llm_numba.kernels.paged_decode import paged_decode_attention
-from llm_numba.runtime import Launch, empty_like, launch_all, storage_dtype
+from llm_numba.runtime import Launch, empty_like, launch_all, storage_dtype, tell
 
 # Where rows are no packets, one kernel serves all D up to a multiple of this.
 ELEMENT_COLUMNS = 64
@@ -41,6 +47,7 @@ def paged_attention(
     window: int | None = None,
     *,
     batch_invariant: bool = False,
+    step: str = "tensor",
     out: Any = None,
     arrived: Any = None,
     stream: Any = None,
@@ -72,6 +79,8 @@ def paged_attention(
     batch_invariant : bool
         Never hand over. What a token gets then depends on its own sequence alone, to the bit: not
         on the others, nor on how a prompt is cut into chunks.
+    step : {"tensor", "paged"}
+        Of the ladder. What tensor cores cannot multiply goes to the other.
     out : of shape and dtype of q, optional
         Rows that belong to no sequence are left as they are.
     arrived : int32 [n], optional
@@ -100,6 +109,7 @@ def paged_attention(
     checks.array("query_starts", query_starts, shape=(B + 1,), **integers)
     checks.array("block_tables", block_tables, shape=(B, None), **integers)
     scale, window = check_scale_and_window(scale, window)
+    checks.choice("step", step, ("paged", "tensor"))
     if out is None:
         out = empty_like(q)
     checks.array("out", out, shape=q.shape, **same)
@@ -109,9 +119,15 @@ def paged_attention(
             out=out, arrived=arrived, stream=stream,
         )  # fmt: skip
     elif q.size > 0 and B > 0:
+        if step == "tensor" and (problem := obstacle(q, k_cache, v_cache, out)):
+            tell(
+                ("attention", problem),
+                f"Attention by ordinary units, not by tensor cores: {problem}",
+            )
         launches = plan_paged(
-            q, k_cache, v_cache, block_tables, query_starts, context_lens, scale, window, out
-        )
+            q, k_cache, v_cache, block_tables, query_starts, context_lens, scale, window, out,
+            tensor=step == "tensor",
+        )  # fmt: skip
         launch_all(launches, stream)
     return out
 
@@ -127,18 +143,25 @@ def plan_paged(
     window: int | None,
     out: Any,
     paged: bool = True,
+    tensor: bool = False,
 ) -> tuple[Launch, ...]:
     """Plan :func:`paged_attention` for checked arguments.
 
     If not `paged`, there is one sequence: q [S, H, D], and caches [1, T, G, D]. The three arrays
-    that describe a batch are not read.
+    that describe a batch are not read. If `tensor`, tensor cores multiply what they can.
     """
     (N, H, D), (_, block_size, G, _) = q.shape, k_cache.shape
     group, sequences = H // G, len(context_lens)
-    packets = D % 8 == 0 and all(map(ptx.is_aligned16, (q, k_cache, v_cache, out)))
-    columns = D if packets else math.ceil(D / ELEMENT_COLUMNS) * ELEMENT_COLUMNS
-    config = config_for(columns)
-    kernel = register_tile_kernel(columns, config, packets, paged)
+    if tensor and obstacle(q, k_cache, v_cache, out) is None:
+        config = tensor_config(D)
+        kernel = tensor_kernel(storage_dtype(q), D, config, paged)
+        dynamic = tensor_bytes(D, config)
+    else:
+        packets = D % 8 == 0 and all(map(ptx.is_aligned16, (q, k_cache, v_cache, out)))
+        columns = D if packets else math.ceil(D / ELEMENT_COLUMNS) * ELEMENT_COLUMNS
+        config = config_for(columns)
+        kernel = register_tile_kernel(columns, config, packets, paged)
+        dynamic = shared_bytes(columns, config)
     args = (
         *(array.reshape(-1, D) for array in (q, k_cache, v_cache)),
         block_tables,
@@ -152,7 +175,7 @@ def plan_paged(
         out.reshape(-1, D),
     )
     tiles = most_tiles(N, sequences, group, config.rows)
-    return (Launch(kernel, (tiles * G,), (THREADS,), args, shared_bytes(columns, config)),)
+    return (Launch(kernel, (tiles * G,), (THREADS,), args, dynamic),)
 
 
 def check_queries(q: Any) -> tuple[int, int, int]:

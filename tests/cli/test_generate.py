@@ -38,12 +38,13 @@ def test_a_device_writes_what_the_cpu_writes(cli, tiny, device):
     assert (there.stdout, there.stderr) == (here.stdout, "")
 
 
-def test_verbose_says_once_why_products_take_slower_kernels(cli, tiny):
-    """In float32 none of the prompt's products can take tensor cores; there are dozens of them."""
+def test_verbose_says_once_why_slower_kernels_are_taken(cli, tiny):
+    """In float32 nothing of a prompt can take tensor cores; there are dozens of products."""
     arguments = ("generate", PROMPTS[0], "-m", tiny, "--temperature", 0, "--max-tokens", 1)
     result = cli.invoke(*arguments, "--device", "sim", "--dtype", "float32", "--verbose")
     assert result.exit_code == 0, result.output
-    assert result.stderr.count("by ordinary units, not by tensor cores") == 1
+    for what in ("Products", "Attention"):
+        assert result.stderr.count(f"{what} by ordinary units, not by tensor cores") == 1
     assert "not float32" in result.stderr
 
 

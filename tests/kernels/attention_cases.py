@@ -6,6 +6,9 @@ the exponent, and so, relatively, the power. A change of the maximum multiplies 
 factor as good as a power; there may be one for each 16 keys. The powers and their products with
 values are added up, T of them. Numerator and denominator have all of this. What is stored is
 rounded once more.
+
+Tensor cores take powers rounded to what is stored, of which the largest is 1; and they cut off
+where a sum would be rounded.
 """
 
 import math
@@ -24,26 +27,28 @@ def operands(S, T, H, G, D, dtype="float32", seed=0):
     return [rng.normal(size=shape).astype(dtype) for shape in ((S, H, D), (T, G, D), (T, G, D))]
 
 
-def bound(q, k, v, scale, truth, dtype):
+def bound(q, k, v, scale, truth, dtype, tensor=False):
     """Return the error that each number of attention over these keys may have."""
-    D, T = q.shape[2], len(k)
+    D, T, u = q.shape[2], len(k), 2 * U if tensor else U
     terms = np.einsum(
         "shd,thd->hst", np.abs(q), np.abs(k.repeat(q.shape[1] // k.shape[1], 1)), optimize=True
     )
-    worst = (D + 8) * U * abs(scale) * terms.max(initial=0)
+    worst = (D + 8) * u * abs(scale) * terms.max(initial=0)
     stored = ml_dtypes.finfo(dtype)
-    relative = 4 * worst + (2 * T + 12 * math.ceil(T / 16) + 20) * U
+    relative = 4 * worst + (2 * T + 12 * math.ceil(T / 16) + 20) * u
+    if tensor:
+        relative += float(stored.eps) / 2 + T * float(stored.smallest_subnormal) / 2
     rounding = float(stored.eps) / 2 * np.abs(truth) + float(stored.smallest_subnormal)
     return relative * np.abs(v).max(initial=0) + rounding
 
 
-def assert_near(y, q, k, v, scale, window=None):
+def assert_near(y, q, k, v, scale, window=None, tensor=False):
     """Assert that y is the attention of q over k and v, to that bound."""
     assert (y.dtype, y.shape) == (q.dtype, q.shape)
     exact = [array.astype(np.float64) for array in (q, k, v)]
     truth = reference.causal_attention(*exact, scale, window)
     error = np.abs(y.astype(np.float64) - truth)
-    allowed = bound(*exact, scale, truth, y.dtype)
+    allowed = bound(*exact, scale, truth, y.dtype, tensor)
     assert (error <= allowed).all(), (error / allowed).max()
 
 
@@ -83,8 +88,9 @@ class Batch:
         context_lens = np.array(self.contexts, np.int32)
         return self.q, *self.caches, self.block_tables, self.query_starts, context_lens
 
-    def assert_near(self, y, scale, window=None):
+    def assert_near(self, y, scale, window=None, tensor=False):
         """Assert that y is right for each sequence."""
         for b, start in enumerate(self.query_starts[:-1]):
             rows = slice(start, self.query_starts[b + 1])
-            assert_near(y[rows], self.q[rows], self.keys[b], self.values[b], scale, window)
+            given = self.q[rows], self.keys[b], self.values[b]
+            assert_near(y[rows], *given, scale, window, tensor)

@@ -12,6 +12,7 @@ SHAPES = {1: (67,), 2: (3, 45), 3: (5, 9, 19), 4: (5, 6, 2, 19), 5: (8, 2, 3, 5,
 # Packets of 16 bytes want 4 numbers at a time along K.
 SMALLER = {
     "attention": (8, 1, 1, 3, 37),
+    "attention-tensor": (16, 1, 1, 3, 37),
     "attention_sketch": (8, 1, 1, 2, 33),
     "paged_decode": (8, 1, 2, 1, 66),
     "rope_attention": (8, 1, 2, 1, 66),
@@ -27,6 +28,8 @@ STEPS = [
     for ladder in all_ladders().values()
     for step in ladder.steps
 ]
+# In float32 this step runs the one before.
+IN_HALVES = ("attention-tensor",)
 # One order takes some seconds to a minute: dozens of outputs a thread, 128 threads or more.
 FEWER_ORDERS = {
     **{f"gemm_hopper-{step.name}": 2 for step in all_ladders()["gemm_hopper"].steps},
@@ -35,6 +38,7 @@ FEWER_ORDERS = {
     "attention-padded": 1,
     "attention-register_tile": 1,
     "attention-paged": 1,
+    "attention-tensor": 1,
     "attention_sketch-sketch": 1,
     "attention_sketch-separate": 1,
 }
@@ -52,9 +56,11 @@ SOME_ORDERS = {
 
 
 def run(ladder, step, **options):
-    shape = SMALLER.get(ladder.name, SHAPES[len(ladder.example)])
+    name = f"{ladder.name}-{step.name}"
+    shape = SMALLER.get(name, SMALLER.get(ladder.name, SHAPES[len(ladder.example)]))
     # Without a launcher, which would hand bfloat16 over as words.
-    dtype = next(each for each in ladder.dtypes if each != "bfloat16")
+    dtypes = ("float16",) if name in IN_HALVES else ladder.dtypes
+    dtype = next(each for each in dtypes if each != "bfloat16")
     operands = ladder.operands(shape, np.dtype(dtype), 0)
     want = ladder.expect(**operands)
     for launch in step.plan(**operands):
