@@ -1,4 +1,4 @@
-r"""A matrix product on Hopper's tensor cores, as a ladder of nine steps.
+r"""A matrix product on Hopper's tensor cores, as a ladder of eight steps.
 
 .. math:: C = A B^T
 
@@ -23,8 +23,6 @@ stored       C through shared memory, by the copy engine: whole         1.02 tim
 clusters     two blocks bring the rows of B that both need once         1.05 times
 overlapped   sums wait in half the registers, and are stored while      1.04 times
              the next tile is multiplied; tiles by the shape
-pingpong     a tile of 128 x 192 for each consumer, in turns: the end   0.92 times
-             of one lies behind the products of the other
 ===========  =========================================================  =============
 
 Any M and N: zeros are read outside A and B, and nothing is written outside C. Rows of A and B must
@@ -42,7 +40,6 @@ from llm_numba.kernels import checks, gemm_tensorcore
 from llm_numba.kernels.gemm_hopper_clusters import clusters
 from llm_numba.kernels.gemm_hopper_overlapped import OVERLAPPED
 from llm_numba.kernels.gemm_hopper_pieces import GROUP_ROWS, GROUP_THREADS, Tile
-from llm_numba.kernels.gemm_hopper_pingpong import OWN, pingpong, plan_pingpong
 from llm_numba.kernels.gemm_hopper_plans import COLUMN_TIME, LARGE, plan_clusters
 from llm_numba.kernels.gemm_hopper_plans import plan as plan_overlapped
 from llm_numba.kernels.gemm_hopper_specialised import specialised
@@ -265,12 +262,6 @@ LADDER = Ladder(
             "Sums wait, rounded, in half the registers, and are stored during the next tile.",
             plan_overlapped,
             lambda dtype: tuple(clusters(dtype, tile, OVERLAPPED) for tile in COLUMN_TIME),
-        ),
-        _stored_step(
-            "pingpong",
-            "Each consumer has its own tile: while one multiplies, the other finishes and stores.",
-            plan_pingpong,
-            lambda dtype: (pingpong(dtype, OWN, BY_ENGINE),),
         ),
     ),
     operands=gemm_tensorcore.LADDER.operands,

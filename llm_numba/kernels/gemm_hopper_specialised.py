@@ -65,7 +65,7 @@ _OF_PRODUCER, _OF_CONSUMER = 40, 232  # registers of a thread, in multiples of 8
 _WARPS = GROUP_THREADS // 32
 
 
-def producing(tile: Tile, ending: Ending, note: Any) -> Any:
+def _producing(tile: Tile, ending: Ending, note: Any) -> Any:
     """Make what the producer's only busy thread does."""
     ROWS, stage_of = tile.rows, staging(tile)
     STAGE, B_BEGINS, BYTES = tile.stage, tile.rows * SLAB, tile.stage_bytes
@@ -178,7 +178,7 @@ def specialised(
     ROWS, WIDTH, STAGES = tile.rows, ending.columns(tile), tile.stages
     THREADS, FORM = GROUP_THREADS * (1 + tile.groups), STORED[storage]
     SUMS, WARPS = tile.columns // 2, _WARPS * tile.groups
-    produce = producing(tile, ending, note)
+    produce = _producing(tile, ending, note)
     if ending.overlaps:
         consume = ending.make(storage, tile, note)
     else:
