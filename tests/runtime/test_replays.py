@@ -442,6 +442,7 @@ def test_a_step_queues_what_a_step_without_memory_queues(
     first, repeated, plain = steps
     assert len(plain) > 20
     assert repeated == first == plain
+    # A tensor map is 128 bytes; GEMV, which has none, multiplies up to 16 rows.
     assert any(len(each) == 128 for launch in gpu.launches for each in launch.parameters) == (
-        tokens > 128 and not execution.batch_invariant
+        tokens > 16 and not execution.batch_invariant
     )
