@@ -32,7 +32,8 @@ _PRODUCTS = {
 }
 # So many rows the ordinary units have at most; others are for numbers that no plan is of.
 _ORDINARY_ROWS = 2
-_PROMPT_STEP = "attention/bfloat16/paged"
+# What attends for a prompt, the fastest first: the step, and the kernel that steps of a model name.
+_PROMPT_STEPS = (("tensor", "attention_tensor"), ("paged", "attention_register_tile"))
 _TURNING = ("rope_attention", "turning", "rope_and_decode_attention")
 
 
@@ -86,7 +87,6 @@ def calibrate(records: list[Record]) -> KernelTable:
     copy = 1e9 * median(_result(each, "copy")["median"] for each in kernels)
     alone, within = _alone_times(kernels), _product_times(profiles)
     operations = _operation_times(profiles)
-    prompt = _prompt_times(kernels) + operations["paged_attention", "prefill"]
     return KernelTable(
         gpu=kernels[0]["environment"]["gpus"][0]["name"],
         sources=tuple(_source(each) for each in records),
@@ -97,7 +97,7 @@ def calibrate(records: list[Record]) -> KernelTable:
         decode_attention=fit(_decode_times(records, "paged_decode", "split", "paged_attention")),
         joined_attention=fit(_decode_times(records, "paged_decode", "joined", "paged_attention")),
         turning_attention=_short_law(_decode_times(records, *_TURNING), copy),
-        prompt_attention=fit(prompt),
+        prompt_attention=fit(_prompt_times(kernels, profiles)),
         short={name: _short_law(operations[name, "decode"], copy) for name in _SHORT},
     )
 
@@ -214,12 +214,24 @@ def _of(records: list[Record], benchmark: str) -> list[Record]:
     return [each for each in records if each["benchmark"] == benchmark]
 
 
-def _prompt_times(kernels: list[Record]) -> Times:
-    return [
-        (result["shape"]["flops"], 1e-6 * result["shape"]["microseconds"], _name(record, result))
-        for record, result in _results(kernels)
-        if result["name"] == _PROMPT_STEP
-    ]
+def _prompt_times(kernels: list[Record], profiles: list[Record]) -> Times:
+    """Gather times of the fastest kernel for prompts of which there are enough for a line."""
+    found: Times = []
+    for step, kernel in _PROMPT_STEPS:
+        found = [
+            (each["shape"]["flops"], 1e-6 * each["shape"]["microseconds"], _name(record, each))
+            for record, each in _results(kernels)
+            if each["name"] == f"attention/bfloat16/{step}"
+        ]
+        found += [
+            (operation["flops"], seconds, f"{_name(record, result)} {operation['name']}")
+            for record, result, operation, seconds in _operations(profiles)
+            if result["phase"] == "prefill"
+            and any(each.startswith(kernel) for each in operation["kernels"])
+        ]
+        if len({amount for amount, *_ in found}) > 1:
+            break
+    return found
 
 
 def _operations(

@@ -77,6 +77,34 @@ def test_of_a_single_shape_the_steps_of_a_profile_are_counted_in():
     assert {time.partition("_")[0] for time in thirty_two.law.times} == {"kernels", "profile"}
 
 
+def test_a_prompt_attends_with_the_fastest_kernel_of_which_two_times_are_known():
+    def result(flops):
+        shape = {"flops": flops, "microseconds": 5.0 + flops / 1e8}
+        return {"name": "attention/bfloat16/tensor", "shape": shape, "unit": "TFLOP/s"}
+
+    records = read_records(RESULTS, "nvidia-h100-80gb-hbm3")
+    others = [each for each in records[0]["results"] if each["name"] != result(1)["name"]]
+    known = [each for each in records if each["benchmark"] != "profile"]
+    laws = []
+    for times in ([result(1e9)], [result(1e9), result(4e9)]):
+        known[0] = records[0] | {"results": others + times}
+        profiles = [each for each in records if each["benchmark"] == "profile"]
+        for each in profiles:
+            each["results"] = [
+                one
+                | {"operations": [op for op in one["operations"] if not _is_on_tensor_cores(op)]}
+                for one in each["results"]
+            ]
+        laws.append(calibrate(known + profiles).prompt_attention)
+    assert any("attention/bfloat16/paged" in time for time in laws[0].times)
+    assert laws[1].constant == pytest.approx(5e-6)
+    assert laws[1].slope == pytest.approx(1e-14)
+
+
+def _is_on_tensor_cores(operation):
+    return "attention_tensor" in operation["kernels"]
+
+
 def test_a_table_is_the_same_after_json(table):
     assert KernelTable.from_json(json.loads(json.dumps(table.to_json()))) == table
 
