@@ -20,7 +20,12 @@ where all ranks make it, in one order.
 NCCL rounds sums of 16-bit numbers at each rank that they pass, where all else here adds in float32
 and rounds once. With two ranks there is one addition, and no difference.
 
-Source: NVIDIA NCCL documentation, "Point-to-point communication" and "Using NCCL with CUDA Graphs".
+A communicator ends on all ranks of a host together, and not while a CUDA graph holds its kernels:
+who ends one waits for both, without limit. Python's garbage collector knows of neither. So
+communicators are kept until the process ends, behind the last meeting of all ranks.
+
+Source: NVIDIA NCCL documentation, "Point-to-point communication", "Using NCCL with CUDA Graphs" and
+``ncclCommDestroy``.
 """
 
 import functools
@@ -45,6 +50,7 @@ _FORMATS = {
     "uint64": "NCCL_UINT64",
 }
 _OPERATIONS = {"sum": "NCCL_SUM", "max": "NCCL_MAX"}
+_joined: list[Any] = []  # all communicators of this process
 
 
 @functools.cache
@@ -172,12 +178,14 @@ def _join(host: Communicator, members: list[int]) -> Any:
     if host.rank not in members:
         return None
     try:
-        return nccl.NcclCommunicator(len(members), identifier, members.index(host.rank))
+        joined = nccl.NcclCommunicator(len(members), identifier, members.index(host.rank))
     except nccl.NcclError as error:
         raise ParallelError(
             f"NCCL does not connect ranks {', '.join(map(str, members))}: {error}.",
             "NCCL_DEBUG=INFO tells more. Or take another path: --comm peer, mpi or mpi-staged.",
         ) from error
+    _joined.append(joined)
+    return joined
 
 
 def _format(x: Array) -> int | None:
