@@ -21,6 +21,7 @@ from llm_numba.bench import gemm_pipeline
 from llm_numba.bench.budget import Budget
 from llm_numba.bench.choosing import chosen
 from llm_numba.bench.gemm_goals import PREFIX, reached
+from llm_numba.bench.gemm_peers import APART, CUBLAS, peers
 from llm_numba.bench.gemm_points import (
     PARTS,
     PRODUCTS,
@@ -37,11 +38,10 @@ from llm_numba.bench.gpu_timing import (
     Timing,
     Work,
     capture_launches,
-    capture_torch,
     read_bandwidth,
 )
 from llm_numba.bench.kernel_points import allowed_error, relative_error
-from llm_numba.bench.kernels import as_tensors, import_torch, poison
+from llm_numba.bench.kernels import import_torch, poison
 from llm_numba.bench.nvml import ClockWatch, Read, reader
 from llm_numba.bench.record import Result, renew
 from llm_numba.bench.timing import summarize
@@ -63,7 +63,6 @@ _SHARES = {
 _ROTATED_BYTES = 256 << 20
 _CHECKED = 64  # rows and columns
 _SMALL_ROUNDS = 2  # few rows heat nothing, and each round captures a graph anew
-CUBLAS = "cublas"
 # Parts that look at shapes of others from another side. Those have cuBLAS's and the plain speed.
 _AGAIN = ("epilogues", "steps")
 READ = "read"
@@ -212,18 +211,11 @@ class Bench:
             contenders[way] = works, capture_launches
         if not contenders:
             return
-        if self.torch is not None and product.part != "epilogues":
-            contenders[CUBLAS] = self._cublas(sets)
+        contenders |= peers(self.torch, product, sets)
         rounds = _SMALL_ROUNDS if product.part == "small" else self.settings.rounds
         with ClockWatch(self.read) as watch:
             timings = _in_turns(contenders, self.timer, rounds)
         yield from _results(product, timings, notes, watch.to_json())
-
-    def _cublas(self, sets: Sequence[Operands]) -> tuple[list[Work], Capture]:
-        linear = self.torch.nn.functional.linear
-        tensors = [as_tensors(self.torch, operands) for operands in sets]
-        works = [lambda t=t: linear(t["x"], t["weight"]) for t in tensors]
-        return works, lambda works: capture_torch(self.torch, works)
 
     def check(
         self, product: Product, way: str, sets: Sequence[Operands]
@@ -333,6 +325,10 @@ def _results(
             told = summarize(more, "%", warmup=timing.warmup)
             both = sizes | {"microseconds": 1e6 * timing.median, "plain": 1e6 * plain.median}
             yield Result(f"over_linear/{name}", f"{name}: more than the plain product", told, both)
+        if way == "bias_gelu" and (apart := timings.get(APART)):
+            less = [100 * (1 - seconds / apart.median) for seconds in timing.seconds]
+            told = summarize(less, "%", warmup=timing.warmup)
+            yield Result(f"saved/{name}", f"{name}: less than with GELU apart", told, sizes)
 
 
 def completed(

@@ -270,6 +270,8 @@ def _epilogues() -> Iterator[Product]:
         for (N, K), way in zip(EIGHT, _BESIDE, strict=True):
             yield Product("epilogues", M, N, K, ways=("linear", way))
     yield Product("epilogues", LARGE_ROWS[0], *SEVENTY[0], ways=("linear", "quantised"))
+    # And of a step that decodes, where a kernel of its own is a large part of the time.
+    yield Product("epilogues", SMALL_ROWS[0], *EIGHT[0], ways=("linear", "bias_gelu"))
 
 
 PRODUCTS = (

@@ -96,6 +96,29 @@ def test_speeds_are_shares_of_cublas_and_epilogues_of_the_plain_product(measured
     assert "of_cublas/cublas/bfloat16/40x24x16" not in measured
 
 
+def test_bias_and_gelu_are_held_against_a_kernel_of_their_own(monkeypatch):
+    ran = []
+    functional = SimpleNamespace(
+        linear=lambda x, weight, bias=None: ran.append(bias is not None),
+        gelu=lambda product: ran.append("gelu"),
+    )
+    torch = SimpleNamespace(
+        from_dlpack=lambda array: SimpleNamespace(view=lambda dtype: array),
+        bfloat16=object(),
+        nn=SimpleNamespace(functional=functional),
+    )
+    fused = Product("epilogues", 40, 24, 16, ways=("linear", "bias_gelu"))
+    budget = Budget(1.5, {"epilogues": 1}, lambda: 0.0)
+    here = dataclasses.replace(bench(torch=torch), budget=budget)
+    results = {each.name: each for each in here.measure(fused)}
+    assert ran[:2] == [True, "gelu"]
+    assert "of_cublas/bias_gelu/bfloat16/40x24x16" not in results
+    saved = results["saved/bias_gelu/bfloat16/40x24x16"].statistic
+    assert (saved.unit, saved.median) == ("%", pytest.approx(0)), "a turn is a millisecond"
+    table = gemm_tables.epilogues({name: each.to_json() for name, each in results.items()})
+    assert table.rows[0][-1] == "-0.0 %"
+
+
 def test_clocks_of_the_run_are_in_the_record(measured):
     shape = measured["cublas/bfloat16/40x24x16"].shape
     assert (shape["sm_mhz"], shape["least_sm_mhz"], shape["watts"]) == (1500.0, 1500.0, 600.0)
