@@ -56,6 +56,7 @@ _SHARES = {
     "small": 14,
     "epilogues": 12,
     "half": 7,
+    "tf32": 8,
     "steps": 18,
     "pipeline": 6,
 }

@@ -40,7 +40,8 @@ class Goal:
 
 
 def _of_cublas(part: str) -> tuple[str, ...]:
-    return tuple(f"of_cublas/linear/{each.key}" for each in PRODUCTS if each.part == part)
+    among = (each for each in PRODUCTS if each.part == part)
+    return tuple(f"of_cublas/{each.ways[0]}/{each.key}" for each in among)
 
 
 def _goals() -> Iterator[Goal]:
@@ -63,6 +64,7 @@ def _goals() -> Iterator[Goal]:
     yield Goal("mma_sync", what, steps, "best", 500.0, 580.0)
     yield Goal("small", "products of 8 to 128 rows, of cuBLAS", small, "geomean", 1.0, 1.1)
     yield Goal("float16", "in float16, of cuBLAS", half, "geomean")
+    yield Goal("tf32", "float32 as tf32, of cuBLAS", _of_cublas("tf32"), "geomean")
 
 
 GOALS = tuple(_goals())

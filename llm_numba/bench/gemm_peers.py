@@ -28,13 +28,15 @@ def peers(
     Returns
     -------
     dict
-        ``cublas``, the plain product; or ``apart``, where that was measured elsewhere and ours has
-        an epilogue of bias and GELU: the bias by cuBLAS, and GELU by a kernel of its own. Each with
-        how it is captured.
+        ``cublas``, the plain product, of float32 by tf32; or ``apart``, where that was measured
+        elsewhere and ours has an epilogue of bias and GELU: the bias by cuBLAS, and GELU by a
+        kernel of its own. Each with how it is captured.
     """
     if torch is None:
         return {}
     functional = torch.nn.functional
+    if product.part == "tf32":  # no other product here is of float32
+        torch.set_float32_matmul_precision("high")
 
     def plain(x: Any, weight: Any, **others: Any) -> Any:
         return functional.linear(x, weight)

@@ -6,8 +6,8 @@ N and K of a decoder layer's four products, all q, k and v in one, gate and up i
     8B        6144 x 4096    4096 x 4096    28672 x 4096    4096 x 14336
     70B       10240 x 8192   8192 x 8192    57344 x 8192    8192 x 28672
 
-A *way* is how a product is computed: ``linear`` as a model calls it, with an epilogue or without,
-or one step of a ladder, ``gemm_hopper/stored``.
+A *way* is how a product is computed: ``linear`` as a model calls it, with an epilogue or without;
+``tf32``, of float32 by name; or one step of a ladder, ``gemm_hopper/stored``.
 """
 
 from collections.abc import Iterator
@@ -20,6 +20,7 @@ import numpy as np
 from llm_numba import reference
 from llm_numba.kernels import gemm_hopper, gemm_tensorcore
 from llm_numba.kernels.gemm_hopper_quantised import BLOCK, plan_quantised
+from llm_numba.kernels.gemm_hopper_tf32 import plan_tf32
 from llm_numba.kernels.linear import linear
 from llm_numba.kernels.random_weights import fill_random
 from llm_numba.runtime import (
@@ -50,7 +51,9 @@ EPILOGUES: dict[str, dict[str, Any]] = {
     # Not by `linear`: its result is 8-bit numbers with a scale for each 128.
     "quantised": {"activation": "gelu", "operands": ("bias",)},
 }
-_E4M3 = 2.0**-4  # of its numbers, what rounding takes at most
+# What is taken at most of a number that is stored as e4m3, and of one that is used as tf32.
+_E4M3, _TF32 = 2.0**-4, 2.0**-10
+_OF_HOPPER = ("quantised", "tf32")
 # Measured beside the plain product, of the four of 8B.
 _BESIDE = ("bias_gelu", "residual", "silu_mul", "residual")
 # Halves of what neighbouring numbers are apart, which are uniform within 255 of them: so x is
@@ -133,7 +136,7 @@ def why_not(way: str, x: Any) -> str | None:
     x : array
     """
     ladder, _, step = way.partition("/")
-    if not step and way != "quantised":
+    if not step and way not in _OF_HOPPER:
         return None
     capability = LADDERS[ladder].step(step).capability if step else gemm_hopper.HOPPER
     *least, letter = (*capability, "")[:3]
@@ -151,19 +154,17 @@ class Plan(NamedTuple):
         Where they write; in place of the operand `out`, or a part of it.
     scales : array or None
         Of 128 numbers of it each, if those are bits of e4m3.
-    kept : array or None
-        What a tensor map is of, and nobody else holds.
+    kept : object
+        What tensor maps are of, and nobody else holds.
+    rounding : float
+        Relative error of the format, where it is not that of the operands.
     """
 
     launches: tuple[Launch, ...]
     written: Any
     scales: Any = None
     kept: Any = None
-
-    @property
-    def rounding(self) -> float:
-        """Relative error of the format, where it is not that of the operands."""
-        return 0.0 if self.scales is None else _E4M3
+    rounding: float = 0.0
 
     def result(self, rows: np.ndarray, columns: np.ndarray) -> np.ndarray:
         """Copy some rows and columns of what was computed to the host."""
@@ -197,7 +198,10 @@ def plan(way: str, operands: dict[str, Any]) -> Plan:
         scales = empty((len(x), out.shape[1] // BLOCK), "float32", like=x)
         halves = codes.view("float16")
         made = plan_quantised(x, weight, codes, halves, scales, **named, **options)
-        return Plan(made, codes, scales, halves)
+        return Plan(made, codes, scales, halves, _E4M3)
+    if way == "tf32":
+        both = x.view("float16"), weight.view("float16")
+        return Plan(plan_tf32(*both, out), out, kept=both, rounding=_TF32)
     with intercept(launches.append):
         linear(x, weight, **named, **options, out=out)
     return Plan(tuple(launches), out)
@@ -281,6 +285,8 @@ PRODUCTS = (
     *_epilogues(),
     *(Product("half", size, size, size, "float16") for size in SQUARES),
     *(Product("half", 2048, N, K, "float16") for N, K in EIGHT),
+    *(Product("tf32", size, size, size, "float32", ("tf32",)) for size in SQUARES),
+    *(Product("tf32", 2048, N, K, "float32", ("tf32",)) for N, K in EIGHT),
     *_steps(),
     Product("pipeline", 4096, 4096, 4096, ways=()),
 )

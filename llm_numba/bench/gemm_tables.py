@@ -7,7 +7,7 @@ from llm_numba.bench.gemm_points import EIGHT, SEVENTY
 from llm_numba.bench.tables import Results, Table, figure, with_unit
 
 # What the tensor cores of an SM make in a cycle, of 16-bit numbers, by capability: 4,096 of 132
-# SMs at 1.83 GHz are the 989 TFLOP/s of the H100's data sheet.
+# SMs at 1.83 GHz are the 989 TFLOP/s of the H100's data sheet. Of tf32 it is half.
 FLOPS_PER_CYCLE = {"9.0": 4096}
 PROJECTIONS = {
     shape: f"{model} {name}"
@@ -85,7 +85,7 @@ def _size(shape: dict[str, Any]) -> str:
 
 
 def linears(results: Results, *parts: str) -> list[dict[str, Any]]:
-    """Return the results of products as a model calls them, without an epilogue.
+    """Return the results of products as they are called, without an epilogue.
 
     Parameters
     ----------
@@ -93,7 +93,7 @@ def linears(results: Results, *parts: str) -> list[dict[str, Any]]:
     *parts : str
         Of the benchmark.
     """
-    found = [each for name, each in results.items() if name.startswith("linear/")]
+    found = [each for name, each in results.items() if name.startswith(("linear/", "tf32/"))]
     return [each for each in found if each["shape"]["part"] in parts]
 
 
@@ -115,6 +115,8 @@ def of_tensor_cores(each: dict[str, Any], capability: str, multiprocessors: int)
     most, mhz = FLOPS_PER_CYCLE.get(capability), each["shape"].get("sm_mhz")
     if not most or not mhz:
         return None
+    if each["shape"]["dtype"] == "float32":
+        most /= 2
     return each["median"] * 1e12 / (most * multiprocessors * mhz * 1e6)
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from llm_numba.bench import gemm, gemm_pictures, gemm_pipeline, gemm_points, gemm_tables
+from llm_numba.bench import gemm, gemm_peers, gemm_pictures, gemm_pipeline, gemm_points, gemm_tables
 from llm_numba.bench.budget import Budget
 from llm_numba.bench.gemm_goals import GOALS, reached
 from llm_numba.bench.gemm_points import EPILOGUES, PRODUCTS, Product
@@ -155,6 +155,23 @@ def test_a_product_that_quantises_is_held_to_its_own_rounding():
     assert 2.0**-8 < notes["error"] < 2.0**-4
 
 
+def test_float32_by_name_is_held_to_tf32_and_against_tf32():
+    product = Product("tf32", 9, 16, 36, "float32", ("tf32",))
+    operands = product.operands(0, "sim")
+    (made,), notes = bench().check(product, "tf32", [operands])
+    assert made.rounding == 2.0**-10
+    assert notes["error"] < made.rounding
+    assert notes["kernels"] == ["gemm_specialised"]
+    asked = []
+    torch = SimpleNamespace(
+        set_float32_matmul_precision=asked.append,
+        from_dlpack=lambda array: array,
+        nn=SimpleNamespace(functional=None),
+    )
+    assert list(gemm_peers.peers(torch, product, [operands])) == ["cublas"]
+    assert asked == ["high"]
+
+
 def test_few_rows_go_to_the_kernel_for_few_rows():
     here = bench()
     results = {each.name: each for each in here.measure(Product("small", 2, 24, 16))}
@@ -268,13 +285,10 @@ def test_goals_name_results_that_the_benchmark_has():
     for goal in GOALS:
         assert goal.names
         for name in goal.names:
-            way, _, key = (
-                name.removeprefix("of_cublas/")
-                .removeprefix("over_linear/")
-                .partition("/bfloat16/" if "/bfloat16/" in name else "/float16/")
-            )
+            found = name.removeprefix("of_cublas/").removeprefix("over_linear/")
+            way, dtype, size = found.rsplit("/", 2)
             assert way in ways
-            assert f"{'bfloat16' if '/bfloat16/' in name else 'float16'}/{key}" in keys
+            assert f"{dtype}/{size}" in keys
 
 
 def test_forty_large_products_and_twenty_small_ones_are_held_against_cublas():
@@ -461,9 +475,10 @@ def test_a_table_has_a_row_for_each_product_and_its_share_of_the_tensor_cores(sh
     assert row[0] == "40 x 24 x 16"
     assert row[1].startswith("`gemm")
     assert row[4] == "1"
-    least = {"median": 400.0, "shape": {"sm_mhz": 1000.0}}
-    assert gemm_tables.of_tensor_cores(least, "9.0", 100) == pytest.approx(400 / 409.6)
-    assert gemm_tables.of_tensor_cores(least, "8.0", 100) is None
+    for dtype, most in (("bfloat16", 409.6), ("float32", 204.8)):
+        found = {"median": 200.0, "shape": {"sm_mhz": 1000.0, "dtype": dtype}}
+        assert gemm_tables.of_tensor_cores(found, "9.0", 100) == pytest.approx(200 / most)
+        assert gemm_tables.of_tensor_cores(found, "8.0", 100) is None
 
 
 def test_epilogues_are_shown_beside_the_plain_product(shown):
