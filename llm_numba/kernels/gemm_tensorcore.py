@@ -20,6 +20,7 @@ staged         three slabs on their way while one is multiplied               1.
 warp_tile      64 x 64 outputs a warp, fragments while others are multiplied  1.4 times
 grouped        blocks of a moment share rows and columns in the L2 cache      1.05 times
 long_slabs     slabs of 64: fragments in time, half of the barriers           1.15 times
+interleaved    copies and loads in the gaps that multiplications leave        1.2 times
 split_k        tiles by the shape; parts of K where outputs are few           large ones: none
 =============  =============================================================  ==================
 
@@ -49,6 +50,7 @@ from llm_numba.kernels.gemm_tensorcore_plans import (
     or_gemm,
     plan_fragments,
     plan_grouped,
+    plan_interleaved,
     plan_large,
     plan_ldmatrix,
     plan_long,
@@ -64,6 +66,7 @@ from llm_numba.kernels.gemm_tensorcore_tiles import (
     lengthened,
     rule,
 )
+from llm_numba.kernels.gemm_tensorcore_turns import bunched, interleaved, turning_for
 from llm_numba.kernels.gemm_tensorcore_unstaged import unstaged
 from llm_numba.kernels.ladder import Ladder, Operands, Step
 from llm_numba.kernels.packets import rounded_up
@@ -102,8 +105,16 @@ def _expect(x: np.ndarray, weight: np.ndarray, out: np.ndarray) -> dict[str, np.
     return {"out": reference.linear(x.astype(np.float64), weight.astype(np.float64))}
 
 
-def _pipelined(dtype: str, tile: Any) -> Any:
-    return pipelined(dtype, tile, False)
+def _bunched(dtype: str, tile: Any) -> Any:
+    return pipelined(dtype, tile, False, bunched)
+
+
+def _interleaved(dtype: str, tile: Any) -> Any:
+    return pipelined(dtype, tile, False, interleaved)
+
+
+def _ruled(dtype: str, tile: Any) -> Any:
+    return pipelined(dtype, tile, False, turning_for(tile))
 
 
 LADDER = Ladder(
@@ -134,21 +145,28 @@ LADDER = Ladder(
             "warp_tile",
             "64 x 64 outputs a warp, and its next fragments come while these are multiplied.",
             or_gemm(plan_large),
-            _kernels(_pipelined, LARGE, SPECK),
+            _kernels(_bunched, LARGE, SPECK),
             TENSOR_CORES,
         ),
         Step(
             "grouped",
             "Blocks that run side by side make a square of C: they share their operands in L2.",
             or_gemm(plan_grouped),
-            _kernels(_pipelined, LARGE, SPECK),
+            _kernels(_bunched, LARGE, SPECK),
             TENSOR_CORES,
         ),
         Step(
             "long_slabs",
             "Slabs of 64 where shared memory has room: half of the barriers, fragments in time.",
             or_gemm(plan_long),
-            _kernels(_pipelined, LARGE, SPECK),
+            _kernels(_bunched, LARGE, SPECK),
+            TENSOR_CORES,
+        ),
+        Step(
+            "interleaved",
+            "Copies and loads of fragments in the gaps that multiplications leave: no pause.",
+            or_gemm(plan_interleaved),
+            _kernels(_interleaved, LARGE, SPECK),
             TENSOR_CORES,
         ),
         Step(
@@ -156,7 +174,7 @@ LADDER = Ladder(
             "Tiles by the shape; where outputs are few, blocks that share K between them.",
             or_gemm(_split_k),
             (
-                *_kernels(_pipelined, rule(_EXAMPLE, DTYPES[0])._replace(splits=1), SPECK),
+                *_kernels(_ruled, rule(_EXAMPLE, DTYPES[0])._replace(splits=1), SPECK),
                 gemm_add_parts,
             ),
             TENSOR_CORES,

@@ -18,7 +18,8 @@ So each loads what it multiplies next before it multiplies:
     wait, barrier                   ^                     ^               for the next slab
 
 The barrier lies in the middle of the work: behind it come the last multiplications of a slab, whose
-fragments are in registers already. And the stage that it frees is filled after the next load.
+fragments are in registers already. And the stage that it frees is filled after the next load. In
+which order a warp does all this is a *turn*: see :mod:`~llm_numba.kernels.gemm_tensorcore_turns`.
 
 *Which block where.* Blocks start in the order of their numbers, as many at a time as there is
 room: 132 on an H100. Counted down the columns, those of a moment make a strip, which wants all of A
@@ -42,14 +43,15 @@ et al., "CUTLASS", "Efficient GEMM in CUDA" (software pipelining, threadblock ra
 import functools
 from typing import Any
 
-from numba import cuda, float32, int32, uint32
+from numba import cuda, float32, uint32
 
 from llm_numba.kernels import ptx
 from llm_numba.kernels.gemm_pieces import STORED
 from llm_numba.kernels.gemm_sources import aiming
-from llm_numba.kernels.gemm_tensorcore_pieces import clear, multiplying, storing, swizzled
+from llm_numba.kernels.gemm_tensorcore_pieces import clear, storing, swizzled
 from llm_numba.kernels.gemm_tensorcore_staged import bringing
-from llm_numba.kernels.gemm_tensorcore_tiles import FRAGMENT, PACKET, WARP, Tile
+from llm_numba.kernels.gemm_tensorcore_tiles import PACKET, WARP, Tile
+from llm_numba.kernels.gemm_tensorcore_turns import loading
 
 
 @cuda.jit(device=True)
@@ -71,7 +73,7 @@ def raster(block, down, across, group):
 
 
 @functools.cache
-def pipelined(storage: str, tile: Tile, gated: bool, /) -> Any:
+def pipelined(storage: str, tile: Tile, gated: bool, turning: Any, /) -> Any:
     """Make the kernel.
 
     Parameters
@@ -81,10 +83,12 @@ def pipelined(storage: str, tile: Tile, gated: bool, /) -> Any:
         Its splits do not matter.
     gated : bool
         Whether W is [2F, K], and two of its rows make one column of C.
+    turning : callable
+        :func:`~llm_numba.kernels.gemm_tensorcore_turns.bunched` or ``interleaved``.
     """
     ROWS, COLUMNS, WARP_ROWS, WARP_COLUMNS, SLAB, STAGES = tile[:6]
     ACROSS, PACKETS = tile.warps_along_columns, tile.packets
-    TOGETHER, LAST_STEP = tile.threads // PACKETS, SLAB // FRAGMENT - 1
+    TOGETHER = tile.threads // PACKETS
     A_LOADS, W_LOADS = ROWS // TOGETHER, COLUMNS // TOGETHER
     DOWN, FRAGMENTS_ACROSS = tile.fragments
     PRODUCTS, FORM = DOWN * FRAGMENTS_ACROSS * 2, STORED[storage]
@@ -92,14 +96,8 @@ def pipelined(storage: str, tile: Tile, gated: bool, /) -> Any:
     LAST, UNDER_WAY = (STAGES - 1) * STAGE, STAGES - 2
     SHARE = WARP_COLUMNS // 2 if gated else WARP_COLUMNS  # columns of C that a warp makes
     bring, aim_packets = bringing(tile), aiming(storage, tile, gated)
-    _, aim_a, aim_w, load_a, load_w = swizzled(tile)
-    multiply, store = multiplying(tile), storing(tile, gated)
-
-    @cuda.jit(device=True, forceinline=True)
-    def load(tiles, stage, at_a, at_w, step, a_part, w_part):
-        """Load fragments of A and of W."""
-        load_a(tiles, stage, at_a, step, a_part)
-        load_w(tiles, stage, at_w, step, w_part)
+    aim_a, aim_w, load, turn = *swizzled(tile)[1:3], loading(tile), turning(tile)
+    store = storing(tile, gated)
 
     @cuda.jit(launch_bounds=(tile.threads, tile.blocks))
     def gemm_tensorcore(a, w, bias, residual, activation, group, span, c):
@@ -115,34 +113,26 @@ def pipelined(storage: str, tile: Tile, gated: bool, /) -> Any:
         a_part, a_next = cuda.local.array((DOWN, 4), uint32), cuda.local.array((DOWN, 4), uint32)
         w_part = cuda.local.array((FRAGMENTS_ACROSS, 4), uint32)
         w_next = cuda.local.array((FRAGMENTS_ACROSS, 4), uint32)
-        a_at, w_at = cuda.local.array(A_LOADS, int32), cuda.local.array(W_LOADS, int32)
+        parts, others = (a_part, w_part), (a_next, w_next)
+        a_at, w_at = cuda.local.array(A_LOADS, uint32), cuda.local.array(W_LOADS, uint32)
         clear(total)
         aim_packets(a, w, first_row, first_column, a_at, w_at)
-        at_a, at_w = aim_a(down * WARP_ROWS), aim_w(ROWS + across * WARP_COLUMNS)
+        aims = aim_a(down * WARP_ROWS), aim_w(ROWS + across * WARP_COLUMNS)
         start = cuda.blockIdx.z * span
         inside = min(K, start + span) - start - t % PACKETS * PACKET  # numbers from a packet on
         a_from, w_from = first_row * K + start, first_column * K + start
         for k in range(0, AHEAD, SLAB):
             stage = k // SLAB * STAGE
-            bring(tiles, stage, a, a_from + k, a_at, w, w_from + k, w_at, k < inside)
+            bring(tiles, stage, (a, a_from + k, a_at, w, w_from + k, w_at, k < inside))
         here, free = 0, LAST
         ptx.cp_async_wait(UNDER_WAY)
         cuda.syncthreads()
-        load(tiles, here, at_a, at_w, 0, a_part, w_part)
+        load(tiles, here, aims, 0, parts)
         for k in range(AHEAD, min(K - start, span) + AHEAD, SLAB):
-            load(tiles, here, at_a, at_w, 1, a_next, w_next)
-            bring(tiles, free, a, a_from + k, a_at, w, w_from + k, w_at, k < inside)
-            for step in range(2, LAST_STEP, 2):
-                multiply(0, (tiles, a_part, w_part, total))
-                load(tiles, here, at_a, at_w, step, a_part, w_part)
-                multiply(0, (tiles, a_next, w_next, total))
-                load(tiles, here, at_a, at_w, step + 1, a_next, w_next)
-            multiply(0, (tiles, a_part, w_part, total))
-            ptx.cp_async_wait(UNDER_WAY)
-            cuda.syncthreads()
-            free, here = here, (here + STAGE if here < LAST else 0)
-            load(tiles, here, at_a, at_w, 0, a_part, w_part)
-            multiply(0, (tiles, a_next, w_next, total))
+            after = here + STAGE if here < LAST else 0
+            sources = a, a_from + k, a_at, w, w_from + k, w_at, k < inside
+            turn(0, (tiles, here, after, free, sources, aims, parts, others, total))
+            free, here = here, after
         ptx.cp_async_wait(0)
         cuda.syncthreads()
         row, column = first_row + down * WARP_ROWS, first_column + across * SHARE

@@ -9,6 +9,7 @@ from llm_numba.kernels.gemm_tensorcore_pieces import PADDING, padded, swizzled
 from llm_numba.kernels.gemm_tensorcore_pipelined import pipelined
 from llm_numba.kernels.gemm_tensorcore_staged import staged
 from llm_numba.kernels.gemm_tensorcore_tiles import EARLY, LARGE, Tile, lengthened, unsplit
+from llm_numba.kernels.gemm_tensorcore_turns import bunched, interleaved, turning_for
 from llm_numba.kernels.gemm_tensorcore_unstaged import unstaged
 from llm_numba.runtime import Launch, has_capability, storage_dtype
 from llm_numba.runtime.room import room_of
@@ -100,13 +101,20 @@ def plan_grouped(
 ) -> tuple[Launch, ...]:
     """Plan the step whose blocks go through groups of rows."""
     tile = unsplit(len(x), len(weight), LARGE)
-    return plan_pipelined(tile, x, weight, out, group=group, **options)
+    return plan_pipelined(tile, x, weight, out, group=group, turning=bunched, **options)
 
 
 def plan_long(x: Any, weight: Any, out: Any, **options: Any) -> tuple[Launch, ...]:
     """Plan the step of longer slabs."""
+    return plan_interleaved(x, weight, out, turning=bunched, **options)
+
+
+def plan_interleaved(
+    x: Any, weight: Any, out: Any, turning: Any = interleaved, **options: Any
+) -> tuple[Launch, ...]:
+    """Plan the step whose copies and loads lie between multiplications."""
     tile = lengthened(unsplit(len(x), len(weight), LARGE), room_of(x).shared_bytes)
-    return plan_pipelined(tile, x, weight, out, **options)
+    return plan_pipelined(tile, x, weight, out, turning=turning, **options)
 
 
 def plan_pipelined(
@@ -118,6 +126,7 @@ def plan_pipelined(
     activation: str | None = None,
     residual: Any = None,
     group: int = GROUP,
+    turning: Any = None,
 ) -> tuple[Launch, ...]:
     """Plan a product by the last kernel, and the sum of its parts if there are several.
 
@@ -128,10 +137,13 @@ def plan_pipelined(
         The ladder's operands.
     group : int
         Rows of tiles whose blocks run side by side.
+    turning : callable, optional
+        Of :mod:`llm_numba.kernels.gemm_tensorcore_turns`; by default what is best for the tile.
     """
     storage, (M, K), N = storage_dtype(x), x.shape, len(weight)
     gated, splits = activation == "silu_mul", tile.splits
-    kernel = pipelined(storage, tile._replace(splits=1), gated and splits == 1)
+    turning = turning or turning_for(tile)
+    kernel = pipelined(storage, tile._replace(splits=1), gated and splits == 1, turning)
     span = math.ceil(math.ceil(K / tile.slab) / splits) * tile.slab
     # A gate's two columns take the room of one of the result.
     grid = (tile.blocks_for(M, out.shape[1] * 2 if gated else N), 1, splits)

@@ -19,6 +19,7 @@ A slab beyond the last is brought as zeros, and not multiplied: turns are all al
 """
 
 import functools
+import math
 from typing import Any
 
 from numba import cuda, float32, int32, uint32
@@ -31,8 +32,46 @@ from llm_numba.kernels.gemm_tensorcore_tiles import FRAGMENT, PACKET, WARP, Tile
 
 
 @functools.cache
+def copying(tile: Tile, shares: int = 1) -> Any:
+    """Make the device function that begins to copy a share of a slab.
+
+    Parameters
+    ----------
+    tile : Tile
+    shares : int
+        Shares of a slab; with more than a thread has packets, the last are empty.
+
+    Returns
+    -------
+    device function
+        ``copy(share, tiles, stage, (a, a_from, a_at, w, w_from, w_at, inside))`` copies some of a
+        thread's packets of A and of W into a stage; zeros where they lie beyond the end of K.
+    """
+    ROWS, TOGETHER, PACKETS = tile.rows, tile.threads // tile.packets, tile.packets
+    STEP = TOGETHER * tile.slab
+    A_LOADS, W_LOADS = ROWS // TOGETHER, tile.columns // TOGETHER
+    A_SHARE, W_SHARE = math.ceil(A_LOADS / shares), math.ceil(W_LOADS / shares)
+    place = swizzled(tile).place
+
+    @cuda.jit(device=True, forceinline=True)
+    def copy(share, tiles, stage, sources):
+        """Begin to copy a share of a slab."""
+        a, a_from, a_at, w, w_from, w_at, inside = sources
+        t = cuda.threadIdx.x
+        # Rows that a thread brings stand a multiple of 8 apart, so one swizzle serves all.
+        to = stage + place(t // PACKETS, t % PACKETS)
+        for i in range(share * A_SHARE, min((share + 1) * A_SHARE, A_LOADS)):
+            ptx.cp_async16_or_zeros(tiles, to + i * STEP, a, a_from + a_at[i], inside)
+        to += ROWS * tile.slab
+        for i in range(share * W_SHARE, min((share + 1) * W_SHARE, W_LOADS)):
+            ptx.cp_async16_or_zeros(tiles, to + i * STEP, w, w_from + w_at[i], inside)
+
+    return copy
+
+
+@functools.cache
 def bringing(tile: Tile) -> Any:
-    """Make the device function that begins to copy a slab.
+    """Make the device function that begins to copy a whole slab, as a group.
 
     Parameters
     ----------
@@ -41,25 +80,14 @@ def bringing(tile: Tile) -> Any:
     Returns
     -------
     device function
-        ``bring(tiles, stage, a, a_from, a_at, w, w_from, w_at, inside)`` copies a thread's packets
-        of A and of W into a stage; zeros where they lie beyond the end of K.
+        ``bring(tiles, stage, sources)`` with sources as :func:`copying`'s.
     """
-    ROWS, TOGETHER, PACKETS = tile.rows, tile.threads // tile.packets, tile.packets
-    STEP = TOGETHER * tile.slab
-    A_LOADS, W_LOADS = ROWS // TOGETHER, tile.columns // TOGETHER
-    place = swizzled(tile).place
+    copy = copying(tile)
 
     @cuda.jit(device=True, forceinline=True)
-    def bring(tiles, stage, a, a_from, a_at, w, w_from, w_at, inside):
+    def bring(tiles, stage, sources):
         """Begin to copy a slab, and close the group."""
-        t = cuda.threadIdx.x
-        # Rows that a thread brings stand a multiple of 8 apart, so one swizzle serves all.
-        to = stage + place(t // PACKETS, t % PACKETS)
-        for i in range(A_LOADS):
-            ptx.cp_async16_or_zeros(tiles, to + i * STEP, a, a_from + a_at[i], inside)
-        to += ROWS * tile.slab
-        for i in range(W_LOADS):
-            ptx.cp_async16_or_zeros(tiles, to + i * STEP, w, w_from + w_at[i], inside)
+        copy(0, tiles, stage, sources)
         ptx.cp_async_commit()
 
     return bring
@@ -105,12 +133,12 @@ def staged(storage: str, tile: Tile) -> Any:
         a_from, w_from = first_row * K, first_column * K
         for k in range(0, AHEAD, SLAB):
             stage = k // SLAB * STAGE
-            bring(tiles, stage, a, a_from + k, a_at, w, w_from + k, w_at, k + place < K)
+            bring(tiles, stage, (a, a_from + k, a_at, w, w_from + k, w_at, k + place < K))
         here, free = 0, LAST
         for k in range(AHEAD, K + AHEAD, SLAB):
             ptx.cp_async_wait(UNDER_WAY)
             cuda.syncthreads()
-            bring(tiles, free, a, a_from + k, a_at, w, w_from + k, w_at, k + place < K)
+            bring(tiles, free, (a, a_from + k, a_at, w, w_from + k, w_at, k + place < K))
             for step in range(STEPS):
                 load_a(tiles, here, at_a, step, a_part)
                 load_w(tiles, here, at_w, step, w_part)

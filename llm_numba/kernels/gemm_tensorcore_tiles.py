@@ -95,7 +95,7 @@ _SM_RATE = 2.0e12
 LARGE = Tile(128, 256, 64, 64, 32, 4, 1)
 LONG = LARGE._replace(slab=64, stages=3)
 _TALL = Tile(256, 128, 64, 64, 32, 4, 1)
-_SQUARE = Tile(128, 128, 64, 64, 32, 4, 2)
+SQUARE = Tile(128, 128, 64, 64, 32, 4, 2)
 _HALF_SQUARE = Tile(64, 128, 32, 64, 32, 4, 2)
 _CORNER = Tile(64, 64, 32, 32, 64, 4, 3)
 SPECK = Tile(32, 32, 16, 16, 32, 3, 4)
@@ -103,7 +103,7 @@ SPECK = Tile(32, 32, 16, 16, 32, 3, 4)
 _TILES = {
     32: {Tile(32, 128, 32, 32, 64, 4, 2): 0.5},
     64: {_HALF_SQUARE: 0.75, _CORNER: 0.6},
-    math.inf: {LARGE: 1.0, _TALL: 1.0, _SQUARE: 0.9, _HALF_SQUARE: 0.75, _CORNER: 0.6},
+    math.inf: {LARGE: 1.0, _TALL: 1.0, SQUARE: 0.9, _HALF_SQUARE: 0.75, _CORNER: 0.6},
 }
 
 
@@ -120,23 +120,22 @@ def unsplit(M: int, N: int, large: Tile) -> Tile:
 
 
 def lengthened(tile: Tile, shared_bytes: int) -> Tile:
-    """Choose longer slabs for the largest tile, where a block may have shared memory for them.
+    """Choose three longer slabs for a large tile, where shared memory has room for its blocks.
 
     Parameters
     ----------
     tile : Tile
     shared_bytes : int
-        That a block may have.
+        That a block may have; an SM has hardly more.
 
     Returns
     -------
     Tile
         With the same splits.
     """
-    fits = LONG.shared_bytes(LONG.stages) <= shared_bytes
-    if tile._replace(splits=1) == LARGE and fits:
-        return LONG._replace(splits=tile.splits)
-    return tile
+    longer = tile._replace(slab=LONG.slab, stages=LONG.stages)
+    fits = tile.blocks * longer.shared_bytes(longer.stages) <= shared_bytes
+    return longer if fits and tile._replace(splits=1) in (LARGE, _TALL, SQUARE) else tile
 
 
 def rule(shape: tuple[int, int, int], dtype: str) -> Tile:

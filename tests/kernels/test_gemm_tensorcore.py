@@ -4,7 +4,7 @@ The bound on the error is derived in ``gemm_cases``.
 """
 
 import itertools
-from types import FunctionType, ModuleType
+from types import CellType, FunctionType, ModuleType
 
 import numpy as np
 import pytest
@@ -22,11 +22,13 @@ from llm_numba.kernels.gemm_tensorcore_tiles import (
     LARGE,
     LONG,
     SPECK,
+    SQUARE,
     Tile,
     candidates,
     lengthened,
     rule,
 )
+from llm_numba.kernels.gemm_tensorcore_turns import bunched, interleaved
 from llm_numba.runtime import empty, intercept, kernel_view, launch_all, to_device, to_host
 from llm_numba.runtime.limits import LIMITS
 from llm_numba.runtime.offline import compiler_problem, resources
@@ -176,7 +178,7 @@ def test_large_and_odd_shapes_on_a_gpu(M, N, K):
     """Sampled rows and columns in float64; whatever is not written would still be NaN."""
     (x, x_host), (weight, weight_host) = random_on_gpu(M, K), random_on_gpu(N, K)
     rows, columns = (np.unique(np.linspace(0, n - 1, 40).astype(int)) for n in (M, N))
-    for step in ("grouped", LAST):
+    for step in ("grouped", "interleaved", LAST):
         out = to_device(np.full((M, N), np.nan, np.float16), "cuda")
         y = to_host(gemm_tensorcore(x, weight, out=out, step=step))
         assert not np.isnan(y).any()
@@ -264,13 +266,13 @@ def test_every_cut_can_be_launched_on_every_gpu_and_the_rule_chooses_one(shape):
     assert TUNABLE.key((65, 64, 64), "float16") == "gemm_tensorcore/float16/128x64x64"
 
 
-def test_the_largest_tile_has_longer_slabs_where_a_block_may_have_room_for_them():
+def test_large_tiles_have_longer_slabs_where_shared_memory_has_room_for_their_blocks():
     roomy = {
-        capability
-        for capability, sm in LIMITS.items()
-        if lengthened(LARGE, sm.block_shared_bytes) == LONG
+        tile: {at for at, sm in LIMITS.items() if lengthened(tile, sm.block_shared_bytes) != tile}
+        for tile in (LARGE, SQUARE)
     }
-    assert roomy == {(8, 0), (8, 7), (9, 0), (10, 0), (10, 3)}
+    assert roomy[LARGE] == {(8, 0), (8, 7), (9, 0), (10, 0), (10, 3)}
+    assert roomy[SQUARE] == {(9, 0), (10, 0), (10, 3)}
     most = max(sm.block_shared_bytes for sm in LIMITS.values())
     assert lengthened(LARGE._replace(splits=4), most) == LONG._replace(splits=4)
     assert lengthened(SPECK, most) == SPECK
@@ -331,7 +333,7 @@ def test_every_packet_has_a_place_of_its_own(tile, layout):
     assert len(places) == rows * tile.packets
 
 
-@pytest.mark.parametrize("step", ["staged", "grouped"])
+@pytest.mark.parametrize("step", ["staged", "grouped", "interleaved"])
 def test_no_order_of_threads_and_copies_breaks_a_step(step):
     plan, operands = planned(step, (9, 10, 104), "float16")
     for seed in range(2):
@@ -344,16 +346,29 @@ def do_not_wait(groups):
     """Stand in for the wait that somebody forgot."""
 
 
-@pytest.mark.parametrize("step", ["staged", "grouped"])
+def careless(function):
+    """Copy a function, and the device functions that it was made with, but wait for nothing."""
+    names = ModuleType("names")
+    vars(names).update(vars(ptx), cp_async_wait=do_not_wait)
+    made_with = [cell.cell_contents for cell in function.__closure__ or ()]
+    cells = [
+        cuda.jit(careless(each.py_func), device=True) if hasattr(each, "py_func") else each
+        for each in made_with
+    ]
+    return FunctionType(
+        function.__code__,
+        {**function.__globals__, "ptx": names},
+        None,
+        function.__defaults__,
+        tuple(map(CellType, cells)),
+    )
+
+
+@pytest.mark.parametrize("step", ["staged", "grouped", "interleaved"])
 def test_a_missing_wait_is_found(step):
     plan, _ = planned(step, (9, 10, 104), "float16")
-    function = plan.kernel.py_func
-    careless = ModuleType("careless")
-    vars(careless).update(vars(ptx), cp_async_wait=do_not_wait)
-    names = {**function.__globals__, "ptx": careless}
-    planted = FunctionType(function.__code__, names, None, None, function.__closure__)
     with pytest.raises(UninitializedReadError, match=r"before a copy has arrived"):
-        simulate(cuda.jit(planted), *plan[1:])
+        simulate(cuda.jit(careless(plan.kernel.py_func)), *plan[1:])
 
 
 @pytest.mark.ptx
@@ -364,10 +379,12 @@ def test_sums_and_fragments_of_every_tile_stay_in_registers(gated):
     tiles = {tile._replace(splits=1) for shape in SHAPES for tile in candidates(shape, "float16")}
     assert len(tiles) > 4
     # The gate's own code is at the end, and the same for all: the largest tile has least room.
-    for tile in [LARGE, LONG] if gated else tiles | {LONG}:
+    long = {lengthened(tile, 2**20) for tile in tiles}
+    cuts = [(tile, None) for tile in ([LARGE, LONG] if gated else tiles | long)]
+    for tile, turning in [*cuts, (LARGE, interleaved), (LONG, bunched)]:
         x, weight = on_simulator(8, 16), on_simulator(16, 16)
         out = on_simulator(8, 8 if gated else 16)
-        options = {"activation": "silu_mul"} if gated else {}
+        options = {"activation": "silu_mul" if gated else None, "turning": turning}
         (launch,) = plan_pipelined(tile, x, weight, out, **options)
         found = resources(launch, (9, 0))
         assert found.stack_bytes == found.spill_stores == found.spill_loads == 0, tile
