@@ -21,14 +21,16 @@ step            what is new                                                     
 ``split``       parts of K for all SMs; a second kernel adds them               0.7
 ``clustered``   parts are added in shared memory of a cluster: one launch       0.85
 ``streamed``    on Hopper: the copy engine brings, warpgroups multiply          0.9
+``multicast``   blocks have all of K of their columns, and share x              0.75
 ==============  ==============================================================  ==================
 
 The predictions are for M = 64 and N = K = 4096, of a copy's bandwidth, and were written down before
 anything was measured, for 32 tiles of 128 rows of weights. One slab of each is 0.5 MB under way;
 memory answers in 0.8 µs or so: 0.65 TB/s of 3. Three slabs are three times as much, but 32 SMs
 cannot take in what memory gives. Parts for all of them can, and then a second launch is a sixth of
-the time. The last step's was written when the others had been measured, and tiles are of 64 rows of
-weights since.
+the time. Those of the last two were written when the steps before them had been measured, and tiles
+are of 64 rows of weights since. The last one's is the first that counts the launch and the first
+slab's way.
 
 What cannot be multiplied so, and more rows, go to :mod:`~llm_numba.kernels.gemm_tensorcore`.
 
@@ -45,6 +47,7 @@ from llm_numba.kernels.gemm_plans import Plan, present, with_operands
 from llm_numba.kernels.gemm_register_tile import gemm_register_tile
 from llm_numba.kernels.gemm_skinny_hopper import Stream, streamed
 from llm_numba.kernels.gemm_skinny_kernel import joined_bytes, skinny
+from llm_numba.kernels.gemm_skinny_multicast import Slice, multicast, plan_slice, slice_for
 from llm_numba.kernels.gemm_split_k import gemm_add_parts
 from llm_numba.kernels.gemm_tensorcore_plans import DTYPES, TENSOR_CORES, obstacle
 from llm_numba.kernels.gemm_tensorcore_tiles import Tile
@@ -227,12 +230,28 @@ def _plan_streamed(x: Any, weight: Any, out: Any, **options: Any) -> tuple[Launc
     return plan_streamed(_chosen(x, weight), x, weight, out, **options)
 
 
+def _plan_multicast(x: Any, weight: Any, out: Any, **options: Any) -> tuple[Launch, ...]:
+    room, tile = room_of(x), _chosen(x, weight)
+    cut = slice_for((len(x), *weight.shape), options.get("activation") == "silu_mul", room)
+    many = len(weight) > _FILLED * room.multiprocessors * cut.columns
+    # Where nobody shares K, there is nothing to save.
+    worthwhile = tile.splits > 1 and many
+    if not worthwhile or not is_architecture(x, HOPPER[:2]) or why_not(x, weight):
+        return plan_streamed(tile, x, weight, out, **options)
+    return plan_slice(cut, x, weight, out, **options)
+
+
 def _kernels(*blocks: int, stages: int | None = None) -> tuple[Any, ...]:
     """Return the kernels of both formats for few rows, and what runs where there is an obstacle."""
     tile = _tiles(_EXAMPLE[0])[0]
     tile = tile._replace(stages=stages or tile.stages)
     made = (skinny(dtype, tile, each, False) for each in blocks for dtype in DTYPES)
     return (*made, gemm_register_tile)
+
+
+def _streamed_kernels(*blocks: int) -> tuple[Any, ...]:
+    stream = Stream(16, 64, 4, 5)
+    return tuple(streamed(dtype, stream, each, False) for each in blocks for dtype in DTYPES)
 
 
 LADDER = Ladder(
@@ -270,12 +289,16 @@ LADDER = Ladder(
             "streamed",
             "The copy engine brings slabs, and warpgroups multiply them out of shared memory.",
             _or_other(_plan_streamed),
+            (*_streamed_kernels(2, _MOST_SPLITS), gemm_register_tile),
+            HOPPER,
+        ),
+        Step(
+            "multicast",
+            "Blocks go through all of K and share x: each of two brings half of its rows.",
+            _or_other(_plan_multicast),
             (
-                *(
-                    streamed(dtype, Stream(16, 64, 4, 5), blocks, False)
-                    for blocks in (2, _MOST_SPLITS)
-                    for dtype in DTYPES
-                ),
+                *(multicast(dtype, Slice(32, 32, 3, 2), False) for dtype in DTYPES),
+                *_streamed_kernels(_MOST_SPLITS),
                 gemm_register_tile,
             ),
             HOPPER,
@@ -353,7 +376,7 @@ def gemm_skinny(
     """
     out = gemm.checked(x, weight, bias, activation, residual, out)
     if step is None:
-        step = "streamed" if stands_for(x, HOPPER[:2]) else "clustered"
+        step = "multicast" if stands_for(x, HOPPER[:2]) else "clustered"
     checks.choice("step", step, (each.name for each in LADDER.steps))
     options = {"bias": bias, "activation": activation, "residual": residual}
     launch_all(LADDER.step(step).plan(x=x, weight=weight, out=out, **options), stream)

@@ -21,7 +21,7 @@ Sources: as there.
 import functools
 from typing import Any, NamedTuple
 
-from numba import cuda, float32, uint64
+from numba import cuda, float32, int32, uint64
 
 from llm_numba.kernels import gemm_hopper_pieces as pieces
 from llm_numba.kernels import ptx
@@ -102,6 +102,74 @@ def _bringing(stream: Stream, gated: bool) -> tuple[Any, Any]:
     return bring_w, bring_x
 
 
+def turning(stages: int) -> Any:
+    """Make what finds the stage of the next slab, and the parity of its phase.
+
+    A remainder would be a dozen instructions of 64 bits, between any two slabs.
+    """
+    LAST = stages - 1
+
+    @cuda.jit(device=True)
+    def turn(stage, parity):
+        """Go on to the next stage; behind the last, to the first and to its next phase."""
+        if stage == LAST:
+            return int32(0), parity ^ int32(1)
+        return stage + int32(1), parity
+
+    return turn
+
+
+@functools.cache
+def consuming(tile: pieces.Tile, stage_bytes: int, blocks: int = 1) -> Any:
+    """Make what a warpgroup does with all slabs of a block.
+
+    Parameters
+    ----------
+    tile : Tile
+        Its columns are those of the instruction's B.
+    stage_bytes : int
+    blocks : int
+        Of a cluster, in all of which a stage must be free before it is filled again.
+
+    Returns
+    -------
+    device function
+        ``consume(tiles, of_a, of_b, full, free, acc, slabs)``: the descriptors are those of the
+        first stage.
+    """
+    multiply, turn, BLOCKS = pieces.multiplying(tile), turning(tile.stages), blocks
+    IN_PACKETS = stage_bytes // 16  # what a descriptor counts in
+
+    @cuda.jit(device=True)
+    def set_free(free, stage):
+        """Arrive, one thread of each warp for each block."""
+        lane = cuda.threadIdx.x % _WARP
+        if BLOCKS > 1:
+            cuda.syncwarp()  # each of them speaks for all lanes
+            if lane < BLOCKS:
+                ptx.mbarrier_arrive_at(free, stage, lane)
+        elif lane == 0:
+            ptx.mbarrier_arrive(free, stage)
+
+    @cuda.jit(device=True)
+    def consume(tiles, of_a, of_b, full, free, acc, slabs):
+        """Multiply slab after slab; who began one has done with the one before."""
+        stage, parity, before = int32(0), int32(0), int32(0)
+        for s in range(slabs):
+            while not ptx.mbarrier_test(full, stage, parity):
+                pass
+            further = uint64(stage) * uint64(IN_PACKETS)
+            multiply(tiles, of_a + further, of_b + further, acc, s > 0)
+            ptx.wgmma_wait(1)
+            if s > 0:
+                set_free(free, before)
+            before = stage
+            stage, parity = turn(stage, parity)
+        ptx.wgmma_wait(0)
+
+    return consume
+
+
 @functools.cache
 def streamed(storage: str, stream: Stream, blocks: int, gated: bool, /) -> Any:
     """Make the kernel.
@@ -118,28 +186,10 @@ def streamed(storage: str, stream: Stream, blocks: int, gated: bool, /) -> Any:
     ROWS, COLUMNS, STAGES = stream[:3]
     STAGE, MULTIPLIERS, FORM = stream.stage_bytes // 2, stream.multipliers, STORED[storage]
     WARPS, SUMS, OUTPUTS = MULTIPLIERS // _WARP, ROWS // 2, COLUMNS // 2 if gated else COLUMNS
-    IN_PACKETS = stream.stage_bytes // 16  # what a descriptor counts in
     (bring_w, bring_x), meet = _bringing(stream, gated), meeting(blocks)
-    multiply = pieces.multiplying(pieces.Tile(COLUMNS, ROWS, STAGES))
+    consume = consuming(pieces.Tile(COLUMNS, ROWS, STAGES), stream.stage_bytes)
+    turn = turning(STAGES)
     finish, PITCH = finishing(stream, blocks, COLUMNS, gated, MULTIPLIERS), pitch(stream)
-
-    @cuda.jit(device=True)
-    def consume(tiles, first, full, free, acc, slabs):
-        """Multiply 64 rows of weights by x, slab after slab."""
-        own = cuda.threadIdx.x // GROUP_THREADS * GROUP_ROWS * SLAB
-        leads = cuda.threadIdx.x % _WARP == 0
-        of_w = ptx.matrix_descriptor(tiles, first + own)
-        of_x = ptx.matrix_descriptor(tiles, first + COLUMNS * SLAB)
-        for s in range(slabs):
-            stage, turn = s % STAGES, s // STAGES
-            while not ptx.mbarrier_test(full, stage, turn & 1):
-                pass
-            further = uint64(stage * IN_PACKETS)
-            multiply(tiles, of_w + further, of_x + further, acc, s > 0)
-            ptx.wgmma_wait(1)
-            if s > 0 and leads:
-                ptx.mbarrier_arrive(free, (s - 1) % STAGES)
-        ptx.wgmma_wait(0)
 
     @cuda.jit(device=True, forceinline=True)
     def lay_eight(j, operands):
@@ -163,7 +213,7 @@ def streamed(storage: str, stream: Stream, blocks: int, gated: bool, /) -> Any:
             acc[i] = float32(0)  # of a part that has no slab
         rank, column = ptx.cluster_rank(), cuda.blockIdx.x // blocks * OUTPUTS
         at, k, up = pieces.first_place(tiles), rank * span, c.shape[1]
-        slabs = (min(span, max(K - k, 0)) + SLAB - 1) // SLAB
+        slabs = int32((min(span, max(K - k, 0)) + SLAB - 1) // SLAB)
         if t == 0:
             for s in range(STAGES):
                 ptx.mbarrier_init(full, s, 1)
@@ -175,16 +225,20 @@ def streamed(storage: str, stream: Stream, blocks: int, gated: bool, /) -> Any:
                 bring_w(tiles, at + s * STAGE, full, s, w_map, k + s * SLAB, column, up)
         ptx.await_previous_kernel()
         if t == MULTIPLIERS:
+            stage, parity = int32(0), int32(1)  # of the phase before
             for s in range(slabs):
-                stage = s % STAGES
                 if s >= STAGES:
-                    while not ptx.mbarrier_test(free, stage, s // STAGES & 1 ^ 1):
+                    while not ptx.mbarrier_test(free, stage, parity):
                         pass
                     bring_w(tiles, at + stage * STAGE, full, stage, w_map, k + s * SLAB, column, up)
                 bring_x(tiles, at + stage * STAGE, full, stage, x_map, k + s * SLAB)
+                stage, parity = turn(stage, parity)
             ptx.release_next_kernel()
         elif t < MULTIPLIERS:
-            consume(tiles, at, full, free, acc, slabs)
+            own = at + t // GROUP_THREADS * GROUP_ROWS * SLAB
+            of_w = ptx.matrix_descriptor(tiles, own)
+            of_x = ptx.matrix_descriptor(tiles, at + COLUMNS * SLAB)
+            consume(tiles, of_w, of_x, full, free, acc, slabs)
         cuda.syncwarp()  # the producer's lanes have waited for the one that is busy
         cuda.syncthreads()
         if t < MULTIPLIERS:

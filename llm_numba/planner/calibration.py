@@ -27,7 +27,7 @@ _SHORT = ("rope_and_write_kv", "embedding", "argmax", "fill_in_tokens")
 _PRODUCTS = {
     ("gemv", "split"): "ordinary",
     ("gemv", "tensor"): "tensor",
-    ("gemm_skinny", "streamed"): "tensor",
+    ("gemm_skinny", "multicast"): "tensor",
     ("gemm_tensorcore", "split_k"): "tensor",
 }
 # So many rows the ordinary units have at most; others are for numbers that no plan is of.

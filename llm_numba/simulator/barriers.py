@@ -43,6 +43,9 @@ class Barriers:
         self.machine = machine
         self.passed = 0
         self._announced = np.zeros(machine.threads, bool)
+        # What threads have fenced for their cluster, and what clusters were told of it.
+        self._fenced: dict[int, np.ndarray] = {}
+        self._told: dict[int, np.ndarray] = {}
         self._has_begun = np.zeros(machine.blocks, bool)  # and its cluster knows
         self._arrived = np.zeros(machine.blocks, np.int64)
         self._site = np.full(machine.blocks, _NOWHERE)
@@ -134,6 +137,8 @@ class Barriers:
         self.passed += int(np.count_nonzero(complete))
         if machine.observer is not None and scope != "beginning":
             machine.observer.barrier(machine, ids, scope)
+        elif self._told:
+            self._tell(ids)
         if combine is not None:
             self._combine(entries, combine)
 
@@ -198,9 +203,32 @@ class Barriers:
             "the last one.",
         )
 
+    def fence(self, group: Lanes) -> None:
+        """Note that threads make ready for their cluster what they know, mbarriers above all."""
+        observer = self.machine.observer
+        if observer is not None:
+            for thread in group.ids.tolist():
+                self._fenced[thread] = observer.publish(self.machine, thread)
+
     def announce(self, group: Lanes) -> None:
-        """Note that threads have told their cluster that they have begun."""
+        """Note that threads have told their cluster that they have begun, and what they fenced."""
         self._announced[group.ids] = True
+        if self._fenced:
+            for thread, cluster in zip(group.ids.tolist(), self._clusters(group.ids), strict=True):
+                known = self._fenced.pop(thread, None)
+                if known is not None:
+                    told = self._told.get(cluster)
+                    self._told[cluster] = known if told is None else np.maximum(told, known)
+
+    def _tell(self, ids: np.ndarray) -> None:
+        """Let threads know what their clusters were told."""
+        clusters = self._clusters(ids)
+        for cluster in set(clusters) & set(self._told):
+            own = ids[np.array(clusters) == cluster]
+            self.machine.observer.learn(self.machine, own, self._told.pop(cluster))
+
+    def _clusters(self, ids: np.ndarray) -> list[int]:
+        return (self.machine.block_of[ids] // self.machine.kernel.cluster).tolist()
 
     def _check_announced(self, group: Lanes) -> None:
         silent = ~self._announced[group.ids]

@@ -257,14 +257,14 @@ def test_what_it_cannot_multiply_is_multiplied_by_others(M, K, dtype, name):
 
 
 @pytest.mark.parametrize(
-    ("capability", "name"), [("9.0", "gemm_skinny_hopper"), (None, "gemm_skinny")]
+    ("capability", "name"), [("9.0", "gemm_skinny_multicast"), (None, "gemm_skinny")]
 )
 def test_a_gpu_takes_the_last_step_that_is_for_it(capability, name, monkeypatch):
     if capability:
         monkeypatch.setenv("LLM_NUMBA_SIM_CAPABILITY", capability)
     launches = []
     with intercept(launches.append):
-        gemm_skinny(on_simulator(17, 16), on_simulator(40, 16))
+        gemm_skinny(on_simulator(17, 520), on_simulator(72, 520))
     (launch,) = launches
     assert launch.kernel.py_func.__name__ == name
 

@@ -26,6 +26,8 @@ def halves(mistake="nothing"):
     MASK = {"outside": 4, "nobody": 0}.get(mistake, 3)
     OTHER = 2 if mistake == "a third" else 1
     MEETS, ARRIVES = mistake != "no begin", mistake != "own place"
+    # Or nothing is fenced but the barriers; or not even those.
+    LITTLE, FENCES = mistake in ("barriers alone", "unfenced"), mistake == "barriers alone"
 
     @in_clusters(2)
     @cuda.jit
@@ -39,7 +41,13 @@ def halves(mistake="nothing"):
             ptx.mbarrier_init(bars, FULL, 1)
             ptx.mbarrier_init(bars, FREE, 4)
             ptx.fence_async()
-        if MEETS:
+            if FENCES:
+                ptx.fence_barriers()
+        if LITTLE:
+            cuda.syncwarp()
+            ptx.cluster_arrive()
+            ptx.cluster_wait()
+        elif MEETS:
             ptx.cluster_sync()
         for turn in range(2):
             if t == 0:
@@ -90,6 +98,7 @@ def test_each_block_has_both_halves(device):
 @pytest.mark.parametrize("seed", range(5))
 def test_it_does_not_matter_which_block_is_first_and_what_arrives_last(seed):
     run(halves(), schedule="random", seed=seed)
+    run(halves("barriers alone"), schedule="random", seed=seed)
 
 
 @pytest.mark.parametrize(
@@ -100,6 +109,7 @@ def test_it_does_not_matter_which_block_is_first_and_what_arrives_last(seed):
         ("a third", OutOfBoundsError, "of a cluster of 2"),
         ("no begin", RaceError, "may not have begun"),
         ("own place", RaceError, "`tiles`"),
+        ("unfenced", RaceError, "`bars`"),
     ],
 )
 def test_a_planted_mistake_is_found(mistake, error, said):
@@ -110,12 +120,13 @@ def test_a_planted_mistake_is_found(mistake, error, said):
 @pytest.mark.ptx
 @pytest.mark.skipif(compiler_problem() is not None, reason="there is no compiler")
 def test_they_are_one_instruction_each():
-    text = compile_to_ptx(halves(), (TENSOR_MAP, types.uint16[:, :, ::1]), (9, 0))
+    text = compile_to_ptx(halves("barriers alone"), (TENSOR_MAP, types.uint16[:, :, ::1]), (9, 0))
     for instruction in (
         "cp.async.bulk.tensor.2d.shared::cluster.global.mbarrier::complete_tx::bytes"
         ".multicast::cluster",
         "mapa.shared::cluster.u32",
         "mbarrier.arrive.shared::cluster.b64",
+        "fence.mbarrier_init.release.cluster;",
     ):
         assert instruction in text
     assert "0 bytes spill stores" in assemble(text, (9, 0))

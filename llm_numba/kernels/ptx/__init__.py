@@ -72,7 +72,11 @@ from llm_numba.kernels.ptx.flags import (
 from llm_numba.kernels.ptx.formats import e4m3, e5m2, tf32
 from llm_numba.kernels.ptx.lines import load_line, store_line
 from llm_numba.kernels.ptx.matrices import ldmatrix_x4, ldmatrix_x4_trans, stmatrix_x4
-from llm_numba.kernels.ptx.multicast import mbarrier_arrive_at, tma_multicast_2d
+from llm_numba.kernels.ptx.multicast import (
+    fence_barriers,
+    mbarrier_arrive_at,
+    tma_multicast_2d,
+)
 from llm_numba.kernels.ptx.narrow import to_e4m3_pair, to_int8_pair
 from llm_numba.kernels.ptx.overlap import (
     await_previous_kernel,
@@ -148,6 +152,7 @@ __all__ = [
     "e5m2",
     "exp2",
     "fence_async",
+    "fence_barriers",
     "from_float",
     "give_registers",
     "is_aligned16",

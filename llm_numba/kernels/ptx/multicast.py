@@ -16,10 +16,12 @@ cluster, :func:`mbarrier_arrive_at`.
 
 Before the first copy all barriers must be made, those of the others as well; and no block may end
 while others write to it, or arrive: hence :func:`~llm_numba.kernels.ptx.clusters.cluster_sync` at
-the beginning and at the end.
+the beginning and at the end. It waits until all memory that its threads wrote can be seen. Where
+that takes too long, :func:`fence_barriers` says so much of the barriers alone, and
+:func:`~llm_numba.kernels.ptx.clusters.cluster_arrive` and ``cluster_wait`` are enough behind it.
 
 Source: "PTX ISA", ``cp.async.bulk.tensor`` (``.multicast::cluster``), ``mapa``,
-``mbarrier.arrive``.
+``mbarrier.arrive``, ``fence.mbarrier_init``.
 """
 
 from llvmlite import ir
@@ -46,6 +48,10 @@ _ARRIVE = ir.InlineAsm(
     "mbarrier.arrive.shared::cluster.b64 _, [there]; }",
     "r,r,~{memory}",
     True,
+)
+
+_FENCE = ir.InlineAsm(
+    ir.FunctionType(ir.VoidType(), []), "fence.mbarrier_init.release.cluster;", "~{memory}", True
 )
 
 
@@ -120,3 +126,26 @@ def mbarrier_arrive_at(typing_context, barriers, index, rank):
 def _(lanes, barriers, index, rank):
     block = lanes.machine.barriers.block_of_cluster(lanes, rank)
     lanes.machine.mbarriers.arrive(lanes, barriers, index, 0, block)
+
+
+@intrinsic
+def fence_barriers(typing_context):
+    """Let the other blocks of the cluster find the barriers that this thread has made.
+
+    They do so once they have waited for its
+    :func:`~llm_numba.kernels.ptx.clusters.cluster_arrive`, which must follow. In the simulator all
+    that the thread did before is known by then; the hardware promises that of barriers alone.
+
+    Instruction: ``fence.mbarrier_init.release.cluster``. Capability: sm_90.
+    """
+
+    def codegen(context, builder, signature, args):
+        builder.call(_FENCE, [])
+        return context.get_dummy_value()
+
+    return types.void(), codegen
+
+
+@twin(fence_barriers)
+def _(lanes):
+    lanes.machine.barriers.fence(lanes)
