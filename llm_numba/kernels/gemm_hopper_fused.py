@@ -24,6 +24,7 @@ from llm_numba.kernels.gemm_hopper_pieces import (
 )
 from llm_numba.kernels.gemm_hopper_plans import COLUMN_TIME, tile_for
 from llm_numba.kernels.gemm_hopper_specialised import specialised
+from llm_numba.kernels.gemm_hopper_split import plan_split
 from llm_numba.kernels.gemm_hopper_stored import BOX_COLUMNS, BY_ENGINE, staging_bytes
 from llm_numba.kernels.gemm_plans import present
 from llm_numba.runtime import Launch, launch_all, storage_dtype, tensor_map
@@ -66,6 +67,20 @@ def fills(out: Any, activation: str | None) -> bool:
     return _tiles_of(_SMALLEST, ending, out) >= FEWEST_TILES
 
 
+def whole_tile(M: int, N: int, gated: bool, multiprocessors: int) -> Tile:
+    """Choose the tile whose waves take the least time.
+
+    Parameters
+    ----------
+    M, N : int
+        Rows of x, and of the weight.
+    gated : bool
+    multiprocessors : int
+        Of the GPU.
+    """
+    return tile_for(M, N, multiprocessors, tiles=_GATED if gated else COLUMN_TIME)
+
+
 def plan_fused(
     x: Any,
     weight: Any,
@@ -83,7 +98,7 @@ def plan_fused(
         As of :func:`gemm_fused`, checked; :func:`~llm_numba.kernels.gemm_hopper.why_not` has no
         reason against them.
     tile : Tile, optional
-        By default the one whose waves take the least time.
+        By default that of :func:`whole_tile`.
     """
     others = [each for each in (bias, residual) if each is not None]
     as_stored = storage_dtype(out) == storage_dtype(x)
@@ -93,8 +108,7 @@ def plan_fused(
     else:
         ending = BY_ENGINE if by_engine else BY_THREADS
     if tile is None:
-        tiles = _GATED if ending.gated else COLUMN_TIME
-        tile = tile_for(len(x), len(weight), room_of(out).multiprocessors, tiles=tiles)
+        tile = whole_tile(len(x), len(weight), ending.gated, room_of(out).multiprocessors)
     how = tensor_map(out, GROUP_ROWS) if by_engine else is_paired(out)
     maps = tensor_map(x, tile.rows), tensor_map(weight, ending.columns(tile))
     blocks = blocks_for(tile, ending, out)
@@ -113,6 +127,7 @@ def gemm_fused(
     activation: str | None = None,
     residual: Any = None,
     out: Any = None,
+    cut: tuple[Tile, int] | None = None,
     stream: Any = None,
 ) -> Any:
     """Multiply by a weight matrix on an H100 or H200, with bias, activation and residual.
@@ -128,6 +143,9 @@ def gemm_fused(
     residual : [M, N] or [M, F], optional
     out : [M, N] or [M, F], optional
         As of :func:`llm_numba.kernels.gemm.gemm`.
+    cut : (Tile, int), optional
+        Of :data:`~llm_numba.kernels.gemm_hopper_split.SPLIT_SLAB`: a tile, and how many blocks
+        share its K. By default nobody does.
     stream : cupy.cuda.Stream or Numba stream, optional
 
     Returns
@@ -149,5 +167,10 @@ def gemm_fused(
         return out
     require_addressable(x, weight)
     options = {"bias": bias, "activation": activation, "residual": residual}
-    launch_all(plan_fused(x, weight, out, **options), stream)
+    made = (
+        plan_split(*cut, x, weight, out, **options)
+        if cut
+        else plan_fused(x, weight, out, **options)
+    )
+    launch_all(made, stream)
     return out

@@ -214,30 +214,34 @@ def _plan_deep(x: Any, weight: Any, out: Any, **options: Any) -> tuple[Launch, .
     return plan_tile(_tiles(len(x))[0], x, weight, out, **options)
 
 
-def _chosen(x: Any, weight: Any) -> Tile:
+def chosen(x: Any, weight: Any) -> Tile:
+    """Return the cut of a product for all steps but the last, tuned or by :func:`rule`.
+
+    Parameters
+    ----------
+    x : array [M, K]
+    weight : array [N, K]
+    """
     return choose(TUNABLE, (len(x), *weight.shape), storage_dtype(x), like=x)
 
 
 def _plan_split(x: Any, weight: Any, out: Any, **options: Any) -> tuple[Launch, ...]:
-    return plan_tile(_chosen(x, weight), x, weight, out, clustered=False, **options)
+    return plan_tile(chosen(x, weight), x, weight, out, clustered=False, **options)
 
 
 def _plan_clustered(x: Any, weight: Any, out: Any, **options: Any) -> tuple[Launch, ...]:
-    return plan_tile(_chosen(x, weight), x, weight, out, **options)
+    return plan_tile(chosen(x, weight), x, weight, out, **options)
 
 
 def _plan_streamed(x: Any, weight: Any, out: Any, **options: Any) -> tuple[Launch, ...]:
-    return plan_streamed(_chosen(x, weight), x, weight, out, **options)
+    return plan_streamed(chosen(x, weight), x, weight, out, **options)
 
 
 def _plan_multicast(x: Any, weight: Any, out: Any, **options: Any) -> tuple[Launch, ...]:
-    room, tile = room_of(x), _chosen(x, weight)
-    cut = slice_for((len(x), *weight.shape), options.get("activation") == "silu_mul", room)
-    many = len(weight) > _FILLED * room.multiprocessors * cut.columns
-    # Where nobody shares K, there is nothing to save.
-    worthwhile = tile.splits > 1 and many
-    if not worthwhile or not is_architecture(x, HOPPER[:2]) or why_not(x, weight):
-        return plan_streamed(tile, x, weight, out, **options)
+    if not is_architecture(x, HOPPER[:2]) or why_not(x, weight):
+        return _plan_streamed(x, weight, out, **options)
+    gated = options.get("activation") == "silu_mul"
+    cut = slice_for((len(x), *weight.shape), gated, room_of(x))
     return plan_slice(cut, x, weight, out, **options)
 
 
@@ -247,11 +251,6 @@ def _kernels(*blocks: int, stages: int | None = None) -> tuple[Any, ...]:
     tile = tile._replace(stages=stages or tile.stages)
     made = (skinny(dtype, tile, each, False) for each in blocks for dtype in DTYPES)
     return (*made, gemm_register_tile)
-
-
-def _streamed_kernels(*blocks: int) -> tuple[Any, ...]:
-    stream = Stream(16, 64, 4, 5)
-    return tuple(streamed(dtype, stream, each, False) for each in blocks for dtype in DTYPES)
 
 
 LADDER = Ladder(
@@ -289,7 +288,14 @@ LADDER = Ladder(
             "streamed",
             "The copy engine brings slabs, and warpgroups multiply them out of shared memory.",
             _or_other(_plan_streamed),
-            (*_streamed_kernels(2, _MOST_SPLITS), gemm_register_tile),
+            (
+                *(
+                    streamed(dtype, Stream(16, 64, 4, 5), blocks, False)
+                    for blocks in (2, _MOST_SPLITS)
+                    for dtype in DTYPES
+                ),
+                gemm_register_tile,
+            ),
             HOPPER,
         ),
         Step(
@@ -298,7 +304,6 @@ LADDER = Ladder(
             _or_other(_plan_multicast),
             (
                 *(multicast(dtype, Slice(32, 32, 3, 2), False) for dtype in DTYPES),
-                *_streamed_kernels(_MOST_SPLITS),
                 gemm_register_tile,
             ),
             HOPPER,

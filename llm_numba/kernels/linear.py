@@ -6,21 +6,23 @@ multiply, and 8 elsewhere. It still is with more rows, as when a batch decodes, 
 multiply out of shared memory: that is :mod:`llm_numba.kernels.gemm_skinny`. With many rows, as when
 a prompt comes in, each weight is used so often that arithmetic is the ceiling: that is
 :mod:`llm_numba.kernels.gemm_tensorcore`, which leaves to :mod:`llm_numba.kernels.gemm` what tensor
-cores cannot multiply; or :mod:`llm_numba.kernels.gemm_hopper_fused` on the GPUs that it is for.
-Where a slower kernel is taken because of the operands, :func:`llm_numba.runtime.telling.tell` says
-why.
+cores cannot multiply; or :mod:`llm_numba.kernels.gemm_hopper_fused` on the GPUs that it is for. On
+these, :mod:`llm_numba.kernels.gemm_hopper_few` tells which kernel takes 17 to 256 rows. Where a
+slower kernel is taken because of the operands, :func:`llm_numba.runtime.telling.tell` says why.
 """
 
+from functools import partial
 from typing import Any
 
-from llm_numba.kernels import checks, gemv
+from llm_numba.kernels import checks, gemm_hopper_few, gemv
 from llm_numba.kernels.gemm_hopper import HOPPER, why_not
 from llm_numba.kernels.gemm_hopper_fused import fills, gemm_fused
-from llm_numba.kernels.gemm_skinny import MOST_ROWS, gemm_skinny
+from llm_numba.kernels.gemm_skinny import MOST_ROWS, chosen, gemm_skinny
 from llm_numba.kernels.gemm_tensorcore import gemm_tensorcore
 from llm_numba.kernels.gemm_tensorcore_plans import obstacle
 from llm_numba.kernels.layernorm import rms_norm
 from llm_numba.runtime import empty, stands_for, storage_dtype, tell
+from llm_numba.runtime.room import room_of
 
 # Fragments straight from memory serve so many rows as fast as any way through shared memory.
 _MOST_BY_GEMV = 16
@@ -119,11 +121,12 @@ def _kernel_for(x: Any, weight: Any, out: Any, activation: str | None, residual:
     What is wrong with the operands is left to what multiplies.
     """
     many, unaddressable = len(x) > MOST_ROWS, None
-    if many and stands_for(x, HOPPER[:2]) and fills(out, activation):
+    problem = obstacle(x, weight, out, residual)
+    if stands_for(x, HOPPER[:2]) and (fills(out, activation) if many else not problem):
         unaddressable = why_not(x, weight)
         if not unaddressable:
-            return gemm_fused
-    if problem := obstacle(x, weight, out, residual):
+            return _for_hopper(x, weight, activation)
+    if problem:
         tell(("gemm", problem), f"Products by ordinary units, not by tensor cores: {problem}")
     elif unaddressable:
         tell(
@@ -131,3 +134,14 @@ def _kernel_for(x: Any, weight: Any, out: Any, activation: str | None, residual:
             f"Products by mma.sync, not by warpgroups: {unaddressable}.",
         )
     return gemm_tensorcore if many else gemm_skinny
+
+
+def _for_hopper(x: Any, weight: Any, activation: str | None) -> Any:
+    """Choose by predicted times where rows are few, and tiles where they are many."""
+    if len(x) > gemm_hopper_few.MOST_ROWS:
+        return gemm_fused
+    shape, gated = (len(x), *weight.shape), activation == "silu_mul"
+    choice = gemm_hopper_few.fastest(shape, gated, room_of(x), chosen(x, weight))
+    if choice.kernel in ("streamed", "multicast"):
+        return partial(gemm_skinny, step=choice.kernel)
+    return partial(gemm_fused, cut=choice.cut)

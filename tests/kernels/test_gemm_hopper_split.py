@@ -14,7 +14,7 @@ from gemm_cases import U, assert_gated, assert_near, numbers
 from llm_numba.kernels import gemm_hopper_split as file
 from llm_numba.kernels.gemm_hopper_epilogue import GATED
 from llm_numba.kernels.gemm_hopper_pieces import Tile
-from llm_numba.kernels.gemm_hopper_split import TILES, plan_split, shared_bytes, split_for
+from llm_numba.kernels.gemm_hopper_split import SPLIT_SLAB, cuts_for, plan_split, shared_bytes
 from llm_numba.runtime import is_architecture, launch_all, to_device, to_host
 from llm_numba.runtime.limits import LIMITS
 from llm_numba.runtime.offline import (
@@ -31,6 +31,7 @@ CUT_OFF = 2 * U
 LITTLE = Tile(128, 32, 2)
 BOXES = Tile(128, 128, 2)  # two blocks have a box of the copy engine each
 LOW = Tile(64, 48, 3)
+WIDE = Tile(128, 256, 4)
 HOPPER = (9, 0, "a")
 
 
@@ -101,7 +102,7 @@ def test_bias_activation_gate_and_residual_follow(activation, tile, blocks, N, s
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("tile", "blocks"), [(tile, n) for tile in TILES for n in (2, 4, 8)])
+@pytest.mark.parametrize(("tile", "blocks"), list(SPLIT_SLAB))
 def test_tiles_of_the_engine_are_right(tile, blocks):
     check("sim", tile, blocks, M=129, N=tile.columns + 8, K=264)
 
@@ -182,39 +183,29 @@ def test_a_block_that_ends_while_a_late_one_reads_its_sums_is_found():
 
 
 @pytest.mark.parametrize(
-    ("shape", "cut"),
+    ("shape", "cuts"),
     [
-        ((512, 4096, 4096), (256, 2)),  # 64 tiles for 132 SMs
-        ((256, 4096, 14336), (256, 4)),
-        ((256, 6144, 4096), (192, 2)),
-        ((128, 4096, 4096), (256, 8)),
-        ((128, 28672, 4096), None),  # 112 tiles
-        ((8192, 8192, 8192), None),
-        ((128, 4096, 64), None),  # one slab
+        ((128, 4096, 4096), [(128, 2), (192, 4)]),
+        ((128, 6144, 4096), [(128, 2)]),  # 32 clusters of four, and there is room for 30
+        ((256, 6144, 4096), []),
+        ((128, 4096, 128), [(128, 2)]),  # two slabs
+        ((128, 4096, 64), []),
     ],
 )
-def test_k_is_split_where_tiles_are_too_few(shape, cut):
-    found = split_for(*shape, 132)
-    assert (found and (found[0].columns, found[1])) == cut
-
-
-def test_all_clusters_have_room_at_once_and_columns_are_shared_evenly():
-    for M, N, K, gated in itertools.product(
-        (1, 65, 129, 500), range(1000, 20000, 1096), (64, 1000, 8192), (False, True)
-    ):
-        if cut := split_for(M, N, K, 132, gated=gated):
-            tile, blocks = cut
-            tiles = -(-M // tile.rows) * -(-N // tile.columns)
-            assert tiles * blocks <= 132
-            assert tile.columns % (blocks * (16 if gated else 8)) == 0
+def test_all_clusters_have_room_at_once_and_each_block_has_a_slab(shape, cuts):
+    assert [(tile.columns, blocks) for tile, blocks in cuts_for(*shape, 132)] == cuts
 
 
 def test_no_k_is_split_where_no_cluster_has_room():
-    assert split_for(128, 4096, 4096, 2) is None
+    assert not cuts_for(128, 4096, 4096, 2)
+
+
+def test_blocks_share_the_columns_of_a_tile_evenly_with_a_gate_and_without():
+    assert all(tile.columns % (16 * blocks) == 0 for tile, blocks in SPLIT_SLAB)
 
 
 def test_stages_sums_and_rooms_fit_the_memory_of_an_sm():
-    for tile, blocks in itertools.product(TILES, (2, 4, 8)):
+    for tile, blocks in itertools.product([WIDE, *(tile for tile, _ in SPLIT_SLAB)], (2, 4, 8)):
         taken = shared_bytes(tile, blocks) + 16 * tile.stages
         assert taken <= LIMITS[9, 0].block_shared_bytes
 
@@ -227,9 +218,10 @@ def test_stages_sums_and_rooms_fit_the_memory_of_an_sm():
 @pytest.mark.parametrize(
     ("tile", "blocks", "activation"),
     [
-        *((tile, 4, None) for tile in (*TILES, Tile(64, 256, 5))),
-        (Tile(128, 256, 4), 2, GATED),
-        (Tile(128, 256, 4), 8, "gelu"),
+        *((tile, 4, None) for tile in (WIDE, Tile(64, 256, 5))),
+        *((*cut, activation) for cut in SPLIT_SLAB for activation in (None, "gelu", GATED)),
+        (WIDE, 2, GATED),
+        (WIDE, 8, "gelu"),
     ],
 )
 def test_sums_stay_in_registers_and_products_follow_each_other(tile, blocks, activation):
@@ -244,7 +236,7 @@ def test_sums_stay_in_registers_and_products_follow_each_other(tile, blocks, act
 
 # -- On a GPU: large, odd, and again and again ----------------------------------------------------
 
-CUTS = [(tile, n) for tile in TILES for n in (2, 4, 8)]
+CUTS = [*SPLIT_SLAB, *((WIDE, blocks) for blocks in (2, 4, 8))]
 
 
 @pytest.mark.gpu

@@ -10,7 +10,7 @@ import pytest
 from gemm_cases import U, assert_gated, assert_near, numbers
 
 from llm_numba.kernels import gemm_skinny_multicast as multicast_file
-from llm_numba.kernels.gemm_skinny import LADDER, MOST_ROWS
+from llm_numba.kernels.gemm_skinny import MOST_ROWS
 from llm_numba.kernels.gemm_skinny_kernel import joined_bytes
 from llm_numba.kernels.gemm_skinny_multicast import Slice, plan_slice, slice_for
 from llm_numba.runtime import kernel_view, launch_all, to_device, to_host
@@ -96,14 +96,6 @@ def test_on_an_h100_there_is_one_block_for_each_of_128_multiprocessors(N, K, gat
     cut = slice_for((64, N, K), gated, H100)
     assert -(-N // cut.columns) == 128
     assert cut.stages * cut.columns * 128 >= 64 * 1024  # bytes of weights under way
-
-
-@pytest.mark.parametrize(("N", "name"), [(72, "gemm_skinny_multicast"), (8, "gemm_skinny_hopper")])
-def test_few_columns_are_left_to_the_step_that_splits_k(N, name):
-    operands = LADDER.operands((5, N, 520), np.dtype("float16"), 0)
-    operands = {key: to_device(each, "sim") for key, each in operands.items()}
-    (launch,) = LADDER.step("multicast").plan(**operands)
-    assert launch.kernel.py_func.__name__ == name
 
 
 # -- Planted mistakes -----------------------------------------------------------------------------

@@ -10,9 +10,14 @@ import pytest
 
 from llm_numba import reference
 from llm_numba.errors import KernelArgumentError
-from llm_numba.kernels import gemm_hopper_fused
+from llm_numba.kernels import gemm_hopper_fused, gemm_skinny
+from llm_numba.kernels import linear as linear_file
 from llm_numba.kernels.linear import linear
 from llm_numba.runtime import intercept, listen, to_device, to_host
+from llm_numba.runtime.room import Room
+from llm_numba.simulator.clusters import cluster_of
+
+H100 = Room(multiprocessors=132, shared_bytes=227 * 1024, has_clusters=True)
 
 ROWS = [0, 1, 9]
 each_number_of_rows = pytest.mark.parametrize("M", ROWS)
@@ -126,7 +131,7 @@ def test_the_number_of_rows_decides_which_kernel_multiplies(M, dtype, name):
     ("M", "N", "K", "capability", "name"),
     [
         (129, 40, 40, "9.0", "gemm_specialised"),
-        (128, 40, 40, "9.0", "gemm_skinny"),
+        (17, 40, 40, "9.0", "gemm_skinny_hopper"),
         (129, 40, 40, None, "gemm_tensorcore"),
         (129, 40, 44, "9.0", "gemm_"),
     ],
@@ -143,6 +148,36 @@ def test_hopper_multiplies_many_rows_by_its_own_kernels(M, N, K, capability, nam
     names = {launch.kernel.py_func.__name__ for launch in launches}
     assert all(each.startswith(name) for each in names), names
     assert ("gemm_specialised" in names) == (name == "gemm_specialised")
+
+
+@pytest.mark.parametrize(
+    ("M", "N", "K", "activation", "name", "blocks"),
+    [
+        (20, 6144, 4096, None, "gemm_skinny_multicast", 2),
+        (40, 28672, 4096, "silu_mul", "gemm_skinny_hopper", 1),
+        (64, 2048, 4096, None, "gemm_skinny_hopper", 4),
+        (100, 28672, 4096, "silu_mul", "gemm_specialised", 1),
+        (70, 4096, 14336, None, "gemm_split", 4),
+        (200, 4096, 14336, "gelu", "gemm_split", 2),
+        (200, 6144, 4096, None, "gemm_specialised", 1),
+        (200, 512, 64, None, "gemm_tensorcore", 1),  # too few tiles
+        (300, 4096, 14336, None, "gemm_specialised", 1),
+    ],
+)
+def test_on_an_h100_each_number_of_rows_has_its_kernel(
+    M, N, K, activation, name, blocks, monkeypatch
+):
+    """As many multiprocessors as an H100 has; the simulated GPU has two."""
+    monkeypatch.setenv("LLM_NUMBA_SIM_CAPABILITY", "9.0")
+    for file in (linear_file, gemm_hopper_fused, gemm_skinny):
+        monkeypatch.setattr(file, "room_of", lambda array: H100)
+    launches = []
+    x, weight = (empty_on_simulator(rows, K, "bfloat16") for rows in (M, N))
+    with intercept(launches.append):
+        linear(x, weight, activation=activation)
+    (launch,) = launches
+    assert launch.kernel.py_func.__name__.startswith(name)
+    assert cluster_of(launch.kernel) == blocks
 
 
 def test_few_tiles_are_left_to_kernels_of_smaller_ones():
