@@ -35,10 +35,10 @@ Sources: NVIDIA, "CUTLASS 3" (epilogue fusion); Shazeer, "GLU Variants Improve T
 import functools
 from typing import Any
 
-from numba import cuda
+from numba import cuda, int32
 
 from llm_numba.kernels import ptx
-from llm_numba.kernels.activation import ACTIVATIONS, activate, silu_mul
+from llm_numba.kernels.activation import ACTIVATIONS, activate, gelu_of_halves, silu_mul
 from llm_numba.kernels.gemm_hopper_pieces import (
     GROUP_ROWS,
     GROUP_THREADS,
@@ -129,6 +129,8 @@ def finishing(
         Numbers that a thread can keep beside its sums.
     """
     GATES, NUMBER = activation == GATED, ACTIVATIONS.get(activation, 0)
+    # The engine stores pairs of halves, or of bytes; threads store float32, too.
+    HALVES = in_pairs and activation == "gelu"
     # What is kept for eight columns: biases, those of up, two of each row of the residual.
     RESIDUAL = 0 if not biased else 4 if GATES else 2
     EACH = RESIDUAL + (4 if added else 0)
@@ -140,10 +142,11 @@ def finishing(
     def bring_eight(e, operands):
         """Read what finishes a thread's sums of eight columns."""
         kept, row, column, c, bias, beside = operands
-        M, N, n = c.shape[0], c.shape[1], column + 8 * e
+        # In 32 bits the smaller of two is one instruction, in 64 it is four.
+        M, N, n = c.shape[0], int32(c.shape[1]), int32(column + 8 * e)
         if biased:
             # Columns beyond the last are not stored, but their bias must not be looked for.
-            kept[EACH * e], kept[EACH * e + 1] = read_bias(bias, n, 0, N)
+            kept[EACH * e], kept[EACH * e + 1] = read_bias(bias, n, int32(0), N)
             if GATES:
                 kept[EACH * e + 2], kept[EACH * e + 3] = read_bias(bias, n, N, N)
         if added:
@@ -170,6 +173,8 @@ def finishing(
             if biased:
                 low_up, high_up = low_up + kept[of + 2], high_up + kept[of + 3]
             low, high = silu_mul(low, low_up), silu_mul(high, high_up)
+        elif HALVES:
+            low, high = gelu_of_halves(low), gelu_of_halves(high)
         else:
             low, high = activate(low, NUMBER), activate(high, NUMBER)
         if added:
@@ -192,8 +197,9 @@ def _reading(in_pairs: bool) -> tuple[Any, Any]:
         """Read the numbers of a column and of the next, of N that begin somewhere."""
         if in_pairs:
             # N is even, and so is a thread's column.
-            return ptx.load_pair(bias, begins + min(column, N - 2))
-        low, high = min(column, N - 1), min(column + 1, N - 1)
+            return ptx.load_pair(bias, begins + min(column, int32(N - 2)))
+        last = int32(N - 1)
+        low, high = min(column, last), min(int32(column + 1), last)
         return ptx.to_float(bias[begins + low]), ptx.to_float(bias[begins + high])
 
     @cuda.jit(device=True, forceinline=True)

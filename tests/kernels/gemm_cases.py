@@ -23,8 +23,8 @@ def exact(array):
     return None if array is None else array.astype(np.float64)
 
 
-def assert_near(y, x, weight, bias=None, activation=None, residual=None, stored=None, u=U):
-    """Assert that y is the linear layer of x, to the bound above."""
+def assert_near(y, x, weight, bias=None, activation=None, residual=None, stored=None, u=U, own=0):
+    """Assert that y is the linear layer of x, to the bound above; own is the activation's error."""
     truth = reference.linear(
         exact(x), exact(weight), exact(bias), activation=activation, residual=exact(residual)
     )
@@ -33,7 +33,8 @@ def assert_near(y, x, weight, bias=None, activation=None, residual=None, stored=
         magnitudes += np.abs(exact(bias))
     bound = 1.13 * (x.shape[1] + 1) * u * magnitudes
     if activation is not None:
-        bound += 8 * u * (1 + magnitudes)
+        before = truth if residual is None else truth - exact(residual)
+        bound += 8 * u * (1 + magnitudes) + own * np.abs(before)
     if residual is not None:
         bound += U * np.abs(truth)
     assert_within(bound, y, truth, stored or x.dtype)

@@ -14,7 +14,7 @@ import pytest
 from numba import cuda
 
 from llm_numba import reference
-from llm_numba.kernels.activation import ACTIVATIONS, activate
+from llm_numba.kernels.activation import ACTIVATIONS, activate, gelu_of_halves
 from llm_numba.runtime import empty_like, launch, to_device, to_host
 
 U = 2.0**-24
@@ -47,6 +47,29 @@ def test_an_activation_is_the_reference(activation, device):
     error = np.abs(run(x, activation, device).astype(np.float64) - truth)
     bound = BOUNDS[activation](x.astype(np.float64), truth) + np.finfo(np.float32).tiny
     assert (error <= bound).all(), x[(error / bound).argmax()]
+
+
+@cuda.jit
+def gelu_all(x, y):
+    i = cuda.grid(1)
+    y[i] = gelu_of_halves(x[i])
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_gelu_of_halves_is_right_to_a_quarter_of_a_step_for_each_half_that_there_is(dtype, device):
+    """A step of float16 is at least 2^-11 of a number, and 2^-24 where they are subnormal."""
+    x = np.arange(2**16, dtype=np.uint16).view(dtype).astype(np.float32)
+    finite = np.isfinite(x)
+    there = to_device(x, device)
+    y = empty_like(there)
+    launch(gelu_all, 64, 1024, (there, y))
+    y = to_host(y)
+    truth = reference.gelu(x[finite].astype(np.float64))
+    error = np.abs(y[finite] - truth)
+    assert (error <= np.maximum(2.0**-13 * np.abs(truth), 2.0**-28)).all()
+    np.testing.assert_array_equal(y[np.isposinf(x)], np.inf)
+    np.testing.assert_array_equal(y[np.isneginf(x)], 0)
+    assert np.isnan(y[np.isnan(x)]).all()
 
 
 @pytest.mark.parametrize("activation", BOUNDS)
