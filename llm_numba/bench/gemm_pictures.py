@@ -72,10 +72,10 @@ def under_the_roof(
         name: [_dot(each) for each in linears(results, *parts)]
         for name, parts in {
             "8 to 128 rows": ("small",),
-            "512 rows and more": ("projections", "squares"),
+            "512 rows and more": ("projections",),
         }.items()
     }
-    found = linears(results, "projections", "squares")
+    found = linears(results, "projections")
     clocks = [each["shape"]["sm_mhz"] for each in found if "sm_mhz" in each["shape"]]
     most = FLOPS_PER_CYCLE.get(capability, 0) * multiprocessors * 1e6 * max(clocks, default=0)
     return roofline(groups, 1e9 * read_gbps, most or None)

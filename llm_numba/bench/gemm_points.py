@@ -279,7 +279,6 @@ def _epilogues() -> Iterator[Product]:
 
 
 PRODUCTS = (
-    *(Product("squares", size, size, size) for size in SQUARES),
     *(Product("projections", M, N, K) for M in LARGE_ROWS for N, K in EIGHT + SEVENTY),
     *(Product("small", M, N, K) for M in SMALL_ROWS for N, K in EIGHT),
     *_epilogues(),

@@ -130,7 +130,9 @@ def steps(results: Results) -> Table:
     speeds = [
         each
         for each in results.values()
-        if each["shape"].get("part") in ("squares", "steps") and each["unit"] == "TFLOP/s"
+        if each["shape"].get("part") in ("projections", "steps")
+        and each["shape"]["M"] == each["shape"]["N"] == each["shape"]["K"]
+        and each["unit"] == "TFLOP/s"
     ]
     keys = list(dict.fromkeys(_key(each) for each in speeds))
     ways = dict.fromkeys(each["name"].removesuffix(f"/{_key(each)}") for each in speeds)

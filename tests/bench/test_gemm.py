@@ -324,12 +324,12 @@ def test_a_part_that_is_measured_again_takes_its_place_in_the_record():
     goal = next(each for each in GOALS if each.name == "square_4096")
     worst = next(each for each in GOALS if each.name == "worst").names[:1]
     both = {"environment": environment, "date": "", "command": [], "settings": {}}
-    left = {"squares/4096x4096x4096/linear": "its time was up", "small/8x4096x4096": "as well"}
+    left = {"half/4096x4096x4096/linear": "its time was up", "small/8x4096x4096": "as well"}
     first = results_of(goal.names, 0.8) | results_of(worst, 0.9)
     earlier = both | {"results": list(first.values()), "left_out": left}
     later = both | {"results": list(results_of(goal.names, 1.1).values()), "left_out": {}}
     later["pipeline"] = {"spans": []}
-    record = gemm.completed(later, gemm.completed(earlier, None, ()), ("squares",))
+    record = gemm.completed(later, gemm.completed(earlier, None, ()), ("half",))
     found = {each["name"]: each for each in record["results"]}
     assert found["goal/square_4096"]["median"] == 1.1
     assert found["goal/worst"]["median"] == 0.9
