@@ -1,8 +1,10 @@
 """The kernel table, made from records of kernels: never from one of an engine.
 
-Kernels timed alone (``kernels_*.json``) come first. What is not there is taken from profiles
-(``profile_*.json``), where the GPU notes begin and end of each kernel within a step. Each law is
-the straight line with the least relative errors; the largest of them is kept with it.
+Products of one row, and attention, are those of ``kernels_*.json``, timed alone; products of more
+rows are those of ``gemm_*.json``, each by the kernel that a model calls. What is in neither is
+taken from profiles (``profile_*.json``), where the GPU notes begin and end of each kernel within a
+step. Each law is the straight line with the least relative errors; the largest of them is kept with
+it.
 """
 
 from collections import defaultdict
@@ -23,22 +25,14 @@ Record = dict[str, Any]
 Times = list[tuple[float, float, str]]
 
 _SHORT = ("rope_and_write_kv", "embedding", "argmax", "fill_in_tokens")
-# What the engine runs of the ladders of products: the step, and the units that multiply.
-_PRODUCTS = {
-    ("gemv", "split"): "ordinary",
-    ("gemv", "tensor"): "tensor",
-    ("gemm_skinny", "multicast"): "tensor",
-    ("gemm_tensorcore", "split_k"): "tensor",
-}
-# So many rows the ordinary units have at most; others are for numbers that no plan is of.
-_ORDINARY_ROWS = 2
+_ONE_ROW = "split"  # the step that the engine runs of the ladder of GEMV
 # What attends for a prompt, the fastest first: the step, and the kernel that steps of a model name.
 _PROMPT_STEPS = (("tensor", "attention_tensor"), ("paged", "attention_register_tile"))
 _TURNING = ("rope_attention", "turning", "rope_and_decode_attention")
 
 
 def read_records(directory: Path, gpu: str) -> list[Record]:
-    """Read the records of kernels and profiles of a GPU.
+    """Read the records of kernels, products and profiles of a GPU.
 
     Parameters
     ----------
@@ -55,19 +49,20 @@ def read_records(directory: Path, gpu: str) -> list[Record]:
     Raises
     ------
     LLMNumbaError
-        If there is no record of kernels.
+        If there is no record of kernels, or none of products.
     """
     paths = [
         path
-        for pattern in (f"kernels_{gpu}.json", f"profile_{gpu}_*.json")
+        for pattern in (f"kernels_{gpu}.json", f"gemm_{gpu}.json", f"profile_{gpu}_*.json")
         for path in sorted(directory.glob(pattern))
     ]
     records = [read_record(path) | {"file": path.name} for path in paths]
-    if not any(each["benchmark"] == "kernels" for each in records):
-        raise LLMNumbaError(
-            f"{directory} has no record of kernels on {gpu}.",
-            "Make one on a machine with that GPU: llm-numba bench kernels.",
-        )
+    for benchmark in ("kernels", "gemm"):
+        if not _of(records, benchmark):
+            raise LLMNumbaError(
+                f"{directory} has no record of {benchmark} on {gpu}.",
+                f"Make one on a machine with that GPU: llm-numba bench {benchmark}.",
+            )
     return records
 
 
@@ -85,19 +80,23 @@ def calibrate(records: list[Record]) -> KernelTable:
     """
     kernels, profiles = _of(records, "kernels"), _of(records, "profile")
     copy = 1e9 * median(_result(each, "copy")["median"] for each in kernels)
-    alone, within = _alone_times(kernels), _product_times(profiles)
     operations = _operation_times(profiles)
+    one_row = fit(_one_row_times(kernels))
     return KernelTable(
         gpu=kernels[0]["environment"]["gpus"][0]["name"],
         sources=tuple(_source(each) for each in records),
         copy_bytes_per_second=copy,
-        products=_product_laws(
-            {key: _preferred(alone[key], within[key]) for key in alone | within}
+        products=(
+            ProductLaw(1, "ordinary", one_row),
+            *(
+                ProductLaw(rows, "tensor", _fit_or(one_row.constant, times))
+                for rows, times in sorted(_many_row_times(_of(records, "gemm")).items())
+            ),
         ),
         decode_attention=fit(_decode_times(records, "paged_decode", "split", "paged_attention")),
         joined_attention=fit(_decode_times(records, "paged_decode", "joined", "paged_attention")),
         turning_attention=_short_law(_decode_times(records, *_TURNING), copy),
-        prompt_attention=fit(_prompt_times(kernels, profiles)),
+        prompt_attention=_fit_or(one_row.constant, _prompt_times(kernels, profiles)),
         short={name: _short_law(operations[name, "decode"], copy) for name in _SHORT},
     )
 
@@ -121,23 +120,12 @@ def fit(times: Times) -> Law:
     return Law(float(constant), float(slope), float(off), tuple(name for *_, name in times))
 
 
-def _product_laws(by_rows: dict[tuple[int, str], Times]) -> tuple[ProductLaw, ...]:
-    """Fit a law for each number of rows; one shape alone has the constant of one row."""
-    laws: dict[tuple[int, str], Law] = {}
-    for key in sorted(by_rows):
-        times = by_rows[key]
-        if len({amount for amount, *_ in times}) > 1:
-            laws[key] = fit(times)
-        else:
-            constant = laws[1, "ordinary"].constant
-            slope = median((seconds - constant) / amount for amount, seconds, _ in times)
-            laws[key] = Law(constant, slope, times=tuple(name for *_, name in times))
-    return tuple(ProductLaw(rows, units, law) for (rows, units), law in laws.items())
-
-
-def _preferred(alone: Times, within: Times) -> Times:
-    """Take kernels timed alone, if they tell a line; else those within steps, too."""
-    return alone if len({amount for amount, *_ in alone}) > 1 else alone + within
+def _fit_or(constant: float, times: Times) -> Law:
+    """Fit a law; to a single amount only its slope."""
+    if len({amount for amount, *_ in times}) > 1:
+        return fit(times)
+    slope = median((seconds - constant) / amount for amount, seconds, _ in times)
+    return Law(constant, slope, times=tuple(name for *_, name in times))
 
 
 def _short_law(times: Times, bytes_per_second: float) -> Law:
@@ -147,38 +135,27 @@ def _short_law(times: Times, bytes_per_second: float) -> Law:
     return Law(constant, 1 / bytes_per_second, off, tuple(name for *_, name in times))
 
 
-def _alone_times(kernels: list[Record]) -> dict[tuple[int, str], Times]:
-    found: dict[tuple[int, str], Times] = defaultdict(list)
-    for record, result in _results(kernels):
-        point, _, step = result["name"].rpartition("/")
-        ladder = next((name for name, _ in _PRODUCTS if point.startswith(name)), "")
-        units, shape = _PRODUCTS.get((ladder, step)), result["shape"]
-        if units and _takes(shape["M"], units):
-            weights = shape["N"] * shape["K"]
-            time = (weights, 1e-6 * shape["microseconds"], _name(record, result))
-            found[shape["M"], units].append(time)
+def _one_row_times(kernels: list[Record]) -> Times:
+    return [
+        _product_time(record, result)
+        for record, result in _results(kernels)
+        if result["name"].startswith("gemv_")
+        and result["name"].rpartition("/")[2] == _ONE_ROW
+        and result["shape"]["M"] == 1
+    ]
+
+
+def _many_row_times(products: list[Record]) -> dict[int, Times]:
+    found: dict[int, Times] = defaultdict(list)
+    for record, result in _results(products):
+        if result["name"].startswith("linear/bfloat16/"):
+            found[result["shape"]["M"]].append(_product_time(record, result))
     return found
 
 
-def _takes(rows: int, units: str) -> bool:
-    """Tell whether the engine multiplies so many rows on these units."""
-    return (rows <= _ORDINARY_ROWS) == (units == "ordinary")
-
-
-def _product_times(profiles: list[Record]) -> dict[tuple[int, str], Times]:
-    found: dict[tuple[int, str], Times] = defaultdict(list)
-    for record, result, operation, seconds in _operations(profiles):
-        if operation["name"] != "linear":
-            continue
-        shape = result["shape"]
-        # A prompt's last row alone is scored.
-        scored = operation["weight"] == "lm_head"
-        rows = shape["batch"] * (1 if scored else shape["new_tokens"])
-        units = "tensor" if any("tensor" in each for each in operation["kernels"]) else "ordinary"
-        if _takes(rows, units):
-            name = f"{_name(record, result)} {operation['weight']}"
-            found[rows, units].append((operation["flops"] / 2 / rows, seconds, name))
-    return found
+def _product_time(record: Record, result: dict[str, Any]) -> tuple[float, float, str]:
+    shape = result["shape"]
+    return shape["N"] * shape["K"], 1e-6 * shape["microseconds"], _name(record, result)
 
 
 def _operation_times(profiles: list[Record]) -> dict[tuple[str, str], Times]:
@@ -215,8 +192,7 @@ def _of(records: list[Record], benchmark: str) -> list[Record]:
 
 
 def _prompt_times(kernels: list[Record], profiles: list[Record]) -> Times:
-    """Gather times of the fastest kernel for prompts of which there are enough for a line."""
-    found: Times = []
+    """Gather times of the fastest kernel for prompts that any record has."""
     for step, kernel in _PROMPT_STEPS:
         found = [
             (each["shape"]["flops"], 1e-6 * each["shape"]["microseconds"], _name(record, each))
@@ -229,7 +205,7 @@ def _prompt_times(kernels: list[Record], profiles: list[Record]) -> Times:
             if result["phase"] == "prefill"
             and any(each.startswith(kernel) for each in operation["kernels"])
         ]
-        if len({amount for amount, *_ in found}) > 1:
+        if found:
             break
     return found
 

@@ -96,6 +96,7 @@ def compare(record: dict[str, Any], file: str, table: KernelTable) -> list[Compa
         gpu_memory_gb=_ALL_OF_IT * gpu.memory_bytes / 2**30,
     )
     is_older = any(record["date"] < source["date"] for source in table.sources)
+    of_one_length = table.prompt_attention.worst_fit == 0  # through one amount goes any line
     comparisons = []
     for result in record["results"]:
         planned, question, step = _planned(record, result, question, table)
@@ -111,7 +112,7 @@ def compare(record: dict[str, Any], file: str, table: KernelTable) -> list[Compa
             "",
             gpu.driver_name == table.gpu and _is_profiled(table, model, step),
         )
-        comparisons.append(_with_reason(comparison, question, is_older))
+        comparisons.append(_with_reason(comparison, question, is_older, of_one_length))
     return comparisons
 
 
@@ -216,7 +217,9 @@ def _assumes_links(question: Question) -> bool:
     return any(ranks > 1 and not (link.measured or link.fitted) for link, ranks in links)
 
 
-def _with_reason(found: Comparison, question: Question, is_older: bool) -> Comparison:
+def _with_reason(
+    found: Comparison, question: Question, is_older: bool, of_one_length: bool
+) -> Comparison:
     """Say why a plan is off, as far as the table itself tells."""
     if found.holds:
         return found
@@ -229,6 +232,8 @@ def _with_reason(found: Comparison, question: Question, is_older: bool) -> Compa
             "a prompt's kernels are launched one by one, and the host took longer than the GPU: "
             "the plan counts the GPU alone"
         )
+    elif found.name.startswith(("first_token", "prefill")) and of_one_length:
+        reason = "attention was timed for shorter prompts only, which use tensor cores less well"
     elif found.off < 0 and _assumes_links(question):
         reason = "links were not measured: data sheets promise more than messages reach"
     elif found.off < 0 and question.tp * question.pp > 1:

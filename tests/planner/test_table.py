@@ -40,29 +40,40 @@ def test_the_packaged_table_is_what_the_records_give(table):
 
 def test_the_table_comes_of_kernels_alone(table):
     assert table.sources
-    assert all(each["file"].startswith(("kernels_", "profile_")) for each in table.sources)
+    assert all(each["file"].startswith(("kernels_", "gemm_", "profile_")) for each in table.sources)
     assert all(each["commit"] for each in table.sources)
     assert all(each.law.times for each in table.products)
 
 
-def test_rows_on_tensor_cores_are_taken_from_records_that_have_them():
-    def result(step, M, N, K, microseconds):
-        shape = {"M": M, "N": N, "K": K, "microseconds": microseconds}
-        return {"name": f"gemv_{M}x{N}x{K}/bfloat16/{step}", "shape": shape, "unit": "GB/s"}
+def records_with(benchmark, results):
+    """The records of an H100, of one benchmark with other results in place of those of a name."""
+    names = {each["name"].rpartition("/")[0] for each in results}
+    return [
+        each | {"results": [
+            *(one for one in each["results"] if one["name"].rpartition("/")[0] not in names),
+            *results,
+        ]} if each["benchmark"] == benchmark else each
+        for each in read_records(RESULTS, "nvidia-h100-80gb-hbm3")
+    ]  # fmt: skip
 
-    records = read_records(RESULTS, "nvidia-h100-80gb-hbm3")
+
+def test_rows_on_tensor_cores_are_taken_from_products_as_models_call_them():
+    def result(M, N, K, microseconds):
+        shape = {"M": M, "N": N, "K": K, "microseconds": microseconds}
+        return {"name": f"linear/bfloat16/{M}x{N}x{K}", "shape": shape, "unit": "TFLOP/s"}
+
+    records = records_with("kernels", [])
     one = calibrate(records).product(1)
-    others = [each for each in records[0]["results"] if not each["name"].startswith("gemv_8x")]
-    eight = [
-        result("tensor", 8, 1000, 1000, 3.0),
-        result("tensor", 8, 2000, 1000, 4.0),
-        result("split", 8, 2000, 1000, 99.0),  # not what the engine runs
-        result("tensor", 24, 5000, 1000, 1e6 * one.constant + 10.0),
+    many = [
+        result(8, 1000, 1000, 3.0),
+        result(8, 2000, 1000, 4.0),
+        result(24, 5000, 1000, 1e6 * one.constant + 10.0),
+        result(8, 2000, 1000, 99.0) | {"name": "of_cublas/linear/bfloat16/8x2000x1000"},
+        result(8, 2000, 1000, 99.0) | {"name": "bias_gelu/bfloat16/8x2000x1000"},
     ]
-    records[0] = records[0] | {"results": others + eight}
-    table = calibrate(records)
-    assert (8, "ordinary") not in {(each.rows, each.units) for each in table.products}
+    table = calibrate(records_with("gemm", many))
     laws = {each.rows: each.law for each in table.products}
+    assert list(laws) == [1, 8, 24]
     assert laws[8].constant == pytest.approx(2e-6)
     assert laws[8].slope == pytest.approx(1e-12)
     # One shape alone: the constant of one row, and what is left is the slope.
@@ -71,38 +82,26 @@ def test_rows_on_tensor_cores_are_taken_from_records_that_have_them():
     assert table.product(1) == one
 
 
-def test_of_a_single_shape_the_steps_of_a_profile_are_counted_in():
-    records = read_records(RESULTS, "nvidia-h100-80gb-hbm3")
-    (thirty_two,) = (each for each in calibrate(records).products if each.rows == 32)
-    assert {time.partition("_")[0] for time in thirty_two.law.times} == {"kernels", "profile"}
-
-
-def test_a_prompt_attends_with_the_fastest_kernel_of_which_two_times_are_known():
+def test_a_prompt_attends_with_the_fastest_kernel_that_was_timed():
     def result(flops):
         shape = {"flops": flops, "microseconds": 5.0 + flops / 1e8}
         return {"name": "attention/bfloat16/tensor", "shape": shape, "unit": "TFLOP/s"}
 
-    records = read_records(RESULTS, "nvidia-h100-80gb-hbm3")
-    others = [each for each in records[0]["results"] if each["name"] != result(1)["name"]]
-    known = [each for each in records if each["benchmark"] != "profile"]
-    laws = []
-    for times in ([result(1e9)], [result(1e9), result(4e9)]):
-        known[0] = records[0] | {"results": others + times}
-        profiles = [each for each in records if each["benchmark"] == "profile"]
-        for each in profiles:
-            each["results"] = [
-                one
-                | {"operations": [op for op in one["operations"] if not _is_on_tensor_cores(op)]}
-                for one in each["results"]
-            ]
-        laws.append(calibrate(known + profiles).prompt_attention)
-    assert any("attention/bfloat16/paged" in time for time in laws[0].times)
-    assert laws[1].constant == pytest.approx(5e-6)
-    assert laws[1].slope == pytest.approx(1e-14)
-
-
-def _is_on_tensor_cores(operation):
-    return "attention_tensor" in operation["kernels"]
+    records = [
+        each
+        for each in records_with("kernels", [result(1e9), result(4e9)])
+        if each["benchmark"] != "profile" or "1b" in each["file"]  # that one is of another kernel
+    ]
+    law = calibrate(records).prompt_attention
+    assert law.constant == pytest.approx(5e-6)
+    assert law.slope == pytest.approx(1e-14)
+    slower = records_with("kernels", [result(1e9) | {"name": "attention/bfloat16/paged"}])
+    without = [each for each in slower if each["benchmark"] != "profile" or "1b" in each["file"]]
+    law = calibrate(without).prompt_attention
+    assert {time.split()[-1] for time in law.times} == {
+        "attention/bfloat16/paged",
+        "paged_attention",
+    }
 
 
 def test_a_table_is_the_same_after_json(table):
