@@ -23,6 +23,7 @@ from llm_numba.bench.choosing import chosen
 from llm_numba.bench.gemm_goals import PREFIX, reached
 from llm_numba.bench.gemm_peers import APART, CUBLAS, peers
 from llm_numba.bench.gemm_points import (
+    EPILOGUES,
     PARTS,
     PRODUCTS,
     Plan,
@@ -320,7 +321,7 @@ def _results(
             shares = [theirs.median / seconds for seconds in timing.seconds]
             share = summarize(shares, "x", warmup=timing.warmup)
             yield Result(f"of_{CUBLAS}/{name}", f"{name}: of cuBLAS", share, sizes)
-        if way not in ("linear", CUBLAS) and "/" not in way and (plain := timings.get("linear")):
+        if way in EPILOGUES and way != "linear" and (plain := timings.get("linear")):
             more = [100 * (seconds / plain.median - 1) for seconds in timing.seconds]
             told = summarize(more, "%", warmup=timing.warmup)
             both = sizes | {"microseconds": 1e6 * timing.median, "plain": 1e6 * plain.median}

@@ -239,8 +239,19 @@ def _name(record: Record, result: dict[str, Any]) -> str:
     return f"{record['file'].removesuffix('.json')} {result['name']}"
 
 
+def commit_of(record: Record) -> str:
+    """Return the commit that a record was made at, or nothing.
+
+    Parameters
+    ----------
+    record : dict
+    """
+    return (record["environment"]["git"] or {}).get("commit", "")
+
+
 def _source(record: Record) -> dict[str, str]:
-    commit = (record["environment"]["git"] or {}).get("commit", "")
     # Of a record that was renewed in part, the newest.
-    date = max(each["date"] for each in (record, *record.get("renewed", ())))
+    parts = [(record["date"], commit_of(record))]
+    parts += [(each["date"], each["commit"]) for each in record.get("renewed", ())]
+    date, commit = max(parts)
     return {"file": record["file"], "date": date, "commit": commit}

@@ -15,6 +15,7 @@ from llm_numba.engine.memory import MemoryOptions
 from llm_numba.models import ModelConfig, load_config
 from llm_numba.models.random import PREFIX, resolve_shape
 from llm_numba.parallel.paths import CAPTURED
+from llm_numba.planner.calibration import commit_of
 from llm_numba.planner.gpus import GPU, GPUS
 from llm_numba.planner.links import packaged_links
 from llm_numba.planner.memory import rank_memory
@@ -95,7 +96,10 @@ def compare(record: dict[str, Any], file: str, table: KernelTable) -> list[Compa
         *_ranks(record),
         gpu_memory_gb=_ALL_OF_IT * gpu.memory_bytes / 2**30,
     )
-    is_older = any(record["date"] < source["date"] for source in table.sources)
+    is_older = any(
+        record["date"] < source["date"] and commit_of(record) != source["commit"]
+        for source in table.sources
+    )
     of_one_length = table.prompt_attention.worst_fit == 0  # through one amount goes any line
     comparisons = []
     for result in record["results"]:
@@ -223,16 +227,17 @@ def _with_reason(
     """Say why a plan is off, as far as the table itself tells."""
     if found.holds:
         return found
+    is_prompt = found.name.startswith(("first_token", "prefill"))
     if found.unit == "GB":
         reason = "the engine takes memory that the plan does not know of"
-    elif is_older and question.tp * question.pp == 1:
+    elif is_older and (question.tp * question.pp == 1 or is_prompt):
         reason = OLDER
-    elif found.name.startswith(("first_token", "prefill")) and found.off < 0:
+    elif is_prompt and found.off < 0:
         reason = (
             "a prompt's kernels are launched one by one, and the host took longer than the GPU: "
             "the plan counts the GPU alone"
         )
-    elif found.name.startswith(("first_token", "prefill")) and of_one_length:
+    elif is_prompt and of_one_length:
         reason = "attention was timed for shorter prompts only, which use tensor cores less well"
     elif found.off < 0 and _assumes_links(question):
         reason = "links were not measured: data sheets promise more than messages reach"

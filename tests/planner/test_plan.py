@@ -90,6 +90,16 @@ def test_the_plan_is_what_engines_measured(record, file, table):
     assert sum(each.holds for each in found) > len(found) / 2
 
 
+@pytest.mark.parametrize("same", [True, False])
+def test_a_record_is_older_if_kernels_of_another_commit_were_timed_later(table, same):
+    path = next(RESULTS.glob("engine_*_llama-3-8b.json"))
+    record = json.loads(path.read_text())
+    commit = record["environment"]["git"]["commit"] if same else "another"
+    later = replace(table, sources=({"file": "", "date": "9999", "commit": commit},))
+    reasons = {each.reason for each in compare(record, path.name, later) if not each.holds}
+    assert (OLDER in reasons) != same
+
+
 def ranks_record(tp, pp, path, **settings):
     """A record of several H200s, of a step and a prompt."""
     split = {"tp": tp, "pp": pp, "path": path}
