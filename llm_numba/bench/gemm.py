@@ -87,7 +87,7 @@ class GemmSettings:
     """
 
     only: tuple[str, ...] = ()
-    rounds: int = 4
+    rounds: int = 8
     repeats: int = 6
     identical: int = 100
 

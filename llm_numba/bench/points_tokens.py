@@ -71,12 +71,14 @@ def _few_random_embeddings(shape: tuple[int, int, int], dtype: np.dtype, seed: i
     return made | {"token_ids": token_ids}
 
 
-def _attention(dtype: str) -> Point:
+def _attention(dtype: str, heads: int = 32, tokens: int = 2048, **of_point: Any) -> Point:
+    label = "attention" if tokens == 2048 else f"attention_{tokens}"
     return Point(
-        f"attention/{dtype}",
+        f"{label}/{dtype}",
         attention.LADDER,
-        (128, 8, 4, 2048, 2048),
+        (128, heads // 4, 4, tokens, tokens),
         dtype,
+        **of_point,
         eager=_eager_attention,
         eager_code="F.scaled_dot_product_attention(q, k, v, is_causal=True)",
     )
@@ -117,6 +119,8 @@ POINTS = (
     ),
     _attention("bfloat16"),
     _attention("float32"),
+    # The reference needs 512 MiB a head.
+    _attention("bfloat16", heads=8, tokens=8192, steps=("tensor",)),
     Point(
         "attention_sketch/bfloat16",
         attention_sketch.LADDER,

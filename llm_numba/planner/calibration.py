@@ -197,7 +197,8 @@ def _prompt_times(kernels: list[Record], profiles: list[Record]) -> Times:
         found = [
             (each["shape"]["flops"], 1e-6 * each["shape"]["microseconds"], _name(record, each))
             for record, each in _results(kernels)
-            if each["name"] == f"attention/bfloat16/{step}"
+            if each["name"].startswith(("attention/", "attention_8192/"))
+            and each["name"].endswith(f"/bfloat16/{step}")
         ]
         found += [
             (operation["flops"], seconds, f"{_name(record, result)} {operation['name']}")
