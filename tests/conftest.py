@@ -1,9 +1,10 @@
 """Fixtures that several folders of tests share."""
 
+import gc
 import json
 import os
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -105,6 +106,18 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
     mark = item.get_closest_marker("unsanitised")
     if SANITISED and mark:
         pytest.skip(f"under compute-sanitizer {mark.kwargs['reason']}")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _young_heap() -> Iterator[None]:
+    """Leave what a module of tests has made for others out of the garbage collector's sight.
+
+    Compiled kernels are kept for all tests. Behind some thousand of these, the collector takes
+    seconds to look through everything, and benchmarks ask it to.
+    """
+    yield
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(scope="session", autouse=True)
