@@ -69,7 +69,9 @@ def test_a_large_batch(D, dtype):
     contexts = [2039, 300, 1, 901, 64, 5, 777, 1023, 65]
     batch = Batch(queries, contexts, 8, 2, D, 16, dtype)
     scale = 1 / math.sqrt(D)
-    batch.assert_near(run(batch, scale, 500, device="cuda"), scale, 500)
+    # Numbers of 16 bits go to tensor cores.
+    y = run(batch, scale, 500, device="cuda")
+    batch.assert_near(y, scale, 500, tensor=dtype != "float32")
 
 
 # -- What does not matter -----------------------------------------------------------------------
