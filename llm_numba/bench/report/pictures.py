@@ -9,7 +9,7 @@ from llm_numba.bench.drawing import WIDTH, Drawing
 from llm_numba.bench.report.page import Picture
 from llm_numba.bench.tables import figure
 
-_LEFT, _RIGHT, _TOP, _BOTTOM, _HEIGHT = 80, 16, 40, 48, 360
+_LEFT, _RIGHT, _TOP, _BOTTOM, _HEIGHT = 80, 28, 40, 48, 360
 _STYLES = "abcd"
 
 
@@ -64,9 +64,9 @@ def roofline(
     drawing = Drawing(WIDTH, _HEIGHT)
     for x in xs:
         drawing.line([place(x, ys[0]), place(x, ys[-1])], "dashed")
-        drawing.text(place(x, ys[0])[0], _TOP + height + 16, f"{x:g}", "dim")
+        drawing.text(place(x, ys[0])[0], _TOP + height + 16, f"{x:,g}", "dim")
     for y in ys:
-        drawing.text(_LEFT - 8, place(xs[0], y)[1], f"{y:g}", "dim", anchor="end")
+        drawing.text(_LEFT - 8, place(xs[0], y)[1], f"{y:,g}", "dim", anchor="end")
     drawing.text(_LEFT + width / 2, _HEIGHT - 10, "FLOPs a byte", "dim")
     drawing.text(_LEFT - 8, 12, "TFLOP/s", "dim", anchor="end")
     corner = min(max(roof / slope, xs[0]), xs[-1])
