@@ -122,14 +122,14 @@ def finishing(
     activation, biased, added
         As of :func:`epilogue`.
     in_pairs : bool
-        Whether neighbours of bias and residual lie in one word.
+        Whether neighbours of bias and residual lie in one word. The result has then 16 bits or 8.
     up_begins : int
         Of a thread's sums, with a gate, the first that a gate lets through.
     room : int
         Numbers that a thread can keep beside its sums.
     """
     GATES, NUMBER = activation == GATED, ACTIVATIONS.get(activation, 0)
-    # The engine stores pairs of halves, or of bytes; threads store float32, too.
+    # What is stored in pairs is rounded to 16 bits or to 8, and then GELU need not be finer.
     HALVES = in_pairs and activation == "gelu"
     # What is kept for eight columns: biases, those of up, two of each row of the residual.
     RESIDUAL = 0 if not biased else 4 if GATES else 2

@@ -121,7 +121,7 @@ def fit(times: Times) -> Law:
 
 
 def _fit_or(constant: float, times: Times) -> Law:
-    """Fit a law; to a single amount only its slope."""
+    """Fit a law; where all times are of one amount, its slope beside a constant that is given."""
     if len({amount for amount, *_ in times}) > 1:
         return fit(times)
     slope = median((seconds - constant) / amount for amount, seconds, _ in times)
