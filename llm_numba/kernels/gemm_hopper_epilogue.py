@@ -16,7 +16,9 @@ left, is read at once and waits there::
     64 columns          | read biases, residual | finish and put 8 columns | 8 | 8 | ... | box |
 
 And what is read has come as far as L2 by then: each thread names some lines of the residual when
-the products of a tile begin, which are tens of thousands of cycles.
+the products of a tile begin, which are tens of thousands of cycles. Where there is no activation,
+the producer brings it, as the last slabs of its tile
+(:mod:`~llm_numba.kernels.gemm_hopper_residual`).
 
 *A gate* and what it lets through must meet in one thread, and lie F rows apart in W. So half of a
 tile's rows of W are the gate's and half the other factor's, by two boxes of the copy engine. Each
@@ -48,6 +50,8 @@ from llm_numba.kernels.gemm_hopper_pieces import (
     nothing,
     storing,
 )
+from llm_numba.kernels.gemm_hopper_residual import bringing
+from llm_numba.kernels.gemm_hopper_residual import reading as reading_slabs
 from llm_numba.kernels.gemm_hopper_stored import storing_by_engine
 from llm_numba.kernels.unrolled import unrolled
 
@@ -57,7 +61,9 @@ _ROOM = 64  # numbers that a thread can keep beside 128 sums
 
 
 @functools.cache
-def epilogue(activation: str | None, biased: bool, added: bool, by_engine: bool) -> Ending:
+def epilogue(
+    activation: str | None, biased: bool, added: bool, by_engine: bool, brought: bool = False
+) -> Ending:
     """Make the ending of an epilogue.
 
     Parameters
@@ -70,16 +76,21 @@ def epilogue(activation: str | None, biased: bool, added: bool, by_engine: bool)
     by_engine : bool
         Whether the copy engine stores C, whose rows are then multiples of 16 bytes; else threads
         do, and ask of each number whether it is there.
+    brought : bool
+        Whether the copy engine brings the residual, whose map then lies beside C.
     """
     gated = activation == GATED
 
     def make(storage: str, tile: Tile) -> tuple[Any, Any]:
         columns = tile.columns // 2 if gated else tile.columns
-        finish = finishing(activation, biased, added, by_engine, tile.columns // 4)
+        beside = reading_slabs(storage, tile, columns) if brought else None
+        finish = finishing(activation, biased, added, by_engine, tile.columns // 4, beside=beside)
         if by_engine:
             return storing_by_engine(storage, tile, columns, finish)
         return storing(columns, finish), nothing
 
+    if brought:
+        return Ending(make, gated, behind=lambda tile: bringing(tile, tile.columns // (1 + gated)))
     foreseeing = functools.partial(_foreseeing, gated) if added and by_engine else None
     return Ending(make, gated, foreseeing=foreseeing)
 
@@ -114,6 +125,7 @@ def finishing(
     in_pairs: bool,
     up_begins: int,
     room: int = _ROOM,
+    beside: Any = None,
 ) -> Finishing:
     """Make what reads the operands of an epilogue, and what computes it.
 
@@ -127,6 +139,8 @@ def finishing(
         Of a thread's sums, with a gate, the first that a gate lets through.
     room : int
         Numbers that a thread can keep beside its sums.
+    beside : tuple of device functions, optional
+        What begins to read a residual, what reads two neighbours, and what ends it.
     """
     GATES, NUMBER = activation == GATED, ACTIVATIONS.get(activation, 0)
     # What is stored in pairs is rounded to 16 bits or to 8, and then GELU need not be finer.
@@ -136,14 +150,15 @@ def finishing(
     EACH = RESIDUAL + (4 if added else 0)
     # One by one, numbers need registers for their places, too.
     EIGHTS = _eights(EACH, up_begins, room) if in_pairs else 1
-    read_bias, read_beside = _reading(in_pairs)
+    read_bias = _reading_bias(in_pairs)
+    begin_beside, read_beside, end_beside = beside or _reading_memory(in_pairs)
 
     @cuda.jit(device=True, forceinline=True)
     def bring_eight(e, operands):
         """Read what finishes a thread's sums of eight columns."""
-        kept, row, column, c, bias, beside = operands
+        kept, i, row, column, c, bias, beside = operands
         # In 32 bits the smaller of two is one instruction, in 64 it is four.
-        M, N, n = c.shape[0], int32(c.shape[1]), int32(column + 8 * e)
+        N, n = int32(c.shape[1]), int32(column + 8 * e)
         if biased:
             # Columns beyond the last are not stored, but their bias must not be looked for.
             kept[EACH * e], kept[EACH * e + 1] = read_bias(bias, n, int32(0), N)
@@ -152,14 +167,18 @@ def finishing(
         if added:
             for h in range(2):
                 at = EACH * e + RESIDUAL + 2 * h
-                kept[at], kept[at + 1] = read_beside(beside, min(row + 8 * h, M - 1), n)
+                kept[at], kept[at + 1] = read_beside(beside, i + e, h, row, n)
 
     bring_all = unrolled(EIGHTS, bring_eight)
 
     @cuda.jit(device=True, forceinline=True)
-    def bring(kept, row, column, c, bias, beside):
+    def bring(kept, i, row, column, c, bias, beside):
         """Read what finishes a thread's sums of the next eights of columns."""
-        bring_all(0, (kept, row, column, c, bias, beside))
+        if added:
+            begin_beside(beside, i)
+        bring_all(0, (kept, i, row, column, c, bias, beside))
+        if added:
+            end_beside(beside, i + EIGHTS)
 
     @cuda.jit(device=True, forceinline=True)
     def pair(acc, i, h, kept):
@@ -186,8 +205,8 @@ def finishing(
 
 
 @functools.cache
-def _reading(in_pairs: bool) -> tuple[Any, Any]:
-    """Make what reads two neighbours of the bias and of a row beside C.
+def _reading_bias(in_pairs: bool) -> Any:
+    """Make what reads two neighbours of the bias.
 
     Of what lies outside anything may be read that is there.
     """
@@ -202,13 +221,26 @@ def _reading(in_pairs: bool) -> tuple[Any, Any]:
         low, high = min(column, last), min(int32(column + 1), last)
         return ptx.to_float(bias[begins + low]), ptx.to_float(bias[begins + high])
 
+    return read_bias
+
+
+@functools.cache
+def _reading_memory(in_pairs: bool) -> tuple[Any, Any, Any]:
+    """Make what reads two neighbours of a residual where it lies; outside it, what is there."""
+
     @cuda.jit(device=True, forceinline=True)
-    def read_beside(beside, row, column):
-        """Read the numbers of a row that is there."""
-        N = beside.shape[1]
+    def read_beside(beside, i, h, row, column):
+        """Read the numbers of the thread's upper row or of its lower."""
+        M, N = beside.shape
+        row = min(row + 8 * h, M - 1)
         if in_pairs:
             return ptx.load_pair(beside, row * N + min(column, N - 2))
         low, high = min(column, N - 1), min(column + 1, N - 1)
         return ptx.to_float(beside[row, low]), ptx.to_float(beside[row, high])
 
-    return read_bias, read_beside
+    return _pass, read_beside, _pass
+
+
+@cuda.jit(device=True)
+def _pass(beside, i):
+    """Wait for nothing: a residual in memory is there."""

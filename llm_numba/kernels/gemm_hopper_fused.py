@@ -104,7 +104,10 @@ def plan_fused(
     as_stored = storage_dtype(out) == storage_dtype(x)
     by_engine = as_stored and not why_no_map(out) and all(map(is_paired, others))
     if others or activation:
-        ending = epilogue(activation, bias is not None, residual is not None, by_engine)
+        # Of registers not enough would be left for an activation and for the places of both.
+        alone = residual is not None and activation is None
+        brought = alone and by_engine and not why_no_map(residual)
+        ending = epilogue(activation, bias is not None, residual is not None, by_engine, brought)
     else:
         ending = BY_ENGINE if by_engine else BY_THREADS
     if tile is None:
@@ -112,7 +115,10 @@ def plan_fused(
     how = tensor_map(out, GROUP_ROWS) if by_engine else is_paired(out)
     maps = tensor_map(x, tile.rows), tensor_map(weight, ending.columns(tile))
     blocks = blocks_for(tile, ending, out)
-    args = (*maps, x.shape[1], out, TOGETHER, how, *present(bias, residual, x, out))
+    bias, beside = present(bias, residual, x, out)
+    if ending.behind:
+        beside = tensor_map(residual, tile.rows)
+    args = (*maps, x.shape[1], out, TOGETHER, how, bias, beside)
     threads = GROUP_THREADS * (1 + tile.groups)
     staging = staging_bytes(tile) if by_engine else 0
     kernel = specialised(storage_dtype(x), tile, ending)

@@ -110,7 +110,7 @@ def _keeping(columns: int, finishing: Finishing) -> Any:
         tiles, acc, kept, read, row, column, c, bias, beside = operands
         if i % EIGHTS == 0:
             here = place_of_thread(row, column + 8 * i)
-            bring(read, here[0], here[1], c, bias, beside)
+            bring(read, i, here[0], here[1], c, bias, beside)
         for h in range(2):
             low, high = pair(acc, i, h, read)
             kept[2 * i + h] = ptx.round_pair(tiles, low, high)

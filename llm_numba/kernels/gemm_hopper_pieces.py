@@ -61,6 +61,22 @@ class Tile(NamedTuple):
         return self.stages * self.stage_bytes + ATOM
 
 
+class Behind(NamedTuple):
+    """What a producer brings behind the slabs of a tile.
+
+    Attributes
+    ----------
+    slabs : int
+        Stages that it takes.
+    bring : device function
+        ``bring(tiles, full, free, count, beside, row, column)`` brings it, for the tile that begins
+        at a row and a column of C, by the map of what lies beside C, as slabs from `count` on.
+    """
+
+    slabs: int
+    bring: Any
+
+
 class Ending(NamedTuple):
     """How a warpgroup's sums become its share of C.
 
@@ -76,12 +92,18 @@ class Ending(NamedTuple):
     overlaps : bool
         Whether a tile is stored while the next is multiplied. Then ``make(storage, tile, note,
         blocks)`` makes all that a consumer does, in each block of a cluster.
+    foreseeing : callable, optional
+        ``foreseeing(tile)`` makes ``foresee(row, column, c, beside)``, called when a tile begins.
+    behind : callable, optional
+        ``behind(tile)`` is a :class:`Behind`. Then `store` is given, in place of what lies beside
+        C, the barriers and the number of the first of these slabs: ``(full, free, count)``.
     """
 
     make: Any
     gated: bool = False
     overlaps: bool = False
     foreseeing: Any = None
+    behind: Any = None
 
     def columns(self, tile: Tile) -> int:
         """Return how many columns of C a tile makes."""
@@ -235,8 +257,8 @@ class Finishing(NamedTuple):
     numbers : int
         float32 that a thread keeps for its part of them, at least 1.
     bring : device function
-        ``bring(kept, row, column, c, bias, beside)`` reads them, of the rows from one on, and of
-        the columns from one on, both of the thread's first number.
+        ``bring(kept, i, row, column, c, bias, beside)`` reads them, from the i-th eight columns
+        on; of rows and columns from one on, both of the thread's first number.
     pair : device function
         ``pair(acc, i, h, kept)`` makes the two neighbours of C that the thread has in the i-th
         eight columns, in its upper row (h = 0) or in its lower.
@@ -249,7 +271,7 @@ class Finishing(NamedTuple):
 
 
 @cuda.jit(device=True)
-def _bring_nothing(kept, row, column, c, bias, beside):
+def _bring_nothing(kept, i, row, column, c, bias, beside):
     """Read nothing: sums are stored as they are."""
 
 
@@ -272,7 +294,7 @@ def storing(columns: int, finishing: Finishing = AS_THEY_ARE) -> Any:
         acc, kept, c, row, column, paired, bias, beside = operands
         column += 8 * j
         if j % EIGHTS == 0:
-            bring(kept, row, column, c, bias, beside)
+            bring(kept, j, row, column, c, bias, beside)
         for h in range(2):
             low, high = pair(acc, j, h, kept)
             if row + 8 * h < c.shape[0] and column < c.shape[1]:

@@ -79,7 +79,7 @@ def quantising(activation: str | None, biased: bool, form: str) -> Ending:
             acc, kept, largest, block, c, row, column, bias, scales = operands
             i += _EIGHTS * block
             if i % EIGHTS == 0:
-                bring(kept, row, column + 8 * i, c, bias, scales)
+                bring(kept, i, row, column + 8 * i, c, bias, scales)
             for h in range(2):
                 low, high = pair(acc, i, h, kept)
                 acc[4 * i + 2 * h], acc[4 * i + 2 * h + 1] = low, high

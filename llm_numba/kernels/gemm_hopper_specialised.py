@@ -47,6 +47,7 @@ from llm_numba.kernels.gemm_hopper_pieces import (
     SUMMED,
     WANTS_PLACE,
     WANTS_SLAB,
+    Behind,
     Ending,
     Tile,
     cornering,
@@ -65,15 +66,38 @@ _OF_PRODUCER, _OF_CONSUMER = 40, 232  # registers of a thread, in multiples of 8
 _WARPS = GROUP_THREADS // 32
 
 
+def _behind(tile: Tile, ending: Ending) -> Behind:
+    """Return what the producer brings behind a tile's slabs."""
+    return ending.behind(tile) if ending.behind else Behind(0, _bring_nothing)
+
+
+@cuda.jit(device=True)
+def _bring_nothing(tiles, full, free, count, beside, row, column):
+    """Bring nothing behind a tile's slabs."""
+
+
+@cuda.jit(device=True)
+def _in_memory(full, free, count, beside):
+    """Return what lies beside C, for who reads it there."""
+    return beside
+
+
+@cuda.jit(device=True)
+def _in_slabs(full, free, count, beside):
+    """Return which slabs are what lies beside C, and the barriers that tell of them."""
+    return full, free, count
+
+
 def _producing(tile: Tile, ending: Ending, note: Any) -> Any:
     """Make what the producer's only busy thread does."""
     ROWS, stage_of = tile.rows, staging(tile)
     STAGE, B_BEGINS, BYTES = tile.stage, tile.rows * SLAB, tile.stage_bytes
     WIDTH, GATED = ending.columns(tile), ending.gated
     UP_BEGINS = B_BEGINS + WIDTH * SLAB
+    BEHIND, bring_behind = _behind(tile, ending)
 
     @cuda.jit(device=True)
-    def produce(tiles, full, free, a_map, b_map, slabs, down, across, together, up):
+    def produce(tiles, full, free, a_map, b_map, slabs, down, across, together, up, beside):
         """Bring all slabs of all tiles of this block, one after the other."""
         first = first_place(tiles)
         count = int32(0)
@@ -94,6 +118,8 @@ def _producing(tile: Tile, ending: Ending, note: Any) -> Any:
                     ptx.tma_load_2d(tiles, at + UP_BEGINS, b_map, k, row_of_up, full, stage)
                 note(ASKED, count)
                 count += int32(1)
+            bring_behind(tiles, full, free, count, beside, row * ROWS, column * WIDTH)
+            count += int32(BEHIND)
 
     return produce
 
@@ -144,6 +170,7 @@ def consuming(storage: str, tile: Tile, ending: Ending, note: Any, blocks: int =
     corner_of = cornering(tile, ending, blocks)
     take, leave = taking(tile, note, blocks, storage)
     foresee = ending.foreseeing(tile) if ending.foreseeing else foresee_nothing
+    BEHIND, beside_of = _behind(tile, ending).slabs, _in_slabs if ending.behind else _in_memory
 
     @cuda.jit(device=True)
     def consume(tiles, full, free, acc, slabs, down, across, together, c, how, bias, beside):
@@ -156,7 +183,9 @@ def consuming(storage: str, tile: Tile, ending: Ending, note: Any, blocks: int =
                 take(tiles, full, free, acc, count, slab > 0)
                 count += int32(1)
             leave(free, count)
-            store(acc, c, row + share(), column, how, bias, beside)
+            beside_tile = beside_of(full, free, count, beside)
+            store(acc, c, row + share(), column, how, bias, beside_tile)
+            count += int32(BEHIND)
             note(STORED_TILE, count)
         finish()
 
@@ -189,9 +218,11 @@ def specialised(
         """C [M, N] = A [M, K] B [N, K]^T, by any number of blocks; the maps are of A and B.
 
         How to store is a map of C for the engine, and else whether neighbours share a word. Bias,
-        and what lies beside C, are the ending's: of no elements where it has none.
+        and what lies beside C, are the ending's: of no elements where it has none. The latter may
+        be a map, too.
         """
-        a_map, b_map, how = ptx.parameter(a_map), ptx.parameter(b_map), ptx.parameter(how)
+        a_map, b_map = ptx.parameter(a_map), ptx.parameter(b_map)
+        how, beside = ptx.parameter(how), ptx.parameter(beside)
         tiles = cuda.shared.array(0, FORM)
         full = cuda.shared.array(STAGES, uint64)
         free = cuda.shared.array(STAGES, uint64)
@@ -206,7 +237,8 @@ def specialised(
         if cuda.threadIdx.x < GROUP_THREADS:
             ptx.give_registers(_OF_PRODUCER)
             if cuda.threadIdx.x == 0:
-                produce(tiles, full, free, a_map, b_map, slabs, down, across, together, c.shape[1])
+                N = c.shape[1]
+                produce(tiles, full, free, a_map, b_map, slabs, down, across, together, N, beside)
         else:
             ptx.take_registers(_OF_CONSUMER)
             acc = cuda.local.array(SUMS, float32)

@@ -115,7 +115,7 @@ def storing_by_engine(
         i = begins + e
         if i % EIGHTS == 0:
             here = place_of_thread(row, column + 8 * i)
-            bring(kept, here[0], here[1], c, bias, beside)
+            bring(kept, i, here[0], here[1], c, bias, beside)
         if e == 0:
             await_room(number, box)
         lane, warp = cuda.threadIdx.x % 32, cuda.threadIdx.x % GROUP_THREADS // 32

@@ -4,19 +4,26 @@ The bounds on the errors are derived in ``gemm_cases``. Tiles are those of the e
 columns is what a shape of a few dozen rows and columns is multiplied in, too.
 """
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 from gemm_cases import U, assert_gated, assert_near, numbers
 
 from llm_numba.errors import DeviceError, KernelArgumentError
 from llm_numba.kernels import gemm_hopper as hopper
+from llm_numba.kernels import gemm_hopper_epilogue as epilogue_file
+from llm_numba.kernels import gemm_hopper_fused as fused_file
+from llm_numba.kernels import gemm_hopper_residual as residual_file
 from llm_numba.kernels.gemm_hopper_epilogue import GATED
 from llm_numba.kernels.gemm_hopper_fused import gemm_fused, plan_fused
+from llm_numba.kernels.gemm_hopper_pieces import Tile
 from llm_numba.kernels.gemm_hopper_plans import COLUMN_TIME
 from llm_numba.kernels.gemm_hopper_stored import BY_ENGINE
 from llm_numba.runtime import is_architecture, launch_all, to_device, to_host
 from llm_numba.runtime.offline import compile_to_ptx, compiler_problem, resources, signature_of
 from llm_numba.simulator import simulate
+from llm_numba.simulator.errors import DeadlockError, RaceError, SimulationError
 
 CUT_OFF = 2 * U
 OWN = {"gelu": 2.0**-13}  # error of an activation, where the engine stores halves of it
@@ -103,6 +110,72 @@ def test_the_result_may_go_where_the_residual_is(device):
     assert_near(y, given["x"], given["weight"], given["bias"], None, given["residual"], u=CUT_OFF)
 
 
+@pytest.mark.parametrize(
+    ("columns", "N"),
+    [(128, 136), *(pytest.param(n, n + 8, marks=pytest.mark.slow) for n in (160, 256))],
+)
+def test_a_residual_that_the_engine_brings(columns, N, device):
+    """One stage behind a tile's slabs and two, two tiles a block, and boxes over the edges."""
+    tile = Tile(128, columns, 2)
+    given = operands(130, N, 72, "bfloat16", biased=False)
+    there = placed(given, device)
+    _skip_unless_hopper(there["x"])
+    (launch,) = plan_fused(**there, tile=tile)
+    launch_all((launch,))
+    y = to_host(there["out"])
+    assert_near(y, given["x"], given["weight"], residual=given["residual"], u=CUT_OFF)
+
+
+def test_a_residual_that_the_engine_cannot_address_is_read_by_threads(device):
+    given = operands(9, 72, 40, "float16")
+    there = placed(given, device)
+    _skip_unless_hopper(there["x"])
+    longer = placed({"longer": np.zeros(2 + given["residual"].size, "float16")}, device)["longer"]
+    there["residual"] = longer[2:].reshape(given["residual"].shape)
+    there["residual"][...] = placed(given, device)["residual"]
+    launch_all(plan_fused(**there))
+    y = to_host(there["out"])
+    assert_near(y, *(given[n] for n in ("x", "weight", "bias")), None, given["residual"], u=CUT_OFF)
+
+
+def simulate_little_tiles():
+    given = operands(130, 136, 72, "bfloat16", biased=False)
+    (launch,) = plan_fused(**given, tile=Tile(128, 128, 2))
+    simulate(*launch)
+    x, weight, _, residual, out = given.values()
+    assert_near(out, x, weight, residual=residual, u=CUT_OFF)
+
+
+@pytest.mark.parametrize(
+    ("text", "instead", "error"),
+    [
+        ("while not ptx.mbarrier_test(full, stage, turn & 1):", "if False:", RaceError),
+        ("(full, stage, 2 * BOX * boxes)", "(full, stage, 2 * BOX)", SimulationError),
+        pytest.param(
+            *("while not ptx.mbarrier_test(free, stage, turn & 1 ^ 1):", "if False:"),
+            SimulationError,
+            marks=pytest.mark.slow,
+        ),
+        pytest.param(
+            *("set_free(free, count + (i - 1) // PER_STAGE)", "pass"),
+            DeadlockError,
+            marks=pytest.mark.slow,
+        ),
+    ],
+    ids=["not awaited", "bytes", "no place", "not freed"],
+)
+def test_a_mistake_in_bringing_the_residual_is_found(text, instead, error, monkeypatch):
+    source = Path(residual_file.__file__).read_text()
+    assert source.count(text) == 1
+    scope = {"__name__": "planted", "__file__": residual_file.__file__}
+    exec(compile(source.replace(text, instead), residual_file.__file__, "exec"), scope)
+    monkeypatch.setattr(epilogue_file, "bringing", scope["bringing"])
+    monkeypatch.setattr(epilogue_file, "reading_slabs", scope["reading"])
+    monkeypatch.setattr(fused_file, "epilogue", epilogue_file.epilogue.__wrapped__)
+    with pytest.raises(error):
+        simulate_little_tiles()
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("activation", ["gelu", GATED])
 def test_many_tiles(activation, device):
@@ -121,7 +194,8 @@ def test_it_is_right_in_any_order(activation):
     if activation == GATED:
         assert_gated(out, x, weight, bias, residual, u=CUT_OFF)
     else:
-        assert_near(out, x, weight, bias, activation, residual, u=CUT_OFF)
+        own = OWN.get(activation, 0)
+        assert_near(out, x, weight, bias, activation, residual, u=CUT_OFF, own=own)
 
 
 def test_without_an_epilogue_it_is_the_plain_product():
@@ -157,7 +231,8 @@ def test_tiles_that_are_no_whole_boxes(columns, activation, M, N, device):
     if activation == GATED:
         assert_gated(y, x, weight, bias, residual, u=CUT_OFF)
     else:
-        assert_near(y, x, weight, bias, activation, residual, u=CUT_OFF)
+        own = OWN.get(activation, 0)
+        assert_near(y, x, weight, bias, activation, residual, u=CUT_OFF, own=own)
 
 
 # -- What cannot be ---------------------------------------------------------------------------
@@ -187,6 +262,7 @@ def test_wrong_arguments_are_named(monkeypatch):
     ("activation", "N", "tile"),
     [
         *(("gelu", 256, tile) for tile in COLUMN_TIME),
+        (None, 256, hopper.LARGE),
         ("gelu", 258, hopper.LARGE),
         (GATED, 256, hopper.LARGE),
         (GATED, 258, hopper.LARGE),
@@ -201,9 +277,9 @@ def test_sums_stay_in_registers(activation, N, tile):
 
 @pytest.mark.ptx
 @pytest.mark.skipif(compiler_problem() is not None, reason="there is no compiler")
-def test_the_residual_is_sent_for_while_its_tile_is_multiplied():
+def test_a_residual_that_threads_read_is_sent_for_while_its_tile_is_multiplied():
     given = placed(operands(128, 256, 64, "bfloat16"), "sim")
-    (launch,) = plan_fused(**given)
+    (launch,) = plan_fused(**given, activation="gelu")
     text = compile_to_ptx(launch.kernel, signature_of(launch), (9, 0, "a"))
     assert text.index("prefetch.global.L2") < text.index("wgmma.mma_async")
 
