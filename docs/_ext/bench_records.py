@@ -16,18 +16,12 @@
     ...
     ::::
 
-    :::{if-record} kernels_*.json
-    :before: 2026-11-22T08:05+00:00
-    This record is older than ...
-    :::
-
 The first names a record (of several that match, the newest) and the results to show. Beneath stands
 what made it: command, machine, packages, commit. Nobody types a figure from a record.
 """
 
 import json
 import shlex
-from datetime import datetime
 from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any, ClassVar
@@ -116,26 +110,18 @@ class IfRecord(SphinxDirective):
     """Sections on what takes a GPU, or quiet minutes, to measure: only if there is a record.
 
     A pattern after that of the record asks for a result of that name in it. Where there is none, a
-    command may be named that measures it. With a time, the content is shown only while the record
-    is from before: it says what has changed since, and leaves when the record is made anew.
+    command may be named that measures it.
     """
 
     required_arguments = 1
     optional_arguments = 1
-    option_spec: ClassVar = {
-        "command": directives.unchanged_required,
-        "before": datetime.fromisoformat,
-    }
+    option_spec: ClassVar = {"command": directives.unchanged_required}
     has_content = True
 
     def run(self) -> list[nodes.Node]:
         """Parse the content, headings too, or leave it out."""
         pattern, *names = self.arguments
-        record = load(self.env, pattern) if find(self.env, pattern) else None
-        if record and "before" in self.options:
-            is_older = datetime.fromisoformat(record["date"]) < self.options["before"]
-            return self.parse_content_to_nodes() if is_older else []
-        results = record["results"] if record else None
+        results = load(self.env, pattern)["results"] if find(self.env, pattern) else None
         if results is not None and all(
             any(fnmatch(each["name"], name) for each in results) for name in names
         ):

@@ -74,7 +74,6 @@ def engine_records():
 # Plans that miss: attention of such sizes was timed neither alone nor in a profile.
 UNTIMED = {
     ("random:llama-3-8b", "decode/batch=128/context=512"): 0.17,
-    ("random:llama-3-8b", "first_token/tokens=8191"): 0.21,
 }
 
 

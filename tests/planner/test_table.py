@@ -82,26 +82,33 @@ def test_rows_on_tensor_cores_are_taken_from_products_as_models_call_them():
     assert table.product(1) == one
 
 
-def test_a_prompt_attends_with_the_fastest_kernel_that_was_timed():
-    def result(flops):
-        shape = {"flops": flops, "microseconds": 5.0 + flops / 1e8}
-        return {"name": "attention/bfloat16/tensor", "shape": shape, "unit": "TFLOP/s"}
+def attention_of(step):
+    """The records of an H100, with times of one kernel for prompts, beside those of profiles."""
+    shapes = [{"flops": each, "microseconds": 5.0 + each / 1e8} for each in (1e9, 4e9)]
+    name = f"attention/bfloat16/{step}"
+    return records_with(
+        "kernels", [{"name": name, "shape": shape, "unit": "TFLOP/s"} for shape in shapes]
+    )
 
-    records = [
-        each
-        for each in records_with("kernels", [result(1e9), result(4e9)])
-        if each["benchmark"] != "profile" or "1b" in each["file"]  # that one is of another kernel
-    ]
-    law = calibrate(records).prompt_attention
-    assert law.constant == pytest.approx(5e-6)
-    assert law.slope == pytest.approx(1e-14)
-    slower = records_with("kernels", [result(1e9) | {"name": "attention/bfloat16/paged"}])
-    without = [each for each in slower if each["benchmark"] != "profile" or "1b" in each["file"]]
-    law = calibrate(without).prompt_attention
+
+def test_a_prompt_attends_as_models_were_profiled_too():
+    law = calibrate(attention_of("tensor")).prompt_attention
     assert {time.split()[-1] for time in law.times} == {
-        "attention/bfloat16/paged",
+        "attention/bfloat16/tensor",
         "paged_attention",
     }
+
+
+@pytest.mark.parametrize("step", ["tensor", "paged"])
+def test_a_prompt_attends_with_the_fastest_kernel_that_was_timed(step):
+    records = [
+        each | {"results": [one for one in each["results"] if one.get("phase") != "prefill"]}
+        for each in attention_of(step)
+    ]
+    law = calibrate(records).prompt_attention
+    assert {time.split()[-1] for time in law.times} == {f"attention/bfloat16/{step}"}
+    assert law.constant == pytest.approx(5e-6)
+    assert law.slope == pytest.approx(1e-14)
 
 
 def test_a_table_is_the_same_after_json(table):
