@@ -203,7 +203,10 @@ def check_output_dtype(x: Any, out_dtype: Any) -> tuple[str, ...]:
     formats = tuple(dict.fromkeys((storage_dtype(x), "float32")))
     if out_dtype is None:
         return formats
-    asked = np.dtype(out_dtype).name
+    try:
+        asked = np.dtype(out_dtype).name
+    except TypeError:
+        asked = repr(out_dtype)
     if asked not in formats:
         raise KernelArgumentError(
             f"Argument 'out_dtype' is {asked}.", f"It must be {' or '.join(formats)}."

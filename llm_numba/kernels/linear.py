@@ -14,7 +14,7 @@ slower kernel is taken because of the operands, :func:`llm_numba.runtime.telling
 from functools import partial
 from typing import Any
 
-from llm_numba.kernels import checks, gemm_hopper_few, gemv
+from llm_numba.kernels import checks, gemm, gemm_hopper_few, gemv
 from llm_numba.kernels.gemm_hopper import HOPPER, why_not
 from llm_numba.kernels.gemm_hopper_fused import fills, gemm_fused
 from llm_numba.kernels.gemm_skinny import MOST_ROWS, chosen, gemm_skinny
@@ -98,16 +98,15 @@ def linear(
         if len(x) <= 2 and not batch_invariant:
             by_gemv["step"] = "split"
         return gemv.gemv(x, weight, bias, residual=residual, out=out, **options, **by_gemv)
-    gemv.check_output_dtype(x, out_dtype)
-    columns = len(weight) // (2 if activation == "silu_mul" else 1)
+    formats = gemv.check_output_dtype(x, out_dtype)
     if out is None:
+        columns = len(weight) // (2 if activation == "silu_mul" else 1)
         out = empty((len(x), columns), out_dtype or x.dtype, like=x)
+    gemm.checked(x, weight, bias, activation, residual, out)
+    checks.array("out", out, dtype=formats, like=x)
     if not batch_invariant:
         multiply = _kernel_for(x, weight, out, activation, residual)
         return multiply(x, weight, bias, residual=residual, out=out, **options)
-    checks.array("out", out, shape=(len(x), columns), like=x)
-    if residual is not None:
-        checks.array("residual", residual, shape=out.shape, like=x)
     for start in range(0, len(x), gemv.MAX_ROWS):
         rows = slice(start, start + gemv.MAX_ROWS)
         part = None if residual is None else residual[rows]
@@ -116,18 +115,18 @@ def linear(
 
 
 def _kernel_for(x: Any, weight: Any, out: Any, activation: str | None, residual: Any) -> Any:
-    """Choose what multiplies more rows than GEMV takes, and tell why where it is not the fastest.
-
-    What is wrong with the operands is left to what multiplies.
-    """
-    many, unaddressable = len(x) > MOST_ROWS, None
-    problem = obstacle(x, weight, out, residual)
-    if stands_for(x, HOPPER[:2]) and (fills(out, activation) if many else not problem):
-        unaddressable = why_not(x, weight)
-        if not unaddressable:
-            return _for_hopper(x, weight, activation)
-    if problem:
+    """Choose what multiplies more rows than GEMV takes; tell why where it is not the fastest."""
+    many = len(x) > MOST_ROWS
+    suits_hopper = stands_for(x, HOPPER[:2]) and (not many or fills(out, activation))
+    unaddressable = why_not(x, weight) if suits_hopper else None
+    by_warpgroups = suits_hopper and not unaddressable
+    if by_warpgroups and many:
+        return _for_hopper(x, weight, activation)
+    # The kernels for few rows store packets of 16 bytes, also on Hopper.
+    if problem := obstacle(x, weight, out, residual):
         tell(("gemm", problem), f"Products by ordinary units, not by tensor cores: {problem}")
+    elif by_warpgroups:
+        return _for_hopper(x, weight, activation)
     elif unaddressable:
         tell(
             ("mma.sync", unaddressable),

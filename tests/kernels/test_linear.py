@@ -255,8 +255,29 @@ def test_wrong_arguments_are_named(M, invariant, device):
         ({"norm_weight": here(10)}, "weight' has shape"),
         ({"norm_weight": here(6), "eps": -1.0}, "'eps' is -1.0"),
         ({"out_dtype": "float16"}, "'out_dtype' is float16"),
+        ({"out_dtype": 5}, "'out_dtype' is 5"),
         ({"out": here(M, 10, dtype="float16")}, "'out' has dtype"),
+        ({"out": [1.0]}, "'out' is of type list"),
+        ({"residual": [1.0]}, "'residual' is of type list"),
     ]:
         operands = {"x": here(M, 6), "weight": here(10, 6), "batch_invariant": invariant}
         with pytest.raises(KernelArgumentError, match=word):
             linear(**(operands | changes))
+
+
+@pytest.mark.parametrize("capability", [None, "9.0"])
+@pytest.mark.parametrize("M", [8, 20, 300])
+def test_wrong_arguments_are_named_before_a_kernel_is_chosen(M, capability, monkeypatch):
+    """To choose one is to look at shapes and places, which such arguments may not have."""
+    if capability:
+        monkeypatch.setenv("LLM_NUMBA_SIM_CAPABILITY", capability)
+    x, weight = empty_on_simulator(M, 64, "float16"), empty_on_simulator(64, 64, "float16")
+    for changes, word in [
+        ({"out": [1.0]}, "'out' is of type list"),
+        ({"out": empty_on_simulator(64, "float16")}, "'out' has shape"),
+        ({"out": empty_on_simulator(M, 64, "float16"), "out_dtype": "float32"}, "'out' has dtype"),
+        ({"residual": "h"}, "'residual' is of type str"),
+        ({"activation": ["gelu"]}, "'activation' is"),
+    ]:
+        with pytest.raises(KernelArgumentError, match=word):
+            linear(x, weight, **changes)
