@@ -69,20 +69,22 @@ class Executor:
         logits = self._model.logits(self._scored(batch, hidden))
         return logits if len(batch.drawn) == len(logits) else self._rows(logits, batch.drawn)
 
-    def argmax(self, batch: BatchInputs, hidden: Array) -> Array:
+    def argmax(self, batch: BatchInputs, hidden: Array, out: Array | None = None) -> Array:
         """Choose the most likely tokens, where nothing else is asked for.
 
         Parameters
         ----------
         batch, hidden
             As for :meth:`logits`.
+        out : int64 [K], optional
+            On a device, where the tokens go.
 
         Returns
         -------
         int64 [K]
             :data:`~llm_numba.engine.step.NOT_FINITE` where logits are not finite numbers.
         """
-        return self._model.argmax(self._scored(batch, hidden))
+        return self._model.argmax(self._scored(batch, hidden), out)
 
     def _scored(self, batch: BatchInputs, hidden: Array) -> Array:
         return hidden if len(batch.scored) == len(hidden) else self._rows(hidden, batch.scored)

@@ -190,13 +190,21 @@ class ModelRunner:
             hidden = self._executor.forward(inputs.batch, self._before())
             if not len(inputs.batch.drawn):
                 return []
+            if asked is not None and asked.wants_argmax:
+                # As graphs do: without a sampler's launches, and without gathering a vocabulary
+                # that ranks share.
+                out = self._place(len(inputs.batch.drawn))
+                self._sampled = self._executor.argmax(inputs.batch, hidden, out)
+                return [self._sampled]
             logits = self._executor.logits(inputs.batch, hidden)
             if asked is None:
                 return [logits]
-        before = self._before()
-        out = None if self._decode is None else before[: len(logits)]
-        self._sampled = sample_tokens(logits, asked, before, out)
+        self._sampled = sample_tokens(logits, asked, self._before(), self._place(len(logits)))
         return [self._sampled, *find_logprobs(logits, self._sampled, asked.num_logprobs)]
+
+    def _place(self, num_tokens: int) -> Array | None:
+        """Return where on a GPU a step leaves its tokens; elsewhere each has its own array."""
+        return None if self._decode is None else self._decode.sampled[:num_tokens]
 
 
 class SubmittedStep:

@@ -68,8 +68,8 @@ def test_all_logits_at_once_equal_those_of_the_steps(new_llm, monkeypatch, shape
     """To 1e-5 of the largest: the two add in different orders, in float32."""
     llm = new_llm(**shape)
     model = llm.engine.runner.model
-    steps, logits = [], model.logits
-    monkeypatch.setattr(model, "logits", lambda h: steps.append(logits(h)) or steps[-1])
+    steps, scores = [], model.scores
+    monkeypatch.setattr(model, "scores", lambda h: steps.append(scores(h)) or steps[-1])
     prompt = [1, 2, 3, 4, 5]
     params = SamplingParams(temperature=0.0, max_tokens=40, ignore_eos=True)
     answer = llm.generate(prompt, params)[0].outputs[0].token_ids

@@ -23,7 +23,7 @@ def greedy(**fields) -> SamplingParams:
     return SamplingParams(**{"temperature": 0.0, "max_tokens": 8, "ignore_eos": True, **fields})
 
 
-@pytest.mark.parametrize("place", ["forward", "logits", "sample_tokens", "append"])
+@pytest.mark.parametrize("place", ["forward", "scores", "choice", "append"])
 @pytest.mark.parametrize("call", [0, 1, 4], ids=["prompt", "first step", "later"])
 @pytest.mark.parametrize(
     "fields", [{}, {"n": 2, "temperature": 1.0, "seed": 5}], ids=["one", "two samples"]
@@ -38,13 +38,14 @@ def test_ctrl_c_leaves_the_other_requests_of_that_step_their_answers(
     (kept,) = llm._requests("Anna has a hat", greedy(**fields))
     (broken,) = llm._requests("Tom", greedy())
 
-    owner = {
-        "forward": engine.runner.model,
-        "logits": engine.runner.model,
-        "sample_tokens": llm_numba.engine.runner,
-        "append": llm_numba.engine.request.Sequence,
+    sampler = (llm_numba.engine.runner, "sample_tokens")
+    owner, name = {
+        "forward": (engine.runner.model, "forward"),
+        "scores": (engine.runner.model, "scores"),
+        "choice": sampler if fields else (engine.runner.model, "argmax"),
+        "append": (llm_numba.engine.request.Sequence, "append"),
     }[place]
-    works, calls = getattr(owner, place), iter(range(10**6))
+    works, calls = getattr(owner, name), iter(range(10**6))
 
     def failing(*args):
         # Half of the sequences of a step have their token when the failing one is appended.
@@ -52,7 +53,7 @@ def test_ctrl_c_leaves_the_other_requests_of_that_step_their_answers(
             raise KeyboardInterrupt
         return works(*args)
 
-    monkeypatch.setattr(owner, place, failing)
+    monkeypatch.setattr(owner, name, failing)
     engine.add(kept)
     with pytest.raises(KeyboardInterrupt):
         list(engine.run([broken]))

@@ -8,7 +8,7 @@ import pytest
 from decoding import decode, new_sequences, prefill, step_of, take
 
 import llm_numba.engine.decode_graphs
-from llm_numba import LLM, SamplingParams
+from llm_numba import LLM, SamplingParams, ops
 from llm_numba.engine.decode_graphs import DecodeGraphs
 from llm_numba.engine.decode_rows import Bucket
 from llm_numba.engine.runner import ModelRunner
@@ -171,6 +171,26 @@ def test_a_step_of_unfinished_prompts_samples_nothing(new_runner, device):
     assert runner.submit(step_of([prefill(sequence.request, 0, 2)])).wait() == []
 
 
+@pytest.mark.parametrize(
+    ("fields", "chooses"),
+    [
+        ([{}, {}], "argmax"),
+        ([{}, SAMPLED], "sample_tokens"),
+        ([{}, {"presence_penalty": 1.0}], "sample_tokens"),
+        ([{"logprobs": 1}, {}], "sample_tokens"),
+    ],
+)
+def test_a_prompt_of_greedy_requests_alone_needs_no_sampler(new_runner, device, fields, chooses):
+    runner, done = new_runner(device), []
+    works = [
+        prefill(new_sequences(runner.kv_cache, [1, 2, 3], **each)[0].request) for each in fields
+    ]
+    with ops.watch(lambda call: (done.append(call.name), call.run())[1]):
+        sampled = runner.submit(step_of(works)).wait()
+    assert len(sampled) == len(fields)
+    assert {"argmax", "sample_tokens"} & set(done) == {chooses}
+
+
 # -- Graphs -------------------------------------------------------------------------------------
 
 
@@ -326,7 +346,7 @@ def test_one_row_without_numbers_leaves_the_others_their_tokens(new_runner, devi
     assert tokens == [expected[0], NOT_FINITE, expected[2]]
 
 
-@pytest.mark.parametrize("place", ["forward", "logits"])
+@pytest.mark.parametrize("place", ["forward", "scores"])
 def test_a_failed_step_leaves_a_runner_that_goes_on(new_runner, device, monkeypatch, place):
     runner = new_runner(device)
     expected = play(runner, 6, 2, ahead=True)

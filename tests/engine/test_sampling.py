@@ -90,7 +90,7 @@ def test_without_a_seed_two_answers_differ(tiny_llm: LLM):
 def test_the_random_number_of_a_step_depends_on_the_step(tiny_llm: LLM, monkeypatch):
     """From a flat distribution, one number for all steps would draw one token for all steps."""
     model = tiny_llm.engine.runner.model
-    monkeypatch.setattr(model, "logits", lambda hidden: np.zeros((len(hidden), 272), np.float32))
+    monkeypatch.setattr(model, "scores", lambda hidden: np.zeros((len(hidden), 272), np.float32))
     assert len(set(tokens(tiny_llm, seed=7, max_tokens=40))) > 30
 
 
@@ -142,7 +142,7 @@ def stubborn(tiny_llm: LLM, monkeypatch: pytest.MonkeyPatch) -> LLM:
     row = np.zeros(272, np.float32)
     row[[9, 8, 7]] = 1.0, 0.9, 0.8
     model = tiny_llm.engine.runner.model
-    monkeypatch.setattr(model, "logits", lambda hidden: np.tile(row, (len(hidden), 1)))
+    monkeypatch.setattr(model, "scores", lambda hidden: np.tile(row, (len(hidden), 1)))
     return tiny_llm
 
 
@@ -185,7 +185,7 @@ def test_each_sample_is_penalized_for_its_own_tokens_alone(tiny_llm: LLM, monkey
     row = np.zeros(272, np.float32)
     row[[8, 9]] = 50.0
     model = tiny_llm.engine.runner.model
-    monkeypatch.setattr(model, "logits", lambda hidden: np.tile(row, (len(hidden), 1)))
+    monkeypatch.setattr(model, "scores", lambda hidden: np.tile(row, (len(hidden), 1)))
     samples = answers(tiny_llm, n=8, seed=3, max_tokens=2, repetition_penalty=2.0)
     pairs = [tuple(sample.token_ids) for sample in samples]
     assert set(pairs) == {(8, 9), (9, 8)}
