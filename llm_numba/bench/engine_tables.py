@@ -45,7 +45,7 @@ def classic(results: Results) -> Table:
 
 
 def decode(results: Results) -> Table:
-    """Make the table of all decode points.
+    """Make the table of all decode points, by context and batch.
 
     Parameters
     ----------
@@ -53,7 +53,7 @@ def decode(results: Results) -> Table:
         Of a record, by name.
     """
     rows = []
-    for point in _points(results):
+    for point in sorted(_points(results), key=lambda each: _sizes(each["shape"])):
         shape = point["shape"]
         rows.append([
             f"{shape['batch']} x {shape['context']:,}",

@@ -379,3 +379,18 @@ def test_two_records_are_shown_side_by_side_and_what_one_lacks_is_said():
         ["batch 8", "6", "1.5", "4.00"],
         ["prompt", "600", "150", "4.00"],
     ]
+
+
+def test_decode_points_stand_by_context_and_batch_however_they_were_measured():
+    def point(batch, context):
+        shape = {"batch": batch, "context": context, "mean_ms": 2.0, "p99_ms": 3.0}
+        shape["tokens_per_second"] = 500.0 * batch
+        return {"shape": shape, "median": 2.0, "unit": "ms", "n": 9}
+
+    measured = [(1, 512), (8, 512), (1, 8192), (2, 512)]
+    results = {f"decode/batch={b}/context={c}": point(b, c) for b, c in measured}
+    results |= {
+        name.replace("decode", "transfer"): {"median": 50.0, "unit": "%"} for name in [*results]
+    }
+    order = [row[0] for row in tables.decode(results).rows]
+    assert order == ["1 x 512", "2 x 512", "8 x 512", "1 x 8,192"]
