@@ -95,7 +95,7 @@ def _(lanes, barriers, index, arrivals):
 def mbarrier_arrive(typing_context, barriers, index):
     """Arrive, and go on: what this thread did before is done, for those who wait.
 
-    Instruction: ``mbarrier.arrive.shared::cta.b64``. Capability: sm_80; in this form, sm_90.
+    Instruction: ``mbarrier.arrive.shared::cta.b64``. Capability: sm_80.
 
     Parameters
     ----------
