@@ -4,12 +4,12 @@ The bound on the error is derived in ``gemm_cases``.
 """
 
 import itertools
-from pathlib import Path
 
 import numpy as np
 import pytest
 from gemm_cases import U, assert_near, numbers
 from numba import cuda
+from planting import changed
 
 from llm_numba.errors import DeviceError, KernelArgumentError
 from llm_numba.kernels import gemm_hopper as hopper
@@ -151,12 +151,8 @@ def test_producer_and_consumers_are_right_in_any_order():
 
 
 def without(text, instead):
-    """Make the little kernel from source in which a line reads otherwise."""
-    source = Path(specialised_file.__file__).read_text()
-    assert source.count(text) == 1
-    scope = {"__name__": "planted", "__file__": specialised_file.__file__}
-    exec(compile(source.replace(text, instead), specialised_file.__file__, "exec"), scope)
-    return scope["specialised"]("bfloat16", LITTLE)
+    """Make the little kernel from a file in which a line reads otherwise."""
+    return changed(specialised_file, (text, instead))["specialised"]("bfloat16", LITTLE)
 
 
 @pytest.mark.parametrize(
@@ -184,11 +180,8 @@ def test_a_planted_mistake_is_found(text, instead, error):
 
 def stored_without(text, instead):
     """Make a kernel that stores by the engine, four boxes a tile, of which a line is changed."""
-    source = Path(stored_file.__file__).read_text()
-    assert source.count(text) == 1
-    scope = {"__name__": "planted", "__file__": stored_file.__file__}
-    exec(compile(source.replace(text, instead), stored_file.__file__, "exec"), scope)
-    return specialised("bfloat16", BOXES, Ending(scope["storing_by_engine"]))
+    ending = Ending(changed(stored_file, (text, instead))["storing_by_engine"])
+    return specialised("bfloat16", BOXES, ending)
 
 
 @pytest.mark.parametrize(

@@ -3,11 +3,10 @@
 Each planted mistake is a line of a kernel changed. The bound on the error is that of the ladder's.
 """
 
-from pathlib import Path
-
 import numpy as np
 import pytest
 from gemm_cases import U, assert_near, numbers
+from planting import changed
 
 from llm_numba.kernels import gemm_hopper_clusters as clusters_file
 from llm_numba.kernels import gemm_hopper_overlapped as overlapped_file
@@ -79,15 +78,6 @@ def test_clusters_are_right_in_any_order(ending, seed):
 # -- Planted mistakes -----------------------------------------------------------------------------
 
 
-def changed(file, text, instead):
-    """Return what a file of kernels defines with a line that reads otherwise."""
-    source = Path(file.__file__).read_text()
-    assert source.count(text) == 1
-    scope = {"__name__": "planted", "__file__": file.__file__}
-    exec(compile(source.replace(text, instead), file.__file__, "exec"), scope)
-    return scope
-
-
 @pytest.mark.parametrize(
     ("text", "instead", "error"),
     [
@@ -106,7 +96,7 @@ def changed(file, text, instead):
     ids=["mask", "no such block", "same half", "own arrivals", "no begin"],
 )  # fmt: skip
 def test_a_mistake_among_blocks_is_found(text, instead, error):
-    kernel = changed(clusters_file, text, instead)["clusters"]("bfloat16", LITTLE, BY_ENGINE)
+    kernel = changed(clusters_file, (text, instead))["clusters"]("bfloat16", LITTLE, BY_ENGINE)
     with pytest.raises(error):
         multiply_with(kernel)
 
@@ -118,13 +108,13 @@ def multiply_in_three_orders(kernel):
 
 def test_a_block_that_ends_while_the_other_arrives_at_its_barriers_is_found():
     end = "        ptx.cluster_arrive()\n        ptx.cluster_wait()\n"
-    kernel = changed(clusters_file, end, "")["clusters"]("bfloat16", LITTLE, BY_ENGINE)
+    kernel = changed(clusters_file, (end, ""))["clusters"]("bfloat16", LITTLE, BY_ENGINE)
     with pytest.raises(RaceError, match="that has ended"):
         multiply_in_three_orders(kernel)
 
 
 def test_a_stage_that_only_its_own_block_sets_free_is_found(monkeypatch):
-    scope = changed(pieces_file, "for block in range(BLOCKS):", "for block in range(1):")
+    scope = changed(pieces_file, ("for block in range(BLOCKS):", "for block in range(1):"))
     monkeypatch.setattr("llm_numba.kernels.gemm_hopper_specialised.freeing", scope["freeing"])
     with pytest.raises(SimulationError):
         multiply_with(clusters.__wrapped__("bfloat16", LITTLE, BY_ENGINE))
@@ -145,7 +135,7 @@ def test_a_stage_that_only_its_own_block_sets_free_is_found(monkeypatch):
     ids=["room not free", "no end", "rounded early", "place"],
 )  # fmt: skip
 def test_a_mistake_in_storing_during_the_next_tile_is_found(text, instead, error):
-    ending = changed(overlapped_file, text, instead)["OVERLAPPED"]
+    ending = changed(overlapped_file, (text, instead))["OVERLAPPED"]
     with pytest.raises(error):
         multiply_with(clusters("bfloat16", LITTLE, ending), N=392)
 

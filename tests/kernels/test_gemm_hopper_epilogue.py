@@ -4,11 +4,10 @@ The bounds on the errors are derived in ``gemm_cases``. Tiles are those of the e
 columns is what a shape of a few dozen rows and columns is multiplied in, too.
 """
 
-from pathlib import Path
-
 import numpy as np
 import pytest
 from gemm_cases import U, assert_gated, assert_near, numbers
+from planting import changed
 
 from llm_numba.errors import DeviceError, KernelArgumentError
 from llm_numba.kernels import gemm_hopper as hopper
@@ -165,10 +164,7 @@ def simulate_little_tiles():
     ids=["not awaited", "bytes", "no place", "not freed"],
 )
 def test_a_mistake_in_bringing_the_residual_is_found(text, instead, error, monkeypatch):
-    source = Path(residual_file.__file__).read_text()
-    assert source.count(text) == 1
-    scope = {"__name__": "planted", "__file__": residual_file.__file__}
-    exec(compile(source.replace(text, instead), residual_file.__file__, "exec"), scope)
+    scope = changed(residual_file, (text, instead))
     monkeypatch.setattr(epilogue_file, "bringing", scope["bringing"])
     monkeypatch.setattr(epilogue_file, "reading_slabs", scope["reading"])
     monkeypatch.setattr(fused_file, "epilogue", epilogue_file.epilogue.__wrapped__)

@@ -5,11 +5,11 @@ what a cluster's blocks have laid down meets as it does with large ones.
 """
 
 import itertools
-from pathlib import Path
 
 import numpy as np
 import pytest
 from gemm_cases import U, assert_gated, assert_near, numbers
+from planting import changed
 
 from llm_numba.kernels import gemm_hopper_split as file
 from llm_numba.kernels.gemm_hopper_epilogue import GATED
@@ -121,15 +121,9 @@ def test_the_order_of_threads_and_blocks_does_not_show_in_a_bit(blocks, seed):
 # -- Planted mistakes -----------------------------------------------------------------------------
 
 
-def changed(*lines):
-    """Make the kernel's plan from source in which some lines read otherwise."""
-    source = Path(file.__file__).read_text()
-    for text, instead in lines:
-        assert source.count(text) == 1
-        source = source.replace(text, instead)
-    scope = {"__name__": "planted", "__file__": file.__file__}
-    exec(compile(source, file.__file__, "exec"), scope)
-    return scope["plan_split"]
+def plan_with(*replacements):
+    """Make the kernel's plan from a file in which some lines read otherwise."""
+    return changed(file, *replacements)["plan_split"]
 
 
 def multiply(plan, M=66, N=40, K=200, **order):
@@ -154,7 +148,7 @@ def multiply(plan, M=66, N=40, K=200, **order):
     ids=["consumers", "columns", "whose sums", "part of K"],
 )
 def test_a_planted_mistake_is_found(text, instead, error):
-    plan = changed((text, instead))
+    plan = plan_with((text, instead))
     with pytest.raises(error):
         multiply(plan)
 
@@ -164,15 +158,15 @@ ADDING = "        add(0, (acc, passing, thread, rank))\n"
 
 
 def test_sums_that_are_read_before_all_have_laid_down_theirs_are_found():
-    plan = changed((f"        _meet()\n{ADDING}", ADDING), (MEETINGS, "            _meet()\n"))
+    plan = plan_with((f"        _meet()\n{ADDING}", ADDING), (MEETINGS, "            _meet()\n"))
     with pytest.raises(RaceError):
         multiply(plan)
 
 
 def test_a_block_that_ends_while_a_late_one_reads_its_sums_is_found():
     late = "        for _ in range(100 * rank):\n            ptx.mbarrier_test(full, 0, 0)\n"
-    multiply(changed((ADDING, late + ADDING)), 9, 9, 8, schedule="random", seed=0)
-    plan = changed(
+    multiply(plan_with((ADDING, late + ADDING)), 9, 9, 8, schedule="random", seed=0)
+    plan = plan_with(
         (f"{ADDING}        _meet()\n", late + ADDING), (MEETINGS, "            _meet()\n")
     )
     with pytest.raises(RaceError, match="that has ended"):

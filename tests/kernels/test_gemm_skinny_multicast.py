@@ -3,11 +3,10 @@
 Each planted mistake is a line of a kernel changed. The bound on the error is that of the ladder's.
 """
 
-from pathlib import Path
-
 import numpy as np
 import pytest
 from gemm_cases import U, assert_gated, assert_near, numbers
+from planting import changed
 
 from llm_numba.kernels import gemm_skinny_multicast as multicast_file
 from llm_numba.kernels.gemm_skinny import MOST_ROWS
@@ -101,15 +100,9 @@ def test_on_an_h100_there_is_one_block_for_each_of_128_multiprocessors(N, K, gat
 # -- Planted mistakes -----------------------------------------------------------------------------
 
 
-def changed(*replacements):
+def multicast_with(*replacements):
     """Return the factory of kernels whose file has some lines that read otherwise."""
-    source = Path(multicast_file.__file__).read_text()
-    for text, instead in replacements:
-        assert source.count(text) == 1
-        source = source.replace(text, instead)
-    scope = {"__name__": "planted", "__file__": multicast_file.__file__}
-    exec(compile(source, multicast_file.__file__, "exec"), scope)
-    return scope["multicast"]
+    return changed(multicast_file, *replacements)["multicast"]
 
 
 def multiply_in_some_orders(kernel, K):
@@ -141,13 +134,13 @@ def multiply_in_some_orders(kernel, K):
          "no wait of x", "no meeting"],
 )  # fmt: skip
 def test_a_mistake_is_found(text, instead, error):
-    kernel = changed((text, instead))("bfloat16", LITTLE, False)
+    kernel = multicast_with((text, instead))("bfloat16", LITTLE, False)
     with pytest.raises(error):
         multiply_in_some_orders(kernel, 264)
 
 
 def test_a_block_that_ends_while_the_other_arrives_at_its_barriers_is_found():
-    make = changed(
+    make = multicast_with(
         ("        ptx.cluster_arrive()\n        cuda.syncthreads()", "        cuda.syncthreads()"),
         ("        ptx.cluster_wait()\n\n", "\n"),
         # It ends sooner still if it stores nothing.
