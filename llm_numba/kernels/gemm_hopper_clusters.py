@@ -28,6 +28,9 @@ from numba import cuda, float32, int32, uint64
 from llm_numba.kernels import ptx
 from llm_numba.kernels.gemm_hopper_pieces import (
     GROUP_THREADS,
+    GROUP_WARPS,
+    OF_CONSUMER,
+    OF_PRODUCER,
     SLAB,
     STORED,
     Ending,
@@ -42,8 +45,6 @@ from llm_numba.simulator.clusters import in_clusters
 
 BLOCKS = 2
 _EVERYONE = 2**BLOCKS - 1
-_OF_PRODUCER, _OF_CONSUMER = 40, 232  # registers of a thread, in multiples of 8
-_WARPS = GROUP_THREADS // 32
 
 
 def _producing(tile: Tile, ending: Ending) -> Any:
@@ -83,7 +84,7 @@ def clusters(storage: str, tile: Tile, ending: Ending, /) -> Any:
     """
     ROWS, WIDTH, STAGES = BLOCKS * tile.rows, ending.columns(tile), tile.stages
     THREADS, FORM = GROUP_THREADS * (1 + tile.groups), STORED[storage]
-    SUMS, WARPS = tile.columns // 2, _WARPS * tile.groups * BLOCKS
+    SUMS, WARPS = tile.columns // 2, GROUP_WARPS * tile.groups * BLOCKS
     produce = _producing(tile, ending)
     if ending.overlaps:
         consume = ending.make(storage, tile, silent, BLOCKS)
@@ -107,11 +108,11 @@ def clusters(storage: str, tile: Tile, ending: Ending, /) -> Any:
             ptx.fence_async()
         ptx.cluster_sync()
         if cuda.threadIdx.x < GROUP_THREADS:
-            ptx.give_registers(_OF_PRODUCER)
+            ptx.give_registers(OF_PRODUCER)
             if cuda.threadIdx.x == 0:
                 produce(tiles, full, free, a_map, b_map, slabs, down, across, together, c.shape[1])
         else:
-            ptx.take_registers(_OF_CONSUMER)
+            ptx.take_registers(OF_CONSUMER)
             acc = cuda.local.array(SUMS, float32)
             consume(tiles, full, free, acc, slabs, down, across, together, c, how, bias, beside)
         ptx.cluster_arrive()

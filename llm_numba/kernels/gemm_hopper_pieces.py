@@ -18,6 +18,9 @@ from llm_numba.kernels.unrolled import unrolled
 
 SLAB = 64  # numbers along K: 128 bytes
 GROUP_THREADS, GROUP_ROWS = 128, 64  # of a warpgroup
+GROUP_WARPS = GROUP_THREADS // 32
+# Registers of a thread, in multiples of 8, where a producer's have moved to two consumers.
+OF_PRODUCER, OF_CONSUMER = 40, 232
 DEPTH = 16  # numbers along K of one instruction
 # A slab is counted in numbers of 2 bytes, of which float32 has two.
 STORED = {"float16": types.float16, "bfloat16": types.uint16, "tf32": types.uint16}

@@ -38,9 +38,12 @@ from llm_numba.kernels.gemm_hopper_pieces import (
     ASKED,
     BY_THREADS,
     GROUP_THREADS,
+    GROUP_WARPS,
     HAS_PLACE,
     HAS_SLAB,
     MULTIPLIED,
+    OF_CONSUMER,
+    OF_PRODUCER,
     SLAB,
     STORED,
     STORED_TILE,
@@ -61,9 +64,6 @@ from llm_numba.kernels.gemm_hopper_pieces import (
     silent,
     staging,
 )
-
-_OF_PRODUCER, _OF_CONSUMER = 40, 232  # registers of a thread, in multiples of 8
-_WARPS = GROUP_THREADS // 32
 
 
 def _behind(tile: Tile, ending: Ending) -> Behind:
@@ -196,7 +196,7 @@ def consuming(storage: str, tile: Tile, ending: Ending, note: Any, blocks: int =
 def specialised(
     storage: str, tile: Tile, ending: Ending = BY_THREADS, note: Any = silent, /
 ) -> Any:
-    """Make the kernel; `note` is told of each :class:`Event`, for who draws them over time.
+    """Make the kernel; `note` is told of ``ASKED`` and its like, for who draws them over time.
 
     What is new: nobody waits for all. Predicted, of tiles of 128 x 128 and a block for each: 1.15
     times ``copy_engine``, the gap between two batches of each slab. Of tiles of 128 x 256: 1.1
@@ -206,7 +206,7 @@ def specialised(
     """
     ROWS, WIDTH, STAGES = tile.rows, ending.columns(tile), tile.stages
     THREADS, FORM = GROUP_THREADS * (1 + tile.groups), STORED[storage]
-    SUMS, WARPS = tile.columns // 2, _WARPS * tile.groups
+    SUMS, WARPS = tile.columns // 2, GROUP_WARPS * tile.groups
     produce = _producing(tile, ending, note)
     if ending.overlaps:
         consume = ending.make(storage, tile, note)
@@ -235,12 +235,12 @@ def specialised(
             ptx.fence_async()
         cuda.syncthreads()
         if cuda.threadIdx.x < GROUP_THREADS:
-            ptx.give_registers(_OF_PRODUCER)
+            ptx.give_registers(OF_PRODUCER)
             if cuda.threadIdx.x == 0:
                 N = c.shape[1]
                 produce(tiles, full, free, a_map, b_map, slabs, down, across, together, N, beside)
         else:
-            ptx.take_registers(_OF_CONSUMER)
+            ptx.take_registers(OF_CONSUMER)
             acc = cuda.local.array(SUMS, float32)
             consume(tiles, full, free, acc, slabs, down, across, together, c, how, bias, beside)
 

@@ -45,6 +45,9 @@ from llm_numba.kernels.gemm_hopper_epilogue import GATED, epilogue
 from llm_numba.kernels.gemm_hopper_pieces import (
     GROUP_ROWS,
     GROUP_THREADS,
+    GROUP_WARPS,
+    OF_CONSUMER,
+    OF_PRODUCER,
     SLAB,
     STORED,
     Ending,
@@ -63,9 +66,6 @@ from llm_numba.kernels.unrolled import unrolled
 from llm_numba.runtime import Launch, starts_early, storage_dtype, tensor_map
 from llm_numba.runtime.tensor_maps import why_no_map
 from llm_numba.simulator.clusters import in_clusters
-
-_OF_PRODUCER, _OF_CONSUMER = 40, 232  # registers of a thread, in multiples of 8
-_WARPS = GROUP_THREADS // 32
 
 # Of an H100, in microseconds: a slab of a tile, by how many blocks share its K. These cuts were the
 # fastest in trials.
@@ -195,7 +195,7 @@ def split(storage: str, tile: Tile, ending: Ending, blocks: int, /) -> Any:
     """
     ROWS, WIDTH, STAGES, BLOCKS = tile.rows, ending.columns(tile), tile.stages, blocks
     THREADS, FORM = GROUP_THREADS * (1 + tile.groups), STORED[storage]
-    SUMS, WARPS = tile.columns // 2, _WARPS * tile.groups
+    SUMS, WARPS = tile.columns // 2, GROUP_WARPS * tile.groups
     (bring_b, bring_a), stage_of = _bringing(tile, ending, blocks), staging(tile)
     corner_of, consume = cornering(tile, ending), _consuming(storage, tile, ending, blocks)
 
@@ -237,14 +237,14 @@ def split(storage: str, tile: Tile, ending: Ending, blocks: int, /) -> Any:
         ptx.await_previous_kernel()
         cuda.syncthreads()
         if cuda.threadIdx.x < GROUP_THREADS:
-            ptx.give_registers(_OF_PRODUCER)
+            ptx.give_registers(OF_PRODUCER)
             if cuda.threadIdx.x == 0:
                 produce(tiles, full, free, a_map, b_map, first, slabs, row, column, up)
             cuda.syncwarp()
             _meet()
             _meet()
         else:
-            ptx.take_registers(_OF_CONSUMER)
+            ptx.take_registers(OF_CONSUMER)
             acc = cuda.local.array(SUMS, float32)
             consume(tiles, full, free, acc, slabs, row, column, c, how, bias, beside)
 

@@ -16,7 +16,13 @@ from llm_numba.kernels import gemm_hopper as hopper
 from llm_numba.kernels import gemm_hopper_specialised as specialised_file
 from llm_numba.kernels import gemm_hopper_stored as stored_file
 from llm_numba.kernels.gemm_hopper import LADDER, LARGE, SMALL, gemm_hopper
-from llm_numba.kernels.gemm_hopper_pieces import Ending, Tile, place_of
+from llm_numba.kernels.gemm_hopper_pieces import (
+    OF_CONSUMER,
+    OF_PRODUCER,
+    Ending,
+    Tile,
+    place_of,
+)
 from llm_numba.kernels.gemm_hopper_specialised import specialised
 from llm_numba.kernels.gemm_hopper_stored import BY_ENGINE, staging_bytes
 from llm_numba.kernels.gemm_register_tile import gemm_register_tile
@@ -122,7 +128,7 @@ def test_tiles_fit_the_memory_and_the_registers_of_an_sm():
         taken = tile.shared_bytes + staging_bytes(tile) + 16 * tile.stages
         assert taken <= LIMITS[9, 0].block_shared_bytes
         threads = 128 * (tile.groups + 1)
-        given = 128 * (specialised_file._OF_PRODUCER + tile.groups * specialised_file._OF_CONSUMER)
+        given = 128 * (OF_PRODUCER + tile.groups * OF_CONSUMER)
         assert given <= 65536 // threads // 8 * 8 * threads
 
 

@@ -88,7 +88,7 @@ def test_clusters_are_right_in_any_order(ending, seed):
         # Both bring the same half.
         ("to = at + B_BEGINS + rank * HALF * SLAB", "to = at + B_BEGINS", SimulationError),
         # The stage of this block is free, that of the other may not be.
-        ("_WARPS * tile.groups * BLOCKS", "_WARPS * tile.groups", SimulationError),
+        ("GROUP_WARPS * tile.groups * BLOCKS", "GROUP_WARPS * tile.groups", SimulationError),
         # Others arrive, or bring, before the barriers are made.
         ("            ptx.fence_async()\n        ptx.cluster_sync()",
          "            ptx.fence_async()\n        cuda.syncthreads()", RaceError),
@@ -147,7 +147,7 @@ def test_tiles_fit_the_memory_and_the_registers_of_an_sm():
     for tile in COLUMN_TIME:
         taken = tile.shared_bytes + staging_bytes(tile) + 16 * tile.stages
         assert taken <= LIMITS[9, 0].block_shared_bytes
-    given = 128 * (clusters_file._OF_PRODUCER + 2 * clusters_file._OF_CONSUMER)
+    given = 128 * (pieces_file.OF_PRODUCER + 2 * pieces_file.OF_CONSUMER)
     assert given <= 65536 // 384 // 8 * 8 * 384
 
 
