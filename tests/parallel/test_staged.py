@@ -71,11 +71,20 @@ def test_what_ranks_say_is_timed_into_a_record_of_rank_0_by_which_others_choose(
     names = [result["name"] for result in record["results"]]
     assert names[0] == "mpi-staged/ranks=2/tell"
     assert names[-1] == "mpi/ranks=2/all_reduce/bytes=256"
+    # Which is faster here and now is chance: of the two, one adds faster, the other does the rest.
+    for each in record["results"]:
+        if each["name"].startswith("mpi/"):
+            scale = 1e-3 if "/all_reduce/" in each["name"] else 1e3
+            each |= {key: each[key] * scale for key in ("median", "p10", "p90")}
+    path.write_text(json.dumps(record))
     script = (
         "import sys; from llm_numba.parallel import Mesh; import numpy as np\n"
         "with Mesh(2, comm=sys.argv[1]) as mesh:\n"
         "    mesh.tensor.all_reduce(np.ones(4, np.float32))\n"
-        "    if mesh.is_leader: print(mesh.tensor.name, sum(mesh.tensor.carried.values()))\n"
+        "    mesh.tensor.all_gather(np.ones(4, np.float32))\n"
+        "    if mesh.is_leader: print(mesh.tensor.name, dict(mesh.tensor.carried))\n"
     )
     ended = mpirun(2, "-c", script, path)
-    assert (ended.code, ended.out) == (0, "mpi-staged+mpi 1\n"), ended.err
+    assert ended.code == 0, ended.err
+    carried = {("all_reduce", "mpi"): 1, ("all_gather", "mpi-staged"): 1}
+    assert ended.out == f"mpi-staged+mpi {carried}\n"
