@@ -40,13 +40,14 @@ from llm_numba.planner import GPUS
 _CARD = GPUS["h100"]
 _CEILING_NAMES = ("memory", "arithmetic")
 _SPACE = "\N{NO-BREAK SPACE}"
-_RIDGE = _CARD.flops / _CARD.bytes_per_second
+_RIDGE = _CARD.tensor_flops / _CARD.bytes_per_second
 _CEILINGS = (
     f"The ceilings are of the H100's data sheet: {_CARD.bytes_per_second / 1e12:.2f} TB/s of "
-    f"memory and {_CARD.flops / 1e12:.0f} TFLOP/s of float32 on ordinary units. They meet at "
-    f"{_RIDGE:.0f} FLOPs a byte."
+    f"memory and {_CARD.tensor_flops / 1e12:.0f} TFLOP/s of 16-bit products on tensor cores. They "
+    f"meet at {_RIDGE:.0f} FLOPs a byte. Ordinary units make {_CARD.flops / 1e12:.0f} TFLOP/s of "
+    f"float32, and would meet memory at {_CARD.flops / _CARD.bytes_per_second:.0f}."
 )
-_ONE_TOKEN, _PROMPT = StepShape(1, 1, 512), StepShape(1, 512, 512)
+_ONE_TOKEN, _PROMPT = StepShape(1, 1, 512), StepShape(1, 2048, 2048)
 _ASKED = (
     ("storyteller, a token", "storyteller", _ONE_TOKEN),
     ("8B, a token", "random:llama-3-8b", _ONE_TOKEN),
@@ -55,7 +56,7 @@ _ASKED = (
 _PROFILES = (
     ("8B, a token", "profile_*_llama-3-8b.json", "decode/batch=1/context=512"),
     ("1B, a token", "profile_*_llama-3.2-1b.json", "decode/batch=1/context=512"),
-    ("1B, a prompt", "profile_*_llama-3.2-1b.json", "prefill/batch=1/context=512"),
+    ("8B, a prompt", "profile_*_llama-3-8b.json", "prefill/batch=1/context=2048"),
 )
 # What readers call it.
 _NAMES = {
@@ -99,7 +100,7 @@ class StationCost(_OfStation):
             for title, model, shape in _ASKED:
                 asked = Asked(load_config(resolve_model(model)), shape)
                 traffic, flops = cost_of_step(label, asked)
-                seconds = [traffic.num_bytes / _CARD.bytes_per_second, flops / _CARD.flops]
+                seconds = [traffic.num_bytes / _CARD.bytes_per_second, flops / _CARD.tensor_flops]
                 rows.append([
                     _NAMES[label], title, size(traffic.num_bytes), amount(flops),
                     figure(flops / traffic.num_bytes), _CEILING_NAMES[_larger(seconds)],
@@ -111,7 +112,7 @@ class StationCost(_OfStation):
             "",
             "{.provenance}",
             "*8B* has the shape of Llama 3 8B. All layers of one step; *a token* stands behind 511 "
-            "others, *a prompt* has 512. "
+            "others, *a prompt* has 2,048. "
             f"Numbers of 16 bits. Computed from the shapes while this page was built. {_CEILINGS}",
         ]  # fmt: skip
         return self.parse_text_to_nodes("\n".join(lines))
@@ -166,7 +167,7 @@ class StepCost(SphinxDirective):
             costs = [cost_of_step(label, asked) for label in OPERATIONS if label != "rms_norm"]
             traffic = sum((each.traffic for each in costs), Traffic())
             flops = sum(each.flops for each in costs)
-            seconds = [traffic.num_bytes / _CARD.bytes_per_second, flops / _CARD.flops]
+            seconds = [traffic.num_bytes / _CARD.bytes_per_second, flops / _CARD.tensor_flops]
             rows.append([
                 f"{batch}", size(traffic.weights), size(traffic.kv),
                 figure(flops / traffic.num_bytes), _CEILING_NAMES[_larger(seconds)],
