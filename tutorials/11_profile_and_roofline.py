@@ -2,9 +2,9 @@
 Where a decode step's time goes
 ===============================
 
-A step of a language model on a fast GPU takes a millisecond or five. Which of its hundreds of
-kernels takes it, and could that one be faster? We take a recorded profile apart, and hold each
-operation to the ceiling above it: the roofline.
+A step of a language model on a fast GPU takes a millisecond or five. Which of its kernels takes it,
+and could that one be faster? We take a recorded profile apart, and hold each operation to the
+ceiling above it: the roofline.
 """
 
 # %%
@@ -26,6 +26,7 @@ import matplotlib.pyplot as plt
 
 from llm_numba import runtime
 from llm_numba.bench.record import default_path
+from llm_numba.planner import GPUS
 
 path = default_path("profile", "NVIDIA H100 80GB HBM3", "llama-3.2-1b")
 record = json.loads(path.read_text())
@@ -81,15 +82,18 @@ print(f"reading the weights once, at the speed of a copy: {floor:.0%} of the ste
 # With more rows in x the same weights serve more numbers, so FLOPs a byte go up, until not memory
 # but arithmetic is the limit (Williams, Waterman and Patterson, 2009). Two lines bound what any
 # kernel can do: a slope, the memory's speed times FLOPs a byte, and a flat roof, the arithmetic's
-# speed. The slope was measured in the same run. The roof here is what the CUDA cores can do by the
-# data sheet: 132 SMs, 128 lanes each, a multiply-add a clock.
+# speed. The slope was measured in the same run. The roofs are the data sheet's, and there are two:
+# what CUDA cores can do with float32, and high above it what tensor cores can do with 16 bits.
 
 copy = record["settings"]["bytes_per_second"]
-roof = 132 * 128 * 2 * gpu["max_sm_mhz"] * 1e6
+card = GPUS["h100"]
 
 figure, axes = plt.subplots(figsize=(6.4, 4.2))
-intensities = [0.5, roof / copy, 1000]
-axes.plot(intensities, [min(copy * each, roof) / 1e12 for each in intensities], color="0.3")
+corners = {"CUDA cores": card.flops / copy, "tensor cores": card.tensor_flops / copy}
+for (units, corner), style in zip(corners.items(), ("--", "-"), strict=True):
+    line = [(each, copy * min(each, corner) / 1e12) for each in (0.5, corner, 1000)]
+    axes.plot(*zip(*line, strict=True), style, color="0.3", zorder=1)
+    axes.annotate(units, line[-1], xytext=(0, 3), textcoords="offset points", ha="right")
 for (name, step), marker in zip(steps.items(), "osv", strict=True):
     rows = [row for row in summed(step).values() if row[2]]
     per_byte = [flops / num_bytes for _, num_bytes, flops in rows]
@@ -99,9 +103,10 @@ axes.set(xscale="log", yscale="log", xlabel="FLOPs a byte", ylabel="TFLOP/s",
          title=f"Llama 3.2 1B on {gpu['name']}")  # fmt: skip
 axes.legend()
 figure.set_label(
-    "A roofline, both axes logarithmic. The products of a decode step with one sequence lie at one"
-    " FLOP a byte, close under the slope; those with 32 sequences at about 31; those of a prefill"
-    " at several hundred, under the flat roof. Attention lies apart from them, below the slope."
+    "A roofline with two flat roofs, both axes logarithmic. The products of a decode step with one"
+    " sequence lie at one FLOP a byte, close under the slope; those with 32 sequences at about 31,"
+    " around the lower roof; those of a prefill at several hundred, far above the lower roof and"
+    " under the upper. Attention lies apart from them, lower."
 )
 plt.show()
 
@@ -109,8 +114,9 @@ plt.show()
 # Read it from left to right. One sequence: the large products touch the slope, and only fewer
 # bytes would make them faster (smaller weights), or more rows. Thirty-two sequences: 32 times the
 # work for the same weights. How far these points stay below the slope is what their kernels lose
-# to themselves. A prefill: right of the corner memory has no say, and the roof is that of the CUDA
-# cores. Above it hangs another one, out of the picture: tensor cores.
+# to themselves. Some stand above the lower roof already: they are multiplied on tensor cores. A
+# prefill: its products come to the upper corner, where memory begins to have no say. CUDA cores
+# could not bring them a tenth of the way to that roof.
 #
 # A point far below its ceiling is where work pays. Attention of one short sequence is such a
 # point, but look at the list above before you begin: it also matters how long it takes at all.
