@@ -149,8 +149,8 @@ print(f"sectors {sum(three)} -> {fused}")
 # --------------------------
 #
 # The variance can be had in the same walk as the mean, because the mean of the squares minus the
-# square of the mean is the variance. It is on every formula sheet, and it saves the second walk. Try it
-# on rows whose numbers are not around 0:
+# square of the mean is the variance. It is on every formula sheet, and it saves the second walk.
+# Try it on rows whose numbers are not around 0:
 
 
 @cuda.jit

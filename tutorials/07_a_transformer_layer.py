@@ -2,9 +2,9 @@
 A whole transformer layer
 =========================
 
-Eight operations make a layer. We run the first layer of the bundled model on its real weights, first
-in NumPy, then kernel by kernel as a GPU would, and see where a GPU's memory spends its time: for
-many tokens, and for one.
+Eight operations make a layer. We run the first layer of the bundled model on its real weights,
+first in NumPy, then kernel by kernel as a GPU would, and see where a GPU's memory spends its time:
+for many tokens, and for one.
 """
 
 # %%
@@ -34,8 +34,8 @@ for name, shape in SHAPES.items():
 # %%
 # Two halves, each of the same form: a norm, something that mixes, and an addition to the *residual
 # stream*, which the last product of each half does. The first half mixes tokens, the second the
-# numbers of one token. (The :doc:`engine </walkthrough/index>` gives the norms to the products, too,
-# and writes keys and values to a cache.)
+# numbers of one token. (The :doc:`engine </walkthrough/index>` gives the norms to the products,
+# too, and writes keys and values to a cache.)
 
 
 def one_layer(residual, positions, weights, tables, begin=lambda name: None):

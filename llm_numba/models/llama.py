@@ -7,7 +7,8 @@ A layer is two blocks on a residual stream r, each after an RMSNorm::
 
 What stands in brackets is one operation: on a GPU what lies between two products stays out of
 memory where it can, and a layer is six launches; five where one sequence decodes, and a short
-context's attention turns and writes, too. Relatives differ by switches: biases, a norm on
+context's attention turns and writes, too; and eight with more rows than a few, when norms are
+launches of their own. Relatives differ by switches: biases, a norm on
 each head's query and key, a sliding window.
 
 References
