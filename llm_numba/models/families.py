@@ -15,6 +15,9 @@ from llm_numba.models.fields import Fields, read_json
 from llm_numba.models.rope_fields import read_rope
 from llm_numba.ops import RopeScaling
 
+# Layers are listed one by one: a slip of the pen must not fill the memory with the list.
+MOST_LAYERS = 10_000
+
 ACTIVATIONS = {
     "silu": "silu",
     "swish": "silu",
@@ -161,7 +164,7 @@ def _decoder(
 ) -> ModelConfig:
     """Read what Llama, Mistral, Qwen2 and Qwen3 have in common."""
     hidden_size = fields.size("hidden_size")
-    num_layers = fields.size("num_hidden_layers")
+    num_layers = fields.size("num_hidden_layers", most=MOST_LAYERS)
     num_heads = fields.size("num_attention_heads")
     if default_kv_heads is None or "num_key_value_heads" in fields.raw:
         default_kv_heads = num_heads  # what null stands for
@@ -208,7 +211,7 @@ def _decoder(
 
 def _gpt2(architecture: str, fields: Fields) -> ModelConfig:
     hidden_size = fields.size("n_embd")
-    num_layers = fields.size("n_layer")
+    num_layers = fields.size("n_layer", most=MOST_LAYERS)
     num_heads = fields.size("n_head")
     if hidden_size % num_heads:
         raise fields.fail(

@@ -7,6 +7,9 @@ from typing import Any
 
 from llm_numba.errors import ConfigError, LLMNumbaError
 
+# More than any model has of anything; still a number that arrays can be counted in.
+LARGEST_SIZE = 2**31 - 1
+
 
 def read_text(path: Path, error: type[LLMNumbaError]) -> str:
     """Read a text file of a checkpoint.
@@ -86,7 +89,7 @@ class Fields:
                 raise self.fail(f"'{key}' is missing", "Use the config.json the model came with.")
             return default
         if kind is float and isinstance(value, int) and not isinstance(value, bool):
-            value = float(value)
+            value = _as_float(value)
         if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
             raise self.fail(
                 f"'{key}' is {value!r}, not of type {kind.__name__}", "Correct that value."
@@ -100,9 +103,18 @@ class Fields:
             raise self.fail(f"'{key}' is {value}, not a positive number", "Correct that value.")
         return value
 
-    def size(self, key: str, default: int | None = None) -> int:
-        """Return a positive integer, required where there is no default."""
+    def size(self, key: str, default: int | None = None, most: int = LARGEST_SIZE) -> int:
+        """Return a positive integer up to a bound, required where there is no default."""
         value = self.get(key, int, default, required=default is None)
         if value <= 0:
             raise self.fail(f"'{key}' is {value}, not a positive number", "Correct that value.")
+        if value > most:
+            raise self.fail(f"'{key}' is {value}, and {most} is the most", "Correct that value.")
         return value
+
+
+def _as_float(value: int) -> float:
+    try:
+        return float(value)
+    except OverflowError:
+        return math.inf if value > 0 else -math.inf

@@ -6,7 +6,7 @@ of Transformers 5.
 
 from typing import Any
 
-from llm_numba.models.fields import Fields
+from llm_numba.models.fields import LARGEST_SIZE, Fields
 from llm_numba.ops import RopeScaling
 
 ROPE_KINDS = ("default", "linear", "dynamic", "llama3", "yarn", "longrope")
@@ -62,6 +62,10 @@ def read_rope(fields: Fields, head_dim: int, num_positions: int) -> tuple[float,
         needs = _longrope(rope, _original_context(fields, rope, num_positions), head_dim)
         needs["factor"] = rope.positive("factor", num_positions / needs["original_context"])
     factor = rope.positive("factor", 1.0, required=kind not in ("default", "longrope"))
+    if factor > LARGEST_SIZE:
+        raise fields.fail(
+            f"'factor' is {factor:g}: no context is stretched so far", "Correct that value."
+        )
     return theta, RopeScaling(**{"kind": kind, "factor": factor} | needs)
 
 
@@ -111,9 +115,15 @@ def _longrope(rope: Fields, original_context: int, head_dim: int) -> dict[str, A
             )
         each = [Fields({key: value}, rope.source) for value in values]
         factors[f"{key}s"] = tuple(one.positive(key, 1.0, required=True) for one in each)
+    attention_factor = _attention_factor(rope)
+    if original_context == 1 and attention_factor is None:
+        raise rope.fail(
+            "'original_max_position_embeddings' is 1, whose logarithm is 0 and divides",
+            "Correct that value, or give 'attention_factor'.",
+        )
     return {
         "original_context": original_context,
-        "attention_factor": _attention_factor(rope),
+        "attention_factor": attention_factor,
         **factors,
     }
 

@@ -59,6 +59,22 @@ def test_a_size_that_is_no_integer_is_shown(raw, key, value):
     assert f"'{key}' is {value!r}, not of type int" in error.cause
 
 
+@pytest.mark.parametrize(
+    ("raw", "key"), [(raw, key) for raw in (LLAMA, GPT2) for key in raw if key != "architectures"]
+)
+def test_a_size_beyond_all_models_is_refused_before_anything_is_made_of_it(raw, key):
+    """Layers are listed one by one, and a width becomes a float: 2^40 would fill the memory."""
+    for value in (2**40, 10**400):
+        error = refusal({**raw, key: value})
+        assert f"'{key}' is {value}, and" in error.cause
+
+
+@pytest.mark.parametrize("key", ["rms_norm_eps", "rope_theta"])
+def test_a_whole_number_that_no_float_holds_is_refused(key):
+    error = refusal({**LLAMA, key: 10**400})
+    assert f"'{key}' is inf, not a positive number" in error.cause
+
+
 @pytest.mark.parametrize("value", [0, -1])
 def test_a_size_that_is_not_positive_is_shown(value):
     error = refusal({**LLAMA, "num_hidden_layers": value})
@@ -148,6 +164,29 @@ def test_a_missing_value_of_llama3_scaling_is_named(missing):
 @pytest.mark.parametrize("kind", ["linear", "dynamic", "yarn"])
 def test_a_scaling_needs_its_factor(kind):
     assert "'factor' is missing" in refusal({**LLAMA, "rope_scaling": {"type": kind}}).cause
+
+
+@pytest.mark.parametrize("kind", ["linear", "dynamic", "yarn"])
+@pytest.mark.parametrize("factor", [1e308, 10**400])
+def test_a_scaling_beyond_all_contexts_is_refused(kind, factor):
+    """Of dynamic and yarn it is multiplied with the context, and becomes a whole number."""
+    error = refusal({**LLAMA, "rope_scaling": {"type": kind, "factor": factor}})
+    assert "'factor' is" in error.cause
+
+
+def test_longrope_of_a_context_of_one_token_is_refused():
+    """Its attention factor would be divided by log 1."""
+    scaling = {
+        "rope_type": "longrope",
+        "short_factor": [1.0] * 8,
+        "long_factor": [2.0] * 8,
+        "original_max_position_embeddings": 1,
+    }
+    error = refusal({**LLAMA, "head_dim": 16, "rope_scaling": scaling})
+    assert "'original_max_position_embeddings' is 1" in error.cause
+    assert parse_config(
+        {**LLAMA, "head_dim": 16, "rope_scaling": {**scaling, "attention_factor": 1.0}}
+    )
 
 
 def test_longrope_needs_a_factor_for_each_frequency():
