@@ -1,5 +1,7 @@
 """Text to token ids and back: ``tokenizer.json`` with what ``tokenizer_config.json`` adds."""
 
+import contextlib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +38,7 @@ class Tokenizer:
         path = directory / "tokenizer.json"
         if not path.exists():
             raise self.missing(directory)
+        self._path = path
         try:
             self._tokenizer = tokenizers.Tokenizer.from_file(str(path))
         except Exception as failure:  # the library raises bare Exception
@@ -86,6 +89,13 @@ class Tokenizer:
         Returns
         -------
         list of int
+
+        Raises
+        ------
+        PromptError
+            If the text is not Unicode.
+        TokenizerError
+            If the tokenizer's file is damaged in a way that only shows now.
         """
         try:
             text.encode()
@@ -95,7 +105,8 @@ class Tokenizer:
                 "Give text whose bytes are UTF-8.",
             ) from None
         doubled = self.bos_token and text.startswith(self.bos_token)
-        ids = self._tokenizer.encode(text, add_special_tokens=add_special_tokens).ids
+        with _naming_the_file(self._path):
+            ids = self._tokenizer.encode(text, add_special_tokens=add_special_tokens).ids
         if doubled and add_special_tokens and ids[:2] == [self.token_id(self.bos_token)] * 2:
             return ids[1:]
         return ids
@@ -158,6 +169,24 @@ class Tokenizer:
         if self.chat_template is None:
             raise ChatTemplate.missing()
         return self.chat_template.render(messages, add_generation_prompt)
+
+
+@contextlib.contextmanager
+def _naming_the_file(path: Path) -> Iterator[None]:
+    """Tell what the library finds wrong with its file when it is first used.
+
+    It panics then, which is no ``Exception``: a post-processor may name tokens that it does not
+    have.
+    """
+    try:
+        yield
+    except BaseException as failure:
+        if isinstance(failure, Exception) or type(failure).__name__ == "PanicException":
+            raise TokenizerError(
+                f"{path} is damaged: its tokenizer fails on a text, with {str(failure)!r}.",
+                "Download that file again, or give prompts as token ids.",
+            ) from None
+        raise
 
 
 def _settings(directory: Path) -> dict[str, Any]:

@@ -155,6 +155,19 @@ def test_a_malformed_tokenizer_is_named(tiny_checkpoint, content):
     assert caught.value.remedy == "Download that file again."
 
 
+def test_a_tokenizer_that_fails_only_on_a_text_is_named(tiny_checkpoint):
+    """It puts a token before each text, and does not say which: the library panics."""
+    path = tiny_checkpoint() / "tokenizer.json"
+    contents = json.loads(path.read_text())
+    contents["post_processor"]["special_tokens"] = {}
+    path.write_text(json.dumps(contents))
+    llm = LLM(path.parent)
+    with pytest.raises(TokenizerError) as caught:
+        llm.generate("text")
+    assert caught.value.cause.startswith(f"{path} is damaged: ")
+    assert llm.generate([65], SamplingParams(max_tokens=1))[0].outputs
+
+
 @pytest.mark.parametrize("name", ["tokenizer_config.json", "special_tokens_map.json"])
 @pytest.mark.parametrize(
     ("content", "said"),
