@@ -371,6 +371,4 @@ def require_writable(path: Path) -> None:
 
 
 def _unwritable(path: Path, failure: OSError) -> LLMNumbaError:
-    return LLMNumbaError(
-        f"{path} cannot be written: {failure.strerror}.", "Name another file with --out."
-    )
+    return LLMNumbaError(f"{path} cannot be written: {failure.strerror}.", "Name another file.")

@@ -30,6 +30,8 @@ def main() -> None:
     if sys.stdout is None or sys.stderr is None:  # closed by the shell: `>&-`
         sys.stdout = sys.stdout or open(os.devnull, "w")  # noqa: SIM115  stays open
         sys.stderr = sys.stderr or open(os.devnull, "w")  # noqa: SIM115
+    if sys.stdin is None:  # `<&-`, and of some batch systems' jobs
+        sys.stdin = open(os.devnull)  # noqa: SIM115  stays open
     # Models write any character; a terminal that has no such character shows a question mark.
     sys.stdout.reconfigure(errors="replace")
     try:

@@ -161,12 +161,14 @@ def stream(
     list of RequestOutput
         One per prompt, in their order.
     """
+    # Checked here, before a heading is written.
+    chunks = llm.stream(prompts, params)
     transcript = Transcript([as_text(prompt) for prompt in prompts], params.n, echo=echo)
     # Requests are numbered as they first speak up, and they do so in the order of the prompts.
     numbers: dict[object, int] = {}
     outputs: dict[int, RequestOutput] = {}
     try:
-        for chunk in llm.stream(prompts, params):
+        for chunk in chunks:
             number = numbers.setdefault(chunk.request_id, len(numbers))
             finished = chunk.finish_reason is not None
             text = chunk.text if llm.has_tokenizer else as_text(chunk.token_ids)

@@ -1,8 +1,6 @@
 """``llm-numba microscope``: what a kernel costs, line by line, found out without a GPU."""
 
 import json
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -69,13 +67,10 @@ def microscope(
             print_ladders(tables(), ladders)
         return
     if svg:
-        with _naming_the_option():
-            require_writable(svg)
+        require_writable(svg)
     examination = _examine(kernel, shape, dtype, step, arguments, schedule, seed)
     if svg:
-        picture = draw(examination)
-        with _naming_the_option():
-            write_text(svg, picture)
+        write_text(svg, draw(examination))
     if as_json:
         typer.echo(json.dumps(examination.to_json(), indent=1))
     else:
@@ -113,6 +108,11 @@ def _examine(
                 kernel, lengths, dtype, steps, **how,
                 progress=lambda name: status.update(styled(f"Simulating {name}")),
             )  # fmt: skip
+    except MemoryError:
+        raise LLMNumbaError(
+            f"There is not enough memory for the arrays of {kernel}.",
+            "Give smaller sizes: a few tiles show all that there is to see.",
+        ) from None
     except SimulationError as fault:
         report(fault)
         if fault.file and fault.line:
@@ -132,12 +132,3 @@ def _lengths(shape: str | None) -> list[int] | None:
         raise LLMNumbaError(
             f"--shape {shape} is no list of sizes.", "Write integers with commas: --shape 64,48."
         ) from None
-
-
-@contextmanager
-def _naming_the_option() -> Iterator[None]:
-    """Let a remedy name --svg, where records have --out."""
-    try:
-        yield
-    except LLMNumbaError as error:
-        raise LLMNumbaError(error.cause, "Name another file with --svg.") from error

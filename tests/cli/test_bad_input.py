@@ -398,3 +398,23 @@ def test_closed_stdout_is_no_error(cli, tiny):
         timeout=60,
     )
     assert (done.returncode, done.stderr) == (0, "")
+
+
+@pytest.mark.parametrize("command", ["generate", "chat"])
+def test_closed_stdin_is_an_empty_one(cli, tiny, command):
+    """So a daemon starts its programs. A prompt is missing then; a conversation is over."""
+    words = cli.argv(command, "-m", tiny)
+    done = subprocess.run(
+        ["sh", "-c", f"{shlex.join(words)} <&-"],
+        capture_output=True,
+        text=True,
+        env=cli.environment,
+        timeout=60,
+    )
+    assert "Traceback" not in done.stderr
+    assert done.returncode == (2 if command == "generate" else 0)
+
+
+@pytest.mark.parametrize("n", [1000, 10**12])
+def test_more_completions_than_run_at_a_time_are_refused_before_a_heading(cli, tiny, n):
+    cli.refuses("generate", "a", "-m", tiny, "-n", n, words=[f"n={n}", "64 sequences"])

@@ -174,7 +174,12 @@ def test_options_of_a_ladder_do_not_go_with_a_file(cli, kernels, options):
 
 def test_a_picture_that_cannot_be_written_is_refused_before_the_work(cli, tmp_path, monkeypatch):
     monkeypatch.setattr("llm_numba.microscope.examine", lambda *args, **how: 1 / 0)
-    cli.refuses("microscope", "transpose", "--svg", tmp_path, words=[str(tmp_path), "--svg"])
+    cli.refuses("microscope", "transpose", "--svg", tmp_path, words=[str(tmp_path), "another file"])
+
+
+def test_a_shape_beyond_the_memory_is_refused(cli):
+    sizes = "1000000000,1000000000"
+    cli.refuses("microscope", "transpose", "--shape", sizes, words=["memory", "smaller"])
 
 
 def test_a_negative_seed_is_wrong_usage(cli):
