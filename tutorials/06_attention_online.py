@@ -164,9 +164,9 @@ plt.show()
 # On a GPU, if there is one
 # -------------------------
 #
-# Beside our kernel runs the last step of the ladder, which has tiles of keys in shared memory and
-# many scores in a thread's registers. The formula is the same, and so is the work: twice the
-# context is four times the scores.
+# Beside our kernel runs what the ladder has for float32, with tiles of keys in shared memory and
+# many scores in a thread's registers. (Its last step is for tensor cores, and for 16 bits.) The
+# formula is the same, and so is the work: twice the context is four times the scores.
 
 from llm_numba import ops, runtime
 from llm_numba.bench.gpu_timing import seconds_on_gpu
@@ -183,7 +183,7 @@ else:
         ladders = seconds_on_gpu(ops.causal_attention, *heads, D**-0.5)
         for each in (found, ops.causal_attention(*heads, D**-0.5)[:, 0]):
             assert np.allclose(runtime.to_host(each), attention(*random), atol=1e-4)
-        print(f"context {context}: {1e6 * ours:6.0f} us, the ladder's last {1e6 * ladders:6.0f} us")
+        print(f"context {context}: {1e6 * ours:6.0f} us, the ladder's {1e6 * ladders:6.0f} us")
 
 # %%
 # One thing to try
