@@ -72,6 +72,8 @@ def test_a_failed_check_shows_the_reason_and_the_line(children, tmp_path):
         (("grade", "1", "--key", "nowhere"), "The key nowhere cannot be read"),
         (("hint", "1", "--step", "9"), "Lab 1 has no step 9"),
         (("grade", "1", "--out", "nowhere/x.json"), "nowhere/x.json cannot be written"),
+        (("grade", "1", "--junit", "."), ". cannot be written"),
+        (("lab", "1", "--file", "a[/b].py"), "a[/b].py cannot be read"),
     ],
 )
 def test_bad_input_is_one_clear_error(arguments, words, capsys, monkeypatch, tmp_path):
@@ -80,6 +82,22 @@ def test_bad_input_is_one_clear_error(arguments, words, capsys, monkeypatch, tmp
     said = capsys.readouterr()
     assert words in " ".join(said.err.split())
     assert "Traceback" not in said.err
+
+
+def test_where_points_cannot_be_written_nobody_is_graded(monkeypatch, tmp_path):
+    monkeypatch.setattr("grader.cli.grade", lambda *args, **how: 1 / 0)
+    assert main(["grade", "1", "--out", str(tmp_path)]) == 2
+
+
+def test_a_path_may_look_like_markup_and_its_text_begin_with_a_mark(children, tmp_path):
+    """Notepad writes the mark; Python reads past it, and so do the rules and the simulator."""
+    path = tmp_path / "a [" / "b].py"
+    path.parent.mkdir()
+    path.write_text(solution(), encoding="utf-8-sig")
+    console = Console(width=200, file=io.StringIO())
+    show_lab(console, run_lab(first_lab(), path, children, stop=True))
+    assert "a [/b].py" in console.file.getvalue()
+    assert "14 of 14 points" in console.file.getvalue()
 
 
 def test_a_file_that_is_no_python_is_named_with_its_line(tmp_path, capsys):
@@ -103,6 +121,8 @@ def graded(tmp_path_factory, children) -> dict[str, str]:
         (folder / "in" / student).mkdir(parents=True)
         (folder / "in" / student / "lab01.py").write_text(source)
     (folder / "in" / "zoe").mkdir()
+    (folder / "in" / ".git").mkdir()
+    (folder / "in" / os.fsdecode(b"z\xff")).mkdir()
     results = grade([first_lab()], folder / "in", children, "secret")
     write_json(folder / "grades.json", results, hidden=True)
     write_junit(folder / "grades.xml", results)
@@ -130,7 +150,7 @@ def test_a_course_is_graded_into_json(graded):
     data = json.loads(graded["json"])
     assert (data["format"], data["hidden_data"]) == ("llm_numba.labs/1", True)
     points = {each["student"]: each["points"] for each in data["students"]}
-    assert points == {"ada": 14, "bob": 12, "eve": 0, "zoe": 0}
+    assert points == {"ada": 14, "bob": 12, "eve": 0, "zoe": 0, os.fsdecode(b"z\xff"): 0}
     assert {each["possible"] for each in data["students"]} == {14}
     stride = data["students"][1]["labs"][0]["steps"][2]
     assert (stride["state"], stride["points"], stride["possible"]) == ("failed", 2, 4)

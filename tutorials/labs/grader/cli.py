@@ -6,9 +6,10 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from rich.console import Console
+from rich.markup import escape
 
 from grader.children import Children
-from grader.grades import grade, write_json, write_junit
+from grader.grades import grade, require_writable, write_json, write_junit
 from grader.hints import next_hint
 from grader.lab import LabError, find_labs
 from grader.mistakes import planted
@@ -34,7 +35,7 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         return options.command(options, console)
     except LLMNumbaError as error:
-        Console(stderr=True, highlight=False).print(f"[bold red]Error:[/] {error.cause}")
+        Console(stderr=True, highlight=False).print(f"[bold red]Error:[/] {escape(error.cause)}")
         Console(stderr=True, highlight=False).print(error.remedy, markup=False)
         return 2
     except KeyboardInterrupt:
@@ -136,6 +137,9 @@ def _hint(options: argparse.Namespace, console: Console) -> int:
 def _grade(options: argparse.Namespace, console: Console) -> int:
     labs = list(find_labs(options.labs))
     key = _read_key(options.key)
+    outputs = list(filter(None, (options.out, options.junit)))
+    for path in outputs:
+        require_writable(path)
     with Children(mpirun=options.mpi) as children:
         results = grade(labs, options.dir, children, key, gpu=options.gpu)
     show_grades(console, results)
@@ -143,8 +147,8 @@ def _grade(options: argparse.Namespace, console: Console) -> int:
         write_json(options.out, results, hidden=key != PUBLIC_KEY)
     if options.junit:
         write_junit(options.junit, results)
-    for path in filter(None, (options.out, options.junit)):
-        console.print(f"Wrote {path}")
+    for path in outputs:
+        console.print(f"Wrote {path}", markup=False)
     return 0
 
 
@@ -169,7 +173,7 @@ def _read_key(path: Path | None) -> str:
     if path is None:
         return PUBLIC_KEY
     try:
-        key = path.read_text().strip()
+        key = path.read_text(encoding="utf-8").strip()
     except (OSError, UnicodeDecodeError) as failure:
         reason = getattr(failure, "strerror", None) or "it is no text"
         raise LabError(f"The key {path} cannot be read: {reason}.", "Name a text file.") from None

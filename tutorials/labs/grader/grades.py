@@ -2,7 +2,9 @@
 
 import json
 import os
+from errno import EISDIR
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import Any
 from xml.etree import ElementTree
 
@@ -44,7 +46,10 @@ def grade(
         return {"me": [run_lab(lab, lab.exercise, children, key=key, gpu=gpu) for lab in labs]}
     if not folder.is_dir():
         raise LabError(f"There is no folder {folder}.", "Name one with a folder for each student.")
-    students = sorted(each for each in folder.iterdir() if each.is_dir())
+    # A folder of submissions may be a clone: .git is nobody.
+    students = sorted(
+        each for each in folder.iterdir() if each.is_dir() and not each.name.startswith(".")
+    )
     if not students:
         raise LabError(
             f"There are no folders in {folder}.", "It must hold a folder for each student."
@@ -162,7 +167,7 @@ def write_junit(path: Path, results: dict[str, list[LabResult]]) -> None:
 
 
 def _suite(root: ElementTree.Element, student: str, result: LabResult) -> None:
-    name = f"{student}.lab{result.lab.number:02}"
+    name = f"{_printable(student)}.lab{result.lab.number:02}"
     cases = [(step, check) for step in result.steps for check in step.checks]
     failed = [check for _, check in cases if check.state in ("failed", "not written")]
     skipped = [check for _, check in cases if check.state in ("not tried", "skipped")]
@@ -188,6 +193,27 @@ def _printable(text: str) -> str:
     return "".join(each for each in text if each in "\n\t" or each.isprintable()) or "no message"
 
 
+def require_writable(path: Path) -> None:
+    """Find out before a course is graded whether its points can be written.
+
+    Parameters
+    ----------
+    path : Path
+
+    Raises
+    ------
+    LabError
+        If they cannot.
+    """
+    try:
+        if path.is_dir():
+            raise IsADirectoryError(EISDIR, os.strerror(EISDIR))
+        with TemporaryFile(dir=path.parent):
+            pass
+    except OSError as failure:
+        raise _unwritable(path, failure) from None
+
+
 def write_whole(path: Path, text: str) -> None:
     """Write a file whole or not at all.
 
@@ -203,9 +229,13 @@ def write_whole(path: Path, text: str) -> None:
     """
     try:
         beside = path.with_name(f".{path.name}.{os.getpid()}")
-        beside.write_text(text)
+        beside.write_text(text, encoding="utf-8")
         beside.replace(path)
     except OSError as failure:
-        raise LabError(
-            f"{path} cannot be written: {failure.strerror}.", "Name a file in a folder that exists."
-        ) from None
+        raise _unwritable(path, failure) from None
+
+
+def _unwritable(path: Path, failure: OSError) -> LabError:
+    return LabError(
+        f"{path} cannot be written: {failure.strerror}.", "Name a file in a folder that exists."
+    )

@@ -174,7 +174,8 @@ def run_lab(
         If the file cannot be read.
     """
     try:
-        source = path.read_text()
+        # Editors of Windows put a mark before the text, which Python takes for no mistake.
+        source = path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as failure:
         reason = getattr(failure, "strerror", None) or "it is no text"
         raise LabError(f"{path} cannot be read: {reason}.", "Name a Python file.") from None

@@ -31,7 +31,8 @@ def show_lab(console: Console, result: LabResult) -> None:
     result : LabResult
     """
     lab = result.lab
-    console.print(Rule(f"[bold]Lab {lab.number}: {escape(lab.title)}[/]  {_near(result.path)}"))
+    path = escape(_near(result.path))
+    console.print(Rule(f"[bold]Lab {lab.number}: {escape(lab.title)}[/]  {path}"))
     for message in result.refused:
         console.print(Text(f"{_near(result.path)}, {message}", style="red"))
     if result.refused:
@@ -100,7 +101,7 @@ def _show_trouble(
 def _excerpt(path: Path, line: int) -> Group:
     """Show some lines of the student's file around one of them."""
     code = Syntax(
-        path.read_text(), "python", line_numbers=True, highlight_lines={line},
+        path.read_text(encoding="utf-8-sig"), "python", line_numbers=True, highlight_lines={line},
         line_range=(max(1, line - 2), line + 2), background_color="default", word_wrap=True,
     )  # fmt: skip
     return Group(Text(f"{_near(path)}:{line}", style="dim"), code)
