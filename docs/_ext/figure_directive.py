@@ -4,7 +4,7 @@
 
     ```{figure-of} attention.causal_weights
     :alt: what a reader who cannot see it should know
-    The caption.
+    The caption, where names stand in `backticks`.
     ```
 
 names a function in ``docs/_ext/figures`` that returns a :class:`drawing.Drawing`. The SVG goes into
@@ -12,6 +12,7 @@ the page itself, so that it takes the page's colours, light or dark. Its links l
 are checked as those of ``{src}`` are.
 """
 
+import re
 from collections.abc import Sequence
 from html import escape
 from importlib import import_module
@@ -24,6 +25,8 @@ from sphinx.application import Sphinx
 from sphinx.util.docutils import SphinxDirective
 
 from llm_numba.bench.drawing import Drawing
+
+_AS_CODE = r'<code class="docutils literal">\1</code>'
 
 
 def figure_nodes(
@@ -50,7 +53,7 @@ class FigureOf(SphinxDirective):
         self.env.note_dependency(figures.__file__)
         drawing = getattr(figures, function)()
         addresses = [self._address(target) for target in drawing.links]
-        caption = escape(" ".join(self.content))
+        caption = re.sub("`(.+?)`", _AS_CODE, escape(" ".join(self.content)))
         return figure_nodes(drawing, self.options["alt"], caption, addresses)
 
     def _address(self, target: str) -> str:
