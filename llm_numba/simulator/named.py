@@ -64,8 +64,15 @@ class NamedBarriers:
 
     def _release(self, entries: list[tuple[Lanes, int, int]]) -> None:
         machine = self._machine
+        ids = np.sort(np.concatenate([group.ids for group, _, _ in entries]))
+        lanes_here = np.bincount(machine.warp_of[ids])
+        for group, _, _ in entries:
+            self._refuse(
+                group, lanes_here[machine.warp_of[group.ids]] < WARP,
+                "meets others at a barrier of whole warps, and some lanes of its own do not come",
+                "Let all lanes of a warp reach the barrier, or none.",
+            )  # fmt: skip
         if machine.observer is not None:
-            ids = np.sort(np.concatenate([group.ids for group, _, _ in entries]))
             machine.observer.barrier(machine, ids, "block")
         for group, after, _ in entries:
             machine.add(group, after)

@@ -181,6 +181,19 @@ def test_a_meeting_that_cannot_be_is_told(number, threads, error, said):
         simulate(meeting(number, threads), 1, 128, (np.zeros(128, np.uint16),))
 
 
+def test_half_a_warp_may_not_meet_others():
+    """The numbers fit, but a GPU counts warps, and its instruction is for all lanes of them."""
+
+    @cuda.jit
+    def halves_of_warps(out):
+        if cuda.threadIdx.x % 32 < 16:
+            ptx.barrier_sync(1, 64)
+        out[cuda.threadIdx.x] = uint16(1)
+
+    with pytest.raises(BarrierDivergenceError, match="some lanes of its own do not come"):
+        simulate(halves_of_warps, 1, 128, (np.zeros(128, np.uint16),))
+
+
 # -- What is compiled --------------------------------------------------------------------------
 
 
