@@ -38,7 +38,8 @@ class Arena:
         self.num_bytes = 0
         self._slabs: list[Any] = []  # the memory itself, kept from being freed
         self._ranges: list[Hole] = []  # of each slab, all of it
-        self._holes: list[list[Hole]] = []  # of each slab, by address
+        self._holes: list[list[Hole]] = []  # of each slab
+        self._returned: list[tuple[int, int, int]] = []  # pieces that no hole has taken in yet
 
     @contextlib.contextmanager
     def active(self) -> Iterator[None]:
@@ -97,6 +98,8 @@ class Arena:
         -------
         slab, begin, end : int
         """
+        while self._returned:
+            self._widen(*self._returned.pop())
         size = _ALIGNMENT * max(1, math.ceil(num_bytes / _ALIGNMENT))
         fitting = [
             (end - begin, slab, begin)
@@ -114,13 +117,20 @@ class Arena:
         return slab, begin, begin + size
 
     def give_back(self, slab: int, begin: int, end: int) -> None:
-        """Make a piece free, and one hole of it and the holes beside it.
+        """Let the next :meth:`take` have a piece.
+
+        Python's garbage collector may drop an array between any two lines, also while a hole is
+        looked for. So this changes no hole.
 
         Parameters
         ----------
         slab, begin, end : int
             As :meth:`take` returned them.
         """
+        self._returned.append((slab, begin, end))
+
+    def _widen(self, slab: int, begin: int, end: int) -> None:
+        """Make a hole of a piece and the holes beside it."""
         holes = self._holes[slab]
         for hole in [hole for hole in holes if hole[1] == begin or hole[0] == end]:
             holes.remove(hole)

@@ -1,7 +1,10 @@
 """The memory of graphs: pieces of slabs, taken and given back, with a made-up CuPy."""
 
+import contextlib
+import gc
 import itertools
 import sys
+from collections.abc import Iterator
 from types import SimpleNamespace
 
 import numpy as np
@@ -115,5 +118,46 @@ def test_pieces_never_overlap_and_all_holes_close(seed):
         assert all(end <= begin for (_, end), (begin, _) in itertools.pairwise(places))
         assert all(begin % 512 == 0 for begin, _ in places)
     live.clear()
+    check_all_free(arena)
+
+
+@contextlib.contextmanager
+def collecting_after(count: int) -> Iterator[None]:
+    """Let Python's garbage collector come once, after so many more objects that it looks after."""
+    usual = gc.get_threshold()
+    gc.set_threshold(gc.get_count()[0] + count, 10**6, 10**6)
+    gc.enable()
+    try:
+        yield
+    finally:
+        gc.set_threshold(*usual)
+
+
+@pytest.mark.parametrize("count", range(24))
+def test_arrays_that_are_collected_while_a_hole_is_looked_for_disturb_nothing(count):
+    """As those of an error's frames are, which refer to each other."""
+    arena = Arena()
+    gc.collect()
+    gc.disable()
+    try:
+        arrays = [arena.empty(1000 * size, "uint8") for size in (7, 2, 9, 4, 3, 5)]
+        for array in arrays[1::2]:
+            array.itself = array
+        live = arrays[::2]
+        del arrays, array
+        with collecting_after(count):
+            live += [arena.empty(1000 * size, "uint8") for size in (2, 8, 6, 3)]
+    finally:
+        gc.enable()
+    places = sorted((array.data.ptr, array.data.ptr + array.nbytes) for array in live)
+    assert all(end <= begin for (_, end), (begin, _) in itertools.pairwise(places))
+    gc.collect()
+    live.clear()
+    check_all_free(arena)
+
+
+def check_all_free(arena: Arena) -> None:
+    """With the next piece all that came back is in the slabs' holes, and that is cut off one."""
+    _, begin, end = arena.take(1)
     assert all(len(holes) == 1 for holes in arena._holes)
-    assert sum(end - begin for ((begin, end),) in arena._holes) == arena.num_bytes
+    assert sum(end - begin for ((begin, end),) in arena._holes) == arena.num_bytes - (end - begin)
