@@ -259,4 +259,8 @@ class IncrementalDetokenizer:
     def _pending(self) -> str:
         before = self._tokenizer.decode(self._ids[self._context_start : self._shown])
         after = self._tokenizer.decode(self._ids[self._context_start :])
+        if not after.startswith(before):
+            # A prompt may end inside a character, of which these tokens are the rest: what stood
+            # for it is longer than the character.
+            before = before.rstrip(REPLACEMENT_CHARACTER)
         return after[len(before) :]

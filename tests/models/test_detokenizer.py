@@ -137,3 +137,16 @@ def test_byte_tokens_of_sentencepiece_are_held_back_until_the_character_is_whole
     token_ids = sentencepiece.encode("😀a")[1:]
     assert len(token_ids) == 5
     assert pieces(sentencepiece, prompt_ids, token_ids) == ["", "", "", "😀", "a", ""]
+
+
+@pytest.mark.parametrize("missing", [1, 2, 3])
+def test_the_rest_of_a_character_that_the_prompt_began_takes_nothing_from_what_follows(
+    sentencepiece, byte_level, missing
+):
+    """Token ids may be cut anywhere, and what stands for half a character be longer than one."""
+    for tokenizer in (sentencepiece, byte_level):
+        beginning = tokenizer.encode("hello 😀")
+        answer = beginning[-missing:] + tokenizer.encode("abc")[1:]
+        shown = pieces(tokenizer, beginning[:-missing], answer)
+        assert shown[: missing - 1] == [""] * (missing - 1)
+        assert "".join(shown) == "😀abc"
