@@ -87,8 +87,10 @@ class CubinCache:
                 return None
             header, code = rest.split(b"\n", 1)
             fields = json.loads(header)
-            # Its age is that of its last use.
-            os.utime(path)
+            # Its age is that of its last use, where it may be noted: not in a directory that
+            # somebody else filled for everybody.
+            with contextlib.suppress(OSError):
+                os.utime(path)
             return Cubin(fields["entry"], fields["cooperative"], code)
         except (OSError, ValueError, KeyError):
             return None

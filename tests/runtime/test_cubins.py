@@ -66,6 +66,17 @@ def test_where_nothing_can_be_written_nothing_is(tmp_path):
     assert cache.files() == []
 
 
+def test_what_somebody_else_wrote_is_read_where_its_last_use_cannot_be_noted(cache, monkeypatch):
+    """A directory on a disk that is only read, or in an image that was made by another user."""
+    cache.write("key", CUBIN)
+
+    def refuse(path):
+        raise PermissionError(1, "Operation not permitted", path)
+
+    monkeypatch.setattr(os, "utime", refuse)
+    assert cache.read("key") == CUBIN
+
+
 def test_a_write_that_fails_leaves_nothing_behind(cache, monkeypatch):
     cache.write("key", CUBIN)
 
