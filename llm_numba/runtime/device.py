@@ -78,11 +78,17 @@ def kernel_device(device: str | None = None) -> Literal["cuda", "sim"]:
         return "sim"
     if device not in (None, "cuda"):
         raise DeviceError(f"No kernel runs on device {device!r}.", "Choose one of: cuda, sim.")
-    if problem := gpu_problem():
+    problem = gpu_problem()
+    if problem and device is None:
         raise DeviceError(
             f"Kernels cannot run on a GPU here: {problem}.",
             "Set LLM_NUMBA_SIM=1 to run them in the simulator; `llm-numba doctor` shows what "
             "works here.",
+        )
+    if problem:  # whoever names the GPU is not helped by the environment
+        raise DeviceError(
+            f"Kernels cannot run on a GPU here: {problem}.",
+            "Run this on a machine with a GPU that works; `llm-numba doctor` says what is missing.",
         )
     return "cuda"
 

@@ -211,8 +211,10 @@ def test_streams_refuse_what_they_cannot_copy():
 @pytest.mark.skipif(runtime.gpu_problem() is None, reason="there is a GPU")
 def test_streams_need_a_gpu():
     x = np.zeros(4, np.float32)
-    with pytest.raises(DeviceError, match="Kernels cannot run on a GPU here"):
+    with pytest.raises(DeviceError, match="Kernels cannot run on a GPU here") as raised:
         saxpy_from_host(2, x, x)
+    # The simulator has no streams, so its variable is no remedy.
+    assert "LLM_NUMBA_SIM" not in raised.value.remedy
 
 
 # -- Occupancy ---------------------------------------------------------------------------------
