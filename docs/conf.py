@@ -84,6 +84,7 @@ smartquotes_action = "qe"
 html_math_renderer = "mathml"
 html_theme = "furo"
 html_title = "llm_numba"
+html_favicon = "_static/favicon.svg"  # without one, each browser asks in vain and says so
 # The style sheet of drawings is the package's: its reports have drawings, too.
 html_static_path = ["_static", "../llm_numba/bench/drawing.css"]
 html_css_files = ["drawing.css", "llm_numba.css"]
