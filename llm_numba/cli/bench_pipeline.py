@@ -32,8 +32,10 @@ def pipeline(
     from llm_numba.bench.pipeline import PipelineSettings, measure
     from llm_numba.bench.record import default_path, make_record, require_writable, write_record
     from llm_numba.parallel import Mesh
+    from llm_numba.runtime import resolve_device
     from llm_numba.runtime.machine import cpu, gpus
 
+    resolve_device(device)  # before the record is named after it
     if pp < 2:
         raise ParallelError(
             "One stage is no pipeline.", "Start several: mpirun -n 2 llm-numba bench pipeline."

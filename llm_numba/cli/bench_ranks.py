@@ -52,8 +52,10 @@ def ranks(
     """
     from llm_numba.bench.ranks import RankSettings, measure
     from llm_numba.bench.record import default_path, make_record, require_writable, write_record
+    from llm_numba.runtime import resolve_device
     from llm_numba.runtime.machine import cpu, gpus
 
+    resolve_device(device)  # before the record is named after it
     chosen = {"batches": tuple(batches)} if batches else {}
     wanted = {
         "close_with_norm": close_with_norm,

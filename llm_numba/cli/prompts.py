@@ -3,6 +3,7 @@
 import sys
 from pathlib import Path
 
+from llm_numba.cli.console import notes, styled
 from llm_numba.errors import PromptError
 
 
@@ -53,6 +54,15 @@ def read_prompts(
             "There is no prompt.",
             'Give one: llm-numba generate "Once upon a time", --file, --prompts-file or a pipe.',
         )
+    from llm_numba.parallel.launch import launched
+
+    if launched():
+        # Of some launchers it never ends, and the wait would look like slow work.
+        words = (
+            "Reading the prompt from standard input. If nothing comes, give it with --prompt or"
+            " --file: mpirun may not pass on where standard input ends."
+        )
+        notes().print(styled(words, "dim"), soft_wrap=True)
     return [_without_last_break(_decode(sys.stdin.buffer.read(), "standard input"))]
 
 

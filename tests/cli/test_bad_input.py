@@ -308,6 +308,11 @@ def test_cuda_without_a_gpu(cli, tiny):
     cli.refuses("generate", "a", "-m", tiny, "--device", "cuda", words=["cuda", "doctor"])
 
 
+@pytest.mark.parametrize("command", [("ranks",), ("pipeline", "--device", "cuda")])
+def test_a_benchmark_of_ranks_without_a_gpu(cli, command):
+    cli.refuses("bench", *command, words=["cuda", "doctor"])
+
+
 def test_a_second_error_of_shape_does_not_hide_the_first(cli, damaged):
     def change(tensors):
         del tensors[WEIGHT]

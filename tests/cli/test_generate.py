@@ -226,3 +226,12 @@ def test_byte_order_mark_is_no_part_of_a_prompt(cli, tiny, tmp_path):
     (tmp_path / "prompt.txt").write_bytes(b"\xef\xbb\xbfHello")
     result = cli.invoke("generate", "--file", tmp_path / "prompt.txt", "-m", tiny, "--json")
     assert json.loads(result.stdout)["prompt"] == "Hello"
+
+
+def test_a_rank_says_that_it_waits_for_standard_input(cli, tiny):
+    """Open MPI 5 does not pass on where it ends; the wait would never be explained."""
+    first = {"OMPI_COMM_WORLD_RANK": "0", "OMPI_COMM_WORLD_SIZE": "1"}
+    arguments = ("generate", "-m", tiny, "--max-tokens", 1)
+    waiting, alone = cli.run(*arguments, stdin="a", **first), cli.run(*arguments, stdin="a")
+    assert "Reading the prompt from standard input" in waiting.stderr
+    assert alone.stderr == ""
