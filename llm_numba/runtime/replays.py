@@ -33,7 +33,7 @@ from llm_numba.runtime.gpu import noting, stream_handle, use_device
 from llm_numba.runtime.launch import intercepted
 from llm_numba.runtime.overlap import may_overlap
 from llm_numba.runtime.prepared import PreparedLaunch
-from llm_numba.runtime.tensor_maps import WORDS, TensorMap
+from llm_numba.runtime.tensor_maps import WORDS, MapForm, TensorMap
 
 # Kernels are chosen by alignment; none asks for more than a fresh array has.
 _ALIGNMENT = 256
@@ -59,15 +59,15 @@ class _Move(NamedTuple):
 
 
 class _MapMove(NamedTuple):
-    """A tensor map to be made anew, of a matrix like its own."""
+    """A tensor map to be made anew, of another matrix: the first one may go."""
 
     slots: slice
     place: _Place
-    map: TensorMap
+    form: MapForm
 
     def write(self, launch: PreparedLaunch, begins: list[int]) -> None:
         source, offset = self.place
-        launch.slots[self.slots] = self.map.words(begins[source] + offset)
+        launch.slots[self.slots] = self.form.words(begins[source] + offset)
 
 
 class _View(NamedTuple):
@@ -181,7 +181,7 @@ class _Recording:
 
     def _move(self, slot: int, value: Array | TensorMap) -> _Move | _MapMove:
         if isinstance(value, TensorMap):
-            return _MapMove(slice(slot, slot + WORDS), self._place(value.matrix), value)
+            return _MapMove(slice(slot, slot + WORDS), self._place(value.matrix), value.form)
         return _Move(slot, self._place(value))
 
     def _place(self, array: Array) -> _Place:

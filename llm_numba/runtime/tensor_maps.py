@@ -15,7 +15,7 @@ transfer multi-dimensional arrays" (maps as parameters).
 import functools
 import struct
 from array import array
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -36,6 +36,43 @@ _KINDS = {
 }
 
 
+class MapForm(NamedTuple):
+    """All of a tensor map but where its matrix lies.
+
+    Attributes
+    ----------
+    shape : tuple of int
+        M, K.
+    dtype : str
+        As of :func:`llm_numba.runtime.storage_dtype`.
+    rows : int
+        Of a tile.
+    """
+
+    shape: tuple[int, int]
+    dtype: str
+    rows: int
+
+    def words(self, address: int) -> "array[int]":
+        """Return the map of a matrix of this form.
+
+        Parameters
+        ----------
+        address : int
+            Where it begins.
+
+        Returns
+        -------
+        array of int64 [16]
+
+        Raises
+        ------
+        LaunchError
+            If the driver refuses.
+        """
+        return _encoded(address, *self)
+
+
 class TensorMap:
     """What a launch passes to a kernel for a matrix that the copy engine is to read or write.
 
@@ -49,30 +86,16 @@ class TensorMap:
     Attributes
     ----------
     matrix : cupy.ndarray
+    form : MapForm
     """
 
     def __init__(self, matrix: Any, rows: int) -> None:
         self.matrix = matrix
-        self._form = matrix.shape, storage_dtype(matrix), rows
+        self.form = MapForm(matrix.shape, storage_dtype(matrix), rows)
 
-    def words(self, address: int | None = None) -> "array[int]":
-        """Return the map, of this matrix or of one like it.
-
-        Parameters
-        ----------
-        address : int, optional
-            Where the other matrix begins.
-
-        Returns
-        -------
-        array of int64 [16]
-
-        Raises
-        ------
-        LaunchError
-            If the driver refuses.
-        """
-        return _encoded(self.matrix.data.ptr if address is None else address, *self._form)
+    def words(self) -> "array[int]":
+        """Return the map of this matrix, as :meth:`MapForm.words` does."""
+        return self.form.words(self.matrix.data.ptr)
 
 
 class SimulatedTensorMap(SimulatedArray):

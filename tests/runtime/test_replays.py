@@ -2,9 +2,11 @@
 
 import ast
 import contextlib
+import gc
 import sys
 import threading
 import time
+import weakref
 from array import array as words_of
 from collections import Counter
 from pathlib import Path
@@ -446,3 +448,18 @@ def test_a_step_queues_what_a_step_without_memory_queues(
     assert any(len(each) == 128 for launch in gpu.launches for each in launch.parameters) == (
         tokens > 16 and not execution.batch_invariant
     )
+
+
+@pytest.mark.parametrize("family", ["llama3", "gpt2"])
+def test_no_array_of_a_step_lives_on_in_what_is_remembered(family, gpu, engine_ops):
+    """Prompts come in hundreds of lengths: what each first one had would fill the GPU."""
+    model, kv_cache, _ = new_model(family, Execution())
+    given = Batch(150, 2)
+    step(model, kv_cache, given)
+    assert any(len(each) == 128 for launch in gpu.launches for each in launch.parameters)
+    # Views share the memory that an array began with.
+    memory = [weakref.ref(each.host.base) for each in (*given.arrays, *gpu.allocated) if each.size]
+    del given
+    gpu.allocated.clear()
+    gc.collect()
+    assert all(each() is None for each in memory)

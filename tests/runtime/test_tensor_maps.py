@@ -89,7 +89,7 @@ def test_the_driver_is_asked_once_for_what_lies_at_one_place(encoded):
     module = sys.modules["llm_numba.runtime.tensor_maps"]
     x = halves(5, 8)
     assert tensor_map(x, 64).words() == module._encoded(x.data.ptr, (5, 8), "float16", 64)
-    assert tensor_map(x, 64).words(4096)[0] == 4096
+    assert tensor_map(x, 64).form.words(4096)[0] == 4096
 
 
 # -- On a GPU -----------------------------------------------------------------------------------
