@@ -1,13 +1,14 @@
 """How one rank's end becomes everybody's, with a message that names the rank.
 
 Ranks wait for each other at every layer. If one of them is gone the others never finish, and if
-they stay they hold their GPUs for ever. There are four ways to go:
+they stay they hold their GPUs for ever. There are five ways to go:
 
 ======================== ============================================ =============================
 a rank                   is noticed by                                within
 ======================== ============================================ =============================
 raises an exception      itself: it says so and aborts                two waits of 0.3 s
 stalls                   who waits for it, see ``watch``              the time limit, 60 s
+does not come to its end itself, by an alarm, see ``stacks``          the limit and 5 s
 is killed, or crashes    its launcher; the guards of its host's ranks their next look
 loses its launcher       the guards of all ranks                      their next look
 ======================== ============================================ =============================
@@ -28,6 +29,7 @@ from typing import Any, NoReturn
 
 from llm_numba.errors import LLMNumbaError
 from llm_numba.parallel.board import State
+from llm_numba.parallel.stacks import ask
 from llm_numba.parallel.watch import StallError, Watch, is_alive
 from llm_numba.parallel.wording import ranks
 
@@ -61,6 +63,10 @@ def end_all(mpi: Any, watch: Watch, error: BaseException) -> NoReturn:
         time.sleep(_LAST_WORDS_S)
         os._exit(code)
     _say(text)
+    if isinstance(error, StallError):
+        for rank, process in error.late.items():
+            _say(f"The threads of rank {rank}, each by its innermost call first:")
+            ask(process)
     # A launcher that is told to abort may drop what it has not read yet.
     time.sleep(_GRACE_S)
     mpi.COMM_WORLD.Abort(code)

@@ -22,7 +22,8 @@ and rounds once. With two ranks there is one addition, and no difference.
 
 A communicator ends on all ranks of a host together, and not while a CUDA graph holds its kernels:
 who ends one waits for both, without limit. Python's garbage collector knows of neither. So
-communicators are kept until the process ends, behind the last meeting of all ranks.
+communicators are kept until the process ends, behind the last meeting of all ranks. This holds for
+``peer`` as well, which has one of them beneath it for all that it does not carry itself.
 
 Source: NVIDIA NCCL documentation, "Point-to-point communication", "Using NCCL with CUDA Graphs" and
 ``ncclCommDestroy``.

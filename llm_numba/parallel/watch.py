@@ -14,7 +14,7 @@ no limit.
 
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
 
@@ -44,12 +44,22 @@ class StallError(ParallelError):
         The same for all that waited for the same ranks, so that one of them may speak for all.
     from_afar : bool
         The ranks are on other hosts, where others may know more.
+    late : dict of int to int
+        Those on this host, by rank, with their processes.
     """
 
-    def __init__(self, cause: str, remedy: str, whom: str, from_afar: bool = False) -> None:
+    def __init__(
+        self,
+        cause: str,
+        remedy: str,
+        whom: str,
+        from_afar: bool = False,
+        late: Mapping[int, int] | None = None,
+    ) -> None:
         super().__init__(cause, remedy)
         self.whom = whom
         self.from_afar = from_afar
+        self.late = dict(late or {})
 
 
 def time_limit() -> float:
@@ -215,7 +225,9 @@ class Watch:
                 f" {what}; {places}."
             )
             remedy = "All ranks must call the same operations in the same order."
-        return StallError(cause, remedy, str(late or far), from_afar=bool(far) and not late)
+        processes = {rank: notes[rank].process for rank in late}
+        afar = bool(far) and not late
+        return StallError(cause, remedy, str(late or far), from_afar=afar, late=processes)
 
 
 def is_alive(process: int) -> bool:

@@ -11,8 +11,12 @@ from typing import Any
 from llm_numba.parallel.board import Board, State
 from llm_numba.parallel.faults import end_all, guard
 from llm_numba.parallel.launch import start_mpi
+from llm_numba.parallel.stacks import end_within, show_when_asked
 from llm_numba.parallel.staged import StagedCommunicator
 from llm_numba.parallel.watch import StallError, Watch
+
+# What the end may take besides: a driver returns a GPU's memory, MPI takes its leave.
+_LEAVE_S = 5.0
 
 _world: "World | None" = None
 
@@ -58,10 +62,11 @@ class World:
         )
         if everybody.Get_size() == 1:
             return  # which ends as programs do
+        show_when_asked()
         everybody.Barrier()
         guard(self.watch)
         sys.excepthook = self._end_by
-        # MPI's own end, which comes after this, waits without limit.
+        # What comes after this, MPI's own end and the driver's, waits without limit.
         atexit.register(self._meet_at_the_end)
 
     def end_all(self, error: BaseException) -> None:
@@ -87,6 +92,7 @@ class World:
         except StallError as error:
             self.end_all(error)
         self.watch.note(State.ENDED, "the end of the program")
+        end_within(self.watch.limit_s + _LEAVE_S)
 
 
 def start_world(wanted: int, limit_s: float) -> World:

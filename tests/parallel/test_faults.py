@@ -112,6 +112,14 @@ def test_a_rank_that_stalls_is_named_by_one_of_those_that_wait(fail, way):
     assert "py-spy dump --pid" in ended.err
 
 
+def test_a_rank_that_stays_when_all_have_parted_shows_where_and_goes(fail):
+    ended = fail("stay at the end", limit_s=LIMIT_S)
+    assert ended.out.count("the end") == 4
+    assert ended.code != 0
+    assert "failing.py" in ended.err
+    assert "in stay" in ended.err
+
+
 def test_ranks_that_wait_in_a_circle_are_told_where(fail):
     ended = fail("wait in a circle", limit_s=LIMIT_S)
     assert ended.code == 2
@@ -158,5 +166,7 @@ def test_an_answer_ends_with_the_rank_that_goes(mpirun, tiny_checkpoint, way, co
     assert ended.code != 0
     assert 3 <= ended.out.count("a token") < 40
     assert words in ended.err
+    # Where the rank is that does not come.
+    assert ('dying.py", line' in ended.err and "in go\n" in ended.err) == (way != "kill")
     assert ended.since_fault is not None
     check_time(ended, limit_s)

@@ -3,6 +3,7 @@
 Run by test_faults.py under mpirun.
 """
 
+import atexit
 import os
 import platform
 import signal
@@ -18,6 +19,13 @@ from llm_numba.parallel import Mesh
 way = sys.argv[1]
 if way == "another Python" and os.environ["OMPI_COMM_WORLD_RANK"] == "1":
     platform.python_version = lambda: "2.7.18"
+if way == "stay at the end" and os.environ["OMPI_COMM_WORLD_RANK"] == "2":
+
+    def stay() -> None:
+        time.sleep(60)
+
+    # Before ranks meet, so it is called when they have parted.
+    atexit.register(stay)
 if way == "at the start":
     # A launcher other than this MPI's is of no use here: too few ranks are.
     mesh = Mesh(tp=3, pp=5)
