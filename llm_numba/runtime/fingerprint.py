@@ -170,7 +170,9 @@ class _Walk:
         elif isinstance(value, types.Type):
             self.text("type", repr(value))
         elif isinstance(value, tuple | list):
-            self.text(type(value).__name__, str(len(value)))
+            # Of a named tuple the names say which item a kernel means.
+            names = getattr(value, "_fields", ())
+            self.text(type(value).__name__, str(len(value)), *names)
             for item in value:
                 self.add(item)
         elif isinstance(value, frozenset):

@@ -298,6 +298,22 @@ def kernel(x, n):
     assert key(source.format(step=1)) == key(source.format(step=1)) != key(source.format(step=2))
 
 
+def test_the_order_of_a_named_tuples_fields_counts():
+    """The kernel and the values are the same; which of them it means is not."""
+    source = """
+from collections import namedtuple
+from numba import cuda
+
+TILE = namedtuple("Tile", "{fields}")(8, 16)
+
+@cuda.jit
+def kernel(x, n):
+    x[n] = TILE.rows
+"""
+    orders = [source.format(fields=fields) for fields in ("rows columns", "columns rows")]
+    assert key(orders[0]) == key(orders[0]) != key(orders[1])
+
+
 @pytest.mark.parametrize("value", ["object()", "[object()]", "{1: iter(())}"])
 def test_a_kernel_that_names_what_nobody_knows_has_none(value):
     source = SOURCE.replace("FACTOR = 3", f"FACTOR = {value}")
