@@ -59,7 +59,8 @@ class ChatTemplateError(LLMNumbaError):
     """The chat template is missing, malformed, or refuses the conversation.
 
     Raised by ``LLM.chat`` and ``llm-numba chat``. Templates are programs that came with a
-    checkpoint: they run in a sandbox, and one that reaches out of it is refused.
+    checkpoint: they run in a sandbox, and one that reaches out of it, or does not come to an end,
+    is refused.
     """
 
 

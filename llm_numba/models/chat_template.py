@@ -1,11 +1,16 @@
 """Chat templates: the Jinja program that a checkpoint brings to lay out a conversation.
 
 It comes from strangers, so it runs in Jinja's immutable sandbox: it can read the messages and can
-neither change them nor reach into Python.
+neither change them nor reach into Python. And it has a limit of time, since three loops inside each
+other may take a year.
 """
 
+import contextlib
 import datetime
 import json
+import sys
+import time
+from collections.abc import Iterator
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -15,6 +20,10 @@ from llm_numba.models.fields import read_text
 
 if TYPE_CHECKING:
     import jinja2
+
+
+# One that was written in good faith takes milliseconds.
+_TIME_LIMIT_S = 10.0
 
 
 class ChatTemplate:
@@ -78,19 +87,27 @@ class ChatTemplate:
         Raises
         ------
         ChatTemplateError
-            If the template is not valid Jinja, or refuses the conversation.
+            If the template is not valid Jinja, refuses the conversation, or does not come to an
+            end.
         """
         template = self._template
         import jinja2.exceptions
 
         try:
-            return template.render(
-                messages=messages,
-                add_generation_prompt=add_generation_prompt,
-                tools=None,
-                documents=None,
-                **self._special_tokens,
-            )
+            with _time_limit(_TIME_LIMIT_S):
+                return template.render(
+                    messages=messages,
+                    add_generation_prompt=add_generation_prompt,
+                    tools=None,
+                    documents=None,
+                    **self._special_tokens,
+                )
+        except TimeoutError:
+            raise ChatTemplateError(
+                f"The chat template in {self._where} did not come to an end within "
+                f"{_TIME_LIMIT_S:g} seconds.",
+                "Do not trust this checkpoint, or use `generate` with a plain prompt.",
+            ) from None
         except jinja2.exceptions.SecurityError as failure:
             raise ChatTemplateError(
                 f"The chat template in {self._where} reaches for what no template may touch: "
@@ -180,6 +197,27 @@ def _to_json(
     return json.dumps(
         value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys
     )
+
+
+@contextlib.contextmanager
+def _time_limit(seconds: float) -> Iterator[None]:
+    """Stop Python code that runs longer, by looking at the clock on each of its lines.
+
+    A signal would do so in the main thread alone, and nothing else reaches into a loop.
+    """
+    end = time.monotonic() + seconds
+
+    def look(frame: Any, event: str, argument: Any) -> Any:
+        if time.monotonic() > end:
+            raise TimeoutError
+        return look
+
+    before = sys.gettrace()
+    sys.settrace(look)
+    try:
+        yield
+    finally:
+        sys.settrace(before)
 
 
 def _reason(failure: Exception) -> str:

@@ -2,6 +2,7 @@
 
 import copy
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -160,6 +161,15 @@ def test_today_can_be_asked_for(render):
     year = render("{{ strftime_now('%Y') }}")
     assert len(year) == 4
     assert year.isdecimal()
+
+
+def test_a_template_that_does_not_end_is_stopped_and_named(render, monkeypatch):
+    monkeypatch.setattr("llm_numba.models.chat_template._TIME_LIMIT_S", 0.2)
+    tracer = sys.gettrace()
+    loop = "{% for i in range(99999) %}"
+    with pytest.raises(ChatTemplateError, match=r"chat_template\.jinja did not come to an end"):
+        render(3 * loop + 3 * "{% endfor %}")
+    assert sys.gettrace() is tracer
 
 
 def test_raise_exception_tells_the_user_what_the_template_says(render):
