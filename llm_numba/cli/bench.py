@@ -58,7 +58,9 @@ def cpu(
     """Time the NumPy path: start-up, loading, prefill, and decoding at batch 1 to 16."""
     from llm_numba.bench.cpu import CPUSettings, measure
     from llm_numba.bench.record import default_path, make_record, require_writable, write_record
+    from llm_numba.models import resolve_model
 
+    resolve_model(model)  # start-up is timed first, which needs none
     settings = CPUSettings(
         model=model,
         repeats=repeats,

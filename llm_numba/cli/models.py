@@ -24,15 +24,15 @@ def models(
     """
     from llm_numba.models import bundled_models
 
-    inspections = [inspect(name) for name in ([model] if model else bundled_models())]
+    inspections = [inspect(name) for name in (bundled_models() if model is None else [model])]
     if as_json:
         found = [inspection.to_json() for inspection in inspections]
-        typer.echo(json.dumps(found[0] if model else found, indent=1))
-    elif model:
+        typer.echo(json.dumps(found if model is None else found[0], indent=1))
+    elif model is not None:
         show(inspections[0])
     else:
         show_list(inspections)
-    if model and inspections[0].problems:
+    if model is not None and inspections[0].problems:
         raise typer.Exit(2)
 
 

@@ -313,6 +313,15 @@ def test_a_benchmark_of_ranks_without_a_gpu(cli, command):
     cli.refuses("bench", *command, words=["cuda", "doctor"])
 
 
+def test_a_benchmark_names_a_missing_model_before_it_measures(cli, tmp_path, monkeypatch):
+    monkeypatch.setattr("llm_numba.bench.cpu.measure", lambda settings: 1 / 0)
+    cli.refuses("bench", "cpu", "-m", "nowhere", "--out", tmp_path / "cpu.json", words=["nowhere"])
+
+
+def test_an_empty_name_is_no_list_of_the_bundled_models(cli):
+    assert "name is empty" in cli.invoke("models", "").stderr
+
+
 def test_a_second_error_of_shape_does_not_hide_the_first(cli, damaged):
     def change(tensors):
         del tensors[WEIGHT]
