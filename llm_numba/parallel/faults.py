@@ -54,7 +54,8 @@ def end_all(mpi: Any, watch: Watch, error: BaseException) -> NoReturn:
         ranks with their own code.
     """
     code, text = exit_code(error), _last_words(watch, error)
-    subject = error.whom if isinstance(error, StallError) else f"{type(error).__name__}: {error}"
+    stall = _wait_behind(error)
+    subject = stall.whom if stall else f"{type(error).__name__}: {error}"
     failure = zlib.crc32(subject.encode(errors="replace"))
     watch.note(State.FAILED, failure=failure)
     time.sleep(_GRACE_S)
@@ -63,8 +64,8 @@ def end_all(mpi: Any, watch: Watch, error: BaseException) -> NoReturn:
         time.sleep(_LAST_WORDS_S)
         os._exit(code)
     _say(text)
-    if isinstance(error, StallError):
-        for rank, process in error.late.items():
+    if stall:
+        for rank, process in stall.late.items():
             _say(f"The threads of rank {rank}, each by its innermost call first:")
             ask(process)
     # A launcher that is told to abort may drop what it has not read yet.
@@ -137,6 +138,13 @@ def exit_code(error: BaseException) -> int:
         return error.code if isinstance(error.code, int) else int(error.code is not None)
     # The command line's own way to exit is no SystemExit yet.
     return getattr(error, "exit_code", 1)
+
+
+def _wait_behind(error: BaseException | None) -> StallError | None:
+    """Return the wait in vain that an exception is, or was raised from: an engine's is."""
+    while error is not None and not isinstance(error, StallError):
+        error = error.__cause__
+    return error
 
 
 def _last_words(watch: Watch, error: BaseException) -> str:

@@ -1,7 +1,13 @@
 """However one rank ends, all others end soon after, and somebody says which one it was."""
 
+from types import SimpleNamespace
+
 import pytest
 from ranks import PROGRAMS
+
+from llm_numba.errors import EngineError
+from llm_numba.parallel import faults
+from llm_numba.parallel.watch import StallError
 
 # Where nobody stalls a wait that ends by its time limit would show: the run would take too long.
 PATIENT_S = 60
@@ -110,6 +116,36 @@ def test_a_rank_that_stalls_is_named_by_one_of_those_that_wait(fail, way):
     assert "Rank 2 did not come to" in causes[0]
     assert "was last in all_reduce of 4x32 float32 sum, its communication number" in causes[0]
     assert "py-spy dump --pid" in ended.err
+
+
+def test_a_wait_that_an_engine_reports_is_the_same_wait(monkeypatch):
+    """Rank 0 has it from its engine, other ranks have it themselves, and one speaks for all."""
+
+    class AbortedError(Exception):
+        pass
+
+    def abort(code):
+        raise AbortedError
+
+    monkeypatch.setattr(faults, "_GRACE_S", 0)
+    asked, failures = [], []
+    monkeypatch.setattr(faults, "ask", asked.append)
+    mpi = SimpleNamespace(COMM_WORLD=SimpleNamespace(Abort=abort))
+    board = SimpleNamespace(ranks=[0])
+    watch = SimpleNamespace(
+        rank=0,
+        hosts=["here"] * 3,
+        board=board,
+        note=lambda state, failure: failures.append(failure),
+    )
+    own = StallError("Rank 2 did not come.", "See what keeps it.", "[2]", late={2: 1234})
+    reported = EngineError(own.cause, own.remedy)
+    reported.__cause__ = own
+    for error in (own, reported):
+        with pytest.raises(AbortedError):
+            faults.end_all(mpi, watch, error)
+    assert failures[0] == failures[1]
+    assert asked == [1234, 1234]
 
 
 def test_a_rank_that_stays_when_all_have_parted_shows_where_and_goes(fail):
