@@ -14,7 +14,8 @@ Python these are
 All of it is walked in a fixed order into one hash. Names of local variables, comments and line
 numbers are left out, except where line information is asked for. An object that the walk does not
 know makes the kernel one without a fingerprint: it is compiled anew by each process, and never
-mistaken for another.
+mistaken for another. So does a device function whose globals have changed in this process: Numba
+may have compiled it before.
 """
 
 import ast
@@ -25,6 +26,7 @@ import re
 import struct
 import sys
 import sysconfig
+import weakref
 from importlib import metadata
 from pathlib import Path
 from types import CodeType, FunctionType, ModuleType
@@ -65,7 +67,8 @@ def fingerprint(kernel: Any, signature: tuple[Any, ...], capability: str) -> str
     Returns
     -------
     str or None
-        64 hexadecimal digits; None if something that the kernel names is of an unknown kind.
+        64 hexadecimal digits; None if something that the kernel names is of an unknown kind, or a
+        device function that it calls may have been compiled with other globals.
     """
     walk = _Walk()
     try:
@@ -199,6 +202,8 @@ class _Walk:
         self._numbers[id(value)] = len(self._numbers)
         self._held.append(value)
         if isinstance(value, CUDADispatcher):
+            if value.targetoptions.get("device") and _has_changed(value):
+                raise _UnknownKindError(type(value))
             self.text("dispatcher")
             self.add(value.targetoptions)
             self._function(value.py_func, lines=bool(value.targetoptions.get("lineinfo")))
@@ -229,14 +234,8 @@ class _Walk:
     def _global(self, scope: dict[str, Any], name: str, *attributes: str) -> None:
         """Take in a global, or of a module what is looked up in it."""
         self.text("global", name, *attributes)
-        if name not in scope:  # a builtin
-            return
-        value = scope[name]
-        for attribute in attributes:
-            if not isinstance(value, ModuleType) or _is_versioned(value):
-                break
-            value = getattr(value, attribute)
-        self.add(value)
+        if name in scope:  # or else a builtin
+            self.add(_looked_up(scope, name, *attributes))
 
     def _code(self, code: CodeType, docstring: str | None = None) -> None:
         self.text("code", code.co_code.hex(), str(code.co_flags), str(code.co_argcount))
@@ -244,6 +243,31 @@ class _Walk:
         self.text(str(len(code.co_varnames)), *code.co_names, *code.co_freevars)
         described = docstring is not None and code.co_consts[:1] == (docstring,)
         self.add(code.co_consts[described:])
+
+
+def _looked_up(scope: dict[str, Any], name: str, *attributes: str) -> Any:
+    """Return a global, or of a module what is looked up in it; None for a builtin."""
+    value = scope.get(name)
+    for attribute in attributes:
+        if not isinstance(value, ModuleType) or _is_versioned(value):
+            break
+        value = getattr(value, attribute)
+    return value
+
+
+# What the globals of each device function were when a kernel that calls it was first compiled.
+_globals_of: weakref.WeakKeyDictionary[Any, list[Any]] = weakref.WeakKeyDictionary()
+
+
+def _has_changed(function: Any) -> bool:
+    """Whether a device function's globals are others than they were.
+
+    Numba keeps what it compiled a device function to, with their old values, as long as the
+    process lives. A kernel that calls it is of both times.
+    """
+    scope = function.py_func.__globals__
+    now = [_looked_up(scope, *path) for path in _global_names(function.py_func.__code__)]
+    return any(a is not b for a, b in zip(_globals_of.setdefault(function, now), now, strict=True))
 
 
 @functools.cache

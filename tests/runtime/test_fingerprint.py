@@ -314,6 +314,19 @@ def kernel(x, n):
     assert key(orders[0]) == key(orders[0]) != key(orders[1])
 
 
+def test_a_kernel_whose_device_function_may_have_been_compiled_with_another_global_has_none():
+    """As in a notebook whose first cell was run again: the function is the old one, in part."""
+    source = SOURCE.replace("float32(2)  #", "float32(FACTOR)  #")
+    made = load(source)
+    first = fingerprint(made.kernel, SIGNATURE, "90")
+    assert first == fingerprint(made.kernel, SIGNATURE, "90") == key(source)
+    made.FACTOR = 4
+    again = made.make(8, made.outer)
+    assert fingerprint(again, SIGNATURE, "90") is None
+    made.FACTOR = 3
+    assert fingerprint(again, SIGNATURE, "90") == first
+
+
 @pytest.mark.parametrize("value", ["object()", "[object()]", "{1: iter(())}"])
 def test_a_kernel_that_names_what_nobody_knows_has_none(value):
     source = SOURCE.replace("FACTOR = 3", f"FACTOR = {value}")
