@@ -140,7 +140,7 @@ class CubinCache:
                 file.write(data)
             os.replace(name, path)
         except BaseException:
-            os.unlink(name)
+            Path(name).unlink(missing_ok=True)  # Ctrl-C may come when it has its new name
             raise
 
     def _trim(self) -> None:

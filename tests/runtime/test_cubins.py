@@ -88,6 +88,19 @@ def test_a_write_that_fails_leaves_nothing_behind(cache, monkeypatch):
     assert [path.name for path in cache.directory.iterdir()] == ["key.cubin"]
 
 
+def test_ctrl_c_behind_the_last_step_of_a_write_is_not_lost(cache, monkeypatch):
+    replace = os.replace
+
+    def interrupted(source, target):
+        replace(source, target)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(os, "replace", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        cache.write("key", CUBIN)
+    assert cache.read("key") == CUBIN
+
+
 def test_what_was_unused_for_longest_goes_first(tmp_path):
     size = CubinCache(tmp_path / "one")
     size.write("key", CUBIN)
