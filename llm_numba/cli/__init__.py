@@ -16,6 +16,7 @@ Anything else is a bug of ours and shows its traceback.
 import atexit
 import contextlib
 import errno
+import io
 import os
 import sys
 import time
@@ -32,6 +33,12 @@ def main() -> None:
         sys.stderr = sys.stderr or open(os.devnull, "w")  # noqa: SIM115
     if sys.stdin is None:  # `<&-`, and of some batch systems' jobs
         sys.stdin = open(os.devnull)  # noqa: SIM115  stays open
+    if isinstance(sys.stdout.buffer, io.RawIOBase):
+        # PYTHONUNBUFFERED, as in many images: Python then drops what a full disk does not take of
+        # a text, and says nothing. All that is written here is flushed anyway.
+        sys.stdout = open(  # noqa: SIM115  stays open
+            sys.stdout.fileno(), "w", encoding=sys.stdout.encoding, closefd=False
+        )
     # Models write any character; a terminal that has no such character shows a question mark.
     sys.stdout.reconfigure(errors="replace")
     try:

@@ -3,6 +3,7 @@
 import json
 import os
 import pickle
+import resource
 import shlex
 import subprocess
 from pathlib import Path
@@ -400,6 +401,23 @@ def test_full_disk_is_told_without_a_traceback(cli, tiny, arguments):
         "Error: The output cannot be written: No space left on device.",
         "  Fix: Make room, or write to another place.",
     ]
+
+
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+def test_a_disk_that_takes_a_part_is_full_too(cli, tiny, tmp_path, unbuffered):
+    with (tmp_path / "model.json").open("w") as file:
+        done = subprocess.run(
+            cli.argv("models", tiny, "--json"),
+            stdout=file,
+            stderr=subprocess.PIPE,
+            text=True,
+            env=cli.environment | {"PYTHONUNBUFFERED": unbuffered},
+            preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (100, 100)),
+            timeout=60,
+        )
+    assert (tmp_path / "model.json").stat().st_size == 100
+    assert done.returncode == 1
+    assert done.stderr.startswith("Error: The output cannot be written: File too large.")
 
 
 def test_closed_stdout_is_no_error(cli, tiny):
