@@ -206,3 +206,9 @@ def test_an_answer_ends_with_the_rank_that_goes(mpirun, tiny_checkpoint, way, co
     assert ('dying.py", line' in ended.err and "in go\n" in ended.err) == (way != "kill")
     assert ended.since_fault is not None
     check_time(ended, limit_s)
+
+
+def test_ranks_that_load_different_models_do_not_begin(mpirun, tiny_checkpoint):
+    ended = mpirun(4, PROGRAMS / "dying.py", tiny_checkpoint(num_hidden_layers=4), "another model")
+    assert ended.code == 2
+    assert ended.err.count("Rank 3 differs from rank 0 in the model") == 1
