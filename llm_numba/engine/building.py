@@ -88,7 +88,12 @@ def build(
     wanted = files, dtype, device, memory_options, options, progress
     if mesh is None or mesh.world.size == 1:
         return _build_alone(*wanted)
-    mesh.agree({"the device": device, "the number format": str(dtype), "the model": files.config})
+    mesh.agree({
+        "the device": device,
+        "the number format": str(dtype),
+        "the model": files.config,
+        "the weights": files.checkpoint.digest(),
+    })  # fmt: skip
     mesh.connect(device)
     kind = LeadingKVCache if mesh.is_leader else PagedKVCache
     model, kv_cache, memory = _load_part(mesh, kind, *wanted)

@@ -50,6 +50,26 @@ def test_shards_are_read_as_one_checkpoint(tmp_path: Path, save_sharded):
             np.testing.assert_array_equal(load(name), tensor)
 
 
+def test_a_digest_tells_names_shapes_formats_and_numbers_apart(tmp_path: Path, save_sharded):
+    tensors = {"a": numbers(2, 3), "b": numbers(4, dtype=np.float16)}
+    others = [
+        tensors,
+        {"a": tensors["a"], "c": tensors["b"]},
+        {"a": tensors["a"].T.copy(), "b": tensors["b"]},
+        {"a": tensors["a"] + 1, "b": tensors["b"]},
+        {"a": tensors["a"], "b": tensors["b"].view(ml_dtypes.bfloat16)},
+    ]
+    digests = []
+    for i, each in enumerate(others):
+        (tmp_path / str(i)).mkdir()
+        save_file(each, tmp_path / str(i) / "model.safetensors")
+        digests.append(Checkpoint(tmp_path / str(i)).digest())
+    assert len(set(digests)) == len(others)
+    (tmp_path / "files").mkdir()
+    save_sharded(tmp_path / "files", [{"b": tensors["b"]}, {"a": tensors["a"]}])
+    assert Checkpoint(tmp_path / "files").digest() == digests[0]
+
+
 @pytest.mark.parametrize("storage", STORAGE)
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 def test_each_storage_format_is_converted_exactly(tmp_path: Path, storage, dtype):

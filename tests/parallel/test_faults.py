@@ -208,7 +208,10 @@ def test_an_answer_ends_with_the_rank_that_goes(mpirun, tiny_checkpoint, way, co
     check_time(ended, limit_s)
 
 
-def test_ranks_that_load_different_models_do_not_begin(mpirun, tiny_checkpoint):
-    ended = mpirun(4, PROGRAMS / "dying.py", tiny_checkpoint(num_hidden_layers=4), "another model")
+@pytest.mark.parametrize(
+    ("way", "what"), [("another model", "the model"), ("other weights", "the weights")]
+)
+def test_ranks_that_load_different_models_do_not_begin(mpirun, tiny_checkpoint, way, what):
+    ended = mpirun(4, PROGRAMS / "dying.py", tiny_checkpoint(num_hidden_layers=4), way)
     assert ended.code == 2
-    assert ended.err.count("Rank 3 differs from rank 0 in the model") == 1
+    assert ended.err.count(f"Rank 3 differs from rank 0 in {what}") == 1

@@ -4,12 +4,14 @@ Run by test_faults.py under mpirun: ``dying.py MODEL WAY``.
 """
 
 import os
+import shutil
 import signal
 import sys
 import time
 from pathlib import Path
 
 from llm_numba import LLM, SamplingParams
+from llm_numba.models.checkpoint import SINGLE_FILE, read_infos
 from llm_numba.parallel import Mesh
 
 model, way = sys.argv[1:]
@@ -31,6 +33,12 @@ with Mesh(tp=2, pp=2) as mesh:
         mesh.tensor.all_reduce = lambda x: go() if next(calls) == 30 else all_reduce(x)
     if way == "another model" and mesh.world.rank == 3:
         model = "storyteller"
+    if way == "other weights" and mesh.world.rank == 3:
+        model = shutil.copytree(model, Path(model).with_name("other"))
+        info = read_infos(model / SINGLE_FILE)["model.norm.weight"]
+        with (model / SINGLE_FILE).open("r+b") as file:
+            file.seek(info.begin)
+            file.write(bytes(4))
     llm = LLM(model, device="cpu", mesh=mesh)
     if llm.leads:
         with llm:
