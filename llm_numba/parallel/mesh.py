@@ -276,7 +276,7 @@ class Mesh:
         mine = {name: _summary(repr(value)) for name, value in what.items()}
         views = self.world.exchange(mine)
         for rank, view in enumerate(views):
-            for name in views[0].keys() | view.keys():
+            for name in views[0] | view:  # in the order in which they were asked for
                 if view.get(name) != views[0].get(name):
                     here, there = (each.get(name, ("", "nothing"))[1] for each in (view, views[0]))
                     raise ParallelError(

@@ -138,9 +138,10 @@ def test_a_cache_too_small_for_one_sequence_is_refused(new_llm):
 
 
 def test_a_cache_larger_than_the_memory_is_refused(tiny_checkpoint):
-    directory = tiny_checkpoint(max_position_embeddings=2**45)
+    most = 2**31 - 1
+    directory = tiny_checkpoint(max_position_embeddings=most)
     error = refusal(CacheError, LLM, directory)
-    assert f"one sequence of {2**45} tokens" in error.cause
+    assert f"one sequence of {most} tokens" in error.cause
     assert "max_model_len" in error.remedy
     assert LLM(directory, max_model_len=64).max_model_len == 64
 

@@ -1,5 +1,6 @@
 """However one rank ends, all others end soon after, and somebody says which one it was."""
 
+import re
 from types import SimpleNamespace
 
 import pytest
@@ -191,7 +192,8 @@ def test_too_few_ranks_are_told_once(fail):
     [
         ("kill", None, "rank 3"),
         ("raise", 1, "RuntimeError: a cosmic ray\nError on rank 3: it has failed"),
-        ("stall", 2, f"Rank 3 did not come to all_reduce of 1x32 float32 sum within {LIMIT_S} s"),
+        # One rank waits for it in a sum, another for its token: who speaks first?
+        ("stall", 2, rf"Rank 3 did not come to (all_reduce|receive) of .+ within {LIMIT_S} s"),
     ],
 )
 def test_an_answer_ends_with_the_rank_that_goes(mpirun, tiny_checkpoint, way, code, words):
@@ -201,7 +203,7 @@ def test_an_answer_ends_with_the_rank_that_goes(mpirun, tiny_checkpoint, way, co
     assert code in (None, ended.code)
     assert ended.code != 0
     assert 3 <= ended.out.count("a token") < 40
-    assert words in ended.err
+    assert re.search(words, ended.err)
     # Where the rank is that does not come.
     assert ('dying.py", line' in ended.err and "in go\n" in ended.err) == (way != "kill")
     assert ended.since_fault is not None
