@@ -170,9 +170,7 @@ def serve(
 
 
 def meet_prompts(timer: EngineTimer, longest: int) -> None:
-    """Compute prompts of every power of two of tokens, so that no kernel is missing.
-
-    Kernels for many rows are chosen by it, and loaded, or compiled, when they are first needed.
+    """Compile what prompts of every length need, and compute as many as fill a step to the brim.
 
     Parameters
     ----------
@@ -180,11 +178,7 @@ def meet_prompts(timer: EngineTimer, longest: int) -> None:
     longest : int
         Tokens of the longest prompt.
     """
-    length = 1
-    while length < longest:
-        timer.first_token(length)
-        length *= 2
-    # As many at once as fill a step to the brim.
+    timer.llm.engine.runner.compile_prompts()
     timer.llm.generate([timer.prompt(longest) for _ in range(4)], exactly(1))
 
 

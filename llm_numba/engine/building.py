@@ -133,6 +133,7 @@ def _build_alone(
         length,
         options.enforce_eager,
         options.persistent,
+        memory_options.max_num_batched_tokens,
     )
     return runner, memory
 

@@ -224,15 +224,16 @@ class LLM:
         self.close()
 
     def warm_up(self, progress: Callable[[int, int], None] | None = None) -> None:
-        """Capture CUDA graphs now, so that no request waits for one.
+        """Compile the kernels of prompts and capture CUDA graphs now: no request waits for one.
 
-        Without it each is captured when it is first needed, and so are, in any case, those of
-        batches with penalties or log-probabilities. Where there are no graphs nothing happens.
+        Without it each is compiled, and captured, when it is first needed. So are, in any case,
+        graphs of batches with penalties or log-probabilities, and on several ranks the kernels of
+        prompts. Without a GPU nothing happens.
 
         Parameters
         ----------
         progress : callable(done, total), optional
-            Called after each graph.
+            Called after each number of tokens that was compiled for, and then after each graph.
         """
         self.engine.runner.warm_up(progress)
 

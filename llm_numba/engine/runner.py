@@ -10,6 +10,7 @@ from llm_numba.engine import faults
 from llm_numba.engine.decode_graphs import DecodeGraphs, Progress, RowInputs, usual_modes
 from llm_numba.engine.decode_rows import Bucket
 from llm_numba.engine.executor import Executor
+from llm_numba.engine.prompt_kernels import PromptKernels, row_counts
 from llm_numba.engine.request import Sequence
 from llm_numba.engine.sampler import find_logprobs, report_logprobs, sample_tokens
 from llm_numba.engine.step import Sampled, Step
@@ -37,6 +38,8 @@ class ModelRunner:
         Capture no CUDA graphs: kernels are launched one by one, as a debugger wants them.
     persistent : bool
         Decode one sequence by one kernel for the whole step; on a GPU only.
+    max_num_batched_tokens : int
+        Tokens of a step at the most, as far as :meth:`warm_up` compiles for them; by default not.
 
     Attributes
     ----------
@@ -60,9 +63,12 @@ class ModelRunner:
         max_model_len: int,
         enforce_eager: bool = False,
         persistent: bool = False,
+        max_num_batched_tokens: int = 0,
     ) -> None:
         self.model = model
         self.kv_cache = kv_cache
+        self._limits = max_num_seqs, max_model_len
+        self._row_counts = row_counts(max_num_batched_tokens)
         self.depth = 0
         self._executor = Executor(model, kv_cache)
         self._decode: DecodeGraphs | None = None
@@ -88,19 +94,39 @@ class ModelRunner:
         return 0 if self._decode is None else self._decode.num_pieces
 
     def warm_up(self, progress: Progress | None = None) -> None:
-        """Capture the graphs of all batches that decode, so that no request waits for one.
+        """Compile what prompts need, and capture the graphs of all batches that decode.
 
-        Without it each graph is captured when it is first needed, and so are, in any case, those
-        of batches with penalties or log-probabilities. Where there are no graphs nothing happens.
+        Without it a request waits for each kernel and each graph that is first needed; in any case
+        for graphs of batches with penalties or log-probabilities. Without a GPU nothing happens.
 
         Parameters
         ----------
         progress : callable(done, total), optional
-            Called after each graph.
+            Called after each number of tokens that was compiled for, and then after each graph.
         """
+        self.compile_prompts(progress)
         if self._decode is not None:
             with faults.reported("the capture of a graph"):
                 self._decode.warm_up(usual_modes(self.model), progress)
+
+    def compile_prompts(self, progress: Progress | None = None) -> None:
+        """Compile, or find in the cache, all kernels that prompts of whatever length need.
+
+        Without a GPU nothing happens.
+
+        Parameters
+        ----------
+        progress : callable(done, total), optional
+            Called after each number of tokens that other kernels may be for.
+        """
+        if self._decode is None:
+            return
+        kernels = PromptKernels(self.model, self.kv_cache, *self._limits)
+        with faults.reported("the kernels of prompts"):
+            for done, num_tokens in enumerate(self._row_counts, start=1):
+                kernels.compile(num_tokens)
+                if progress is not None:
+                    progress(done, len(self._row_counts))
 
     def submit(self, step: Step) -> "SubmittedStep":
         """Compute a step and choose the tokens that follow, or queue that on a GPU.

@@ -30,7 +30,7 @@ from llm_numba.runtime.device import (
     visible_gpus,
 )
 from llm_numba.runtime.graphs import Graph, by_host, capture
-from llm_numba.runtime.launch import Launch, intercept, launch, launch_all
+from llm_numba.runtime.launch import Launch, compiling_only, intercept, launch, launch_all
 from llm_numba.runtime.memory import available_memory, gpu_memory, reserve_gpu_memory
 from llm_numba.runtime.overlap import may_overlap, overlapping, starts_early
 from llm_numba.runtime.telling import listen, tell
@@ -49,6 +49,7 @@ __all__ = [
     "available_memory",
     "by_host",
     "capture",
+    "compiling_only",
     "empty",
     "empty_like",
     "gpu_is_lost",

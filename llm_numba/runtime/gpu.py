@@ -152,6 +152,16 @@ def stream_handle(stream: Any = None) -> int:
     return stream.ptr if hasattr(stream, "ptr") else stream.__cuda_stream__()[1]
 
 
+def prepare_on_gpu(launch: Launch) -> None:
+    """Compile the kernel of a launch, or find it in the cache, and load it; launch nothing.
+
+    Parameters
+    ----------
+    launch : Launch
+    """
+    _load(launch.kernel, use_device(), launch.args)
+
+
 def resources_on_gpu(launch: Launch) -> tuple[int, int, int]:
     """Say what the kernel of a launch takes of the current GPU, as the driver has it.
 

@@ -155,6 +155,24 @@ def intercept(callback: Callable[[Launch], None]) -> Iterator[None]:
         _interceptor.reset(token)
 
 
+@contextlib.contextmanager
+def compiling_only() -> Iterator[None]:
+    """Compile what launches need, and let none of them run; in the simulator do neither.
+
+    Arrays that they would write stay as they are. Holds for this thread (and asynchronous task)
+    alone.
+    """
+    with intercept(_compile):
+        yield
+
+
+def _compile(item: Launch) -> None:
+    if _device_of(item.kernel, item.args) == "cuda":
+        from llm_numba.runtime.gpu import prepare_on_gpu
+
+        prepare_on_gpu(item)
+
+
 def intercepted() -> bool:
     """Tell whether launches are handed to somebody, and do not run."""
     return _interceptor.get() is not None
