@@ -19,6 +19,7 @@ from llm_numba.errors import LLMNumbaError
 TOOLS = ("memcheck", "racecheck", "initcheck", "synccheck")
 LOG_PATTERN = "*.log"
 JUNIT_NAME = "junit.xml"
+ALL_TESTS = "make test-sanitizer"
 
 _ERRORS = re.compile(r"^=+ ERROR SUMMARY: (\d+) error", re.MULTILINE)
 _HAZARDS = re.compile(r"^=+ RACECHECK SUMMARY: (\d+) hazards? displayed", re.MULTILINE)
@@ -71,7 +72,9 @@ def read_run(folder: Path) -> dict[str, Any]:
     }
 
 
-def record_of(folders: dict[str, Path], commit: str | None = None) -> dict[str, Any]:
+def record_of(
+    folders: dict[str, Path], commit: str | None = None, tests: str = ALL_TESTS
+) -> dict[str, Any]:
     """Make the record of some tools' runs.
 
     Parameters
@@ -80,7 +83,8 @@ def record_of(folders: dict[str, Path], commit: str | None = None) -> dict[str, 
         By tool, as of :func:`read_run`.
     commit : str, optional
         What was tested, for a copy of the checkout without git.
+    tests : str
+        Which of the tests ran.
     """
     results = [{"name": tool} | read_run(folder) for tool, folder in folders.items()]
-    settings = {"tests": "make test-sanitizer"}
-    return provenance("sanitizer", settings, commit) | {"results": results}
+    return provenance("sanitizer", {"tests": tests}, commit) | {"results": results}

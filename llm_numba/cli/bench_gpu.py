@@ -88,11 +88,14 @@ def sanitizer(
     out: Annotated[
         Path | None, typer.Option(help="The record; unset: docs/results/sanitizer_<GPU>.json.")
     ] = None,
+    tests: Annotated[
+        str, typer.Option(help="Which tests these were, in words; unset: all of them.")
+    ] = "",
     commit: Commit = None,
 ) -> None:
     """Make a record of what compute-sanitizer found in the tests on this machine's GPU."""
     from llm_numba.bench.record import require_writable, write_record
-    from llm_numba.bench.sanitizer import TOOLS, record_of
+    from llm_numba.bench.sanitizer import ALL_TESTS, TOOLS, record_of
     from llm_numba.errors import LLMNumbaError
 
     folders = {tool: logs / tool for tool in TOOLS if (logs / tool).is_dir()}
@@ -103,7 +106,7 @@ def sanitizer(
         )
     path = out or gpu_path("sanitizer")
     require_writable(path)
-    record = record_of(folders, commit)
+    record = record_of(folders, commit, tests or ALL_TESTS)
     write_record(path, record)
     for run in record["results"]:
         told = f"{run['name']}: {run['findings']} findings in {run['tests']['passed']} tests"

@@ -77,9 +77,10 @@ def test_the_command_writes_a_record_of_every_tool(logs, tmp_path):
     logs("racecheck", RACE)
     out = tmp_path / "record.json"
     arguments = ["bench", "sanitizer", "--logs", str(tmp_path), "--out", str(out)]
-    result = CliRunner().invoke(app, [*arguments, "--commit", "abc"])
+    result = CliRunner().invoke(app, [*arguments, "--commit", "abc", "--tests", "every third"])
     assert result.exit_code == 0, result.output
     record = json.loads(out.read_text())
+    assert record["settings"]["tests"] == "every third"
     assert [(run["name"], run["findings"]) for run in record["results"]] == [
         ("memcheck", 0), ("racecheck", 1)
     ]  # fmt: skip
