@@ -1,5 +1,6 @@
 """Prefixes that are found again: what is found, who may write where, who is evicted."""
 
+import time
 from hashlib import sha256
 
 import numpy as np
@@ -118,6 +119,22 @@ def test_the_prefix_used_longest_ago_is_evicted_first(memory):
     memory.new().append_slots(7 * 4)
     assert memory.prefix_cache.match(b) == ([], [])
     assert memory.new().adopt_prefix(a) == 4
+
+
+def test_to_evict_takes_no_longer_the_more_were_evicted_before():
+    num_blocks, part = 80_000, 4_000
+    memory = Memory(num_blocks)
+    memory.compute(range(4 * num_blocks)).free()
+    assert memory.allocator.num_kept == num_blocks
+
+    def evict():
+        start = time.process_time()
+        for _ in range(part):
+            memory.allocator.allocate()
+        return time.process_time() - start
+
+    seconds = [evict() for _ in range(num_blocks // part)]
+    assert min(seconds[-5:]) < 4 * min(seconds[:5])
 
 
 def test_adopted_blocks_are_not_evicted(memory):
