@@ -17,7 +17,6 @@
 
 Where there is no record yet, each says which command writes it. Beneath a table stands what its
 run left out, and why. The last holds the newest record against that in ``docs/results/earlier``.
-With ``:earlier:`` the others take the one there: it has parts that the newest run had no time for.
 """
 
 from collections.abc import Callable
@@ -25,7 +24,6 @@ from typing import Any, ClassVar
 
 from bench_records import find, load, on_gpu
 from docutils import nodes
-from docutils.parsers.rst import directives
 from figure_directive import figure_nodes
 from sphinx.application import Sphinx
 from sphinx.util.docutils import SphinxDirective
@@ -39,7 +37,6 @@ class EngineTable(SphinxDirective):
     """A table of one model's record, made by a function of the record's results."""
 
     required_arguments = 1
-    option_spec: ClassVar = {"earlier": directives.flag}
     make: ClassVar[Callable[[Results], Table]]
     # How names begin of what should be in it.
     prefixes: ClassVar[tuple[str, ...]]
@@ -47,8 +44,7 @@ class EngineTable(SphinxDirective):
     def run(self) -> list[nodes.Node]:
         """Parse the generated Markdown in place."""
         model = self.arguments[0]
-        folder = "earlier/" if "earlier" in self.options else ""
-        pattern = f"{folder}engine_*_{model}.json"
+        pattern = f"engine_*_{model}.json"
         if not find(self.env, pattern):
             return self.parse_text_to_nodes(f"*Not measured yet: `{self.command(model)}` does.*")
         record = load(self.env, pattern)
@@ -64,7 +60,6 @@ class EngineTable(SphinxDirective):
 
     def command(self, model: str) -> str:
         """Return what measures a model, which may be bundled or a shape."""
-        model = model.partition("_")[0]  # behind it, which of several runs
         name = model if model in bundled_models() else f"random:{model}"
         return f"llm-numba bench engine -m {name}"
 
