@@ -86,6 +86,10 @@ VARIABLES = (
         "Whether Open MPI starts for root. `llm-numba doctor --mpi` says if it has to be set.",
     ),
     Variable(
+        "OMPI_MCA_plm",
+        "How Open MPI starts ranks. The same command says if it must be told not to look for ssh.",
+    ),
+    Variable(
         "LD_LIBRARY_PATH",
         "Kept, and lengthened, for the ranks that `llm-numba doctor --mpi` starts.",
     ),

@@ -23,7 +23,7 @@ from llm_numba.parallel.launch import (
     launch_command,
     launcher_version,
 )
-from llm_numba.parallel.probing import AS_ROOT, clean_environment
+from llm_numba.parallel.probing import AS_ROOT, WITHOUT_SSH, clean_environment, has_ssh
 from llm_numba.runtime import visible_gpus
 
 _EXAMINING = "llm_numba.parallel.examining"
@@ -122,4 +122,8 @@ def _settings(launcher: Finding) -> list[Finding]:
     if is_root and any(variables.read(name) != "1" for name in AS_ROOT):
         detail = "you are root: Open MPI starts only if it is told to, twice"
         settings.append(Finding("Root", "none", detail, export(AS_ROOT)))
+    (wanted,) = WITHOUT_SSH
+    if "Open MPI) 4" in launcher.facts["version"] and not has_ssh() and not variables.read(wanted):
+        detail = "there is none: Open MPI 4 starts ranks only if it is told not to look for it"
+        settings.append(Finding("ssh", "none", detail, export(WITHOUT_SSH)))
     return settings

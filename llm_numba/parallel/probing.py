@@ -8,6 +8,7 @@ this program but without what its own launcher has told it, and they exchange ar
 import functools
 import importlib.util
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -20,6 +21,8 @@ from llm_numba.parallel.launch import launch_command
 OF_A_LAUNCHER = ("OMPI_COMM_", "OMPI_UNIVERSE_", "PMIX_", "PMI_", "PRTE_", "SLURM_")
 # Without these Open MPI starts nothing for root.
 AS_ROOT = {"OMPI_ALLOW_RUN_AS_ROOT": "1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1"}
+# Open MPI 4 looks for ssh before it starts anything, though ranks of one machine need none.
+WITHOUT_SSH = {"OMPI_MCA_plm": "^rsh"}
 _UCX = {
     "OMPI_MCA_pml": "ucx",
     "OMPI_MCA_osc": "ucx",
@@ -73,7 +76,13 @@ def messages_problem(limit_s: float = _LIMIT_S, **settings: str) -> str:
 def clean_environment() -> dict[str, str]:
     """Return the environment for ranks that this program starts, whoever has started itself."""
     is_root = hasattr(os, "geteuid") and os.geteuid() == 0
-    return variables.passed_on(*OF_A_LAUNCHER) | (AS_ROOT if is_root else {})
+    passed_on = variables.passed_on(*OF_A_LAUNCHER) | (AS_ROOT if is_root else {})
+    return passed_on if has_ssh() else WITHOUT_SSH | passed_on
+
+
+def has_ssh() -> bool:
+    """Return whether a launcher finds what starts programs on other machines."""
+    return any(map(shutil.which, ("ssh", "rsh")))
 
 
 def ucx_settings() -> dict[str, str]:

@@ -55,6 +55,8 @@ def environment(folder: Path | str, **more: str) -> dict[str, str]:
         # Containers are often run as root, which Open MPI asks about twice.
         "OMPI_ALLOW_RUN_AS_ROOT": "1",
         "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1",
+        # And often have no ssh, without which Open MPI 4 starts nothing.
+        **({} if shutil.which("ssh") else {"OMPI_MCA_plm": "^rsh"}),
         # Looking for networks takes a second, and one machine needs none.
         "OMPI_MCA_pml": "ob1",
         "OMPI_MCA_btl": "self,sm",

@@ -118,6 +118,26 @@ def test_a_launcher_that_fails_is_quoted(monkeypatch, fake_mpirun, script, error
     assert (found["Ranks meet"].status, found["Ranks meet"].detail) == ("broken", error)
 
 
+def test_where_there_is_no_ssh_open_mpi_4_is_told_so(monkeypatch, tmp_path, fake_mpirun):
+    monkeypatch.setattr(doctor_mpi, "_library", lambda timeout: MPI)
+    path = fake_mpirun("echo plm=$OMPI_MCA_plm >&2; exit 1\n")
+    path.write_text(path.read_text().replace("fake 1.0", "mpirun (Open MPI) 4.1.4"))
+    monkeypatch.setenv("PATH", str(tmp_path))
+    found = examine()
+    assert found["ssh"].remedy == "export OMPI_MCA_plm='^rsh'"
+    assert found["Ranks meet"].detail == "plm=^rsh"
+    monkeypatch.setenv("OMPI_MCA_plm", "slurm")
+    found = examine()
+    assert "ssh" not in found
+    assert found["Ranks meet"].detail == "plm=slurm"
+    monkeypatch.delenv("OMPI_MCA_plm")
+    (tmp_path / "ssh").write_text("#!/bin/sh\n")
+    (tmp_path / "ssh").chmod(0o755)
+    found = examine()
+    assert "ssh" not in found
+    assert found["Ranks meet"].detail == "plm="
+
+
 def test_a_launcher_that_does_not_start_is_quoted(monkeypatch, fake_mpirun):
     monkeypatch.setattr(doctor_mpi, "_library", lambda timeout: MPI)
     path = fake_mpirun("")
