@@ -68,7 +68,9 @@ class ModelRunner:
         self.model = model
         self.kv_cache = kv_cache
         self._limits = max_num_seqs, max_model_len
-        self._row_counts = row_counts(max_num_batched_tokens)
+        # As many as memory was planned for.
+        most = min(max_num_batched_tokens, max_num_seqs * max_model_len)
+        self._row_counts = row_counts(most)
         self.depth = 0
         self._executor = Executor(model, kv_cache)
         self._decode: DecodeGraphs | None = None

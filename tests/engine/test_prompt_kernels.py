@@ -86,6 +86,13 @@ def test_no_prompt_waits_for_a_compiler(tiny_checkpoint, monkeypatch):
         llm.generate([rng.integers(1, 250, length).tolist() for length in lengths], params)
 
 
+def test_nothing_is_compiled_for_more_than_a_step_may_have(tiny_dir):
+    few = LLM(tiny_dir, device="cpu", max_num_seqs=3, max_model_len=20).engine.runner
+    assert few._row_counts == row_counts(60)
+    many = LLM(tiny_dir, device="cpu", max_num_batched_tokens=300).engine.runner
+    assert many._row_counts == row_counts(300)
+
+
 def test_without_a_gpu_nothing_is_compiled_nor_computed(tiny_dir, monkeypatch):
     llm = LLM(tiny_dir, device="cpu")
     monkeypatch.setattr(llm.engine.runner.model, "forward", lambda *args: pytest.fail("computed"))
