@@ -18,7 +18,7 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 
 from llm_numba.errors import CheckpointError
-from llm_numba.models.fields import read_json
+from llm_numba.models.fields import read_json, refuse_pipe
 from llm_numba.models.split import Window
 
 Progress = Callable[[str, int, int], None]
@@ -252,6 +252,7 @@ def open_safetensors(path: Path) -> safe_open:
         If it cannot be read or is damaged, with the byte counts.
     """
     try:
+        refuse_pipe(path, CheckpointError)
         path.open("rb").close()
         return safe_open(path, framework="numpy")
     except PermissionError:

@@ -26,6 +26,7 @@ def read_text(path: Path, error: type[LLMNumbaError]) -> str:
         Of the given type, naming the file.
     """
     try:
+        refuse_pipe(path, error)
         return path.read_text(encoding="utf-8")
     except OSError as failure:
         raise error(
@@ -36,6 +37,26 @@ def read_text(path: Path, error: type[LLMNumbaError]) -> str:
         raise error(
             f"{path} is not UTF-8 text: {failure}.", "Download or export the checkpoint again."
         ) from None
+
+
+def refuse_pipe(path: Path, error: type[LLMNumbaError]) -> None:
+    """Make sure that to read a file does not mean to wait for somebody who writes it.
+
+    Parameters
+    ----------
+    path : Path
+    error : type
+        The error raised for a pipe or a device.
+
+    Raises
+    ------
+    LLMNumbaError
+        Of the given type, naming the file.
+    OSError
+        If what it is may not be asked.
+    """
+    if path.exists() and not (path.is_file() or path.is_dir()):
+        raise error(f"{path} is no file but a pipe or a device.", "Copy the file there.")
 
 
 def read_json(path: Path, error: type[LLMNumbaError] = ConfigError) -> dict[str, Any]:

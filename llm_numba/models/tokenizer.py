@@ -9,7 +9,7 @@ import tokenizers
 
 from llm_numba.errors import PromptError, TokenizerError
 from llm_numba.models.chat_template import ChatTemplate, find_chat_template
-from llm_numba.models.fields import read_json
+from llm_numba.models.fields import read_json, refuse_pipe
 from llm_numba.models.random import PREFIX, SHAPES_DIR
 
 # What decoders put where bytes form no character: perhaps the first half of one.
@@ -38,6 +38,7 @@ class Tokenizer:
         path = directory / "tokenizer.json"
         if not path.exists():
             raise self.missing(directory)
+        refuse_pipe(path, TokenizerError)
         self._path = path
         try:
             self._tokenizer = tokenizers.Tokenizer.from_file(str(path))

@@ -1,6 +1,7 @@
 """Checkpoints that cannot be used: the error names the file, the tensors and the byte counts."""
 
 import json
+import os
 import pickle
 import shutil
 import struct
@@ -122,6 +123,14 @@ def test_a_header_that_makes_no_sense_names_the_file(tiny_checkpoint, write_raw,
     directory = tiny_checkpoint()
     path = write_raw(directory, header)
     assert refusal(directory).cause.startswith(f"{path} cannot be read: ")
+
+
+def test_nobody_waits_for_weights_out_of_a_pipe(tiny_checkpoint):
+    directory = tiny_checkpoint()
+    path = directory / "model.safetensors"
+    path.unlink()
+    os.mkfifo(path)
+    assert refusal(directory).cause == f"{path} is no file but a pipe or a device."
 
 
 def test_two_tensors_in_the_same_place_are_refused(tiny_checkpoint, write_raw):

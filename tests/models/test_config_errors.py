@@ -1,6 +1,7 @@
 """A `config.json` that cannot be used: the error names the file, the key and what would do."""
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -243,6 +244,12 @@ def test_a_directory_without_config_json_is_told_apart(tmp_path: Path):
 def test_a_config_json_that_is_a_directory_is_told_apart(tmp_path: Path):
     (tmp_path / "config.json").mkdir()
     with pytest.raises(ConfigError, match=r"config\.json cannot be read: Is a directory"):
+        load_config(tmp_path)
+
+
+def test_nobody_waits_for_what_a_pipe_may_bring(tmp_path: Path):
+    os.mkfifo(tmp_path / "config.json")
+    with pytest.raises(ConfigError, match=r"config\.json is no file but a pipe or a device"):
         load_config(tmp_path)
 
 

@@ -1,6 +1,7 @@
 """Text to ids and back: BOS once, the whole text, and the errors of a broken tokenizer."""
 
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -153,6 +154,14 @@ def test_a_malformed_tokenizer_is_named(tiny_checkpoint, content):
         LLM(path.parent)
     assert caught.value.cause.startswith(f"{path} is not a valid tokenizer: ")
     assert caught.value.remedy == "Download that file again."
+
+
+def test_nobody_waits_for_a_tokenizer_out_of_a_pipe(tiny_checkpoint):
+    path = tiny_checkpoint() / "tokenizer.json"
+    path.unlink(missing_ok=True)
+    os.mkfifo(path)
+    with pytest.raises(TokenizerError, match="is no file but a pipe or a device"):
+        LLM(path.parent)
 
 
 def test_a_tokenizer_that_fails_only_on_a_text_is_named(tiny_checkpoint):
