@@ -230,7 +230,8 @@ def _with_reason(
     is_prompt = found.name.startswith(("first_token", "prefill"))
     if found.unit == "GB":
         reason = "the engine takes memory that the plan does not know of"
-    elif is_older and (question.tp * question.pp == 1 or is_prompt):
+    # Kernels that came later are faster, not slower.
+    elif is_older and found.off < 0 and (question.tp * question.pp == 1 or is_prompt):
         reason = OLDER
     elif is_prompt and found.off < 0:
         reason = (

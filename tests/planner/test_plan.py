@@ -71,9 +71,11 @@ def engine_records():
             yield pytest.param(record, path.name, id=path.stem)
 
 
-# Plans that miss: attention of such sizes was timed neither alone nor in a profile.
+# Plans that miss: attention of so many sequences was timed neither alone nor in a profile, and
+# products of 256 rows lie between those that were.
 UNTIMED = {
-    ("random:llama-3-8b", "decode/batch=128/context=512"): 0.17,
+    ("random:llama-3-8b", "decode/batch=128/context=512"): 0.21,
+    ("random:llama-3-8b", "decode/batch=256/context=512"): 0.37,
 }
 
 
@@ -180,6 +182,9 @@ def test_a_miss_says_why(table):
     decode, first, memory = compare(old, path.name, table)
     assert decode.reason == first.reason == OLDER
     assert "memory" in memory.reason
+    faster = [each | {"median": each["median"] / 9} for each in slower]
+    decode, *_ = compare(old | {"results": faster}, path.name, table)
+    assert "in the table" in decode.reason
 
 
 @pytest.mark.parametrize(
