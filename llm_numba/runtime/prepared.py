@@ -144,6 +144,7 @@ class PreparedLaunch:
     ) -> None:
         self.slots = layout.slots(args)
         self._name, self._form, self._kernel = name, form, kernel
+        self._configs: dict[int, driver.CUlaunchConfig] = {}  # by stream: to hash a form takes long
         self._function = int(kernel.handle)
         # The driver wants the address of a list of addresses, one for each argument.
         begin, _ = self.slots.buffer_info()
@@ -163,7 +164,9 @@ class PreparedLaunch:
         CUDADriverError
             CuPy's, if the driver refuses.
         """
-        config = _config(self._form, stream)
+        config = self._configs.get(stream)
+        if config is None:
+            config = self._configs[stream] = _config(self._form, stream)
         if _nvtx:
             _nvtx.RangePush(self._name)
         try:

@@ -101,14 +101,15 @@ class Replays:
         if intercepted() or kwargs.get("stream") is not None:
             return self._operation(*args, **kwargs)
         operands: list[Array] = []
+        numbers: dict[int, int] = {}
         key: list[Hashable] = [use_device(), may_overlap(), *kwargs]
         for value in (*args, *kwargs.values()):
             if not isinstance(value, cupy.ndarray):
                 key.append((type(value), value))
                 continue
-            known = next((i for i, each in enumerate(operands) if each is value), None)
-            if known is not None:  # as where a result replaces an operand
-                key.append(known)
+            number = numbers.setdefault(id(value), len(operands))
+            if number < len(operands):  # as where a result replaces an operand
+                key.append(number)
                 continue
             operands.append(value)
             memory = value.data
