@@ -48,26 +48,11 @@ class _Place(NamedTuple):
 
 
 class _Move(NamedTuple):
-    """An address to be written anew."""
+    """An address to be written anew, or the words of a tensor map of another matrix."""
 
-    slot: int
+    slot: int | slice
     place: _Place
-
-    def write(self, launch: PreparedLaunch, begins: list[int]) -> None:
-        source, offset = self.place
-        launch.slots[self.slot] = begins[source] + offset
-
-
-class _MapMove(NamedTuple):
-    """A tensor map to be made anew, of another matrix: the first one may go."""
-
-    slots: slice
-    place: _Place
-    form: MapForm
-
-    def write(self, launch: PreparedLaunch, begins: list[int]) -> None:
-        source, offset = self.place
-        launch.slots[self.slots] = self.form.words(begins[source] + offset)
+    form: MapForm | None = None
 
 
 class _View(NamedTuple):
@@ -180,9 +165,9 @@ class _Recording:
         forms = [(each.shape, each.dtype) for each in new]
         return _Replay(launches, forms, views, is_tuple)
 
-    def _move(self, slot: int, value: Array | TensorMap) -> _Move | _MapMove:
+    def _move(self, slot: int, value: Array | TensorMap) -> _Move:
         if isinstance(value, TensorMap):
-            return _MapMove(slice(slot, slot + WORDS), self._place(value.matrix), value.form)
+            return _Move(slice(slot, slot + WORDS), self._place(value.matrix), value.form)
         return _Move(slot, self._place(value))
 
     def _place(self, array: Array) -> _Place:
@@ -211,7 +196,7 @@ class _Replay:
 
     def __init__(
         self,
-        launches: list[tuple[PreparedLaunch, tuple[_Move | _MapMove, ...]]],
+        launches: list[tuple[PreparedLaunch, tuple[_Move, ...]]],
         new: list[tuple[tuple[int, ...], np.dtype]],
         results: list[_View | None],
         is_tuple: bool,
@@ -227,8 +212,10 @@ class _Replay:
         stream = stream_handle()
         with self._lock:
             for launch, moves in self._launches:
-                for move in moves:
-                    move.write(launch, begins)
+                slots = launch.slots
+                for slot, (source, offset), form in moves:
+                    begin = begins[source] + offset
+                    slots[slot] = begin if form is None else form.words(begin)
                 launch.queue(stream)
         results = [each and _array(each, arrays) for each in self._results]
         return tuple(results) if self._is_tuple else results[0]
