@@ -11,8 +11,9 @@
     The caption.
     ```
 
-Tables are ``products`` of a part, ``steps``, ``epilogues`` and ``pipeline``; pictures are
-``shares``, ``roofline`` and ``pipeline``. All are of an H100, if no other record is named.
+Tables are ``products`` of a part, ``steps``, ``epilogues`` and ``pipeline``, and ``stalls`` of what
+``llm-numba bench stalls`` wrote; pictures are ``shares``, ``roofline`` and ``pipeline``. All are of
+an H100, if no other record is named.
 """
 
 from collections.abc import Callable
@@ -25,7 +26,7 @@ from docutils.parsers.rst import directives
 from sphinx.application import Sphinx
 from sphinx.util.docutils import SphinxDirective
 
-from llm_numba.bench import gemm_pictures, gemm_tables
+from llm_numba.bench import gemm_pictures, gemm_tables, stalls
 from llm_numba.bench.report.page import Picture
 from llm_numba.bench.tables import Table, by_name, left_out
 
@@ -104,6 +105,7 @@ _TABLES: dict[str, Callable[..., Table]] = {
     "steps": lambda record: gemm_tables.steps(by_name(record)),
     "pipeline": lambda record: gemm_tables.pipeline(by_name(record)),
     "epilogues": lambda record: gemm_tables.epilogues(by_name(record)),
+    "stalls": lambda record: stalls.table(record["results"]),
 }
 _PICTURES: dict[str, Callable[[Record], Picture]] = {
     "shares": _shares,

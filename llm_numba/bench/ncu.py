@@ -97,7 +97,9 @@ def known_metrics(ncu: str, metrics: Iterable[str]) -> list[str]:
     return [metric for metric in metrics if metric.partition(".")[0] in words]
 
 
-def profile(ncu: str, program: Sequence[str], metrics: Sequence[str], log: Path) -> str:
+def profile(
+    ncu: str, program: Sequence[str], metrics: Sequence[str], log: Path, kernels: str = ""
+) -> str:
     """Run a program under Nsight Compute.
 
     Parameters
@@ -108,6 +110,8 @@ def profile(ncu: str, program: Sequence[str], metrics: Sequence[str], log: Path)
     metrics : sequence of str
     log : Path
         Where ncu writes; what the program prints does not get in between.
+    kernels : str
+        A regular expression that names of kernels match, to profile no others.
 
     Returns
     -------
@@ -123,6 +127,8 @@ def profile(ncu: str, program: Sequence[str], metrics: Sequence[str], log: Path)
         "--csv", "--page", "raw", "--print-units", "base", "--kernel-name-base", "function",
         "--clock-control", "none", "--log-file", str(log), "--metrics", ",".join(metrics),
     ]  # fmt: skip
+    if kernels:
+        options += ["--kernel-name", f"regex:{kernels}"]
     done = _run([ncu, *options, *program])
     text = log.read_text() if log.is_file() else ""
     if done.returncode:

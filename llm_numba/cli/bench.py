@@ -16,6 +16,7 @@ from llm_numba.cli.bench_gpu import (
     labs,
     machine,
     sanitizer,
+    stalls,
     start,
     sweep,
 )
@@ -120,6 +121,7 @@ bench.command()(pipeline)
 bench.command()(ranks)
 bench.command()(resources)
 bench.command()(sanitizer)
+bench.command()(stalls)
 bench.command()(start)
 bench.command()(sweep)
 

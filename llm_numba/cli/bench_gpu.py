@@ -5,7 +5,14 @@ from typing import Annotated, Any
 
 import typer
 
-from llm_numba.cli.bench_tables import collect, finish, show, show_counters, show_left_out
+from llm_numba.cli.bench_tables import (
+    collect,
+    finish,
+    show,
+    show_counters,
+    show_left_out,
+    show_table,
+)
 from llm_numba.cli.console import notes, styled
 
 Commit = Annotated[
@@ -55,6 +62,34 @@ def counters(
     show_counters(record["results"])
     told = ", ".join(f"{count} {kind}" for kind, count in record["summary"].items())
     notes().print(styled(f"\nCounters: {told}"))
+    finish(path)
+
+
+def stalls(
+    *,
+    out: Annotated[
+        Path | None, typer.Option(help="The record; unset: docs/results/stalls_<GPU>.json.")
+    ] = None,
+    ncu: Annotated[
+        str | None, typer.Option(help="Path of Nsight Compute's ncu, if it is not found.")
+    ] = None,
+    keep: Annotated[
+        Path | None, typer.Option(help="Directory that ncu's own table, ncu.csv, stays in.")
+    ] = None,
+    commit: Commit = None,
+) -> None:
+    """Ask Nsight Compute what the products that are short of their goals wait for."""
+    from llm_numba.bench.record import require_writable, write_record
+    from llm_numba.bench.stalls import new_record, table
+
+    path = out or gpu_path("stalls")
+    require_writable(path)
+    if keep:
+        keep.mkdir(parents=True, exist_ok=True)
+    with notes().status("Profiling; a minute or two"):
+        record = new_record(ncu, keep, commit)
+    write_record(path, record)
+    show_table(table(record["results"]))
     finish(path)
 
 

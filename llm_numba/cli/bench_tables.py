@@ -8,6 +8,7 @@ from llm_numba.cli.console import notes, styled, tables
 
 if TYPE_CHECKING:
     from llm_numba.bench.record import Result
+    from llm_numba.bench.tables import Table
 
 
 def collect(results: Iterable["Result"], advice: str) -> list["Result"]:
@@ -37,6 +38,18 @@ def show_left_out(left_out: dict[str, str]) -> None:
     """Say what was not measured, and why."""
     for name, why in left_out.items():
         notes().print(styled(f"Left out: {name}: {why}"))
+
+
+def show_table(table: "Table") -> None:
+    """Print a table of a page."""
+    from rich.table import Table as Columns
+
+    columns = Columns(box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    for number, heading in enumerate(table.headings):
+        columns.add_column(styled(heading), justify="right" if number else "left")
+    for row in table.rows:
+        columns.add_row(*(styled(cell.replace("`", "")) for cell in row))
+    tables().print(columns)
 
 
 def show_counters(results: Iterable[dict[str, Any]]) -> None:
