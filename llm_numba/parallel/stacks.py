@@ -15,6 +15,8 @@ from pathlib import Path
 # Nobody sends it but the process itself, and those beside it.
 _ALARM = signal.SIGALRM
 _STDERR = 2
+# Seconds between showing and ending: with the first rank that ends, a launcher ends all others.
+_TO_SHOW = 1.0
 
 
 def show_when_asked() -> None:
@@ -41,13 +43,13 @@ def ask(process: int) -> None:
 
 
 def end_within(seconds: float) -> None:
-    """Write the stacks and end by the signal if this process is still there then.
+    """Write the stacks if this process is still there then, and a second later end by the signal.
 
     Parameters
     ----------
     seconds : float
     """
+    faulthandler.dump_traceback_later(seconds, file=_STDERR)
     faulthandler.unregister(_ALARM)
     signal.signal(_ALARM, signal.SIG_DFL)
-    faulthandler.register(_ALARM, file=_STDERR, all_threads=True, chain=True)
-    signal.setitimer(signal.ITIMER_REAL, seconds)
+    signal.setitimer(signal.ITIMER_REAL, seconds + _TO_SHOW)
