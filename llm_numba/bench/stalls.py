@@ -7,7 +7,7 @@ not go on, by what they waited for; and how busy tensor cores and memories were.
     python -m llm_numba.bench.stalls FILE        launches all products: what ncu runs
 
 ncu runs a launch again for every few counters, each time alone and with empty caches. So it takes
-longer than in :mod:`.gemm`, whose times are those that count.
+longer than in :mod:`llm_numba.bench.gemm`, whose times are those that count.
 
 Source: "Nsight Compute Documentation, Profiling Guide: Metrics Reference", NVIDIA.
 """
