@@ -122,7 +122,7 @@ class BlockAllocator:
         # A stack: the block freed last is the one most likely still in a cache.
         self._worthless = list(range(self.num_blocks - 1, -1, -1))
         # The one let go of first in front. A plain dict finds its first key by walking over all
-        # that were taken from its front before: tens of microseconds a block in a large cache.
+        # that were taken from its front before.
         self._kept: OrderedDict[int, None] = OrderedDict()
         self._owners = [0] * self.num_blocks
         if self.prefix_cache is not None:

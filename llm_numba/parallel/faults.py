@@ -8,7 +8,7 @@ a rank                   is noticed by                                within
 ======================== ============================================ =============================
 raises an exception      itself: it says so and aborts                two waits of 0.3 s
 stalls                   who waits for it, see ``watch``              the time limit, 60 s
-does not come to its end itself, by an alarm, see ``stacks``          the limit and 5 s
+does not come to its end itself, by an alarm, see ``stacks``          the limit and 6 s
 is killed, or crashes    its launcher; the guards of its host's ranks their next look
 loses its launcher       the guards of all ranks                      their next look
 ======================== ============================================ =============================

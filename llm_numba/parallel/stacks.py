@@ -1,9 +1,9 @@
 """Where a rank is that does not come: the calls of its threads, shown at a signal.
 
 A rank may be kept inside a library that holds Python's lock. Then no Python runs in it, not even
-its guard. The handlers of :mod:`faulthandler` need no lock. So they serve whoever waits for a rank
-and asks, and a rank that ends: behind the last meeting of all, MPI and the driver may still wait
-for ever, and nobody is left who looks.
+its guard. What :mod:`faulthandler` does needs no lock. So it serves whoever waits for a rank and
+asks, and a rank that ends: behind the last meeting of all, MPI and the driver may still wait for
+ever, and nobody is left who looks.
 """
 
 import contextlib
