@@ -123,10 +123,8 @@ def profile_cases(program: str | None, directory: Path) -> None:
     directory : Path
         Where ncu's table goes, as ``ncu.csv``.
     """
-    program = program or ncu.find_ncu()
-    metrics = ncu.known_metrics(program, METRICS)
     command = [sys.executable, "-m", "llm_numba.bench.counters"]
-    ncu.profile(program, command, metrics, directory / TABLE)
+    ncu.profile_known(program, command, METRICS, directory / TABLE)
 
 
 def paired_metrics(table: str) -> list[dict[str, float | None]]:

@@ -140,6 +140,38 @@ def profile(
     return text
 
 
+def profile_known(
+    ncu: str | None, program: Sequence[str], metrics: Iterable[str], log: Path, kernels: str = ""
+) -> list[str]:
+    """Run a program under Nsight Compute, with those of some metrics that it has.
+
+    Parameters
+    ----------
+    ncu : str or None
+        Its path; None looks for it.
+    program, log, kernels
+        As of :func:`profile`.
+    metrics : iterable of str
+        As of :func:`known_metrics`.
+
+    Returns
+    -------
+    list of str
+        The metrics.
+
+    Raises
+    ------
+    DependencyError
+        If ncu is not there.
+    LLMNumbaError
+        If ncu or the program fails.
+    """
+    ncu = ncu or find_ncu()
+    known = known_metrics(ncu, metrics)
+    profile(ncu, program, known, log, kernels)
+    return known
+
+
 def parse(text: str) -> list[ProfiledLaunch]:
     """Read the table of ``ncu --csv --page raw``.
 

@@ -114,13 +114,11 @@ def new_record(
     LLMNumbaError
         If ncu fails, or shows other launches than were made.
     """
-    program = program or ncu.find_ncu()
     with TemporaryDirectory() as folder:
-        names, directory = Path(folder) / "launches.json", keep or Path(folder)
+        names, log = Path(folder) / "launches.json", (keep or Path(folder)) / "ncu.csv"
         command = [sys.executable, "-m", __name__, str(names)]
-        metrics = ncu.known_metrics(program, METRICS)
-        table = ncu.profile(program, command, metrics, directory / "ncu.csv", _KERNELS)
-        results = results_of(json.loads(names.read_text()), ncu.parse(table))
+        metrics = ncu.profile_known(program, command, METRICS, log, _KERNELS)
+        results = results_of(json.loads(names.read_text()), ncu.parse(log.read_text()))
     return provenance("stalls", {"metrics": metrics}, commit) | {"results": results}
 
 

@@ -18,6 +18,10 @@ from llm_numba.cli.console import notes, styled
 Commit = Annotated[
     str | None, typer.Option(help="The commit that runs, for a copy of it without git.")
 ]
+Ncu = Annotated[str | None, typer.Option(help="Path of Nsight Compute's ncu, if it is not found.")]
+Keep = Annotated[
+    Path | None, typer.Option(help="Directory that ncu's own table, ncu.csv, stays in.")
+]
 Into = Annotated[
     Path | None, typer.Option(help="A record of all, to renew in it what --only names.")
 ]
@@ -29,12 +33,8 @@ def counters(
         Path | None,
         typer.Option(help="The record; unset: docs/results/simulator_counters_<GPU>.json."),
     ] = None,
-    ncu: Annotated[
-        str | None, typer.Option(help="Path of Nsight Compute's ncu, if it is not found.")
-    ] = None,
-    keep: Annotated[
-        Path | None, typer.Option(help="Directory that ncu's own table, ncu.csv, stays in.")
-    ] = None,
+    ncu: Ncu = None,
+    keep: Keep = None,
     kept: Annotated[
         Path | None,
         typer.Option(help="Directory of an earlier --keep, in place of a run; no GPU."),
@@ -70,12 +70,8 @@ def stalls(
     out: Annotated[
         Path | None, typer.Option(help="The record; unset: docs/results/stalls_<GPU>.json.")
     ] = None,
-    ncu: Annotated[
-        str | None, typer.Option(help="Path of Nsight Compute's ncu, if it is not found.")
-    ] = None,
-    keep: Annotated[
-        Path | None, typer.Option(help="Directory that ncu's own table, ncu.csv, stays in.")
-    ] = None,
+    ncu: Ncu = None,
+    keep: Keep = None,
     commit: Commit = None,
 ) -> None:
     """Ask Nsight Compute what the products that are short of their goals wait for."""
